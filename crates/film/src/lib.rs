@@ -1,0 +1,1 @@
+//! How segments become a film: planning, history, conditions, checkpoints, drift.

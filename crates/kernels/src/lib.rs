@@ -1,0 +1,20 @@
+//! The arithmetic: a plain tensor and a closed set of operations.
+//!
+//! The nouns:
+//! - [`Tensor`]: dense `f32` activations on a device, row-major, with a shape.
+//! - [`Weight`]: a parameter in the file's own dtype ([`DType`]), usually a view into a mapped file.
+//! - [`Linear`], [`Conv3d`]: weights made ready for one operation.
+//! - [`ops`]: the operations. Models call these and nothing else; a device differs only here.
+//!
+//! Shapes are checked when a checkpoint is loaded, so a shape mismatch in an operation is a bug of
+//! ours and panics with the operation's name and both shapes.
+
+mod dtype;
+pub mod ops;
+mod tensor;
+mod weight;
+
+pub use dtype::{DType, dequantize};
+pub use ops::{Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable};
+pub use tensor::Tensor;
+pub use weight::{Bytes, Weight, WeightError};

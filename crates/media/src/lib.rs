@@ -1,0 +1,1 @@
+//! Frames in and out: images and videos decoded, films encoded.

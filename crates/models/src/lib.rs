@@ -1,0 +1,1 @@
+//! The networks: transformer, VAE, UMT5, CLIP and their tokenizers.

@@ -1,0 +1,1 @@
+//! How noise becomes latents: timetables, solvers, guidance, step caches, counter-based noise.

@@ -1,0 +1,1 @@
+//! What a checkpoint file says: every container and published layout, read as data, under one set of names.
