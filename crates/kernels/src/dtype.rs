@@ -1,6 +1,4 @@
-//! The number formats a checkpoint may store, and their conversion to `f32`.
-
-use half::{bf16, f16};
+//! The number formats a checkpoint may store.
 
 /// A storage format of weights. Block formats are GGUF's (ggml-common.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,30 +73,5 @@ impl DType {
             Self::Q5K => "q5_k",
             Self::Q4K => "q4_k",
         }
-    }
-}
-
-/// Converts the little-endian bytes of whole blocks to `f32`.
-///
-/// `bytes.len()` must be exactly `dtype.byte_len(out.len())`.
-pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    assert_eq!(dtype.byte_len(out.len()), Some(bytes.len()), "dequantize: {dtype:?} sizes");
-    match dtype {
-        DType::F32 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
-        DType::F16 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-        DType::BF16 => {
-            for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *o = bf16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-        _ => todo!("other formats"),
     }
 }

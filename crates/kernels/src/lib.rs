@@ -9,12 +9,14 @@
 //! Shapes are checked when a checkpoint is loaded, so a shape mismatch in an operation is a bug of
 //! ours and panics with the operation's name and both shapes.
 
+mod dequantize;
 mod dtype;
 pub mod ops;
 mod tensor;
 mod weight;
 
-pub use dtype::{DType, dequantize};
+pub use dequantize::dequantize;
+pub use dtype::DType;
 pub use ops::{Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable};
 pub use tensor::Tensor;
 pub use weight::{Bytes, Weight, WeightError};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::dtype::{DType, dequantize};
+use crate::{DType, dequantize};
 
 /// Bytes with a shared owner: a view into a mapped file, or a vector.
 #[derive(Clone)]
