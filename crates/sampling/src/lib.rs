@@ -1,1 +1,99 @@
-//! How noise becomes latents: timetables, solvers, guidance, step caches, counter-based noise.
+//! How noise becomes latents, as pure mathematics on plain slices.
+//!
+//! The nouns, in the order in which a film meets them:
+//!
+//! - A **latent frame** is what the VAE makes of four pixel frames (of one, for the first). Frame
+//!   counts are [`PixelFrames`] (always 4n+1) and [`LatentFrames`], which do not mix.
+//! - A **segment** is one window of a film: a frozen **prefix** (the history or the first image), new
+//!   frames, and perhaps a frozen image to end on. A [`SegmentPlan`] cuts a film of any length,
+//!   endless included, into segments.
+//! - **Noise** is counter-based: a [`NoiseKey`] (seed, segment, latent frame, purpose, row) names it,
+//!   [`fill_normal`] draws it, in any order and on any machine with the same bits.
+//! - A **schedule** is the falling noise levels (**sigma**) of a run and the **timesteps** that the
+//!   model is told for them. [`SchedulerConfig`] reads a checkpoint's, [`Schedule`] computes it.
+//! - A **timetable** says for each **row** (one call of the model) which latent frame is at which
+//!   timestep and which are advanced. The frames of a causal block advance together and form a
+//!   **group**.
+//! - **Guidance** combines the velocities of the model with and without the prompt.
+//! - A **solver** advances one group by one step, given the model's **velocity**.
+//! - A **step cache** decides in which rows the model need not run.
+//!
+//! Latents are `f32` slices whose slowest axis is the latent frame, such as [T, H, W, C], so that a
+//! group is one contiguous slice; nothing here depends on the order of the other axes. No function
+//! allocates without a bound, panics on input, keeps global state or draws random numbers by itself.
+//!
+//! # One segment
+//! ```
+//! use std::sync::Arc;
+//! use longreel_sampling::*;
+//!
+//! let shape = FilmShape {
+//!     total: Some(PixelFrames::new(41)?),
+//!     base: PixelFrames::new(25)?,
+//!     overlap: Some(PixelFrames::new(9)?),
+//!     causal_block: 1,
+//!     start: Start::Noise,
+//!     end_image: false,
+//! };
+//! let frame_values = 16 * 4 * 4;
+//! let config = SchedulerConfig::default();
+//! let schedule = Arc::new(Schedule::new(&config, 8)?);
+//! let guidance = Guidance::new(6.0)?;
+//! let model = |latents: &[f32], _timesteps: &[f32]| latents.to_vec();
+//!
+//! let mut film: Vec<f32> = Vec::new();
+//! for segment in SegmentPlan::new(&shape)?.iter() {
+//!     let mut latents = film[segment.first_latent * frame_values..].to_vec();
+//!     for frame in segment.prefix_latents..segment.film_latents() {
+//!         let key = NoiseKey::initial(42, segment.index as u32, frame as u32);
+//!         let start = latents.len();
+//!         latents.resize(start + frame_values, 0.0);
+//!         fill_normal(&key, 0, &mut latents[start..]);
+//!     }
+//!     let timetable = Timetable::new(&TimetableShape::of(&segment, 1, 0, 0.0), &schedule.timesteps)?;
+//!     let mut solvers = Vec::new();
+//!     for _ in timetable.groups() {
+//!         solvers.push(config.solver().build(&schedule)?);
+//!     }
+//!     for row in timetable.rows() {
+//!         let shown = &latents[row.interval.start * frame_values..row.interval.end * frame_values];
+//!         let mut velocity = model(shown, &row.timesteps[row.interval.clone()]);
+//!         if guidance.enabled() {
+//!             let uncond = model(shown, &row.timesteps[row.interval.clone()]);
+//!             guidance.combine(&mut velocity, &uncond)?;
+//!         }
+//!         for &group in &row.updated_groups {
+//!             let frames = timetable.groups()[group].clone();
+//!             let own = frames.start * frame_values..frames.end * frame_values;
+//!             let in_velocity = (frames.start - row.interval.start) * frame_values
+//!                 ..(frames.end - row.interval.start) * frame_values;
+//!             solvers[group].step(&velocity[in_velocity], &mut latents[own], None)?;
+//!         }
+//!     }
+//!     film.extend_from_slice(&latents[segment.prefix_latents * frame_values..]);
+//! }
+//! assert_eq!(film.len(), 11 * frame_values);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod cache;
+pub mod config;
+pub mod guidance;
+pub mod noise;
+pub mod schedule;
+pub mod segments;
+pub mod solver;
+pub mod timetable;
+
+pub use cache::{
+    Branch, CacheError, Decision, EasyCache, Observed, Span, StepCache, TeaCache, TeaCacheFamily,
+};
+pub use config::{SchedulerConfig, SchedulerKind};
+pub use guidance::{Guidance, GuidanceError};
+pub use noise::{NoiseKey, Purpose, fill_normal};
+pub use schedule::{FewStep, Schedule, ScheduleError};
+pub use segments::{
+    FilmShape, LatentFrames, PixelFrames, Segment, SegmentError, SegmentPlan, Start,
+};
+pub use solver::{Solver, SolverError, SolverKind, UniPcConfig, UniPcVariant};
+pub use timetable::{Row, Timetable, TimetableError, TimetableShape, mix_condition_noise};

@@ -1,0 +1,391 @@
+//! UniPC: a unified predictor-corrector for diffusion models
+//! (Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2), multistep, on predicted data.
+//!
+//! Each step first corrects the sample of the step before with the model output it now has (UniC),
+//! then predicts the next sample (UniP). Both integrate the same exponential integrator with finite
+//! differences of earlier predictions; they differ in whether the difference to the newest model
+//! output takes part. The arithmetic follows `UniPCMultistepScheduler` of diffusers 0.42.1, scalars
+//! in f32 like the tensors there, so that results agree to the last bits.
+//!
+//! One difference: a first-order step of variant bh1 to noise level 0 is NaN in the reference (it
+//! multiplies an infinite B(h) with an absent difference). The term is left out here, as in the
+//! paper.
+
+use std::sync::Arc;
+
+use super::{Solver, SolverError, check_schedule, check_step};
+use crate::schedule::Schedule;
+
+/// Settings of the multistep solver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniPcConfig {
+    /// Order of the predictor, 1 to 3; the corrector adds one.
+    pub order: usize,
+    /// The function B(h).
+    pub variant: UniPcVariant,
+    /// Whether the order falls to 1 towards the end, which steps to noise level 0 need.
+    pub lower_order_final: bool,
+    /// Step indices k whose result is not corrected in step k + 1.
+    pub disable_corrector: Vec<usize>,
+}
+
+impl Default for UniPcConfig {
+    /// Order 2, bh2, lower order at the end, corrector everywhere: what every checkpoint ships.
+    fn default() -> Self {
+        Self {
+            order: 2,
+            variant: UniPcVariant::Bh2,
+            lower_order_final: true,
+            disable_corrector: Vec::new(),
+        }
+    }
+}
+
+/// The function B(h) of the paper (section 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UniPcVariant {
+    /// B1(h) = h, suggested for few steps without guidance.
+    Bh1,
+    /// B2(h) = e^h - 1.
+    Bh2,
+}
+
+/// Most predictions of the model that are remembered: the order's bound.
+const MAX_ORDER: usize = 3;
+
+/// One run of UniPC.
+#[derive(Debug)]
+pub struct UniPc {
+    config: UniPcConfig,
+    schedule: Arc<Schedule>,
+    step_index: usize,
+    /// Data predicted in earlier steps, the newest first. At most `order` of them.
+    predictions: Vec<Vec<f32>>,
+    /// The corrected sample of the step before, where its predictor started.
+    last_sample: Vec<f32>,
+    /// Order of the predictor of the step before, which its corrector shares.
+    last_order: usize,
+    /// The prediction being made; its buffer rotates with `predictions`, so that steps allocate
+    /// nothing once the history is full.
+    spare: Vec<f32>,
+}
+
+impl UniPc {
+    /// A run through `schedule`.
+    ///
+    /// # Errors
+    /// When the order is not 1 to 3, when the schedule is malformed, starts at noise level 1 or
+    /// reaches 0 before its end (both have an infinite lambda), repeats a level (a step of no length
+    /// has no differences), or when the last step would be of higher order to level 0.
+    pub fn new(config: UniPcConfig, schedule: Arc<Schedule>) -> Result<Self, SolverError> {
+        if !(1..=MAX_ORDER).contains(&config.order) {
+            return Err(SolverError::Order { order: config.order });
+        }
+        check_schedule(&schedule)?;
+        let steps = schedule.steps();
+        for (position, &sigma) in schedule.sigmas[..steps].iter().enumerate() {
+            let repeats = position > 0 && sigma >= schedule.sigmas[position - 1];
+            if sigma <= 0.0 || sigma >= 1.0 || repeats {
+                return Err(SolverError::Sigma { position, sigma });
+            }
+        }
+        if !config.lower_order_final && config.order > 1 && schedule.sigmas[steps] == 0.0 {
+            return Err(SolverError::FinalOrder { order: config.order });
+        }
+        Ok(Self {
+            config,
+            schedule,
+            step_index: 0,
+            predictions: Vec::new(),
+            last_sample: Vec::new(),
+            last_order: 0,
+            spare: Vec::new(),
+        })
+    }
+
+    /// The corrector runs from the second step on, unless it is disabled for the step before.
+    fn corrects(&self) -> bool {
+        self.step_index > 0 && !self.config.disable_corrector.contains(&(self.step_index - 1))
+    }
+
+    /// The order grows with the history and, with `lower_order_final`, falls with what is left.
+    fn next_order(&self) -> usize {
+        let left = self.schedule.steps() - self.step_index;
+        let order = if self.config.lower_order_final {
+            self.config.order.min(left)
+        } else {
+            self.config.order
+        };
+        order.min(self.step_index + 1)
+    }
+}
+
+impl Solver for UniPc {
+    fn step(
+        &mut self,
+        velocity: &[f32],
+        sample: &mut [f32],
+        _noise: Option<&[f32]>,
+    ) -> Result<(), SolverError> {
+        check_step(self.step_index, &self.schedule, velocity, sample)?;
+        if self.step_index > 0 && self.last_sample.len() != sample.len() {
+            return Err(SolverError::Length {
+                what: "the step before",
+                given: self.last_sample.len(),
+                sample: sample.len(),
+            });
+        }
+        let (i, sigmas) = (self.step_index, &self.schedule.sigmas);
+
+        let mut prediction = std::mem::take(&mut self.spare);
+        prediction.clear();
+        prediction.extend(sample.iter().zip(velocity).map(|(&x, &v)| x - sigmas[i] * v));
+
+        if self.corrects() {
+            let update = Update::corrector(&self.config, sigmas, i, self.last_order);
+            correct(&update, &self.predictions, &prediction, &self.last_sample, sample);
+        }
+
+        self.predictions.insert(0, prediction);
+        if self.predictions.len() > self.config.order {
+            self.spare = self.predictions.pop().unwrap_or_default();
+        }
+        self.last_order = self.next_order();
+        self.last_sample.clear();
+        self.last_sample.extend_from_slice(sample);
+
+        let update = Update::predictor(&self.config, sigmas, i, self.last_order);
+        predict(&update, &self.predictions, sample);
+        self.step_index += 1;
+        Ok(())
+    }
+
+    fn step_index(&self) -> usize {
+        self.step_index
+    }
+
+    fn is_finished(&self) -> bool {
+        self.step_index == self.schedule.steps()
+    }
+
+    fn reset(&mut self) {
+        self.step_index = 0;
+        self.predictions.clear();
+        self.last_sample.clear();
+        self.last_order = 0;
+    }
+}
+
+/// UniP: `x_t = keep * x + data * m0 - weight * sum_k rho_k * D_k`, in place, where the differences
+/// D_k = (m_k - m_0) / r_k are of earlier predictions `m`, the newest first.
+fn predict(update: &Update, m: &[Vec<f32>], sample: &mut [f32]) {
+    let Update { keep, data, weight, rho, r, .. } = *update;
+    match update.order {
+        1 => {
+            for (x, &m0) in sample.iter_mut().zip(&m[0]) {
+                *x = keep * *x - data * m0;
+            }
+        }
+        2 => {
+            for ((x, &m0), &m1) in sample.iter_mut().zip(&m[0]).zip(&m[1]) {
+                let d1 = (m1 - m0) / r[0];
+                *x = keep * *x - data * m0 - weight * (rho[0] * d1);
+            }
+        }
+        _ => {
+            for (((x, &m0), &m1), &m2) in sample.iter_mut().zip(&m[0]).zip(&m[1]).zip(&m[2]) {
+                let (d1, d2) = ((m1 - m0) / r[0], (m2 - m0) / r[1]);
+                *x = keep * *x - data * m0 - weight * (rho[0] * d1 + rho[1] * d2);
+            }
+        }
+    }
+}
+
+/// UniC: the predictor's formula from the step before's start `last`, with the difference of the
+/// newest model output `m_t` as one more term. Replaces the predicted `sample`.
+fn correct(update: &Update, m: &[Vec<f32>], m_t: &[f32], last: &[f32], sample: &mut [f32]) {
+    let Update { keep, data, weight, rho, r, .. } = *update;
+    match update.order {
+        1 => {
+            for (((x, &x0), &m0), &mt) in sample.iter_mut().zip(last).zip(&m[0]).zip(m_t) {
+                *x = keep * x0 - data * m0 - weight * (rho[0] * (mt - m0));
+            }
+        }
+        2 => {
+            for ((((x, &x0), &m0), &m1), &mt) in
+                sample.iter_mut().zip(last).zip(&m[0]).zip(&m[1]).zip(m_t)
+            {
+                let d1 = (m1 - m0) / r[0];
+                *x = keep * x0 - data * m0 - weight * (rho[0] * d1 + rho[1] * (mt - m0));
+            }
+        }
+        _ => {
+            let older = m[1].iter().zip(&m[2]);
+            for ((((x, &x0), &m0), (&m1, &m2)), &mt) in
+                sample.iter_mut().zip(last).zip(&m[0]).zip(older).zip(m_t)
+            {
+                let (d1, d2) = ((m1 - m0) / r[0], (m2 - m0) / r[1]);
+                *x = keep * x0
+                    - data * m0
+                    - weight * (rho[0] * d1 + rho[1] * d2 + rho[2] * (mt - m0));
+            }
+        }
+    }
+}
+
+/// The scalars of one update from level s to level t.
+#[derive(Clone, Copy)]
+struct Update {
+    order: usize,
+    /// sigma_t / sigma_s.
+    keep: f32,
+    /// alpha_t * h * phi_1(h).
+    data: f32,
+    /// alpha_t * B(h).
+    weight: f32,
+    /// Weights of the differences; for the corrector the last one is the newest output's.
+    rho: [f32; MAX_ORDER],
+    /// r_k = (lambda_k - lambda_s) / h of the earlier predictions.
+    r: [f32; MAX_ORDER],
+}
+
+impl Update {
+    /// From level `i` to level `i + 1`.
+    fn predictor(config: &UniPcConfig, sigmas: &[f32], i: usize, order: usize) -> Self {
+        let mut update = Self::new(config, sigmas, i, order);
+        match order {
+            1 => {}
+            // The reference (and the authors' code) take 1/2 instead of solving for one unknown.
+            2 => update.rho[0] = 0.5,
+            _ => {
+                let (matrix, b) = update.system(config, sigmas, i);
+                let solved = solve(
+                    [[matrix[0][0], matrix[0][1]], [matrix[1][0], matrix[1][1]]],
+                    [b[0], b[1]],
+                );
+                update.rho[..2].copy_from_slice(&solved);
+            }
+        }
+        update
+    }
+
+    /// From level `i - 1` to level `i`, whose model output is known now.
+    fn corrector(config: &UniPcConfig, sigmas: &[f32], i: usize, order: usize) -> Self {
+        let mut update = Self::new(config, sigmas, i - 1, order);
+        let (matrix, b) = update.system(config, sigmas, i - 1);
+        match order {
+            1 => update.rho[0] = 0.5,
+            2 => {
+                let solved = solve(
+                    [[matrix[0][0], matrix[0][1]], [matrix[1][0], matrix[1][1]]],
+                    [b[0], b[1]],
+                );
+                update.rho[..2].copy_from_slice(&solved);
+            }
+            _ => update.rho = solve(matrix, b),
+        }
+        update
+    }
+
+    fn new(config: &UniPcConfig, sigmas: &[f32], s: usize, order: usize) -> Self {
+        let (alpha_t, sigma_t, sigma_s) = (1.0 - sigmas[s + 1], sigmas[s + 1], sigmas[s]);
+        let hh = minus_h(sigmas, s);
+        let h_phi_1 = expm1(hh);
+        let b_h = b_of_h(config.variant, hh, h_phi_1);
+        let mut r = [1.0; MAX_ORDER];
+        for (k, r) in r.iter_mut().enumerate().take(order - 1) {
+            *r = (lambda(sigmas[s - k - 1]) - lambda(sigmas[s])) / -hh;
+        }
+        Self {
+            order,
+            keep: sigma_t / sigma_s,
+            data: alpha_t * h_phi_1,
+            weight: alpha_t * b_h,
+            rho: [0.0; MAX_ORDER],
+            r,
+        }
+    }
+
+    /// The linear system of the paper's equation (8): row k of the matrix is r^(k-1), its right side
+    /// is phi_{k+1}(h) k! h / B(h). Only the leading part that `order` spans is meaningful.
+    fn system(
+        &self,
+        config: &UniPcConfig,
+        sigmas: &[f32],
+        s: usize,
+    ) -> ([[f32; MAX_ORDER]; MAX_ORDER], [f32; MAX_ORDER]) {
+        let hh = minus_h(sigmas, s);
+        let h_phi_1 = expm1(hh);
+        let b_h = b_of_h(config.variant, hh, h_phi_1);
+        let mut r = self.r;
+        r[self.order - 1] = 1.0;
+        let mut matrix = [[1.0; MAX_ORDER]; MAX_ORDER];
+        let mut b = [0.0; MAX_ORDER];
+        let mut h_phi_k = h_phi_1 / hh - 1.0;
+        let mut factorial = 1.0_f32;
+        for k in 0..self.order {
+            for (entry, r) in matrix[k].iter_mut().zip(r) {
+                *entry = match k {
+                    0 => 1.0,
+                    1 => r,
+                    _ => r * r,
+                };
+            }
+            b[k] = h_phi_k * factorial / b_h;
+            factorial *= (k + 2) as f32;
+            h_phi_k = h_phi_k / hh - 1.0 / factorial;
+        }
+        (matrix, b)
+    }
+}
+
+/// -h = lambda_s - lambda_t; minus infinity for a step to noise level 0.
+fn minus_h(sigmas: &[f32], s: usize) -> f32 {
+    -(lambda(sigmas[s + 1]) - lambda(sigmas[s]))
+}
+
+fn b_of_h(variant: UniPcVariant, hh: f32, h_phi_1: f32) -> f32 {
+    match variant {
+        UniPcVariant::Bh1 => hh,
+        UniPcVariant::Bh2 => h_phi_1,
+    }
+}
+
+/// ln(alpha) - ln(sigma), each rounded to f32 as torch rounds it. Infinite at 0.
+fn lambda(sigma: f32) -> f32 {
+    ln(1.0 - sigma) - ln(sigma)
+}
+
+/// The logarithm of an f32 through f64, so that it is rounded once and alike on every machine.
+fn ln(x: f32) -> f32 {
+    libm::log(f64::from(x)) as f32
+}
+
+/// e^x - 1, likewise.
+fn expm1(x: f32) -> f32 {
+    libm::expm1(f64::from(x)) as f32
+}
+
+/// Solves `matrix * x = b` by elimination with row pivoting, as LAPACK's `gesv` does.
+fn solve<const N: usize>(mut matrix: [[f32; N]; N], mut b: [f32; N]) -> [f32; N] {
+    for k in 0..N {
+        let pivot =
+            (k + 1..N).fold(k, |p, i| if matrix[i][k].abs() > matrix[p][k].abs() { i } else { p });
+        matrix.swap(k, pivot);
+        b.swap(k, pivot);
+        for i in k + 1..N {
+            let factor = matrix[i][k] / matrix[k][k];
+            for j in k..N {
+                matrix[i][j] -= factor * matrix[k][j];
+            }
+            b[i] -= factor * b[k];
+        }
+    }
+    for k in (0..N).rev() {
+        for j in k + 1..N {
+            b[k] -= matrix[k][j] * b[j];
+        }
+        b[k] /= matrix[k][k];
+    }
+    b
+}
