@@ -1,0 +1,363 @@
+//! The flags as they are typed. Nothing is decided here: [`crate::resolve`] does that, in one step.
+//!
+//! Every flag that can have a default elsewhere is an `Option`: `None` means that nobody said
+//! anything, neither on the command line, nor in the environment, nor in the settings file. A `bool`
+//! is a switch, typed `--portrait` or, against a layer below, `--portrait=off`: [`crate::settings`]
+//! makes it so for all of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps};
+
+/// Films of any length from a prompt, made on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "longreel", version, about, after_help = SETTINGS_HELP, propagate_version = true)]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const SETTINGS_HELP: &str = "\
+Every flag is also an environment variable and a key of the settings file: --guidance-scale is
+LONGREEL_GUIDANCE_SCALE and `guidance_scale = 6`. What is typed wins over the environment, the
+environment over the file, the file over the model's defaults. The settings file is the one that
+--config names, else longreel.toml in the current folder, else longreel/longreel.toml in the user's
+configuration folder. Dashes in flags may be typed as underscores.";
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  longreel generate \"a red circle moves right on a blue background\" -o film.mp4
+  longreel generate \"a dog runs\" --seconds 30 --seed 7 -o dog.mp4
+  longreel generate \"a dog runs\" --prompt-at 10s:\"a dog sleeps\" --seconds 20
+  longreel generate \"a dog runs\" --seeds 1..4 -o dog.mp4         dog-1.mp4 to dog-4.mp4
+  longreel generate \"the sea\" --endless                        Ctrl-C ends it
+  longreel generate \"she turns\" --image first.png --end-image last.png
+  longreel generate \"it goes on\" --video clip.mp4 --seconds 20
+  longreel generate \"a lake\" --model SkyReels-V2-DF-1.3B-540P --resolution 540P
+
+Every flag is also LONGREEL_… in the environment and a key of longreel.toml; `longreel --help` says
+how.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a film from a prompt, an image or a video
+    #[command(after_help = GENERATE_EXAMPLES, visible_alias = "gen")]
+    Generate(Box<GenerateArgs>),
+    /// Go on with a film that was interrupted
+    #[command(after_help = "Example:\n  longreel resume film.mp4")]
+    Resume(ResumeArgs),
+    /// Say what a film would take: segments, memory, disk, time; nothing is loaded or written
+    #[command(after_help = "It takes the flags of `generate`; the prompt may be left out.\n\n\
+        Example:\n  longreel plan --model SkyReels-V2-DF-14B-720P --resolution 720P --seconds 60")]
+    Plan(Box<GenerateArgs>),
+    /// Say what a model's folder or file holds, or how a film was made
+    #[command(after_help = "Examples:\n  longreel inspect film.mp4\n  \
+        longreel inspect SkyReels-V2-DF-1.3B-540P")]
+    Inspect(InspectArgs),
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print events for programs on stdout, one JSON object a line; text for people goes to stderr
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: Option<bool>,
+    /// Print warnings and errors only
+    #[arg(short, long, global = true, help_heading = "Output")]
+    pub quiet: Option<bool>,
+    /// Settings file to read instead of longreel.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// CPU threads [default: one for each core]
+    #[arg(long, global = true, value_name = "N", help_heading = "Machine",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Where to compute
+    #[arg(long, global = true, value_enum, ignore_case = true, help_heading = "Machine")]
+    pub device: Option<Device>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The fastest there is
+    Auto,
+    /// The processor
+    Cpu,
+    /// An NVIDIA card
+    Cuda,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Resolution {
+    /// 960x544
+    #[value(name = "540P")]
+    P540,
+    /// 1280x720
+    #[value(name = "720P")]
+    P720,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fit {
+    /// Scale until the picture covers the film, cut what hangs over
+    Crop,
+    /// Scale until it fits, fill with black
+    Pad,
+    /// Scale each side by itself
+    Stretch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CarryArg {
+    /// As latents: one continuous stream, nothing is encoded twice
+    Latents,
+    /// As pixels that are encoded again, as the official script does
+    Pixels,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Solver {
+    /// UniPC as the model's scheduler sets it
+    Unipc,
+    /// Euler steps on the same schedule
+    Euler,
+    /// The explicit --timesteps of a distilled checkpoint
+    FewStep,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CodecArg {
+    /// H.264 with nothing installed
+    Builtin,
+    /// H.264 by ffmpeg's x264: smaller files
+    H264,
+    /// H.265 by ffmpeg
+    #[value(alias = "hevc")]
+    H265,
+    /// AV1 by ffmpeg
+    Av1,
+    /// VP9 by ffmpeg, for .webm
+    Vp9,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub picture: PictureArgs,
+    #[command(flatten)]
+    pub length: LengthArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub history: HistoryArgs,
+    #[command(flatten)]
+    pub speed: SpeedArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct PromptArgs {
+    /// What the film shows
+    #[arg(value_name = "PROMPT")]
+    pub words: Vec<String>,
+    /// The same as PROMPT, as the official script has it
+    #[arg(long, value_name = "PROMPT", conflicts_with = "words")]
+    pub prompt: Option<String>,
+    /// What the film should not show [default: the model's own]
+    #[arg(long, value_name = "TEXT")]
+    pub negative_prompt: Option<String>,
+    /// Another prompt from a time on, such as 4s:"a dog"; may be given many times
+    #[arg(long, value_name = "TIME:PROMPT")]
+    pub prompt_at: Vec<PromptAt>,
+    /// A film in parts: a TOML file of [[part]] with prompt, duration and, if wanted, seed
+    #[arg(long, value_name = "FILE")]
+    pub story: Option<PathBuf>,
+    /// Many films: a file with one prompt a line
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Seed of everything random [default: a new one, printed and kept in the film]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Many films, one for each seed: 1..4 or 1,5,9
+    #[arg(long, value_name = "SEEDS")]
+    pub seeds: Option<Seeds>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Picture")]
+pub struct PictureArgs {
+    /// Size in pixels, both sides multiples of 16 [default: the model's own]
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<Size>,
+    /// Size by name
+    #[arg(long, value_enum, ignore_case = true)]
+    pub resolution: Option<Resolution>,
+    /// Higher than wide
+    #[arg(long)]
+    pub portrait: Option<bool>,
+    /// The first frame
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// The last frame
+    #[arg(long, value_name = "FILE")]
+    pub end_image: Option<PathBuf>,
+    /// A video to extend
+    #[arg(long, value_name = "FILE", alias = "video-path")]
+    pub video: Option<PathBuf>,
+    /// How an image or video of another size is fitted [default: crop]
+    #[arg(long, value_enum)]
+    pub fit: Option<Fit>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Length")]
+pub struct LengthArgs {
+    /// Frames of the film, 4n+1 [default: the model's own]
+    #[arg(long, value_name = "N")]
+    pub num_frames: Option<u64>,
+    /// Length of the film, such as 10, 2.5 or 1m30s, to the nearest 4n+1 frames
+    #[arg(long, value_name = "TIME")]
+    pub seconds: Option<Span>,
+    /// Go on until Ctrl-C
+    #[arg(long)]
+    pub endless: Option<bool>,
+    /// Frames a second [default: the model's own]
+    #[arg(long, value_name = "N")]
+    pub fps: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Denoising steps [default: the model's own]
+    #[arg(long, value_name = "N", alias = "inference-steps")]
+    pub steps: Option<usize>,
+    /// How closely the prompt is followed; 1 is off and twice as fast [default: the model's own]
+    #[arg(long, value_name = "X")]
+    pub guidance_scale: Option<f32>,
+    /// Flow shift of the schedule [default: the model's own]
+    #[arg(long, value_name = "X", alias = "flow-shift")]
+    pub shift: Option<f32>,
+    /// How noise becomes a picture [default: unipc]
+    #[arg(long, value_enum)]
+    pub solver: Option<Solver>,
+    /// Timesteps for --solver few-step, such as 1000,750,500,250
+    #[arg(long, value_name = "T,T,…")]
+    pub timesteps: Option<Timesteps>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Long films")]
+pub struct HistoryArgs {
+    /// Frames of one segment, 4n+1 [default: the model's own]
+    #[arg(long, value_name = "N")]
+    pub base_num_frames: Option<usize>,
+    /// Frames of history that a segment sees, 4n+1 [default: the model's own, mostly 17]
+    #[arg(long, value_name = "N")]
+    pub overlap_history: Option<usize>,
+    /// Noise mixed into the history, in thousandths; 20 is usual for long films
+    #[arg(long, value_name = "X")]
+    pub addnoise_condition: Option<f32>,
+    /// How the history goes from one segment to the next [default: latents]
+    #[arg(long, value_enum)]
+    pub carry: Option<CarryArg>,
+    /// Steps that a block lags behind the one before it; 0 moves all together [default: 0]
+    #[arg(long, value_name = "N")]
+    pub ar_step: Option<usize>,
+    /// Latent frames of a causal block [default: the model's own]
+    #[arg(long, value_name = "N")]
+    pub causal_block_size: Option<usize>,
+    /// Block-causal attention [default: on when a block has more than one frame]
+    #[arg(long)]
+    pub causal_attention: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Speed")]
+pub struct SpeedArgs {
+    /// Reuse steps that change little (TeaCache, with the published coefficients)
+    #[arg(long)]
+    pub teacache: Option<bool>,
+    /// How much change TeaCache skips: 0.1 is about twice as fast, 0.2 three times [default: 0.2]
+    #[arg(long, value_name = "X")]
+    pub teacache_thresh: Option<f32>,
+    /// TeaCache's other coefficients, which keep the first steps
+    #[arg(long)]
+    pub use_ret_steps: Option<bool>,
+    /// Reuse steps by the change observed; needs no coefficients, fits any model
+    #[arg(long, value_name = "X", num_args = 0..=1, require_equals = true,
+        default_missing_value = "0.05")]
+    pub easycache: Option<f32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A model's folder or file; `demo` is the one inside this program [default: demo]
+    #[arg(long, value_name = "PATH", alias = "model-id")]
+    pub model: Option<PathBuf>,
+    /// A LoRA and its weight; may be given many times
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    pub lora: Vec<Lora>,
+    /// Start even when memory seems too small
+    #[arg(long)]
+    pub no_memory_check: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// The film: .mp4, .webm, .gif, or a folder for PNG frames [default: film.mp4, or the next
+    /// name that is free]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Start anew where an unfinished film is
+    #[arg(long)]
+    pub overwrite: Option<bool>,
+    /// Video codec [default: builtin for .mp4, vp9 for .webm]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub codec: Option<CodecArg>,
+    /// Quality: lower is better and larger [default: the codec's own]
+    #[arg(long, value_name = "N")]
+    pub crf: Option<u8>,
+    /// A PNG with frames from the whole film
+    #[arg(long, value_name = "FILE")]
+    pub contact_sheet: Option<PathBuf>,
+    /// With --json, name a PNG of a frame of each part
+    #[arg(long)]
+    pub previews: Option<bool>,
+    /// Noise to start from, instead of the seed's (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub noise: Option<PathBuf>,
+    /// Write the final latents (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub dump_latents: Option<PathBuf>,
+    /// Write the decoded frames as numbers (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub dump_frames: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The film that was interrupted
+    #[arg(value_name = "FILM")]
+    pub film: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model's folder or file, or a film; `demo` is the model inside this program
+    #[arg(value_name = "MODEL|FILM")]
+    pub path: PathBuf,
+}
