@@ -16,7 +16,13 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 torch.set_num_threads(1)
 
@@ -124,8 +130,11 @@ def text_encoder(seed, vocab_size, **changes):
     return draw_weights(UMT5EncoderModel(UMT5Config(**config)), seed)
 
 
-def image_encoder(seed, **changes):
-    """A CLIP vision tower of 3 heads x 12 with 21 x 21 pixels in patches of 7 (9 patches and the class)."""
+def image_encoder(seed, projection=True, **changes):
+    """A CLIP vision tower of 3 heads x 12 with 21 x 21 pixels in patches of 7 (9 patches and the class).
+
+    SkyReels-V2 folders hold the class with a projection (unused), Wan folders the one without.
+    """
     config = dict(
         hidden_size=36,
         intermediate_size=59,
@@ -141,7 +150,8 @@ def image_encoder(seed, **changes):
     )
     config.update(changes)
     torch.manual_seed(seed)
-    return draw_weights(CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), seed)
+    cls = CLIPVisionModelWithProjection if projection else CLIPVisionModel
+    return draw_weights(cls(CLIPVisionConfig(**config)), seed)
 
 
 def scheduler(flow_shift=8.0, **changes):
