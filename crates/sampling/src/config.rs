@@ -56,7 +56,8 @@ impl SchedulerConfig {
         Ok(self)
     }
 
-    /// The solver this configuration names.
+    /// The solver this configuration names. Diffusion-forcing models want
+    /// [`SolverKind::in_place`] on top.
     pub fn solver(&self) -> SolverKind {
         match self.kind {
             SchedulerKind::UniPc => SolverKind::UniPc(self.unipc.clone()),
@@ -146,6 +147,7 @@ fn unipc(keys: Keys<'_>) -> Result<SchedulerConfig, ScheduleError> {
         variant,
         lower_order_final,
         disable_corrector: keys.steps("disable_corrector")?,
+        in_place: false,
     };
     Ok(SchedulerConfig {
         kind: SchedulerKind::UniPc,

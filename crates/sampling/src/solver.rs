@@ -66,6 +66,17 @@ pub enum SolverKind {
 }
 
 impl SolverKind {
+    /// The solver as the diffusion-forcing pipelines use it ([`UniPcConfig::in_place`]); any other
+    /// than UniPC has no such difference.
+    pub fn in_place(self) -> Self {
+        match self {
+            SolverKind::UniPc(config) => {
+                SolverKind::UniPc(UniPcConfig { in_place: true, ..config })
+            }
+            other => other,
+        }
+    }
+
     /// Builds a solver at the start of `schedule`.
     ///
     /// # Errors

@@ -27,16 +27,25 @@ pub struct UniPcConfig {
     pub lower_order_final: bool,
     /// Step indices k whose result is not corrected in step k + 1.
     pub disable_corrector: Vec<usize>,
+    /// Whether the solver works as the diffusion-forcing pipelines use it, which write each result
+    /// over its sample. Where a step has no corrector, as the first never has, the scheduler there
+    /// remembers its start by reference and so finds the *result* in its place when it corrects in
+    /// the next step. Every SkyReels-V2 film is sampled so, by diffusers as by the official code,
+    /// and it moves the latents by some per cent. False is the algorithm as published, and what the
+    /// plain text-to-video and image-to-video pipelines do.
+    pub in_place: bool,
 }
 
 impl Default for UniPcConfig {
     /// Order 2, bh2, lower order at the end, corrector everywhere: what every checkpoint ships.
+    /// Not in place.
     fn default() -> Self {
         Self {
             order: 2,
             variant: UniPcVariant::Bh2,
             lower_order_final: true,
             disable_corrector: Vec::new(),
+            in_place: false,
         }
     }
 }
@@ -141,7 +150,8 @@ impl Solver for UniPc {
         prediction.clear();
         prediction.extend(sample.iter().zip(velocity).map(|(&x, &v)| x - sigmas[i] * v));
 
-        if self.corrects() {
+        let corrects = self.corrects();
+        if corrects {
             let update = Update::corrector(&self.config, sigmas, i, self.last_order);
             correct(&update, &self.predictions, &prediction, &self.last_sample, sample);
         }
@@ -156,6 +166,9 @@ impl Solver for UniPc {
 
         let update = Update::predictor(&self.config, sigmas, i, self.last_order);
         predict(&update, &self.predictions, sample);
+        if self.config.in_place && !corrects {
+            self.last_sample.copy_from_slice(sample);
+        }
         self.step_index += 1;
         Ok(())
     }

@@ -1,0 +1,94 @@
+use longreel_sampling::{
+    Branch, Decision, EasyCache, Observed, Span, StepCache, TeaCache, TeaCacheFamily,
+};
+
+use crate::{assert_close, count, fixture, floats, list, number};
+
+#[test]
+fn teacache_decides_as_the_simulation_for_every_published_polynomial() {
+    let fixture = fixture("caches");
+    let cases = list(&fixture["teacache"]);
+    assert_eq!(cases.len(), 16);
+    let mut reused_anywhere = 0;
+    for case in cases {
+        let family = match case["family"].as_str().unwrap() {
+            "Text1_3B" => TeaCacheFamily::Text1_3B,
+            "Text14B" => TeaCacheFamily::Text14B,
+            "Image540P" => TeaCacheFamily::Image540P,
+            "Image720P" => TeaCacheFamily::Image720P,
+            other => panic!("unknown family {other}"),
+        };
+        let (ret, threshold) =
+            (case["use_ret_steps"].as_bool().unwrap(), number(&case["threshold"]));
+        let observed: Vec<Vec<f32>> = list(&case["observed"]).iter().map(floats).collect();
+        let mut cache = TeaCache::new(family, threshold, ret, observed.len()).unwrap();
+        assert_eq!(cache.span(), Span::Blocks);
+        assert_eq!(
+            cache.observed(),
+            if ret { Observed::TimeProjection } else { Observed::TimeEmbedding }
+        );
+        for (row, (observed, computed)) in observed.iter().zip(list(&case["computed"])).enumerate()
+        {
+            // Both branches see the same embedding and keep states of their own.
+            for (branch, offset) in [(Branch::Cond, 1.0), (Branch::Uncond, -1.0)] {
+                let decision = cache.decide(branch, row, observed);
+                let expected =
+                    if computed.as_bool().unwrap() { Decision::Compute } else { Decision::Reuse };
+                assert_eq!(
+                    decision, expected,
+                    "{family:?} ret {ret} threshold {threshold} row {row} {branch:?}"
+                );
+                let input = [row as f32, 2.0];
+                if decision == Decision::Compute {
+                    cache.store(branch, &input, &[input[0] + offset, input[1]]).unwrap();
+                } else {
+                    let mut values = input;
+                    cache.reuse(branch, &mut values).unwrap();
+                    assert_eq!(
+                        values,
+                        [input[0] + offset, input[1]],
+                        "the residual of its own branch"
+                    );
+                }
+            }
+        }
+        let skipped = list(&case["computed"]).iter().filter(|c| !c.as_bool().unwrap()).count();
+        assert_eq!(cache.reused(), 2 * skipped);
+        reused_anywhere += skipped;
+    }
+    assert!(reused_anywhere > 50);
+}
+
+#[test]
+fn easycache_decides_and_answers_as_the_simulation() {
+    for case in list(&fixture("caches")["easycache"]) {
+        let (threshold, warmup) = (number(&case["threshold"]), count(&case["warmup"]));
+        let rows = list(&case["inputs"]).len();
+        let mut cache = EasyCache::new(threshold, warmup, rows).unwrap();
+        for row in 0..rows {
+            let (input, output) = (floats(&case["inputs"][row]), floats(&case["outputs"][row]));
+            let decision = cache.decide(Branch::Cond, row, &input);
+            let expected = if case["computed"][row].as_bool().unwrap() {
+                Decision::Compute
+            } else {
+                Decision::Reuse
+            };
+            assert_eq!(decision, expected, "threshold {threshold} row {row}");
+            assert_eq!(
+                cache.decide(Branch::Uncond, row, &input),
+                expected,
+                "the pair decides together"
+            );
+            let mut values = input.clone();
+            if decision == Decision::Compute {
+                cache.store(Branch::Cond, &input, &output).unwrap();
+                cache.store(Branch::Uncond, &input, &input).unwrap();
+                values = output;
+            } else {
+                cache.reuse(Branch::Cond, &mut values).unwrap();
+            }
+            // The fixture adds in f64; input + (output - input) rounds twice in f32.
+            assert_close(&format!("row {row}"), &values, &floats(&case["results"][row]), 3e-7);
+        }
+    }
+}
