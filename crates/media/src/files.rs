@@ -1,0 +1,89 @@
+//! Files that are whole or not there at all.
+
+use crate::error::{Result, write_error};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Writes `bytes` to `path` so that at any instant the path holds the old content or the new one.
+///
+/// The bytes go to a file beside it, are flushed to the disk, renamed over `path`, and the folder
+/// is flushed too, so that the rename survives a power cut.
+///
+/// # Errors
+/// [`MediaError::FolderMissing`](crate::MediaError::FolderMissing),
+/// [`MediaError::NotWritable`](crate::MediaError::NotWritable),
+/// [`MediaError::DiskFull`](crate::MediaError::DiskFull) and the like; the file beside is removed.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let beside = beside(path, "tmp");
+    let attempt = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        sync_folder(path)
+    };
+    attempt().map_err(|cause| {
+        // The first error is the one worth telling; a leftover that cannot be removed is not.
+        let _ = fs::remove_file(&beside);
+        write_error(path, cause)
+    })
+}
+
+/// `folder/.name.ending` for `folder/name`: hidden, on the same file system, and never the name
+/// of another output.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{ending}"))
+}
+
+/// Flushes the folder that holds `path`, where the system can do that.
+pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        File::open(folder)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MediaError;
+
+    #[test]
+    fn an_atomic_write_replaces_the_old_content_and_leaves_nothing_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomic(&path, b"old").unwrap();
+        write_atomic(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named_in_the_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nowhere/a.json");
+        let error = write_atomic(&path, b"x").unwrap_err();
+        assert!(matches!(error, MediaError::FolderMissing { .. }), "{error:?}");
+        assert!(error.to_string().contains("nowhere"), "{error}");
+    }
+
+    #[test]
+    fn a_target_that_is_a_folder_fails_and_leaves_nothing_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write_atomic(&path, b"x").is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
