@@ -143,7 +143,9 @@ def write_case(folder, name, model_path, model_argument, case, with_frames, plac
     if case.end_image:
         pictures.picture(os.path.join(folder, case.end_image), index + 1, case.width, case.height)
     if case.video:
-        pictures.gray_film(os.path.join(folder, case.video), index, 17, case.width, case.height, case.fps)
+        # Longer than the history, so that only its last frames may count.
+        length = max(17, case.overlap_history + index % 5)
+        pictures.gray_film(os.path.join(folder, case.video), index, length, case.width, case.height, case.fps)
     run = Film(**{**vars(case), **{key: path and os.path.join(folder, path) for key, path in here.items()}})
     told = Film(**{**vars(case), **{key: path and f"{place}/{path}" for key, path in here.items()}})
 
