@@ -11,12 +11,15 @@
 
 mod dequantize;
 mod dtype;
+mod gemm;
 pub mod ops;
+mod simd;
 mod tensor;
 mod weight;
 
 pub use dequantize::dequantize;
 pub use dtype::DType;
 pub use ops::{Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable};
+pub use simd::Isa;
 pub use tensor::Tensor;
 pub use weight::{Bytes, Weight, WeightError};

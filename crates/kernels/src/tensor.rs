@@ -1,5 +1,7 @@
 //! Dense `f32` activations.
 
+use crate::gemm::Shared;
+
 /// Dense, row-major `f32` activations with a shape, on one device.
 ///
 /// Conventions: token matrices are `[tokens, dim]`, latents `[T, C, H, W]` (one latent frame is one
@@ -14,6 +16,19 @@ impl Tensor {
     /// A tensor of zeros.
     pub fn zeros(shape: &[usize]) -> Self {
         Self { shape: shape.to_vec(), data: vec![0.0; shape.iter().product()] }
+    }
+
+    /// A tensor whose values `write` writes, without setting them to zero before.
+    ///
+    /// # Safety
+    /// `write` writes every value.
+    pub(crate) unsafe fn fill(shape: &[usize], write: impl FnOnce(Shared)) -> Self {
+        let len = shape.iter().product();
+        let mut data = Vec::with_capacity(len);
+        write(Shared::new(data.as_mut_ptr()));
+        // SAFETY: the capacity is `len`, and the caller vouches that every value is written.
+        unsafe { data.set_len(len) };
+        Self { shape: shape.to_vec(), data }
     }
 
     /// Takes ownership of `data`, whose length must be the product of `shape`.

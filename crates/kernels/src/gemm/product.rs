@@ -1,0 +1,168 @@
+//! `C = A W^T` with a weight in its stored format, and what is done with each row of C.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::dots::{self, DOT_ROWS, DOT_ROWS_PACKED};
+use super::matrix::Packed;
+use super::{DEPTH, Matrix, Segment, Tile, panel_offset, with_scratch};
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Rows of A in one block: with `DEPTH` values each they stay in the second cache.
+const BLOCK_ROWS: usize = 96;
+/// Products up to this many multiplications are not worth waking another thread.
+pub(super) const SERIAL: usize = 1 << 16;
+/// A task below this many multiplications is not split further.
+const TASK: usize = 1 << 20;
+
+/// What becomes of the sums, by rows. Implement `row` as `#[inline(always)]`.
+pub(crate) trait Finish: Sync {
+    /// Takes the sums of `columns` of row `row`.
+    ///
+    /// # Safety
+    /// `sums` points at `columns.len()` values; the CPU has the features of `S`; no two calls get
+    /// the same value.
+    unsafe fn row<S: Simd>(&self, row: usize, columns: Range<usize>, sums: *const f32);
+}
+
+/// Multiplies the rows of `a` (`[rows, inputs]`) with `matrix` and hands each result to `finish`.
+pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
+    let (n, k) = (matrix.outputs(), matrix.inputs());
+    if n == 0 || a.is_empty() {
+        return;
+    }
+    let rows = a.len() / k;
+    let isa = Isa::current();
+    let packed = (rows > DOT_ROWS_PACKED).then(|| matrix.packed(isa)).flatten();
+    if rows <= DOT_ROWS_PACKED || (packed.is_none() && rows <= DOT_ROWS) {
+        return dots::multiply(isa, a, rows, matrix, finish);
+    }
+
+    let serial = rows * n * k <= SERIAL;
+    let (block_rows, block_columns) = split(isa, rows, n, k, serial);
+    let row_tasks = rows.div_ceil(block_rows);
+    let tasks = row_tasks * n.div_ceil(block_columns);
+    let task = |index: usize| {
+        let (m0, n0) = (index % row_tasks * block_rows, index / row_tasks * block_columns);
+        let rows = m0..(m0 + block_rows).min(rows);
+        let columns = n0..(n0 + block_columns).min(n);
+        let wide = columns.len().next_multiple_of(isa.tile_columns());
+        let fresh = if packed.is_none() { DEPTH } else { 0 };
+        let lengths =
+            [rows.len() * wide, BLOCK_ROWS * DEPTH, wide * fresh, isa.tile_columns() * fresh];
+        with_scratch(lengths, |[sums, a_block, b_block, converted]| {
+            let buffers = Buffers { sums, a_block, b_block, converted };
+            dispatch(isa, Block { a, matrix, packed, rows, columns, buffers, finish });
+        });
+    };
+    if serial {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// The rows and columns of one task: large enough that packing W is a small part of the work, small
+/// enough that there are several tasks for each thread.
+fn split(isa: Isa, rows: usize, n: usize, k: usize, serial: bool) -> (usize, usize) {
+    let (mut m, mut w) = (1024.min(rows), 256.min(n));
+    let wanted = if serial { 1 } else { 4 * rayon::current_num_threads() };
+    while rows.div_ceil(m) * n.div_ceil(w) < wanted && m * w * k > TASK {
+        if m > 192 || (w <= 64 && m > 24) {
+            m = m.div_ceil(2);
+        } else if w > 64 {
+            w = w.div_ceil(2);
+        } else {
+            break;
+        }
+    }
+    // Even parts in whole tiles.
+    let m = rows.div_ceil(rows.div_ceil(m)).next_multiple_of(isa.tile_rows());
+    let w = n.div_ceil(n.div_ceil(w)).next_multiple_of(isa.tile_columns());
+    (m, w)
+}
+
+struct Buffers<'a> {
+    /// `[rows, columns in whole panels]`.
+    sums: &'a mut [f32],
+    /// `[BLOCK_ROWS, DEPTH]`.
+    a_block: &'a mut [f32],
+    /// Panels of one block of W, when they are not kept.
+    b_block: &'a mut [f32],
+    /// `[NR, DEPTH]` values of W as `f32`.
+    converted: &'a mut [f32],
+}
+
+/// One rectangle of C.
+struct Block<'a, F> {
+    a: &'a [f32],
+    matrix: &'a Matrix,
+    packed: Option<&'a Packed>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    buffers: Buffers<'a>,
+    finish: &'a F,
+}
+
+impl<F: Finish> Kernel for Block<'_, F> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { a, matrix, packed, rows, columns, buffers, finish } = self;
+        let k = matrix.inputs();
+        let panels = columns.start / S::NR..columns.end.div_ceil(S::NR);
+        let all_panels = matrix.outputs().div_ceil(S::NR);
+        let c_row = panels.len() * S::NR;
+        let sums = buffers.sums.as_mut_ptr();
+        for k0 in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - k0);
+            // SAFETY: the buffers have the sizes given at their fields, the packed panels those of
+            // `panel_offset`, and A and W their shapes.
+            unsafe {
+                let b = match packed {
+                    Some(packed) => {
+                        let offset = panel_offset(k0, depth, all_panels, panels.start, S::NR);
+                        packed.values.as_slice()[offset..].as_ptr()
+                    }
+                    None => {
+                        let to = buffers.b_block.as_mut_ptr();
+                        let converted = &mut *buffers.converted;
+                        matrix.pack_block::<S>(panels.clone(), k0, depth, to, converted);
+                        to.cast_const()
+                    }
+                };
+                for m0 in rows.clone().step_by(BLOCK_ROWS) {
+                    let block = m0..(m0 + BLOCK_ROWS).min(rows.end);
+                    for (i, row) in block.clone().enumerate() {
+                        buffers.a_block[i * depth..(i + 1) * depth]
+                            .copy_from_slice(&a[row * k + k0..][..depth]);
+                    }
+                    for panel in 0..panels.len() {
+                        let first = (panels.start + panel) * S::NR;
+                        let vectors = if columns.end - first <= S::LANES { 1 } else { 2 };
+                        let b = b.add(panel * depth * S::NR);
+                        for r in (0..block.len()).step_by(S::MR) {
+                            let a = buffers.a_block.as_ptr().add(r * depth);
+                            let c = sums.add((m0 - rows.start + r) * c_row + panel * S::NR);
+                            let tile = Tile {
+                                segments: &[Segment { a, b }],
+                                depth,
+                                a_row: depth,
+                                c,
+                                c_row,
+                                accumulate: k0 > 0,
+                            };
+                            S::tile((block.len() - r).min(S::MR), vectors, &tile);
+                        }
+                    }
+                }
+            }
+        }
+        for (i, row) in rows.enumerate() {
+            // SAFETY: each row of sums holds the columns; rectangles of C do not overlap.
+            unsafe { finish.row::<S>(row, columns.clone(), sums.add(i * c_row)) };
+        }
+    }
+}

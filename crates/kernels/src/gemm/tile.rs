@@ -1,0 +1,82 @@
+//! The innermost loop.
+
+use crate::simd::Simd;
+
+/// One run of `k`: rows of A begin at `a`, the packed panel of B at `b`.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    pub a: *const f32,
+    pub b: *const f32,
+}
+
+/// The sum over segments of `depth` values each, written or added to `c`.
+///
+/// A linear layer has one segment; a convolution has one for each line of its window, in which
+/// neighbouring pixels' windows overlap: there `a_row` is shorter than `depth`.
+pub(crate) struct Tile<'a> {
+    pub segments: &'a [Segment],
+    pub depth: usize,
+    /// Distance between rows of A.
+    pub a_row: usize,
+    pub c: *mut f32,
+    /// Distance between rows of C.
+    pub c_row: usize,
+    /// Whether C already holds a part of the sum.
+    pub accumulate: bool,
+}
+
+/// Chooses the tile of `rows` (1 to `MR`) by `vectors` (1 or 2).
+///
+/// # Safety
+/// The segments' rows and panels and the tile of C are valid, C for `vectors` whole vectors a row;
+/// the CPU has the features of `S`.
+#[inline(always)]
+pub(crate) unsafe fn tile_body<S: Simd>(rows: usize, vectors: usize, tile: &Tile<'_>) {
+    debug_assert!(0 < rows && rows <= S::MR && (vectors == 1 || vectors == 2));
+    macro_rules! choose {
+        ($($rows:literal)*) => {
+            match (rows, vectors) {
+                $(($rows, 2) => sum::<S, $rows, 2>(tile),
+                ($rows, _) => sum::<S, $rows, 1>(tile),)*
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        };
+    }
+    // SAFETY: the caller vouches for the tile.
+    unsafe { if S::MR == 6 { choose!(6 5 4 3 2 1) } else { choose!(12 11 10 9 8 7 6 5 4 3 2 1) } }
+}
+
+// Plain indices: with iterators the sums do not always stay in registers.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn sum<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<'_>) {
+    // SAFETY: the caller vouches for the tile.
+    unsafe {
+        let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
+        for segment in tile.segments {
+            let Segment { mut a, mut b } = *segment;
+            let a_row = tile.a_row;
+            for _ in 0..tile.depth {
+                let mut columns = [S::splat(0.0); VECTORS];
+                for j in 0..VECTORS {
+                    columns[j] = S::load(b.add(j * S::LANES));
+                }
+                for i in 0..ROWS {
+                    let value = S::splat(*a.add(i * a_row));
+                    for j in 0..VECTORS {
+                        sums[i][j] = S::fma(value, columns[j], sums[i][j]);
+                    }
+                }
+                a = a.add(1);
+                b = b.add(VECTORS * S::LANES);
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                let c = tile.c.add(i * tile.c_row + j * S::LANES);
+                let sum = if tile.accumulate { S::add(S::load(c), *sum) } else { *sum };
+                S::store(c, sum);
+            }
+        }
+    }
+}

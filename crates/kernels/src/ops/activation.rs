@@ -1,0 +1,50 @@
+//! Activations.
+
+use super::pointwise::for_each_piece;
+use crate::Tensor;
+use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
+
+/// What is applied to each value of a linear layer's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// GELU by the error function.
+    Gelu,
+    /// GELU by the tanh approximation.
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)`, CLIP's.
+    QuickGelu,
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+/// Applies an activation to every value.
+pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
+    let isa = Isa::current();
+    for_each_piece(x.data_mut(), |_, values| dispatch(isa, Activate { values, activation }));
+}
+
+struct Activate<'a> {
+    values: &'a mut [f32],
+    activation: Activation,
+}
+
+impl Kernel for Activate<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (x, len) = (self.values.as_mut_ptr(), self.values.len());
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(S::LANES);
+            // SAFETY: `at + n <= len`.
+            unsafe {
+                let v = activate::<S>(S::load_n(x.add(at), n), self.activation);
+                S::store_n(x.add(at), n, v);
+            }
+            at += n;
+        }
+    }
+}

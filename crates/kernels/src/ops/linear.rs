@@ -1,0 +1,199 @@
+//! Fully connected layers.
+
+use std::ops::Range;
+
+use super::{Activation, PerFrame};
+use crate::gemm::{Finish, Matrix, Shared, multiply};
+use crate::simd::{Simd, activate};
+use crate::{Tensor, Weight};
+
+/// A fully connected layer `y = x W^T + b`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    matrix: Matrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// `weight` is seen as `[outputs, inputs]` (trailing axes are joined), `bias` as `[outputs]`.
+    ///
+    /// The weight stays in its own format and place; a small one is kept packed beside it after its
+    /// first use.
+    pub fn new(weight: Weight, bias: Option<Vec<f32>>) -> Self {
+        let matrix = Matrix::new(weight);
+        if let Some(bias) = &bias {
+            let outputs = matrix.outputs();
+            assert_eq!(bias.len(), outputs, "Linear::new: bias against {outputs} outputs");
+        }
+        Self { matrix, bias }
+    }
+
+    /// Length of an input row.
+    pub fn inputs(&self) -> usize {
+        self.matrix.inputs()
+    }
+
+    /// Length of an output row.
+    pub fn outputs(&self) -> usize {
+        self.matrix.outputs()
+    }
+
+    /// The weight as stored.
+    pub fn weight(&self) -> &Weight {
+        self.matrix.weight()
+    }
+}
+
+/// Hidden values of `feed_forward_residual` that stand in memory at once: 64 MiB.
+const HIDDEN_VALUES: usize = 1 << 24;
+
+/// `act(x W^T + b)`: `[rows, inputs]` to `[rows, outputs]`.
+pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
+    let inputs = layer.inputs();
+    assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
+    let outputs = layer.outputs();
+    // SAFETY: `multiply` hands every value of the result to `Store` exactly once.
+    unsafe {
+        Tensor::fill(&[x.dim(0), outputs], |out| {
+            let bias = layer.bias.as_deref();
+            multiply(x.data(), &layer.matrix, &Store { out, outputs, bias, activation });
+        })
+    }
+}
+
+/// `x += gate * (y W^T + b)`, the gate by latent frame (1 without one). `x` is `[rows, outputs]`.
+pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<PerFrame<'_>>) {
+    let (inputs, outputs) = (layer.inputs(), layer.outputs());
+    assert!(
+        y.shape()[1..] == [inputs] && x.shape() == [y.dim(0), outputs],
+        "linear_residual: {:?} += {:?} with {inputs} inputs, {outputs} outputs",
+        x.shape(),
+        y.shape()
+    );
+    if let Some(gate) = &gate {
+        gate.check("linear_residual", x.dim(0), outputs);
+    }
+    add_product(x.data_mut(), y.data(), layer, gate, 0);
+}
+
+/// `x += gate * down(act(up(y)))`, computed in slices of rows so that the wide hidden layer never
+/// stands in memory as a whole. `x` and `y` are `[rows, dim]`.
+pub fn feed_forward_residual(
+    x: &mut Tensor,
+    y: &Tensor,
+    up: &Linear,
+    down: &Linear,
+    activation: Activation,
+    gate: Option<PerFrame<'_>>,
+) {
+    let (inputs, hidden, outputs) = (up.inputs(), up.outputs(), down.outputs());
+    assert!(
+        down.inputs() == hidden && y.dim(1) == inputs && x.shape() == [y.dim(0), outputs],
+        "feed_forward_residual: {:?} += {:?} by {inputs} -> {hidden}, {} -> {outputs}",
+        x.shape(),
+        y.shape(),
+        down.inputs()
+    );
+    if let Some(gate) = &gate {
+        gate.check("feed_forward_residual", x.dim(0), outputs);
+    }
+    let rows = x.dim(0);
+    // Even slices, so that the last is not a short one.
+    let slices = (rows * hidden).div_ceil(HIDDEN_VALUES).max(1);
+    let slice = rows.div_ceil(slices).max(1);
+    let mut first = 0;
+    while first < rows {
+        let here = slice.min(rows - first);
+        let y = &y.data()[first * inputs..(first + here) * inputs];
+        // SAFETY: `multiply` hands every value of the result to `Store` exactly once.
+        let wide = unsafe {
+            Tensor::fill(&[here, hidden], |out| {
+                let bias = up.bias.as_deref();
+                multiply(y, &up.matrix, &Store { out, outputs: hidden, bias, activation });
+            })
+        };
+        let x = &mut x.data_mut()[first * outputs..(first + here) * outputs];
+        add_product(x, wide.data(), down, gate, first);
+        first += here;
+    }
+}
+
+/// `x += gate * (y W^T + b)` for rows whose first is token `first`.
+fn add_product(x: &mut [f32], y: &[f32], layer: &Linear, gate: Option<PerFrame<'_>>, first: usize) {
+    let finish = AddGated {
+        x: Shared::new(x.as_mut_ptr()),
+        outputs: layer.outputs(),
+        bias: layer.bias.as_deref(),
+        gate,
+        first,
+    };
+    multiply(y, &layer.matrix, &finish);
+}
+
+/// `out = act(sums + bias)`.
+struct Store<'a> {
+    /// `[rows, outputs]`.
+    out: Shared,
+    outputs: usize,
+    bias: Option<&'a [f32]>,
+    activation: Activation,
+}
+
+impl Finish for Store<'_> {
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, row: usize, columns: Range<usize>, sums: *const f32) {
+        // SAFETY: the row and columns lie inside the result, and the caller vouches for the sums.
+        unsafe {
+            let out = self.out.at(row * self.outputs + columns.start);
+            let mut at = 0;
+            while at < columns.len() {
+                let n = (columns.len() - at).min(S::LANES);
+                let mut v = S::load_n(sums.add(at), n);
+                if let Some(bias) = self.bias {
+                    v = S::add(v, S::load_n(bias.as_ptr().add(columns.start + at), n));
+                }
+                S::store_n(out.add(at), n, activate::<S>(v, self.activation));
+                at += n;
+            }
+        }
+    }
+}
+
+/// `x += gate * (sums + bias)`.
+struct AddGated<'a> {
+    /// `[rows, outputs]`.
+    x: Shared,
+    outputs: usize,
+    bias: Option<&'a [f32]>,
+    gate: Option<PerFrame<'a>>,
+    /// The token of row 0.
+    first: usize,
+}
+
+impl Finish for AddGated<'_> {
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, row: usize, columns: Range<usize>, sums: *const f32) {
+        let gate = self.gate.as_ref().map(|gate| gate.row(self.first + row));
+        // SAFETY: as for `Store`; bias and gate are as wide as the result.
+        unsafe {
+            let x = self.x.at(row * self.outputs + columns.start);
+            let mut at = 0;
+            while at < columns.len() {
+                let n = (columns.len() - at).min(S::LANES);
+                let mut v = S::load_n(sums.add(at), n);
+                if let Some(bias) = self.bias {
+                    v = S::add(v, S::load_n(bias.as_ptr().add(columns.start + at), n));
+                }
+                let old = S::load_n(x.add(at), n);
+                let new = match gate {
+                    Some(gate) => {
+                        S::fma(S::load_n(gate.as_ptr().add(columns.start + at), n), v, old)
+                    }
+                    None => S::add(old, v),
+                };
+                S::store_n(x.add(at), n, new);
+                at += n;
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The operations. Models call these and nothing else, so another device is another body behind the
+//! same functions. See each function for shapes.
+
+mod activation;
+mod attention;
+mod conv;
+mod layout;
+mod linear;
+mod norm;
+mod per_frame;
+mod pointwise;
+
+pub use activation::{Activation, activate_inplace};
+pub use attention::{Attention, Mask, attention};
+pub use conv::{Conv3d, conv3d};
+pub use layout::{embedding, patchify, unpatchify, upsample_nearest_2x};
+pub use linear::{Linear, feed_forward_residual, linear, linear_residual};
+pub use norm::{RopeTable, channel_norm, layer_norm, rms_norm_rope};
+pub use per_frame::{Modulation, PerFrame};
+pub use pointwise::{gate_residual, mul_inplace};

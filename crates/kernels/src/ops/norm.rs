@@ -1,0 +1,269 @@
+//! Norms, with what usually follows them.
+
+use super::Modulation;
+use super::pointwise::for_each_rows;
+use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
+use crate::{Activation, Tensor};
+
+/// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// `[tokens, head_dim / 2]`.
+    pub cos: Tensor,
+    /// `[tokens, head_dim / 2]`.
+    pub sin: Tensor,
+}
+
+/// Layer norm over the last axis, with an optional affine part (`weight`, `bias`: `[dim]`) and an
+/// optional modulation by latent frame. `[rows, dim]` to `[rows, dim]`.
+pub fn layer_norm(
+    x: &Tensor,
+    affine: Option<(&[f32], &[f32])>,
+    eps: f32,
+    modulation: Option<Modulation<'_>>,
+) -> Tensor {
+    let dim = x.dim(1);
+    if let Some((weight, bias)) = affine {
+        assert!(weight.len() == dim && bias.len() == dim, "layer_norm: affine part against {dim}");
+    }
+    if let Some(m) = &modulation {
+        m.shift.check("layer_norm", x.dim(0), dim);
+        m.scale.check("layer_norm", x.dim(0), dim);
+    }
+    let isa = Isa::current();
+    // SAFETY: the groups of rows cover the result, and each is written whole.
+    unsafe {
+        Tensor::fill(x.shape(), |out| {
+            super::pointwise::for_row_groups(x.dim(0), dim, |rows| {
+                for token in rows {
+                    let modulation =
+                        modulation.as_ref().map(|m| (m.shift.row(token), m.scale.row(token)));
+                    let x = &x.data()[token * dim..][..dim];
+                    let out = out.at(token * dim);
+                    dispatch(isa, LayerNorm { x, out, affine, eps, modulation });
+                }
+            });
+        })
+    }
+}
+
+/// RMS norm over the last axis, `x / sqrt(mean(x^2) + eps) * weight`, then, when given, rotary
+/// positions on each head. `x` is `[tokens, heads * head_dim]`; the pairs `(x0, x1)` are neighbours.
+pub fn rms_norm_rope(
+    x: &mut Tensor,
+    weight: Option<&[f32]>,
+    eps: f32,
+    rope: Option<(&RopeTable, usize)>,
+) {
+    let dim = x.dim(1);
+    if let Some(weight) = weight {
+        assert_eq!(weight.len(), dim, "rms_norm_rope: weight against {dim}");
+    }
+    if let Some((table, heads)) = rope {
+        let (cos, sin) = (table.cos.shape(), table.sin.shape());
+        assert!(
+            cos == sin && cos[1] * 2 * heads == dim && cos[0] >= x.dim(0),
+            "rms_norm_rope: tables {cos:?}, {sin:?} against {:?} in {heads} heads",
+            x.shape()
+        );
+    }
+    let isa = Isa::current();
+    for_each_rows(x.data_mut(), dim, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
+            let angles = rope.map(|(table, heads)| {
+                let half = table.cos.dim(1);
+                let at = (first + i) * half;
+                (&table.cos.data()[at..at + half], &table.sin.data()[at..at + half], heads)
+            });
+            dispatch(isa, RmsNormRope { row, weight, eps, angles });
+        }
+    });
+}
+
+/// The VAE's norm over channels, `x / max(|x|, 1e-12) * sqrt(C) * gamma`, then, when `silu`, SiLU.
+/// `x` is `[..., C]`, `gamma` `[C]`, `bias` `[C]` or none.
+pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) {
+    let dim = gamma.len();
+    assert_eq!(x.shape().last(), Some(&dim), "channel_norm: {:?} with {dim}", x.shape());
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), dim, "channel_norm: bias against {dim}");
+    }
+    let isa = Isa::current();
+    for_each_rows(x.data_mut(), dim, |_, rows| {
+        dispatch(isa, ChannelNorm { rows, gamma, bias, silu });
+    });
+}
+
+/// The sum of `f(x)` over a row, in four vectors of partial sums.
+#[inline(always)]
+unsafe fn row_sum<S: Simd>(x: *const f32, len: usize, minus: S::V, square: bool) -> f32 {
+    // SAFETY: the caller vouches for `len` values.
+    unsafe {
+        let mut sums = [S::splat(0.0); 4];
+        let mut at = 0;
+        while at + 4 * S::LANES <= len {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let v = S::sub(S::load(x.add(at + i * S::LANES)), minus);
+                *sum = if square { S::fma(v, v, *sum) } else { S::add(*sum, v) };
+            }
+            at += 4 * S::LANES;
+        }
+        let mut i = 0;
+        while at + S::LANES <= len {
+            let v = S::sub(S::load(x.add(at)), minus);
+            sums[i] = if square { S::fma(v, v, sums[i]) } else { S::add(sums[i], v) };
+            at += S::LANES;
+            i += 1;
+        }
+        let mut sum = S::sum(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])));
+        if at < len {
+            let mut minus_values = [0.0; 16];
+            S::store(minus_values.as_mut_ptr(), minus);
+            while at < len {
+                let v = *x.add(at) - minus_values[0];
+                sum += if square { v * v } else { v };
+                at += 1;
+            }
+        }
+        sum
+    }
+}
+
+struct LayerNorm<'a> {
+    x: &'a [f32],
+    out: *mut f32,
+    affine: Option<(&'a [f32], &'a [f32])>,
+    eps: f32,
+    modulation: Option<(&'a [f32], &'a [f32])>,
+}
+
+impl Kernel for LayerNorm<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (x, len) = (self.x.as_ptr(), self.x.len());
+        // SAFETY: all rows have `len` values.
+        unsafe {
+            let mean = row_sum::<S>(x, len, S::splat(0.0), false) / len as f32;
+            let variance = row_sum::<S>(x, len, S::splat(mean), true) / len as f32;
+            let inverse = S::splat(1.0 / (variance + self.eps).sqrt());
+            let mean = S::splat(mean);
+            let mut at = 0;
+            while at < len {
+                let n = (len - at).min(S::LANES);
+                let mut v = S::mul(S::sub(S::load_n(x.add(at), n), mean), inverse);
+                if let Some((weight, bias)) = self.affine {
+                    let weight = S::load_n(weight.as_ptr().add(at), n);
+                    v = S::fma(v, weight, S::load_n(bias.as_ptr().add(at), n));
+                }
+                if let Some((shift, scale)) = self.modulation {
+                    let scale = S::add(S::load_n(scale.as_ptr().add(at), n), S::splat(1.0));
+                    v = S::fma(v, scale, S::load_n(shift.as_ptr().add(at), n));
+                }
+                S::store_n(self.out.add(at), n, v);
+                at += n;
+            }
+        }
+    }
+}
+
+struct RmsNormRope<'a> {
+    row: &'a mut [f32],
+    weight: Option<&'a [f32]>,
+    eps: f32,
+    /// Cosines and sines of this token, and the number of heads.
+    angles: Option<(&'a [f32], &'a [f32], usize)>,
+}
+
+impl Kernel for RmsNormRope<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (x, len) = (self.row.as_mut_ptr(), self.row.len());
+        // SAFETY: row and weight have `len` values, and `heads` heads fill the row.
+        unsafe {
+            if let Some(weight) = self.weight {
+                let mean = row_sum::<S>(x, len, S::splat(0.0), true) / len as f32;
+                let inverse = S::splat(1.0 / (mean + self.eps).sqrt());
+                let mut at = 0;
+                while at < len {
+                    let n = (len - at).min(S::LANES);
+                    let v = S::mul(S::load_n(x.add(at), n), inverse);
+                    let v = S::mul(v, S::load_n(weight.as_ptr().add(at), n));
+                    S::store_n(x.add(at), n, v);
+                    at += n;
+                }
+            }
+            if let Some((cos, sin, heads)) = self.angles {
+                let size = 2 * cos.len();
+                for head in 0..heads {
+                    rotate::<S>(x.add(head * size), cos, sin);
+                }
+            }
+        }
+    }
+}
+
+/// Turns the pairs of one head: `(a, b)` to `(a cos - b sin, a sin + b cos)`.
+#[inline(always)]
+unsafe fn rotate<S: Simd>(x: *mut f32, cos: &[f32], sin: &[f32]) {
+    let (len, mut at) = (2 * cos.len(), 0);
+    // SAFETY: the head has a pair for each angle.
+    unsafe {
+        while at + S::LANES <= len {
+            let v = S::load(x.add(at));
+            let cos = S::load_twice(cos.as_ptr().add(at / 2));
+            let sin = S::load_twice(sin.as_ptr().add(at / 2));
+            S::store(x.add(at), S::fma_sub_add(v, cos, S::mul(S::swap_pairs(v), sin)));
+            at += S::LANES;
+        }
+        while at < len {
+            let (a, b) = (*x.add(at), *x.add(at + 1));
+            let (cos, sin) = (cos[at / 2], sin[at / 2]);
+            *x.add(at) = a * cos - b * sin;
+            *x.add(at + 1) = a * sin + b * cos;
+            at += 2;
+        }
+    }
+}
+
+struct ChannelNorm<'a> {
+    rows: &'a mut [f32],
+    gamma: &'a [f32],
+    bias: Option<&'a [f32]>,
+    silu: bool,
+}
+
+impl Kernel for ChannelNorm<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let dim = self.gamma.len();
+        let root = (dim as f32).sqrt();
+        let activation = if self.silu { Activation::Silu } else { Activation::None };
+        for row in self.rows.chunks_exact_mut(dim) {
+            let x = row.as_mut_ptr();
+            // SAFETY: row, gamma and bias have `dim` values.
+            unsafe {
+                let norm = row_sum::<S>(x, dim, S::splat(0.0), true).sqrt();
+                // `max` would turn a NaN into the bound.
+                let inverse = root / if norm < 1e-12 { 1e-12 } else { norm };
+                let inverse = S::splat(inverse);
+                let mut at = 0;
+                while at < dim {
+                    let n = (dim - at).min(S::LANES);
+                    let gamma = S::load_n(self.gamma.as_ptr().add(at), n);
+                    let mut v = S::mul(S::mul(S::load_n(x.add(at), n), inverse), gamma);
+                    if let Some(bias) = self.bias {
+                        v = S::add(v, S::load_n(bias.as_ptr().add(at), n));
+                    }
+                    S::store_n(x.add(at), n, activate::<S>(v, activation));
+                    at += n;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Value by value.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::PerFrame;
+use crate::Tensor;
+use crate::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Values of one task: enough work to be worth handing to a thread.
+pub(super) const PIECE: usize = 1 << 14;
+
+/// Calls `body(offset, piece)` on pieces of `x`, in parallel when there are several.
+pub(super) fn for_each_piece(x: &mut [f32], body: impl Fn(usize, &mut [f32]) + Sync) {
+    if x.len() <= PIECE {
+        body(0, x);
+    } else {
+        x.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| body(i * PIECE, piece));
+    }
+}
+
+/// Calls `body(first_row, rows)` on groups of whole rows of `dim` values, in parallel when there are
+/// several groups.
+pub(super) fn for_each_rows(x: &mut [f32], dim: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = (PIECE / dim.max(1)).max(1);
+    if x.len() <= rows * dim {
+        if !x.is_empty() {
+            body(0, x);
+        }
+    } else {
+        x.par_chunks_mut(rows * dim).enumerate().for_each(|(i, piece)| body(i * rows, piece));
+    }
+}
+
+/// Calls `body(rows)` on groups of rows of `dim` values, in parallel when there are several groups.
+pub(super) fn for_row_groups(rows: usize, dim: usize, body: impl Fn(Range<usize>) + Sync) {
+    let group = (PIECE / dim.max(1)).max(1);
+    if rows <= group {
+        body(0..rows);
+    } else {
+        (0..rows.div_ceil(group))
+            .into_par_iter()
+            .for_each(|i| body(i * group..((i + 1) * group).min(rows)));
+    }
+}
+
+/// `x += gate * y`, the gate by latent frame (1 without one). Both `[rows, dim]`.
+pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
+    assert_eq!(x.shape(), y.shape(), "gate_residual: shapes");
+    let dim = *x.shape().last().expect("gate_residual: a tensor without axes");
+    if let Some(gate) = &gate {
+        gate.check("gate_residual", x.len() / dim.max(1), dim);
+    }
+    let isa = Isa::current();
+    for_each_rows(x.data_mut(), dim, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
+            let y = &y.data()[(first + i) * dim..][..dim];
+            let gate = gate.as_ref().map(|gate| gate.row(first + i));
+            dispatch(isa, AddGated { x: row, y, gate });
+        }
+    });
+}
+
+/// `x *= y`, value by value.
+pub fn mul_inplace(x: &mut Tensor, y: &Tensor) {
+    assert_eq!(x.shape(), y.shape(), "mul_inplace: shapes");
+    let y = y.data();
+    for_each_piece(x.data_mut(), |at, x| {
+        x.iter_mut().zip(&y[at..]).for_each(|(x, y)| *x *= y);
+    });
+}
+
+/// `x += gate * y` for one row.
+struct AddGated<'a> {
+    x: &'a mut [f32],
+    y: &'a [f32],
+    gate: Option<&'a [f32]>,
+}
+
+impl Kernel for AddGated<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (x, y, len) = (self.x.as_mut_ptr(), self.y.as_ptr(), self.x.len());
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(S::LANES);
+            // SAFETY: all rows have `len` values and `at + n <= len`.
+            unsafe {
+                let (a, b) = (S::load_n(x.add(at), n), S::load_n(y.add(at), n));
+                let v = match self.gate {
+                    Some(gate) => S::fma(S::load_n(gate.as_ptr().add(at), n), b, a),
+                    None => S::add(a, b),
+                };
+                S::store_n(x.add(at), n, v);
+            }
+            at += n;
+        }
+    }
+}

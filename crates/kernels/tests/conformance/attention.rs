@@ -1,0 +1,108 @@
+use longreel_kernels::ops::attention;
+use longreel_kernels::{Attention, Mask, Tensor};
+
+use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+
+fn reference(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Vec<Expected> {
+    let (queries, keys, heads) = (q.dim(0), k.dim(0), how.heads);
+    let (hd, vhd) = (q.dim(1) / heads, v.dim(1) / heads);
+    let mut out = Vec::new();
+    for i in 0..queries {
+        for h in 0..heads {
+            let visible = match how.mask {
+                Mask::None => keys,
+                Mask::BlockCausal { tokens_per_block } => {
+                    ((i / tokens_per_block + 1) * tokens_per_block).min(keys)
+                }
+            };
+            let q = &q.data()[i * heads * hd + h * hd..][..hd];
+            let (mut scores, mut size) = (Vec::new(), 0.0f64);
+            for j in 0..visible {
+                let k = &k.data()[j * heads * hd + h * hd..][..hd];
+                let terms = q.iter().zip(k).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                let (dot, sum) = terms.fold((0.0, 0.0), |(s, m), t: f64| (s + t, m + t.abs()));
+                let bias = how.bias.map_or(0.0, |b| b.data()[(h * queries + i) * keys + j]);
+                scores.push(dot * f64::from(how.scale) + f64::from(bias));
+                size = size.max(sum * f64::from(how.scale) + f64::from(bias.abs()));
+            }
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+            for d in 0..vhd {
+                let (mut value, mut magnitude) = (0.0, 0.0);
+                for (j, s) in scores.iter().enumerate() {
+                    let v = f64::from(v.data()[j * heads * vhd + h * vhd + d]);
+                    value += (s - max).exp() / total * v;
+                    magnitude += (s - max).exp() / total * v.abs();
+                }
+                // A score is off by 1e-6 of its size, which changes its weight by as much.
+                out.push(Expected { value, tolerance: 1e-6 * (2.0 + size) * magnitude });
+            }
+        }
+    }
+    out
+}
+
+/// Queries, keys, heads, head size of keys and of values, tokens per causal block (0: no mask).
+const SHAPES: [[usize; 6]; 13] = [
+    [1, 1, 1, 16, 16, 0],
+    [7, 5, 2, 20, 20, 0],
+    [13, 257, 3, 16, 16, 0],
+    [50, 64, 1, 33, 17, 0],
+    [129, 300, 2, 64, 64, 0],
+    [40, 513, 2, 128, 128, 0],
+    [30, 40, 1, 256, 256, 0],
+    [9, 9, 2, 5, 3, 0],
+    [96, 96, 2, 20, 20, 8],
+    [90, 90, 1, 32, 32, 7],
+    [600, 600, 1, 24, 24, 150],
+    [700, 650, 1, 8, 8, 300],
+    [430, 270, 1, 8, 8, 1],
+];
+
+#[test]
+fn attention_equals_the_reference_at_awkward_shapes() {
+    on_every_isa(|isa| {
+        for (i, [queries, keys, heads, hd, vhd, block]) in SHAPES.into_iter().enumerate() {
+            let mut numbers = Numbers::new(i as u64);
+            let mut q = numbers.tensor(&[queries, heads * hd]);
+            let k = numbers.tensor(&[keys, heads * hd]);
+            let v = numbers.tensor(&[keys, heads * vhd]);
+            // Sharp scores move the running maximum about.
+            q.data_mut().iter_mut().for_each(|v| *v *= 6.0);
+            let mask = match block {
+                0 => Mask::None,
+                n => Mask::BlockCausal { tokens_per_block: n },
+            };
+            let bias = numbers.tensor(&[heads, queries, keys]);
+            for bias in [None, Some(&bias)] {
+                let how = Attention { heads, scale: 1.0 / (hd as f32).sqrt(), mask, bias };
+                let name = format!("{isa} attention {queries}x{keys} {heads}x{hd} {block}");
+                let found = attention(&q, &k, &v, &how);
+                assert_eq!(found.shape(), [queries, heads * vhd]);
+                assert_close(&name, found.data(), &reference(&q, &k, &v, &how));
+            }
+        }
+    });
+}
+
+#[test]
+fn attention_does_not_depend_on_the_number_of_threads() {
+    let mut numbers = Numbers::new(0);
+    let [q, k, v] = [300, 500, 500].map(|n| numbers.tensor(&[n, 3 * 40]));
+    for mask in [Mask::None, Mask::BlockCausal { tokens_per_block: 77 }] {
+        let how = Attention { heads: 3, scale: 0.2, mask, bias: None };
+        assert_same_on_any_threads("attention", || attention(&q, &k, &v, &how));
+    }
+}
+
+#[test]
+fn a_nan_in_the_keys_reaches_the_result() {
+    on_every_isa(|isa| {
+        let mut numbers = Numbers::new(0);
+        let [q, mut k, v] = [20, 300, 300].map(|n| numbers.tensor(&[n, 16]));
+        k.data_mut()[290 * 16] = f32::NAN;
+        let how = Attention { heads: 1, scale: 0.2, mask: Mask::None, bias: None };
+        let y = attention(&q, &k, &v, &how);
+        assert!(y.data().iter().all(|v| v.is_nan()), "{isa}");
+    });
+}

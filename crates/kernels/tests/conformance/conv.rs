@@ -1,0 +1,158 @@
+use longreel_kernels::ops::conv3d;
+use longreel_kernels::{Conv3d, Tensor, Weight};
+
+use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+
+struct Case {
+    /// T, H, W, I, O.
+    size: [usize; 5],
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    padding: [usize; 4],
+    history: usize,
+}
+
+fn cases() -> Vec<Case> {
+    let case =
+        |size, kernel, stride, padding, history| Case { size, kernel, stride, padding, history };
+    vec![
+        case([1, 1, 1, 1, 1], [1; 3], [1; 3], [0; 4], 0),
+        case([2, 5, 7, 3, 16], [3; 3], [1; 3], [1; 4], 0),
+        case([2, 5, 7, 16, 3], [3; 3], [1; 3], [1; 4], 2),
+        case([1, 4, 9, 8, 20], [3; 3], [1; 3], [1; 4], 1),
+        case([3, 6, 40, 12, 24], [3; 3], [1; 3], [1; 4], 2),
+        case([2, 9, 11, 20, 20], [1, 3, 3], [1, 2, 2], [0, 1, 0, 1], 0),
+        case([2, 8, 26, 16, 33], [1, 3, 3], [1, 2, 2], [0, 1, 0, 1], 0),
+        case([5, 3, 4, 10, 9], [3, 1, 1], [2, 1, 1], [0; 4], 2),
+        case([4, 3, 4, 10, 18], [3, 1, 1], [1, 1, 1], [0; 4], 1),
+        case([2, 5, 13, 96, 96], [3; 3], [1; 3], [1; 4], 2),
+        case([1, 3, 3, 384, 40], [3; 3], [1; 3], [1; 4], 0),
+        case([3, 4, 5, 32, 64], [1; 3], [1; 3], [0; 4], 0),
+        case([1, 14, 28, 3, 30], [1, 7, 7], [1, 7, 7], [0; 4], 0),
+        case([1, 3, 2, 5, 6], [2, 5, 5], [1, 1, 1], [2, 2, 2, 2], 1),
+        case([1, 2, 300, 4, 4], [1, 3, 3], [1; 3], [1; 4], 0),
+    ]
+}
+
+impl Case {
+    fn make(&self, seed: u64) -> (Tensor, Option<Tensor>, Vec<f32>, Vec<f32>, Conv3d) {
+        let [t, h, w, i, o] = self.size;
+        let [kt, kh, kw] = self.kernel;
+        let mut numbers = Numbers::new(seed);
+        let x = numbers.tensor(&[t, h, w, i]);
+        let history = (self.history > 0).then(|| numbers.tensor(&[self.history, h, w, i]));
+        let weight = numbers.vec(o * i * kt * kh * kw);
+        let bias = numbers.vec(o);
+        let conv = Conv3d::new(
+            &Weight::from_f32(&[o, i, kt, kh, kw], &weight),
+            Some(bias.clone()),
+            self.stride,
+            self.padding,
+        );
+        (x, history, weight, bias, conv)
+    }
+
+    fn reference(
+        &self,
+        x: &Tensor,
+        history: Option<&Tensor>,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> ([usize; 4], Vec<Expected>) {
+        let [t, h, w, inputs, outputs] = self.size;
+        let [kt, kh, kw] = self.kernel;
+        let [top, bottom, left, right] = self.padding;
+        let shape = [
+            (t - 1) / self.stride[0] + 1,
+            (h + top + bottom - kh) / self.stride[1] + 1,
+            (w + left + right - kw) / self.stride[2] + 1,
+            outputs,
+        ];
+        let pixel = |t: isize, y: isize, x_at: isize, c: usize| -> f64 {
+            if y < 0 || x_at < 0 || y >= h as isize || x_at >= w as isize {
+                return 0.0;
+            }
+            let (frames, t) = match history {
+                _ if t >= 0 => (x, t),
+                Some(history) if t + history.dim(0) as isize >= 0 => {
+                    (history, t + history.dim(0) as isize)
+                }
+                _ => return 0.0,
+            };
+            let at = ((t as usize * h + y as usize) * w + x_at as usize) * inputs + c;
+            f64::from(frames.data()[at])
+        };
+        let mut out = Vec::new();
+        for at in 0..shape.iter().product() {
+            let (o, x_at) = (at % shape[3], at / shape[3] % shape[2]);
+            let (y, t) = (at / shape[3] / shape[2] % shape[1], at / shape[3] / shape[2] / shape[1]);
+            let (mut value, mut size) = (f64::from(bias[o]), f64::from(bias[o].abs()));
+            for c in 0..inputs {
+                for (dt, dy, dx) in (0..kt * kh * kw).map(|i| (i / kh / kw, i / kw % kh, i % kw)) {
+                    let term =
+                        pixel(
+                            (t * self.stride[0] + dt) as isize - (kt - 1) as isize,
+                            (y * self.stride[1] + dy) as isize - top as isize,
+                            (x_at * self.stride[2] + dx) as isize - left as isize,
+                            c,
+                        ) * f64::from(weight[(((o * inputs + c) * kt + dt) * kh + dy) * kw + dx]);
+                    value += term;
+                    size += term.abs();
+                }
+            }
+            out.push(Expected { value, tolerance: 1e-6 * size });
+        }
+        (shape, out)
+    }
+}
+
+#[test]
+fn convolution_equals_the_reference_at_awkward_shapes() {
+    on_every_isa(|isa| {
+        for (i, case) in cases().iter().enumerate() {
+            let (x, history, weight, bias, conv) = case.make(i as u64);
+            let found = conv3d(&x, history.as_ref(), &conv);
+            let (shape, expected) = case.reference(&x, history.as_ref(), &weight, &bias);
+            assert_eq!(found.shape(), shape);
+            let name = format!("{isa} conv3d {:?} kernel {:?}", case.size, case.kernel);
+            assert_close(&name, found.data(), &expected);
+        }
+    });
+}
+
+/// A stream that carries its history gives the values of the whole, bit by bit: the sums run in the
+/// same order.
+#[test]
+fn a_stream_with_history_equals_the_whole() {
+    on_every_isa(|isa| {
+        let case = Case {
+            size: [6, 7, 9, 12, 10],
+            kernel: [3; 3],
+            stride: [1; 3],
+            padding: [1; 4],
+            history: 0,
+        };
+        let (x, _, _, _, conv) = case.make(1);
+        let whole = conv3d(&x, None, &conv);
+        let mut parts = Vec::new();
+        for (start, end) in [(0usize, 1usize), (1, 2), (2, 5), (5, 6)] {
+            let history = (start > 0).then(|| x.slice0(start.saturating_sub(2)..start));
+            parts.push(conv3d(&x.slice0(start..end), history.as_ref(), &conv));
+        }
+        let joined = Tensor::concat0(&parts.iter().collect::<Vec<_>>());
+        assert!(joined == whole, "{isa}");
+    });
+}
+
+#[test]
+fn convolution_does_not_depend_on_the_number_of_threads() {
+    let case = Case {
+        size: [2, 17, 31, 20, 40],
+        kernel: [3; 3],
+        stride: [1; 3],
+        padding: [1; 4],
+        history: 1,
+    };
+    let (x, history, _, _, conv) = case.make(2);
+    assert_same_on_any_threads("conv3d", || conv3d(&x, history.as_ref(), &conv));
+}

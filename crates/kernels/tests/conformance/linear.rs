@@ -1,0 +1,250 @@
+use longreel_kernels::ops::{feed_forward_residual, linear, linear_residual};
+use longreel_kernels::{Activation, Bytes, DType, Linear, PerFrame, Tensor, Weight};
+
+use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+
+/// Rows, outputs, inputs: below and above one tile, one panel, one block, one task, the limits of
+/// the dot products; odd everywhere.
+const SHAPES: [[usize; 3]; 12] = [
+    [1, 1, 1],
+    [1, 300, 515],
+    [3, 17, 20],
+    [5, 33, 7],
+    [7, 16, 256],
+    [32, 40, 257],
+    [33, 48, 600],
+    [61, 129, 96],
+    [98, 8, 300],
+    [257, 70, 64],
+    [301, 520, 33],
+    [1100, 270, 20],
+];
+
+const ACTIVATIONS: [Activation; 5] = [
+    Activation::None,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::QuickGelu,
+    Activation::Silu,
+];
+
+pub(crate) fn activation(x: f64, activation: Activation) -> f64 {
+    let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
+    match activation {
+        Activation::None => x,
+        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + u.tanh())
+        }
+        Activation::QuickGelu => x * sigmoid(1.702 * x),
+        Activation::Silu => x * sigmoid(x),
+    }
+}
+
+fn product(x: &[f32], w: &[f32], bias: Option<&[f32]>, n: usize, k: usize) -> Vec<Expected> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(k) {
+        for (j, w) in w.chunks_exact(k).enumerate().take(n) {
+            let terms = x.iter().zip(w).map(|(&a, &b)| f64::from(a) * f64::from(b));
+            let (sum, size) = terms.fold((0.0, 0.0), |(s, m), t: f64| (s + t, m + t.abs()));
+            let bias = bias.map_or(0.0, |b| f64::from(b[j]));
+            let size = size + bias.abs();
+            out.push(Expected { value: sum + bias, tolerance: 1e-6 * size + 1e-30 });
+        }
+    }
+    out
+}
+
+#[test]
+fn linear_equals_the_reference_at_awkward_shapes() {
+    on_every_isa(|isa| {
+        for (i, [rows, n, k]) in SHAPES.into_iter().enumerate() {
+            let mut numbers = Numbers::new(i as u64);
+            let (x, w, bias) = (numbers.tensor(&[rows, k]), numbers.vec(n * k), numbers.vec(n));
+            let bias = (i % 3 > 0).then_some(bias);
+            let act = ACTIVATIONS[i % 5];
+            let layer = Linear::new(Weight::from_f32(&[n, k], &w), bias.clone());
+            let mut expected = product(x.data(), &w, bias.as_deref(), n, k);
+            for e in &mut expected {
+                // No activation's slope exceeds 1.2; its own rounding is some units of the result.
+                e.tolerance = 1.2 * e.tolerance + 1e-6 * e.value.abs();
+                e.value = activation(e.value, act);
+            }
+            let name = format!("{isa} linear {rows}x{n}x{k} {act:?}");
+            assert_close(&name, linear(&x, &layer, act).data(), &expected);
+        }
+    });
+}
+
+/// A matrix over the limit for keeping it packed, so that it is packed while it is used.
+#[test]
+fn linear_with_a_large_weight_equals_the_reference() {
+    on_every_isa(|isa| {
+        for rows in [2, 40] {
+            let mut numbers = Numbers::new(99);
+            let (n, k) = (530, 2000);
+            let (x, w) = (numbers.tensor(&[rows, k]), numbers.vec(n * k));
+            let layer = Linear::new(Weight::from_f32(&[n, k], &w), None);
+            let expected = product(x.data(), &w, None, n, k);
+            let name = format!("{isa} linear {rows}x{n}x{k}");
+            assert_close(&name, linear(&x, &layer, Activation::None).data(), &expected);
+        }
+    });
+}
+
+/// Random bytes of a format, with block scales that keep values ordinary.
+fn stored(dtype: DType, n: usize, k: usize, numbers: &mut Numbers) -> Weight {
+    let mut bytes: Vec<u8> = (0..dtype.byte_len(n * k).expect("whole blocks"))
+        .map(|_| (numbers.next() * 128.0).floor() as i8 as u8)
+        .collect();
+    let scale = half::f16::from_f32(0.01).to_le_bytes();
+    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+        match dtype {
+            DType::F32 => block.copy_from_slice(&numbers.next().to_le_bytes()),
+            DType::F16 => {
+                block.copy_from_slice(&half::f16::from_f32(numbers.next()).to_le_bytes());
+            }
+            DType::BF16 => {
+                block.copy_from_slice(&half::bf16::from_f32(numbers.next()).to_le_bytes());
+            }
+            DType::F8E4M3 | DType::F8E5M2 => block[0] &= 0xbf,
+            DType::Q6K => block[208..].copy_from_slice(&scale),
+            DType::Q5K | DType::Q4K => {
+                block[..2].copy_from_slice(&scale);
+                block[2..4].copy_from_slice(&scale);
+            }
+            DType::Q8_0 | DType::Q5_0 | DType::Q4_0 => block[..2].copy_from_slice(&scale),
+        }
+    }
+    Weight::new(&[n, k], dtype, Bytes::from(bytes)).expect("sizes fit")
+}
+
+/// The stored values are converted without loss, so the tolerance is that of f32.
+#[test]
+fn linear_takes_every_stored_format() {
+    let formats = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::F8E4M3,
+        DType::F8E5M2,
+        DType::Q8_0,
+        DType::Q5_0,
+        DType::Q4_0,
+        DType::Q6K,
+        DType::Q5K,
+        DType::Q4K,
+    ];
+    on_every_isa(|isa| {
+        for dtype in formats {
+            // Dot products; kept panels; panels packed anew.
+            for (rows, n) in [(2, 37), (45, 37), (45, 1400)] {
+                let k = 768;
+                let mut numbers = Numbers::new(7);
+                let weight = stored(dtype, n, k, &mut numbers);
+                let x = numbers.tensor(&[rows, k]);
+                let expected = product(x.data(), &weight.to_f32(), None, n, k);
+                let layer = Linear::new(weight, None);
+                let name = format!("{isa} linear {rows}x{n}x{k} {}", dtype.name());
+                assert_close(&name, linear(&x, &layer, Activation::None).data(), &expected);
+            }
+        }
+    });
+}
+
+/// Files do not align tensors, so a weight may begin at any byte.
+#[test]
+fn linear_takes_f32_weights_at_any_address() {
+    on_every_isa(|isa| {
+        let (rows, n, k) = (50, 1100, 1000);
+        let mut numbers = Numbers::new(3);
+        let (x, w) = (numbers.tensor(&[rows, k]), numbers.vec(n * k));
+        let expected = product(x.data(), &w, None, n, k);
+        let mut bytes = vec![0u8];
+        bytes.extend(w.iter().flat_map(|v| v.to_le_bytes()));
+        let view = Bytes::view(std::sync::Arc::new(bytes), 1..1 + 4 * n * k).expect("inside");
+        let weight = Weight::new(&[n, k], DType::F32, view).expect("sizes fit");
+        let y = linear(&x, &Linear::new(weight, None), Activation::None);
+        assert_close(&format!("{isa} linear at an odd address"), y.data(), &expected);
+    });
+}
+
+#[test]
+fn linear_residual_gates_by_latent_frame() {
+    on_every_isa(|isa| {
+        for (rows, n, k, frames) in [(60, 50, 70, 4), (3, 9, 10, 3), (64, 24, 33, 1)] {
+            let mut numbers = Numbers::new(11);
+            let (y, w, bias) = (numbers.tensor(&[rows, k]), numbers.vec(n * k), numbers.vec(n));
+            let (x, gates) = (numbers.tensor(&[rows, n]), numbers.tensor(&[frames, n]));
+            let layer = Linear::new(Weight::from_f32(&[n, k], &w), Some(bias.clone()));
+            let tokens_per_frame = rows / frames;
+            for gated in [true, false] {
+                let mut expected = product(y.data(), &w, Some(&bias), n, k);
+                for (i, e) in expected.iter_mut().enumerate() {
+                    let frame = if frames == 1 { 0 } else { i / n / tokens_per_frame };
+                    let gate = if gated { gates.data()[frame * n + i % n] } else { 1.0 };
+                    let old = f64::from(x.data()[i]);
+                    e.value = old + f64::from(gate) * e.value;
+                    e.tolerance += 1e-7 * old.abs();
+                }
+                let mut found = x.clone();
+                let gate = gated.then_some(PerFrame { values: &gates, tokens_per_frame });
+                linear_residual(&mut found, &y, &layer, gate);
+                assert_close(&format!("{isa} residual {rows}x{n}x{k}"), found.data(), &expected);
+            }
+        }
+    });
+}
+
+#[test]
+fn feed_forward_equals_its_two_layers() {
+    on_every_isa(|isa| {
+        let (rows, dim, hidden) = (75, 36, 90);
+        let mut numbers = Numbers::new(5);
+        let up_w = numbers.vec(hidden * dim);
+        let down_w = numbers.vec(dim * hidden);
+        let (up_b, down_b) = (numbers.vec(hidden), numbers.vec(dim));
+        let (x, y) = (numbers.tensor(&[rows, dim]), numbers.tensor(&[rows, dim]));
+        let gates = numbers.tensor(&[3, dim]);
+        let up = Linear::new(Weight::from_f32(&[hidden, dim], &up_w), Some(up_b));
+        let down = Linear::new(Weight::from_f32(&[dim, hidden], &down_w), Some(down_b));
+        let gate = Some(PerFrame { values: &gates, tokens_per_frame: 25 });
+        let mut expected = x.clone();
+        let wide = linear(&y, &up, Activation::GeluTanh);
+        linear_residual(&mut expected, &wide, &down, gate);
+        let mut found = x;
+        feed_forward_residual(&mut found, &y, &up, &down, Activation::GeluTanh, gate);
+        let expected: Vec<_> = expected
+            .data()
+            .iter()
+            .map(|&v| Expected { value: v.into(), tolerance: 1e-6 * f64::from(v.abs()) + 1e-6 })
+            .collect();
+        assert_close(&format!("{isa} feed_forward"), found.data(), &expected);
+    });
+}
+
+#[test]
+fn linear_does_not_depend_on_the_number_of_threads() {
+    let mut numbers = Numbers::new(1);
+    for (rows, n, k) in [(3, 500, 300), (20, 1030, 1024), (700, 300, 400)] {
+        let x = numbers.tensor(&[rows, k]);
+        let layer = Linear::new(Weight::from_f32(&[n, k], &numbers.vec(n * k)), None);
+        assert_same_on_any_threads(&format!("linear {rows}x{n}x{k}"), || {
+            linear(&x, &layer, Activation::GeluTanh)
+        });
+    }
+}
+
+#[test]
+fn a_nan_in_the_weights_reaches_the_result() {
+    on_every_isa(|isa| {
+        for act in ACTIVATIONS {
+            let mut w = vec![0.5; 40 * 40];
+            w[7 * 40 + 3] = f32::NAN;
+            let layer = Linear::new(Weight::from_f32(&[40, 40], &w), None);
+            let y = linear(&Tensor::from_vec(&[9, 40], vec![1.0; 360]), &layer, act);
+            assert!(y.data()[7].is_nan() && !y.data()[8].is_nan(), "{isa} {act:?}");
+        }
+    });
+}

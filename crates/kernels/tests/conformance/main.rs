@@ -1,0 +1,98 @@
+//! Every operation against a plain f64 reference, on every instruction set this CPU has.
+//!
+//! Tolerances: a sum of `k` products in f32, in several partial sums, is off by a few roundings of
+//! its largest partial sum; we allow `1e-6` (16 units in the last place) of the sum of the products'
+//! magnitudes. Elementary functions are good to a few units in the last place of their result, plus
+//! what the rounding of the argument makes of it.
+
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod pointwise;
+
+use std::sync::Mutex;
+
+use longreel_kernels::{Isa, Tensor};
+
+/// Numbers in [-1, 1) from a counter (splitmix64).
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+
+    pub(crate) fn tensor(&mut self, shape: &[usize]) -> Tensor {
+        Tensor::from_vec(shape, self.vec(shape.iter().product()))
+    }
+}
+
+/// A value and how far from it one may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected {
+    pub(crate) value: f64,
+    pub(crate) tolerance: f64,
+}
+
+/// Compares, and reports the worst value.
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[Expected]) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    let excess = |i: usize| {
+        let error = (f64::from(found[i]) - expected[i].value).abs();
+        if error.is_nan() { f64::INFINITY } else { error / expected[i].tolerance }
+    };
+    let Some(worst) = (0..found.len()).max_by(|&a, &b| excess(a).total_cmp(&excess(b))) else {
+        return;
+    };
+    assert!(
+        excess(worst) <= 1.0,
+        "{what}: worst at {worst}: {} instead of {} (allowed {:e})",
+        found[worst],
+        expected[worst].value,
+        expected[worst].tolerance
+    );
+}
+
+/// The choice of instruction set holds for the whole process, so tests that make it take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Runs `body` with each instruction set in turn.
+pub(crate) fn on_every_isa(body: impl Fn(&str)) {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let best = Isa::available().last().expect("the plain set is always there");
+    for isa in Isa::available() {
+        assert!(isa.choose());
+        body(&format!("{isa:?}"));
+    }
+    assert!(best.choose());
+}
+
+/// Runs `body` with one thread and with several and compares bit by bit.
+pub(crate) fn assert_same_on_any_threads(what: &str, body: impl Fn() -> Tensor + Sync) {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+        pool.install(&body)
+    };
+    let one = run(1);
+    for threads in [2, 3, 7] {
+        let several = run(threads);
+        let differs =
+            one.data().iter().zip(several.data()).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert_eq!(differs, None, "{what}: {threads} threads differ from one at this index");
+    }
+}
