@@ -1,10 +1,11 @@
 """Fixtures of crates/sampling: what the reference computes, as small JSON files.
 
 Regenerate with `python parity/sampling.py` (diffusers 0.42.1, torch, numpy; see requirements.txt).
-The schedulers and the timetable are the reference's own objects; the step caches and the noise are
+The schedulers, the timetable and the film loop are the reference's own objects; the step caches and the noise are
 simulated here independently, from the papers and the authors' code, since no package offers them.
 """
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 import diffusers
+import diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing as pipeline_module
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing import (
     SkyReelsV2DiffusionForcingPipeline as T2V,
@@ -245,6 +247,66 @@ def denoised_windows():
     return {"cases": cases}
 
 
+class ToyTransformer(torch.nn.Module):
+    """`toy_model` in the transformer's place; the prompt's embedding is a number that scales a term."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(in_channels=1, num_frame_per_block=1)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def _set_ar_attention(self, causal_block_size):
+        self.config.num_frame_per_block = causal_block_size
+
+    def cache_context(self, name):
+        return contextlib.nullcontext()
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states, **_):
+        frames = hidden_states[0, 0].flatten(1)
+        velocity = toy_model(frames, timestep[0]) + encoder_hidden_states.item() * frames
+        return (velocity.view_as(hidden_states),)
+
+
+def films():
+    """Whole films of several segments by the real text-to-video pipeline on a toy transformer."""
+    generator = torch.Generator().manual_seed(5)
+    pipe = T2V(tokenizer=None, text_encoder=None, transformer=ToyTransformer(), vae=None, scheduler=unipc())
+    pipe.set_progress_bar_config(disable=True)
+    noises = []
+
+    def recorded(shape, **_):
+        noises.append(torch.randn(shape, generator=generator))
+        return noises[-1].clone()
+
+    pipeline_module.randn_tensor = recorded
+    randn_like, torch.randn_like = torch.randn_like, lambda x: recorded(x.shape)
+    cases = []
+    for name, total, base, overlap, block, ar_step, addnoise, guidance, steps, shift in [
+        ("one window with guidance", 5, 5, None, 1, 0, 0, 3.0, 6, 8.0),
+        ("four segments with condition noise", 13, 5, 2, 1, 0, 20, 2.0, 4, 5.0),
+        ("three segments, asynchronous blocks, condition noise", 12, 6, 2, 2, 2, 10, 1.0, 3, 8.0),
+        ("one window, asynchronous frames", 6, 6, None, 1, 3, 0, 1.0, 5, 3.0),
+    ]:
+        noises.clear()
+        pipe.scheduler = unipc(flow_shift=shift)
+        latents = pipe(
+            prompt=None, prompt_embeds=torch.full((1, 1, 1), 0.25),
+            negative_prompt_embeds=torch.full((1, 1, 1), -0.125), height=16, width=16,
+            num_frames=4 * (total - 1) + 1, base_num_frames=4 * (base - 1) + 1,
+            overlap_history=overlap and 4 * (overlap - 1) + 1, num_inference_steps=steps,
+            guidance_scale=guidance, addnoise_condition=addnoise, ar_step=ar_step,
+            causal_block_size=block, output_type="latent", return_dict=False)[0]
+        cases.append({
+            "name": name, "total": total, "base": base, "overlap": overlap or 0, "block": block,
+            "ar_step": ar_step, "addnoise": addnoise, "guidance": guidance, "steps": steps,
+            "flow_shift": shift, "cond": 0.25, "uncond": -0.125,
+            # In the order of use: the start of a segment, then its condition noise row by row.
+            "noises": [floats(noise) for noise in noises], "final": floats(latents),
+        })
+    torch.randn_like = randn_like
+    return {"cases": cases}
+
+
 def segments():
     """Windows of long films, from the pipelines' own prepare_latents."""
     pipe = SimpleNamespace(vae_scale_factor_temporal=4, vae_scale_factor_spatial=8)
@@ -397,7 +459,7 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     made_by = {"by": "parity/sampling.py", "diffusers": VERSION, "torch": torch.__version__,
                "numpy": np.__version__}
-    for make in (schedules, solvers, timetables, denoised_windows, segments, caches, noise):
+    for make in (schedules, solvers, timetables, denoised_windows, films, segments, caches, noise):
         path = OUT / f"{make.__name__}.json"
         path.write_text(json.dumps({"made": made_by, **make()}, separators=(",", ":")) + "\n")
         print(f"{path.name}: {path.stat().st_size / 1024:.1f} KB")

@@ -15,14 +15,15 @@
 //!   timestep and which are advanced. The frames of a causal block advance together and form a
 //!   **group**.
 //! - **Guidance** combines the velocities of the model with and without the prompt.
-//! - A **solver** advances one group by one step, given the model's **velocity**.
+//! - A **solver** advances one group by one step, given the model's **velocity**. Diffusion-forcing
+//!   models are sampled [`SolverKind::in_place`], plain models are not.
 //! - A **step cache** decides in which rows the model need not run.
 //!
 //! Latents are `f32` slices whose slowest axis is the latent frame, such as [T, H, W, C], so that a
 //! group is one contiguous slice; nothing here depends on the order of the other axes. No function
 //! allocates without a bound, panics on input, keeps global state or draws random numbers by itself.
 //!
-//! # One segment
+//! # A film of three segments
 //! ```
 //! use std::sync::Arc;
 //! use longreel_sampling::*;
@@ -53,7 +54,7 @@
 //!     let timetable = Timetable::new(&TimetableShape::of(&segment, 1, 0, 0.0), &schedule.timesteps)?;
 //!     let mut solvers = Vec::new();
 //!     for _ in timetable.groups() {
-//!         solvers.push(config.solver().build(&schedule)?);
+//!         solvers.push(config.solver().in_place().build(&schedule)?);
 //!     }
 //!     for row in timetable.rows() {
 //!         let shown = &latents[row.interval.start * frame_values..row.interval.end * frame_values];

@@ -388,8 +388,9 @@ fn solve<const N: usize>(mut matrix: [[f32; N]; N], mut b: [f32; N]) -> [f32; N]
         b.swap(k, pivot);
         for i in k + 1..N {
             let factor = matrix[i][k] / matrix[k][k];
-            for j in k..N {
-                matrix[i][j] -= factor * matrix[k][j];
+            let pivot_row = matrix[k];
+            for (entry, pivot) in matrix[i].iter_mut().zip(pivot_row).skip(k) {
+                *entry -= factor * pivot;
             }
             b[i] -= factor * b[k];
         }

@@ -2,6 +2,7 @@
 //! After a change of that script or a new version of the reference, run it again.
 
 mod caches;
+mod films;
 mod noise;
 mod schedules;
 mod segments;

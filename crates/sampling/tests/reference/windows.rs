@@ -7,10 +7,10 @@ use longreel_sampling::{
 use crate::{assert_close, count, fixture, floats, list, number};
 
 /// Values of one latent frame in the fixture.
-const FRAME: usize = 4;
+pub const FRAME: usize = 4;
 
 /// The fixture's stand-in for the transformer.
-fn toy_model(latents: &[f32], timesteps: &[f32]) -> Vec<f32> {
+pub fn toy_model(latents: &[f32], timesteps: &[f32]) -> Vec<f32> {
     (0..latents.len())
         .map(|i| {
             let before = if i < FRAME { 0.0 } else { latents[i - FRAME] };
