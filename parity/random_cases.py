@@ -180,7 +180,10 @@ def main():
                 print("   ", film, flush=True)
                 if arguments.keep:
                     shutil.copytree(folder, os.path.join(arguments.keep, name), dirs_exist_ok=True)
-    print(f"{arguments.count - failures} of {arguments.count} cases agree with the reference")
+    if arguments.binary == "-":
+        print(f"{arguments.count} cases run by the reference alone; nothing was compared")
+    else:
+        print(f"{arguments.count - failures} of {arguments.count} cases agree with the reference")
     sys.exit(1 if failures else 0)
 
 
