@@ -1,1 +1,15 @@
 //! The networks: transformer, VAE, UMT5, CLIP and their tokenizers.
+//!
+//! Each network is built from a config and a [`TensorSource`](longreel_weights::TensorSource), which
+//! check every shape, so that a network that loads also runs:
+//! - [`Transformer`]: latents, timesteps and a [`Context`] to a velocity.
+//! - [`VaeDecoder`], [`VaeEncoder`]: latents to pictures and back, as streams.
+
+mod error;
+mod layers;
+mod transformer;
+mod vae;
+
+pub use error::ModelError;
+pub use transformer::{Context, ContextOptions, ForwardOptions, Pass, Transformer};
+pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState};

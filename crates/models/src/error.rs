@@ -1,0 +1,61 @@
+//! Why a network cannot be built or run.
+
+use longreel_weights::WeightsError;
+
+/// What went wrong in a network: at load (a config or a tensor does not fit) or in a call (an input
+/// does not fit). Messages name the value, the rule it breaks and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A tensor is missing, has the wrong shape, or is left over.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A value in a network's `config.json` that no published model has and this program cannot run.
+    #[error("the {network}'s config has {field} = {value}, but {rule}")]
+    Config {
+        /// Which network.
+        network: &'static str,
+        /// The key in `config.json`.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it must hold.
+        rule: String,
+    },
+    /// An argument of a call does not fit the network.
+    #[error("{what} is {value}, but {rule}")]
+    Input {
+        /// Which argument.
+        what: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it must hold.
+        rule: String,
+    },
+    /// A tokenizer file is not one, or cannot encode.
+    #[error("the tokenizer {file} cannot be used: {reason}")]
+    Tokenizer {
+        /// File name, without its folder.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Shorthand for [`ModelError::Input`].
+pub(crate) fn input(
+    what: &'static str,
+    value: impl std::fmt::Debug,
+    rule: impl Into<String>,
+) -> ModelError {
+    ModelError::Input { what, value: format!("{value:?}"), rule: rule.into() }
+}
+
+/// Shorthand for [`ModelError::Config`].
+pub(crate) fn config(
+    network: &'static str,
+    field: &'static str,
+    value: impl std::fmt::Debug,
+    rule: impl Into<String>,
+) -> ModelError {
+    ModelError::Config { network, field, value: format!("{value:?}"), rule: rule.into() }
+}

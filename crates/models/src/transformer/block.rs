@@ -1,0 +1,212 @@
+//! One transformer block: self-attention, cross-attention, feed-forward.
+//!
+//! Reference: `SkyReelsV2TransformerBlock` / `WanTransformerBlock` of diffusers.
+
+use longreel_kernels::{
+    Activation, Attention, Linear, Mask, Modulation, PerFrame, RopeTable, Tensor, ops,
+};
+use longreel_weights::TensorSource;
+
+use super::context::{BlockContext, KeyValue, attend_with_multiplicity};
+use crate::ModelError;
+use crate::layers::{Affine, linear};
+
+/// Query, key, value and output of one attention, with its norms over all heads together.
+#[derive(Debug)]
+struct Projections {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    norm_query: Vec<f32>,
+    norm_key: Vec<f32>,
+}
+
+impl Projections {
+    fn load(source: &mut TensorSource, name: &str, dim: usize) -> Result<Self, ModelError> {
+        Ok(Self {
+            query: linear(source, &format!("{name}.to_q"), dim, dim)?,
+            key: linear(source, &format!("{name}.to_k"), dim, dim)?,
+            value: linear(source, &format!("{name}.to_v"), dim, dim)?,
+            out: linear(source, &format!("{name}.to_out.0"), dim, dim)?,
+            norm_query: source.take_f32(&format!("{name}.norm_q.weight"), &[dim])?,
+            norm_key: source.take_f32(&format!("{name}.norm_k.weight"), &[dim])?,
+        })
+    }
+}
+
+/// Keys and values of image tokens, in models that take an image.
+#[derive(Debug)]
+struct ImageProjections {
+    key: Linear,
+    value: Linear,
+    norm_key: Vec<f32>,
+}
+
+/// Sizes shared by all blocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockShape {
+    pub dim: usize,
+    pub ffn_dim: usize,
+    pub heads: usize,
+    pub eps: f32,
+    pub cross_attn_norm: bool,
+    pub image_keys: bool,
+}
+
+impl BlockShape {
+    fn attention(&self, mask: Mask) -> Attention<'static> {
+        let scale = 1.0 / ((self.dim / self.heads) as f32).sqrt();
+        Attention { heads: self.heads, scale, mask, bias: None }
+    }
+}
+
+/// What all blocks of one forward share.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
+    /// `[rows, 6 * dim]`.
+    pub time_proj: &'a Tensor,
+    pub tokens_per_frame: usize,
+    pub rope: &'a RopeTable,
+    pub mask: Mask,
+    /// How many padded text positions the last text key stands for.
+    pub padding: usize,
+}
+
+/// The weights of one block.
+#[derive(Debug)]
+pub(super) struct Block {
+    shape: BlockShape,
+    /// `[6, dim]`, flat.
+    table: Vec<f32>,
+    self_attention: Projections,
+    cross_attention: Projections,
+    image: Option<ImageProjections>,
+    norm_cross: Option<Affine>,
+    up: Linear,
+    down: Linear,
+}
+
+impl Block {
+    pub fn load(
+        source: &mut TensorSource,
+        index: usize,
+        shape: BlockShape,
+    ) -> Result<Self, ModelError> {
+        let BlockShape { dim, ffn_dim, .. } = shape;
+        let name = format!("blocks.{index}");
+        let image = shape.image_keys.then(|| {
+            Ok::<_, ModelError>(ImageProjections {
+                key: linear(source, &format!("{name}.attn2.add_k_proj"), dim, dim)?,
+                value: linear(source, &format!("{name}.attn2.add_v_proj"), dim, dim)?,
+                norm_key: source
+                    .take_f32(&format!("{name}.attn2.norm_added_k.weight"), &[dim])?,
+            })
+        });
+        Ok(Self {
+            shape,
+            image: image.transpose()?,
+            table: source.take_f32(&format!("{name}.scale_shift_table"), &[1, 6, dim])?,
+            self_attention: Projections::load(source, &format!("{name}.attn1"), dim)?,
+            cross_attention: Projections::load(source, &format!("{name}.attn2"), dim)?,
+            norm_cross: shape
+                .cross_attn_norm
+                .then(|| Affine::load(source, &format!("{name}.norm2"), dim))
+                .transpose()?,
+            up: linear(source, &format!("{name}.ffn.net.0.proj"), dim, ffn_dim)?,
+            down: linear(source, &format!("{name}.ffn.net.2"), ffn_dim, dim)?,
+        })
+    }
+
+    /// Keys and values of the conditioning, which no latent and no timestep changes.
+    pub fn context(&self, text: &Tensor, image: Option<&Tensor>) -> BlockContext {
+        let cross = &self.cross_attention;
+        let text = self.key_value(text, &cross.key, &cross.value, &cross.norm_key);
+        let image = image
+            .zip(self.image.as_ref())
+            .map(|(image, p)| self.key_value(image, &p.key, &p.value, &p.norm_key));
+        BlockContext { text, image }
+    }
+
+    fn key_value(&self, x: &Tensor, key: &Linear, value: &Linear, norm: &[f32]) -> KeyValue {
+        let mut keys = ops::linear(x, key, Activation::None);
+        ops::rms_norm_rope(&mut keys, Some(norm), self.shape.eps, None);
+        KeyValue { keys, values: ops::linear(x, value, Activation::None) }
+    }
+
+    /// `hidden` `[tokens, dim]` is updated in place. At the widest point five activations of its size
+    /// are alive: itself, query, key, value and the attention's result.
+    pub fn forward(&self, hidden: &mut Tensor, shared: &Shared<'_>, context: &BlockContext) {
+        let rows = split_modulation::<6>(shared.time_proj, &self.table);
+        let frame = |i: usize| PerFrame {
+            values: &rows[i],
+            tokens_per_frame: shared.tokens_per_frame,
+        };
+        self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)]);
+        self.cross_attention(hidden, context, shared.padding);
+        let modulation = Modulation { shift: frame(3), scale: frame(4) };
+        let normed = ops::layer_norm(hidden, None, self.shape.eps, Some(modulation));
+        let activation = Activation::GeluTanh;
+        let gate = Some(frame(5));
+        ops::feed_forward_residual(hidden, &normed, &self.up, &self.down, activation, gate);
+    }
+
+    fn self_attention(
+        &self,
+        hidden: &mut Tensor,
+        shared: &Shared<'_>,
+        [shift, scale, gate]: [PerFrame<'_>; 3],
+    ) {
+        let p = &self.self_attention;
+        let eps = self.shape.eps;
+        let modulation = Modulation { shift, scale };
+        let normed = ops::layer_norm(hidden, None, eps, Some(modulation));
+        let mut query = ops::linear(&normed, &p.query, Activation::None);
+        let mut key = ops::linear(&normed, &p.key, Activation::None);
+        let value = ops::linear(&normed, &p.value, Activation::None);
+        drop(normed);
+        let rope = Some((shared.rope, self.shape.heads));
+        ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, rope);
+        ops::rms_norm_rope(&mut key, Some(&p.norm_key), eps, rope);
+        let seen = ops::attention(&query, &key, &value, &self.shape.attention(shared.mask));
+        drop((query, key, value));
+        ops::linear_residual(hidden, &seen, &p.out, Some(gate));
+    }
+
+    fn cross_attention(&self, hidden: &mut Tensor, context: &BlockContext, padding: usize) {
+        let p = &self.cross_attention;
+        let eps = self.shape.eps;
+        let mut query = match &self.norm_cross {
+            Some(norm) => {
+                let normed = ops::layer_norm(hidden, norm.parts(), eps, None);
+                ops::linear(&normed, &p.query, Activation::None)
+            }
+            None => ops::linear(hidden, &p.query, Activation::None),
+        };
+        ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, None);
+        let how = self.shape.attention(Mask::None);
+        let mut seen = attend_with_multiplicity(&query, &context.text, padding, &how);
+        if let Some(image) = &context.image {
+            let image = ops::attention(&query, &image.keys, &image.values, &how);
+            ops::gate_residual(&mut seen, &image, None);
+        }
+        drop(query);
+        ops::linear_residual(hidden, &seen, &p.out, None);
+    }
+}
+
+/// Adds a table `[n, dim]` to each row of a signal `[rows, n * dim]` (or to `n` copies of a signal
+/// `[rows, dim]`) and splits the sum into `n` tensors `[rows, dim]`.
+pub(super) fn split_modulation<const N: usize>(signal: &Tensor, table: &[f32]) -> [Tensor; N] {
+    let dim = table.len() / N;
+    let (rows, width) = (signal.dim(0), signal.dim(1));
+    std::array::from_fn(|part| {
+        let table = &table[part * dim..(part + 1) * dim];
+        let start = if width == dim { 0 } else { part * dim };
+        let mut values = Vec::with_capacity(rows * dim);
+        for row in signal.data().chunks_exact(width) {
+            values.extend(row[start..start + dim].iter().zip(table).map(|(s, t)| t + s));
+        }
+        Tensor::from_vec(&[rows, dim], values)
+    })
+}

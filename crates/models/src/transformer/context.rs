@@ -1,0 +1,116 @@
+//! What depends on the conditioning alone, computed once for a whole film.
+
+use longreel_kernels::{Attention, Tensor, ops};
+
+/// How a [`Context`] is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextOptions {
+    /// Length to which the reference pads text embeddings with zeros. The padding takes part in
+    /// cross-attention, so it changes the result. Published models: 512.
+    pub padded_tokens: usize,
+    /// Most bytes that the keys and values of all blocks may take together. When they need more, they
+    /// are computed again in every forward.
+    pub cache_bytes: usize,
+}
+
+impl Default for ContextOptions {
+    fn default() -> Self {
+        Self { padded_tokens: 512, cache_bytes: 1 << 30 }
+    }
+}
+
+/// The conditioning of one prompt (and image), ready for every step of every segment.
+///
+/// The reference pads the text by zeros to a fixed length, and all positions take part in
+/// cross-attention. After the projection every padded position holds the same row, hence the same
+/// key and value in each block; softmax over `n` equal keys is softmax over one of them with weight
+/// `n`. So one such row stands for all, with `ln n` added to its score: the same sum, with up to five
+/// times fewer keys.
+#[derive(Debug)]
+pub struct Context {
+    /// `[text tokens (+ 1 for the padding), dim]`, after the text projection.
+    pub(super) text: Tensor,
+    /// `[image tokens, dim]`, after the image projection.
+    pub(super) image: Option<Tensor>,
+    /// How many padded positions the last text row stands for.
+    pub(super) padding: usize,
+    /// One entry for each block, unless they need more than the cache may take.
+    pub(super) blocks: Option<Vec<BlockContext>>,
+}
+
+impl Context {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let rows = self.text.len() + self.image.as_ref().map_or(0, Tensor::len);
+        let blocks = self.blocks.iter().flatten();
+        4 * (rows + blocks.map(BlockContext::len).sum::<usize>())
+    }
+
+    /// True when keys and values are kept between forwards.
+    pub fn is_cached(&self) -> bool {
+        self.blocks.is_some()
+    }
+}
+
+/// Keys and values, both `[tokens, dim]`.
+#[derive(Debug)]
+pub(super) struct KeyValue {
+    pub keys: Tensor,
+    pub values: Tensor,
+}
+
+/// The conditioning as one block sees it.
+#[derive(Debug)]
+pub(super) struct BlockContext {
+    pub text: KeyValue,
+    pub image: Option<KeyValue>,
+}
+
+impl BlockContext {
+    /// Values held.
+    fn len(&self) -> usize {
+        let count = |kv: &KeyValue| kv.keys.len() + kv.values.len();
+        count(&self.text) + self.image.as_ref().map_or(0, count)
+    }
+}
+
+/// Queries that share one copy of the added scores.
+const QUERIES_PER_CALL: usize = 128;
+
+/// Cross-attention in which the last key counts `multiplicity` times. Shapes as in
+/// [`ops::attention`].
+pub(super) fn attend_with_multiplicity(
+    query: &Tensor,
+    kv: &KeyValue,
+    multiplicity: usize,
+    how: &Attention<'_>,
+) -> Tensor {
+    if multiplicity <= 1 {
+        return ops::attention(query, &kv.keys, &kv.values, how);
+    }
+    let (queries, keys) = (query.dim(0), kv.keys.dim(0));
+    let added = |rows: usize| {
+        let mut bias = Tensor::zeros(&[how.heads, rows, keys]);
+        let ln = (multiplicity as f64).ln() as f32;
+        bias.data_mut().chunks_exact_mut(keys).for_each(|row| row[keys - 1] = ln);
+        bias
+    };
+    let full = added(QUERIES_PER_CALL.min(queries));
+    let mut out = Tensor::zeros(query.shape());
+    let dim = query.dim(1);
+    for start in (0..queries).step_by(QUERIES_PER_CALL) {
+        let rows = QUERIES_PER_CALL.min(queries - start);
+        let rest;
+        let bias = if rows == full.dim(1) {
+            &full
+        } else {
+            rest = added(rows);
+            &rest
+        };
+        let part = query.slice0(start..start + rows);
+        let how = Attention { bias: Some(bias), ..*how };
+        let seen = ops::attention(&part, &kv.keys, &kv.values, &how);
+        out.data_mut()[start * dim..(start + rows) * dim].copy_from_slice(seen.data());
+    }
+    out
+}

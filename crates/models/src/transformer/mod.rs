@@ -1,0 +1,221 @@
+//! The diffusion transformer of SkyReels-V2 and Wan 2.1.
+//!
+//! One network under two class names in diffusers: `SkyReelsV2Transformer3DModel` (timesteps for each
+//! latent frame, frame-rate embedding, block-causal attention) and `WanTransformer3DModel`. Always one
+//! sample: batches of one keep memory down, and guidance runs two passes.
+
+mod block;
+mod condition;
+mod context;
+mod pass;
+mod rope;
+
+use longreel_kernels::{Linear, Tensor};
+use longreel_weights::{TensorSource, TransformerConfig};
+
+use crate::ModelError;
+use crate::error::input;
+use crate::layers::linear;
+use block::{Block, BlockShape};
+use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmbedding};
+pub use context::{Context, ContextOptions};
+pub use pass::Pass;
+use rope::Rope;
+
+/// What a forward may vary besides latents, timesteps and conditioning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// Frames a second of the film; needed by models with `inject_sample_info`, ignored by others.
+    pub fps: Option<u32>,
+    /// Latent frames in a causal block: a token sees its own and earlier blocks. 1: all tokens see
+    /// all. `None`: the config's `num_frame_per_block`. The last block may be shorter.
+    pub causal_block: Option<usize>,
+}
+
+/// The network, its weights in the file's dtype.
+#[derive(Debug)]
+pub struct Transformer {
+    config: TransformerConfig,
+    dim: usize,
+    patch: [usize; 2],
+    rope: Rope,
+    patch_embedding: Linear,
+    time: TimeEmbedding,
+    text: TextProjection,
+    image: Option<ImageProjection>,
+    fps: Option<FpsEmbedding>,
+    blocks: Vec<Block>,
+    /// `[2, dim]`, flat.
+    table: Vec<f32>,
+    proj_out: Linear,
+}
+
+impl Transformer {
+    /// Builds the network and checks every shape; no tensor may be missing or left over.
+    pub fn load(config: &TransformerConfig, source: TensorSource) -> Result<Self, ModelError> {
+        let mut source = source;
+        let shape = block_shape(config);
+        let dim = shape.dim;
+        let [_, ph, pw] = config.patch_size;
+        let channels = config.in_channels;
+        let patch_weight =
+            source.take("patch_embedding.weight", &[dim, channels, 1, ph, pw])?;
+        let patch_bias = source.take_f32("patch_embedding.bias", &[dim])?;
+        let sinusoid = match config.is_skyreels() {
+            true => Sinusoid::Double,
+            false => Sinusoid::Single,
+        };
+        let time = TimeEmbedding::load(&mut source, sinusoid, config.freq_dim, dim)?;
+        let text = TextProjection::load(&mut source, config.text_dim, dim)?;
+        let image = config
+            .image_dim
+            .map(|width| {
+                ImageProjection::load(&mut source, width, dim, config.pos_embed_seq_len)
+            })
+            .transpose()?;
+        let fps = config
+            .inject_sample_info
+            .then(|| FpsEmbedding::load(&mut source, dim))
+            .transpose()?;
+        let blocks = (0..config.num_layers)
+            .map(|index| Block::load(&mut source, index, shape))
+            .collect::<Result<Vec<_>, _>>()?;
+        let table = source.take_f32("scale_shift_table", &[1, 2, dim])?;
+        let proj_out = linear(&mut source, "proj_out", dim, config.out_channels * ph * pw)?;
+        source.finish()?;
+        Ok(Self {
+            config: config.clone(),
+            dim,
+            patch: [ph, pw],
+            rope: Rope::new(dim / shape.heads),
+            patch_embedding: Linear::new(patch_weight, Some(patch_bias)),
+            time,
+            text,
+            image,
+            fps,
+            blocks,
+            table,
+            proj_out,
+        })
+    }
+
+    /// The config it was built from.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.config
+    }
+
+    /// Width of a token: `num_attention_heads * attention_head_dim`.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Height and width of a patch in latent pixels.
+    pub fn patch(&self) -> [usize; 2] {
+        self.patch
+    }
+
+    /// Channels of the latents it takes.
+    pub fn in_channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    /// Channels of the velocity it returns.
+    pub fn out_channels(&self) -> usize {
+        self.config.out_channels
+    }
+
+    /// True when it needs an image embedding.
+    pub fn takes_image(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// Everything that depends only on the conditioning.
+    ///
+    /// `text` is `[tokens, text_dim]`, the real tokens of the prompt without padding; `image` is
+    /// `[tokens, image_dim]`, CLIP's penultimate hidden states (those of the first and of the last
+    /// image joined along the tokens, in first-and-last-frame models), given exactly when the model
+    /// [takes an image](Self::takes_image).
+    ///
+    /// # Errors
+    /// The text is longer than `options.padded_tokens`, a width differs from the model's, or an image
+    /// is missing or in excess.
+    pub fn context(
+        &self,
+        text: &Tensor,
+        image: Option<&Tensor>,
+        options: &ContextOptions,
+    ) -> Result<Context, ModelError> {
+        let width = self.text.text_dim();
+        if text.shape().len() != 2 || text.dim(1) != width {
+            let rule = format!("this model takes [tokens, {width}]: use its own text encoder");
+            return Err(input("the shape of the text embedding", text.shape(), rule));
+        }
+        let padding = options.padded_tokens.checked_sub(text.dim(0)).ok_or_else(|| {
+            let rule = format!("at most {} fit: shorten the prompt", options.padded_tokens);
+            input("the number of text tokens", text.dim(0), rule)
+        })?;
+        if text.dim(0) + padding == 0 {
+            return Err(input("the number of text tokens", 0, "at least one is needed"));
+        }
+        let mut rows = match padding {
+            0 => self.text.forward(text),
+            _ => {
+                let zero = Tensor::zeros(&[1, width]);
+                self.text.forward(&Tensor::concat0(&[text, &zero]))
+            }
+        };
+        let mut image = match (&self.image, image) {
+            (Some(projection), Some(image)) => Some(projection.forward(image)?),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(input("the image", "none", "this model needs one: give an image"));
+            }
+            (None, Some(_)) => {
+                let rule = "this model takes none: leave it out, or use an image-to-video model";
+                return Err(input("the image embedding", "given", rule));
+            }
+        };
+        if self.config.added_kv_proj_dim.is_none()
+            && let Some(image) = image.take()
+        {
+            // Without projections of their own the image tokens are read as if they were text.
+            rows = Tensor::concat0(&[&image, &rows]);
+        }
+        let tokens = rows.dim(0) + image.as_ref().map_or(0, |i| i.dim(0));
+        let bytes = tokens.saturating_mul(self.dim).saturating_mul(8 * self.blocks.len());
+        let blocks = (bytes <= options.cache_bytes)
+            .then(|| self.blocks.iter().map(|b| b.context(&rows, image.as_ref())).collect());
+        Ok(Context { text: rows, image, padding, blocks })
+    }
+
+    /// The predicted velocity `[T, out_channels, H, W]` for latents `[T, in_channels, H, W]`.
+    ///
+    /// `timesteps` has one value in 0..=1000 for each latent frame, or one for all.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the model; a missing frame rate.
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f32],
+        context: &Context,
+        options: &ForwardOptions,
+    ) -> Result<Tensor, ModelError> {
+        let mut pass = self.begin(latents, timesteps, options)?;
+        pass.run_blocks(context)?;
+        Ok(pass.finish())
+    }
+}
+
+/// The sizes that every block needs. The config's own rules make them sound: bounded, the head size
+/// even, `added_kv_proj_dim` equal to the width.
+fn block_shape(config: &TransformerConfig) -> BlockShape {
+    BlockShape {
+        dim: config.dim(),
+        ffn_dim: config.ffn_dim,
+        heads: config.num_attention_heads,
+        eps: config.eps as f32,
+        cross_attn_norm: config.cross_attn_norm,
+        image_keys: config.added_kv_proj_dim.is_some(),
+    }
+}

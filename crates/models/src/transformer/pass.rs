@@ -1,0 +1,193 @@
+//! One forward in three steps, so that a step cache can replace the middle one.
+
+use std::sync::Arc;
+
+use longreel_kernels::{Activation, Mask, Modulation, PerFrame, RopeTable, Tensor, ops};
+
+use super::block::{Shared, split_modulation};
+use super::{Context, ForwardOptions, Transformer};
+use crate::ModelError;
+use crate::error::input;
+
+/// A forward under way: [`Transformer::begin`], then [`run_blocks`](Self::run_blocks) or
+/// [`add_residual`](Self::add_residual), then [`finish`](Self::finish).
+///
+/// Step caches (TeaCache and its kind) look at [`temb`](Self::temb) or
+/// [`time_proj`](Self::time_proj) to decide whether the blocks would change much, and otherwise add
+/// the residual of an earlier step.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    model: &'a Transformer,
+    grid: [usize; 3],
+    hidden: Tensor,
+    temb: Tensor,
+    time_proj: Tensor,
+    rope: Arc<RopeTable>,
+    mask: Mask,
+}
+
+impl Transformer {
+    /// Embeds latents `[T, in_channels, H, W]` and timesteps (one for each latent frame, or one).
+    ///
+    /// # Errors
+    /// Shapes that do not fit the model; a missing frame rate.
+    pub fn begin(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f32],
+        options: &ForwardOptions,
+    ) -> Result<Pass<'_>, ModelError> {
+        let grid = self.grid(latents.shape())?;
+        let frames = grid[0];
+        if timesteps.len() != 1 && timesteps.len() != frames {
+            let rule = format!("it must be 1 or the number of latent frames, {frames}");
+            return Err(input("the number of timesteps", timesteps.len(), rule));
+        }
+        if let Some(bad) = timesteps.iter().find(|t| !t.is_finite()) {
+            return Err(input("a timestep", bad, "it must be a finite number"));
+        }
+        let same = timesteps.iter().all(|t| *t == timesteps[0]);
+        let (temb, mut time_proj) = self.time.forward(if same { &timesteps[..1] } else { timesteps });
+        if let Some(embedding) = &self.fps {
+            let rule = "this model was trained with frame rates: give one (its own is 24)";
+            let fps = options.fps.ok_or_else(|| input("the frame rate", "none", rule))?;
+            let added = embedding.forward(fps);
+            for row in time_proj.data_mut().chunks_exact_mut(added.len()) {
+                row.iter_mut().zip(added.data()).for_each(|(r, a)| *r += a);
+            }
+        }
+        let mask = match options.causal_block.unwrap_or(self.config().num_frame_per_block) {
+            0 => return Err(input("causal_block", 0, "it must be at least 1")),
+            1 => Mask::None,
+            block => {
+                let tokens_per_block = block.saturating_mul(grid[1] * grid[2]);
+                Mask::BlockCausal { tokens_per_block }
+            }
+        };
+        let patches = ops::patchify(latents, self.patch());
+        let hidden = ops::linear(&patches, &self.patch_embedding, Activation::None);
+        let rope = self.rope.table(grid);
+        Ok(Pass { model: self, grid, hidden, temb, time_proj, rope, mask })
+    }
+
+    /// Patches along time, height and width.
+    fn grid(&self, shape: &[usize]) -> Result<[usize; 3], ModelError> {
+        let channels = self.in_channels();
+        let [ph, pw] = self.patch();
+        let grid = match *shape {
+            [t, c, h, w] if c == channels && h % ph == 0 && w % pw == 0 => [t, h / ph, w / pw],
+            _ => {
+                let rule = format!(
+                    "this model takes [T, {channels}, H, W] with H a multiple of {ph} and W of {pw}"
+                );
+                return Err(input("the shape of the latents", shape, rule));
+            }
+        };
+        let most = self.config().rope_max_seq_len;
+        if grid.contains(&0) || grid.iter().any(|&n| n > most) {
+            let rule = format!("each axis must have between 1 and {most} patches");
+            return Err(input("the grid of latent patches", grid, rule));
+        }
+        Ok(grid)
+    }
+}
+
+impl Pass<'_> {
+    /// The time embedding, `[rows, dim]`; one row when all timesteps are equal, else one for each
+    /// latent frame.
+    pub fn temb(&self) -> &Tensor {
+        &self.temb
+    }
+
+    /// The modulation signal that every block adds its table to, `[rows, 6 * dim]`, with the frame
+    /// rate's share; rows as in [`temb`](Self::temb).
+    pub fn time_proj(&self) -> &Tensor {
+        &self.time_proj
+    }
+
+    /// The hidden state, `[tokens, dim]`, tokens in the order time, height, width.
+    pub fn hidden(&self) -> &Tensor {
+        &self.hidden
+    }
+
+    /// Patches along time, height and width.
+    pub fn grid(&self) -> [usize; 3] {
+        self.grid
+    }
+
+    /// Runs all blocks on the hidden state.
+    ///
+    /// # Errors
+    /// The context was made by another model.
+    pub fn run_blocks(&mut self, context: &Context) -> Result<(), ModelError> {
+        let model = self.model;
+        let layers = model.blocks.len();
+        let known = context.blocks.as_ref().is_none_or(|blocks| blocks.len() == layers);
+        if !known || context.text.dim(1) != model.dim {
+            return Err(input("the context", "another model's", "make it with this transformer"));
+        }
+        let shared = Shared {
+            time_proj: &self.time_proj,
+            tokens_per_frame: self.grid[1] * self.grid[2],
+            rope: &self.rope,
+            mask: self.mask,
+            padding: context.padding,
+        };
+        for (index, block) in model.blocks.iter().enumerate() {
+            match &context.blocks {
+                Some(blocks) => block.forward(&mut self.hidden, &shared, &blocks[index]),
+                None => {
+                    let context = block.context(&context.text, context.image.as_ref());
+                    block.forward(&mut self.hidden, &shared, &context);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs all blocks and returns what they added, `[tokens, dim]`. Takes one activation more than
+    /// [`run_blocks`](Self::run_blocks).
+    ///
+    /// # Errors
+    /// As [`run_blocks`](Self::run_blocks).
+    pub fn run_blocks_keeping_residual(
+        &mut self,
+        context: &Context,
+    ) -> Result<Tensor, ModelError> {
+        let mut residual = self.hidden.clone();
+        self.run_blocks(context)?;
+        for (r, h) in residual.data_mut().iter_mut().zip(self.hidden.data()) {
+            *r = h - *r;
+        }
+        Ok(residual)
+    }
+
+    /// Adds the residual of an earlier step instead of running the blocks.
+    ///
+    /// # Errors
+    /// The residual has another shape than the hidden state.
+    pub fn add_residual(&mut self, residual: &Tensor) -> Result<(), ModelError> {
+        if residual.shape() != self.hidden.shape() {
+            let rule = format!("the hidden state is {:?}", self.hidden.shape());
+            return Err(input("the shape of the cached residual", residual.shape(), rule));
+        }
+        ops::gate_residual(&mut self.hidden, residual, None);
+        Ok(())
+    }
+
+    /// The output head: `[T, out_channels, H, W]`.
+    pub fn finish(self) -> Tensor {
+        let model = self.model;
+        let [shift, scale] = split_modulation::<2>(&self.temb, &model.table);
+        let tokens_per_frame = self.grid[1] * self.grid[2];
+        let modulation = Modulation {
+            shift: PerFrame { values: &shift, tokens_per_frame },
+            scale: PerFrame { values: &scale, tokens_per_frame },
+        };
+        let eps = model.config.eps as f32;
+        let normed = ops::layer_norm(&self.hidden, None, eps, Some(modulation));
+        drop(self.hidden);
+        let patches = ops::linear(&normed, &model.proj_out, Activation::None);
+        ops::unpatchify(&patches, self.grid, model.patch, model.out_channels())
+    }
+}

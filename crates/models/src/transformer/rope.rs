@@ -1,0 +1,74 @@
+//! Rotary positions over (time, height, width).
+
+use std::sync::{Arc, Mutex};
+
+use longreel_kernels::{RopeTable, Tensor};
+
+/// The base of the angles' geometric series (`theta` in the reference).
+const BASE: f64 = 10_000.0;
+
+/// Builds the table for a grid and keeps the last one, since all steps of a segment share it.
+#[derive(Debug)]
+pub(super) struct Rope {
+    head_dim: usize,
+    last: Mutex<Option<([usize; 3], Arc<RopeTable>)>>,
+}
+
+impl Rope {
+    /// `head_dim` must be even.
+    pub fn new(head_dim: usize) -> Self {
+        Self { head_dim, last: Mutex::new(None) }
+    }
+
+    /// The table of a grid `[T, H/ph, W/pw]`, tokens in that order; positions start at 0.
+    pub fn table(&self, grid: [usize; 3]) -> Arc<RopeTable> {
+        // A panic elsewhere while the lock was held cannot leave half a table behind.
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((kept, table)) = &*last
+            && *kept == grid
+        {
+            return table.clone();
+        }
+        let table = Arc::new(build(self.head_dim, grid));
+        *last = Some((grid, table.clone()));
+        table
+    }
+}
+
+/// Height and width get `2 * (head_dim / 6)` values each and time the rest, as in the reference's
+/// `SkyReelsV2RotaryPosEmbed`; angles are computed in f64 and rounded once.
+fn build(head_dim: usize, grid: [usize; 3]) -> RopeTable {
+    let spatial = head_dim / 6;
+    let pairs = [head_dim / 2 - 2 * spatial, spatial, spatial];
+    let axes: Vec<Vec<(f32, f32)>> = grid
+        .iter()
+        .zip(pairs)
+        .map(|(&positions, pairs)| {
+            (0..positions)
+                .flat_map(|position| {
+                    (0..pairs).map(move |i| {
+                        let exponent = (2 * i) as f64 / (2 * pairs) as f64;
+                        let angle = position as f64 * (1.0 / BASE.powf(exponent));
+                        (angle.cos() as f32, angle.sin() as f32)
+                    })
+                })
+                .collect()
+        })
+        .collect();
+    let half = head_dim / 2;
+    let tokens = grid.iter().product::<usize>();
+    let (mut cos, mut sin) =
+        (Vec::with_capacity(tokens * half), Vec::with_capacity(tokens * half));
+    for token in 0..tokens {
+        let place = [token / (grid[1] * grid[2]), token / grid[2] % grid[1], token % grid[2]];
+        for axis in 0..3 {
+            let row = &axes[axis][place[axis] * pairs[axis]..(place[axis] + 1) * pairs[axis]];
+            cos.extend(row.iter().map(|angle| angle.0));
+            sin.extend(row.iter().map(|angle| angle.1));
+        }
+    }
+    RopeTable {
+        cos: Tensor::from_vec(&[tokens, half], cos),
+        sin: Tensor::from_vec(&[tokens, half], sin),
+    }
+}

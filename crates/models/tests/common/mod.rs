@@ -1,0 +1,192 @@
+//! Fixtures recorded by `parity/networks.py` and how results are compared with them.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use longreel_kernels::{DType, Tensor, Weight};
+use longreel_weights::TensorSource;
+use serde_json::Value;
+
+/// Relative L2 distance allowed to a reference forward. Both sides compute in f32 with sums in another
+/// order, which moves a result by a few 1e-7 for each layer; these networks have up to thirty, and
+/// their norms amplify some of it. The smallest modelling slip we know (exact for tanh GELU) gives
+/// 2e-4.
+pub const TOLERANCE: f64 = 5e-6;
+
+/// One folder of fixtures: a model, its inputs and its outputs.
+pub struct Fixture {
+    folder: PathBuf,
+    io: HashMap<String, Weight>,
+    pub cases: Vec<Value>,
+}
+
+impl Fixture {
+    pub fn open(name: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../parity/fixtures/networks")
+            .join(name);
+        let cases = std::fs::read_to_string(folder.join("cases.json")).expect("cases.json");
+        let io = folder.join("io.safetensors");
+        let io = if io.exists() { safetensors(&io) } else { HashMap::new() };
+        Self { folder, io, cases: serde_json::from_str(&cases).expect("cases.json") }
+    }
+
+    /// The cases whose argument `key` is `value`.
+    pub fn cases_with(&self, key: &str, value: &str) -> Vec<String> {
+        let wanted = self.cases.iter().filter(|case| case[key] == value);
+        wanted.map(|case| case["name"].as_str().expect("name").to_owned()).collect()
+    }
+
+    pub fn config<T: serde::de::DeserializeOwned>(&self) -> T {
+        let text = std::fs::read_to_string(self.folder.join("config.json")).expect("config.json");
+        serde_json::from_str(&text).expect("config.json")
+    }
+
+    pub fn source(&self) -> TensorSource {
+        TensorSource::from_tensors(self.weights())
+    }
+
+    pub fn weights(&self) -> HashMap<String, Weight> {
+        let names = ["diffusion_pytorch_model.safetensors", "model.safetensors"];
+        let found = names.iter().map(|n| self.folder.join(n)).find(|p| p.exists());
+        safetensors(&found.expect("a model"))
+    }
+
+    pub fn file(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.folder.join(name)).expect(name)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.io.contains_key(name)
+    }
+
+    pub fn weight(&self, name: &str) -> &Weight {
+        self.io.get(name).unwrap_or_else(|| panic!("no {name} in io.safetensors"))
+    }
+
+    /// As recorded, in the reference's layout.
+    pub fn tensor(&self, name: &str) -> Tensor {
+        let weight = self.weight(name);
+        Tensor::from_vec(weight.shape(), weight.to_f32())
+    }
+
+    /// Without the batch axis.
+    pub fn sample(&self, name: &str) -> Tensor {
+        let tensor = self.tensor(name);
+        assert_eq!(tensor.dim(0), 1, "{name}: one sample");
+        let shape = tensor.shape()[1..].to_vec();
+        tensor.reshape(&shape)
+    }
+
+    /// `[1, C, T, H, W]` to `[T, C, H, W]`.
+    pub fn latents(&self, name: &str) -> Tensor {
+        let tensor = self.sample(name);
+        let [c, t, h, w] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
+        permute(&tensor, [t, c, h, w], |[t, c, y, x], [ct, ch, cw]| ((c * ct + t) * ch + y) * cw + x)
+    }
+
+    /// `[1, C, T, H, W]` to `[T, H, W, C]`.
+    pub fn pictures(&self, name: &str) -> Tensor {
+        let tensor = self.sample(name);
+        let [c, t, h, w] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
+        permute(&tensor, [t, h, w, c], |[t, y, x, c], [ct, ch, cw]| ((c * ct + t) * ch + y) * cw + x)
+    }
+
+    /// Ids, stored as i32.
+    pub fn ids(&self, name: &str) -> Vec<u32> {
+        self.bytes(name).chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    /// Raw bytes, for tensors that are not numbers in f32.
+    pub fn bytes(&self, name: &str) -> &[u8] {
+        self.weight(name).bytes()
+    }
+}
+
+fn permute(
+    source: &Tensor,
+    shape: [usize; 4],
+    place: impl Fn([usize; 4], [usize; 3]) -> usize,
+) -> Tensor {
+    let inner = [source.dim(1), source.dim(2), source.dim(3)];
+    let [a, b, c, d] = shape;
+    let index = |i: usize| [i / (b * c * d), i / (c * d) % b, i / d % c, i % d];
+    let values = (0..a * b * c * d).map(|i| source.data()[place(index(i), inner)]).collect();
+    Tensor::from_vec(&shape, values)
+}
+
+/// Reads a safetensors file. Types without a format of ours (i32, u8) are kept as bytes: i32 under
+/// f32's size, u8 under fp8's.
+fn safetensors(path: &std::path::Path) -> HashMap<String, Weight> {
+    let file = std::fs::read(path).expect("safetensors");
+    let header_len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: HashMap<String, Value> = serde_json::from_slice(&file[8..8 + header_len]).unwrap();
+    let data = &file[8 + header_len..];
+    let number = |v: &Value| v.as_u64().unwrap() as usize;
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    tensors
+        .map(|(name, entry)| {
+            let shape: Vec<usize> = entry["shape"].as_array().unwrap().iter().map(number).collect();
+            let [start, end] = [0, 1].map(|i| number(&entry["data_offsets"][i]));
+            let dtype = match entry["dtype"].as_str().unwrap() {
+                "F32" | "I32" => DType::F32,
+                "BF16" => DType::BF16,
+                "F16" => DType::F16,
+                "U8" => DType::F8E4M3,
+                other => panic!("{name}: {other}"),
+            };
+            let bytes = data[start..end].to_vec();
+            let weight = Weight::new(&shape, dtype, bytes.into()).expect("size");
+            (name, weight)
+        })
+        .collect()
+}
+
+/// Fails unless the relative L2 distance is within `tolerance`; names the worst value.
+pub fn assert_close(what: &str, ours: &Tensor, reference: &Tensor, tolerance: f64) {
+    assert_eq!(ours.shape(), reference.shape(), "{what}: shapes");
+    let distance = distance(ours.data(), reference.data());
+    let pairs = ours.data().iter().zip(reference.data()).enumerate();
+    let (index, (a, b)) = pairs
+        .max_by(|(_, (a, b)), (_, (c, d))| (*a - *b).abs().total_cmp(&(*c - *d).abs()))
+        .expect("values");
+    println!("{what}: relative L2 {distance:.2e}, worst at {index}: {a} against {b}");
+    assert!(
+        distance <= tolerance,
+        "{what}: relative L2 {distance:.2e} above {tolerance:.0e}, worst at {index}: {a} against {b}"
+    );
+}
+
+/// Relative L2 distance; NaN counts as infinite.
+pub fn distance(ours: &[f32], reference: &[f32]) -> f64 {
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let norm: f64 = reference.iter().map(|&v| square(v)).sum();
+    let error: f64 = ours.iter().zip(reference).map(|(a, b)| square(a - b)).sum();
+    let distance = (error / norm.max(f64::MIN_POSITIVE)).sqrt();
+    if distance.is_nan() { f64::INFINITY } else { distance }
+}
+
+/// Fails unless both are equal in every bit.
+pub fn assert_same_bits(what: &str, a: &Tensor, b: &Tensor) {
+    assert_eq!(a.shape(), b.shape(), "{what}: shapes");
+    let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+    if let Some(index) = a.data().iter().zip(b.data()).position(differs) {
+        panic!("{what}: at {index}: {} against {}", a.data()[index], b.data()[index]);
+    }
+}
+
+/// Reproducible values, roughly normal: sums of uniform draws of splitmix64.
+pub fn noise(seed: u64, shape: &[usize]) -> Tensor {
+    let mut state = seed;
+    let mut uniform = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let len = shape.iter().product();
+    let values = (0..len).map(|_| (0..4).map(|_| uniform() - 0.5).sum::<f32>() * 1.73).collect();
+    Tensor::from_vec(shape, values)
+}
