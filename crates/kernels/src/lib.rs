@@ -19,7 +19,9 @@ mod weight;
 
 pub use dequantize::dequantize;
 pub use dtype::DType;
-pub use ops::{Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable};
+pub use ops::{
+    Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, UpsampledConv,
+};
 pub use simd::Isa;
 pub use tensor::Tensor;
 pub use weight::{Bytes, Weight, WeightError};

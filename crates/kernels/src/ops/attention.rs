@@ -1,8 +1,13 @@
-//! Softmax attention.
+//! Softmax attention in tiles, with an online softmax (Dao et al. 2022, FlashAttention, algorithm 1):
+//! the scores of a few queries against one block of keys are all that ever stands in memory.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::Tensor;
+use crate::gemm::{Segment, Shared, Tile, pack_panels, with_scratch};
+use crate::simd::{Isa, Kernel, Simd, dispatch, exp};
 
 /// Which keys a query may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,42 +34,364 @@ pub struct Attention<'a> {
     pub bias: Option<&'a Tensor>,
 }
 
+/// Queries of one task at most: packing a block of keys and values is then a small part of the work.
+const GROUP: usize = 384;
+/// Queries whose scores stand in memory at once; whole tiles for every instruction set.
+const QUERIES: usize = 24;
+/// Keys of one block. Fixed, because the order of the sums depends on it.
+const KEYS: usize = 256;
+
 /// Softmax attention. `q` `[queries, heads * head_dim]`, `k` and `v` `[keys, heads * head_dim]`,
 /// result `[queries, heads * head_dim]`. The value's head size may differ from the key's.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Tensor {
     let (queries, keys, heads) = (q.dim(0), k.dim(0), how.heads);
-    let (dim, vdim) = (q.dim(1), v.dim(1));
-    let (hd, vhd) = (dim / heads, vdim / heads);
-    let mut out = Tensor::zeros(&[queries, vdim]);
-    out.data_mut().par_chunks_mut(vdim).enumerate().for_each(|(i, out)| {
-        let visible = match how.mask {
+    assert!(
+        heads > 0
+            && q.dim(1) == k.dim(1)
+            && v.dim(0) == keys
+            && q.dim(1).is_multiple_of(heads)
+            && v.dim(1).is_multiple_of(heads)
+            && how.mask != Mask::BlockCausal { tokens_per_block: 0 }
+            && how.bias.is_none_or(|b| b.shape() == [heads, queries, keys]),
+        "attention: {:?}, {:?}, {:?}, bias {:?}, {heads} heads, {:?}",
+        q.shape(),
+        k.shape(),
+        v.shape(),
+        how.bias.map(Tensor::shape),
+        how.mask
+    );
+    let (key_size, value_size) = (q.dim(1) / heads, v.dim(1) / heads);
+    if keys == 0 || q.is_empty() || v.is_empty() {
+        return Tensor::zeros(&[queries, v.dim(1)]);
+    }
+    let isa = Isa::current();
+    let nr = isa.tile_columns();
+    // Several tasks for each thread, if there are queries enough.
+    let wanted = (4 * rayon::current_num_threads()).div_ceil(heads);
+    let group = queries.div_ceil(wanted).clamp(QUERIES, GROUP);
+    let group = queries.div_ceil(queries.div_ceil(group)).next_multiple_of(QUERIES);
+    let groups = queries.div_ceil(group);
+    let block = KEYS.min(keys).next_multiple_of(nr);
+    let wide = value_size.next_multiple_of(nr);
+    let task = |index: usize, out: Shared| {
+        let (head, first) = (index / groups, index % groups * group);
+        let rows = first..(first + group).min(queries);
+        let n = rows.len();
+        let lengths =
+            [n * key_size, block * key_size, block * wide, QUERIES * block, n * wide, n, n];
+        with_scratch(lengths, |[queries, keys, values, scores, sums, largest, total]| {
+            let buffers = Buffers { queries, keys, values, scores, sums, largest, total };
+            let group = Group { q, k, v, how, head, rows, block, wide, buffers, out };
+            dispatch(isa, group);
+        });
+    };
+    // SAFETY: the tasks' heads and rows cover the result, and each writes all of its own.
+    unsafe {
+        Tensor::fill(&[queries, v.dim(1)], |out| {
+            if queries * keys * q.dim(1) <= 1 << 15 {
+                (0..heads * groups).for_each(|index| task(index, out));
+            } else {
+                (0..heads * groups)
+                    .into_par_iter()
+                    .with_max_len(1)
+                    .for_each(|index| task(index, out));
+            }
+        })
+    }
+}
+
+struct Buffers<'a> {
+    /// `[rows, key_size]`, scaled.
+    queries: &'a mut [f32],
+    /// Panels of `block` keys.
+    keys: &'a mut [f32],
+    /// Panels of `block` values.
+    values: &'a mut [f32],
+    /// `[QUERIES, block]`.
+    scores: &'a mut [f32],
+    /// `[rows, wide]`.
+    sums: &'a mut [f32],
+    /// The largest score so far, by row.
+    largest: &'a mut [f32],
+    /// The sum of the exponentials so far, by row.
+    total: &'a mut [f32],
+}
+
+/// Some queries of one head against all keys they may see.
+struct Group<'a> {
+    q: &'a Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+    how: &'a Attention<'a>,
+    head: usize,
+    rows: Range<usize>,
+    block: usize,
+    wide: usize,
+    buffers: Buffers<'a>,
+    out: Shared,
+}
+
+impl Kernel for Group<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        let keys = self.k.dim(0);
+        let first = self.rows.start;
+        // SAFETY: the tensors have the shapes that `attention` checked, the buffers those given at
+        // their fields.
+        unsafe {
+            self.take_queries::<S>();
+            let visible_to_all = self.visible(self.rows.end - 1);
+            for k0 in (0..visible_to_all).step_by(KEYS) {
+                let keys = k0..(k0 + KEYS).min(keys).min(visible_to_all);
+                self.pack_block::<S>(keys.clone());
+                for r0 in (0..self.rows.len()).step_by(QUERIES) {
+                    let part = r0..(r0 + QUERIES).min(self.rows.len());
+                    let visible = self.visible(first + part.end - 1).min(keys.end);
+                    if visible > k0 {
+                        self.scores::<S>(part.clone(), keys.len(), visible - k0);
+                        for r in part.clone() {
+                            let seen = self.visible(first + r).min(visible).saturating_sub(k0);
+                            self.soften::<S>(r, r - r0, k0, seen, visible - k0);
+                        }
+                        self.add_values::<S>(part, keys.len(), visible - k0, k0 > 0);
+                    }
+                }
+            }
+            self.write::<S>();
+        }
+    }
+}
+
+impl Group<'_> {
+    fn visible(&self, query: usize) -> usize {
+        let keys = self.k.dim(0);
+        match self.how.mask {
             Mask::None => keys,
             Mask::BlockCausal { tokens_per_block } => {
-                ((i / tokens_per_block + 1) * tokens_per_block).min(keys)
-            }
-        };
-        for h in 0..heads {
-            let q = &q.data()[i * dim + h * hd..][..hd];
-            let mut scores: Vec<f32> = (0..visible)
-                .map(|j| {
-                    let k = &k.data()[j * dim + h * hd..][..hd];
-                    let dot: f32 = q.iter().zip(k).map(|(a, b)| a * b).sum();
-                    let bias = how.bias.map_or(0.0, |b| b.data()[(h * queries + i) * keys + j]);
-                    dot * how.scale + bias
-                })
-                .collect();
-            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for s in &mut scores {
-                *s = (*s - max).exp();
-                sum += *s;
-            }
-            let out = &mut out[h * vhd..(h + 1) * vhd];
-            for (j, s) in scores.iter().enumerate() {
-                let v = &v.data()[j * vdim + h * vhd..][..vhd];
-                out.iter_mut().zip(v).for_each(|(o, v)| *o += s / sum * v);
+                ((query / tokens_per_block + 1) * tokens_per_block).min(keys)
             }
         }
-    });
-    out
+    }
+
+    fn key_size(&self) -> usize {
+        self.q.dim(1) / self.how.heads
+    }
+
+    fn value_size(&self) -> usize {
+        self.v.dim(1) / self.how.heads
+    }
+
+    /// Copies the head's queries, scaled.
+    #[inline(always)]
+    unsafe fn take_queries<S: Simd>(&mut self) {
+        let (size, dim) = (self.key_size(), self.q.dim(1));
+        // SAFETY: see `run`.
+        unsafe {
+            let scale = S::splat(self.how.scale);
+            for (r, row) in self.rows.clone().enumerate() {
+                let from = self.q.data().as_ptr().add(row * dim + self.head * size);
+                let to = self.buffers.queries.as_mut_ptr().add(r * size);
+                let mut at = 0;
+                while at < size {
+                    let n = (size - at).min(S::LANES);
+                    S::store_n(to.add(at), n, S::mul(S::load_n(from.add(at), n), scale));
+                    at += n;
+                }
+                self.buffers.largest[r] = f32::NEG_INFINITY;
+                self.buffers.total[r] = 0.0;
+            }
+        }
+    }
+
+    /// Packs keys as columns and values as rows of panels.
+    #[inline(always)]
+    unsafe fn pack_block<S: Simd>(&mut self, keys: Range<usize>) {
+        let (size, dim) = (self.key_size(), self.k.dim(1));
+        let (value_size, value_dim) = (self.value_size(), self.v.dim(1));
+        // SAFETY: see `run`.
+        unsafe {
+            let from = self.k.data().as_ptr().add(keys.start * dim + self.head * size);
+            let to = self.buffers.keys.as_mut_ptr();
+            pack_panels::<S>(from, dim, keys.len(), size, to);
+            for (panel, d0) in (0..value_size).step_by(S::NR).enumerate() {
+                let inside = (value_size - d0).min(S::NR);
+                let width = if inside <= S::LANES { S::LANES } else { S::NR };
+                let to = self.buffers.values.as_mut_ptr().add(panel * keys.len() * S::NR);
+                for (i, key) in keys.clone().enumerate() {
+                    let from = self.v.data().as_ptr();
+                    let from = from.add(key * value_dim + self.head * value_size + d0);
+                    let mut at = 0;
+                    while at < width {
+                        let n = inside.saturating_sub(at).min(S::LANES);
+                        S::store(to.add(i * width + at), S::load_n(from.add(at), n));
+                        at += S::LANES;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The scores of the queries `part` against the first `seen` of the block's `keys` keys.
+    #[inline(always)]
+    unsafe fn scores<S: Simd>(&mut self, part: Range<usize>, keys: usize, seen: usize) {
+        let size = self.key_size();
+        // SAFETY: see `run`.
+        unsafe {
+            for (panel, j) in (0..seen).step_by(S::NR).enumerate() {
+                let vectors = if keys - j <= S::LANES { 1 } else { 2 };
+                let b = self.buffers.keys.as_ptr().add(panel * size * S::NR);
+                for r in part.clone().step_by(S::MR) {
+                    let a = self.buffers.queries.as_ptr().add(r * size);
+                    let c = self.buffers.scores.as_mut_ptr();
+                    let tile = Tile {
+                        segments: &[Segment { a, b }],
+                        depth: size,
+                        a_row: size,
+                        c: c.add((r - part.start) * self.block + j),
+                        c_row: self.block,
+                        accumulate: false,
+                    };
+                    S::tile((part.end - r).min(S::MR), vectors, &tile);
+                }
+            }
+        }
+    }
+
+    /// Turns the scores of row `r` (`line` of the buffer) into weights relative to the largest score
+    /// so far: `seen` of them, zeros up to `end`; what was summed before is scaled to match.
+    #[inline(always)]
+    unsafe fn soften<S: Simd>(
+        &mut self,
+        r: usize,
+        line: usize,
+        k0: usize,
+        seen: usize,
+        end: usize,
+    ) {
+        // SAFETY: see `run`; a line of scores has room for whole vectors.
+        unsafe {
+            let scores = self.buffers.scores.as_mut_ptr().add(line * self.block);
+            let whole = seen.next_multiple_of(S::LANES);
+            if let Some(bias) = self.how.bias {
+                let (queries, keys) = (self.q.dim(0), self.k.dim(0));
+                let at = (self.head * queries + self.rows.start + r) * keys + k0;
+                let bias = bias.data().as_ptr().add(at);
+                let mut j = 0;
+                while j < seen {
+                    let n = (seen - j).min(S::LANES);
+                    let v = S::add(S::load(scores.add(j)), S::load_n(bias.add(j), n));
+                    S::store(scores.add(j), v);
+                    j += n;
+                }
+            }
+            for j in seen..whole {
+                *scores.add(j) = f32::NEG_INFINITY;
+            }
+            for j in whole..end {
+                *scores.add(j) = 0.0;
+            }
+            if seen == 0 {
+                return;
+            }
+
+            let mut largest = S::splat(f32::NEG_INFINITY);
+            let mut j = 0;
+            while j < whole {
+                largest = S::max(S::load(scores.add(j)), largest);
+                j += S::LANES;
+            }
+            let before = self.buffers.largest[r];
+            let largest = S::largest(largest).max(before);
+            self.buffers.largest[r] = largest;
+            // Where everything is forbidden there is nothing to be relative to.
+            let origin = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
+
+            let mut total = [S::splat(0.0); 2];
+            let minus = S::splat(origin);
+            let mut j = 0;
+            while j + 2 * S::LANES <= whole {
+                let a = exp::<S>(S::sub(S::load(scores.add(j)), minus));
+                let b = exp::<S>(S::sub(S::load(scores.add(j + S::LANES)), minus));
+                S::store(scores.add(j), a);
+                S::store(scores.add(j + S::LANES), b);
+                total = [S::add(total[0], a), S::add(total[1], b)];
+                j += 2 * S::LANES;
+            }
+            if j < whole {
+                let a = exp::<S>(S::sub(S::load(scores.add(j)), minus));
+                S::store(scores.add(j), a);
+                total[0] = S::add(total[0], a);
+            }
+            let total = S::sum(S::add(total[0], total[1]));
+            if k0 == 0 {
+                self.buffers.total[r] = total;
+            } else if before == origin {
+                self.buffers.total[r] += total;
+            } else {
+                let shrink = (before - origin).exp();
+                self.buffers.total[r] = self.buffers.total[r] * shrink + total;
+                let sums = self.buffers.sums.as_mut_ptr().add(r * self.wide);
+                let shrink = S::splat(shrink);
+                let mut at = 0;
+                while at < self.wide {
+                    S::store(sums.add(at), S::mul(S::load(sums.add(at)), shrink));
+                    at += S::LANES;
+                }
+            }
+        }
+    }
+
+    /// Adds the values of the first `seen` of the block's `keys` keys by their weights.
+    #[inline(always)]
+    unsafe fn add_values<S: Simd>(
+        &mut self,
+        part: Range<usize>,
+        keys: usize,
+        seen: usize,
+        accumulate: bool,
+    ) {
+        let size = self.value_size();
+        // SAFETY: see `run`.
+        unsafe {
+            for (panel, d0) in (0..size).step_by(S::NR).enumerate() {
+                let vectors = if size - d0 <= S::LANES { 1 } else { 2 };
+                let b = self.buffers.values.as_ptr().add(panel * keys * S::NR);
+                for r in part.clone().step_by(S::MR) {
+                    let a = self.buffers.scores.as_ptr().add((r - part.start) * self.block);
+                    let c = self.buffers.sums.as_mut_ptr();
+                    let tile = Tile {
+                        segments: &[Segment { a, b }],
+                        depth: seen,
+                        a_row: self.block,
+                        c: c.add(r * self.wide + d0),
+                        c_row: self.wide,
+                        accumulate,
+                    };
+                    S::tile((part.end - r).min(S::MR), vectors, &tile);
+                }
+            }
+        }
+    }
+
+    /// Divides by the sum of the weights and writes the result.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&mut self) {
+        let (size, dim) = (self.value_size(), self.v.dim(1));
+        // SAFETY: see `run`; heads and rows are this task's own.
+        unsafe {
+            for (r, row) in self.rows.clone().enumerate() {
+                let inverse = S::splat(1.0 / self.buffers.total[r]);
+                let from = self.buffers.sums.as_ptr().add(r * self.wide);
+                let to = self.out.at(row * dim + self.head * size);
+                let mut at = 0;
+                while at < size {
+                    let n = (size - at).min(S::LANES);
+                    S::store_n(to.add(at), n, S::mul(S::load_n(from.add(at), n), inverse));
+                    at += n;
+                }
+            }
+        }
+    }
 }

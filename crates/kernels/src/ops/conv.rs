@@ -1,20 +1,47 @@
-//! Convolution, causal in time.
+//! Convolution, causal in time, channels last.
+//!
+//! With channels last the `kw` pixels a window covers on one line are one run of `kw * I` values, and
+//! the windows of neighbouring output pixels are the same run some pixels on. So the input is, as it
+//! stands, the left side of a matrix product whose rows overlap: one product for each line of the
+//! window, all summed in one tile. Nothing is copied but the windows that reach over an edge.
 
-use rayon::prelude::*;
+mod lines;
+mod packed;
 
-use crate::{Tensor, Weight};
+use self::lines::{Output, Source, run};
+use self::packed::Packed;
+use super::linear::{Linear, rows_to};
+use crate::{Activation, Tensor, Weight};
 
 /// A 3-D convolution (1- and 2-D cases included), causal in time.
 #[derive(Debug, Clone)]
 pub struct Conv3d {
-    taps: Vec<f32>,
-    bias: Option<Vec<f32>>,
+    body: Body,
     inputs: usize,
     outputs: usize,
     kernel: [usize; 3],
     stride: [usize; 3],
     /// Zeros before and after: `[top, bottom, left, right]`.
     padding: [usize; 4],
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    /// One pixel in, one pixel out: a linear layer.
+    Pixel(Linear),
+    Window(Packed),
+}
+
+/// A 2-D convolution of 3 x 3 with a border of one zero, after nearest-neighbour doubling of height
+/// and width. The doubled picture is never made: of its nine pixels under a window only four are
+/// different, so each of the four kinds of output pixel has a window of 2 x 2 on the picture itself,
+/// with the weights that fall together added. That is 4/9 of the arithmetic.
+#[derive(Debug, Clone)]
+pub struct UpsampledConv {
+    /// By the parity of the output's row and column.
+    quarters: [Packed; 4],
+    inputs: usize,
+    outputs: usize,
 }
 
 impl Conv3d {
@@ -34,17 +61,19 @@ impl Conv3d {
             [h, w] => [1, h, w],
             _ => panic!("Conv3d::new: weight of shape {shape:?}"),
         };
-        let taps_len: usize = kernel.iter().product();
-        let dense = weight.to_f32();
-        let mut taps = vec![0.0; dense.len()];
-        for o in 0..outputs {
-            for i in 0..inputs {
-                for t in 0..taps_len {
-                    taps[(t * inputs + i) * outputs + o] = dense[(o * inputs + i) * taps_len + t];
-                }
-            }
-        }
-        Self { taps, bias, inputs, outputs, kernel, stride, padding }
+        assert!(
+            shape.iter().all(|&d| d > 0)
+                && stride.iter().all(|&s| s > 0)
+                && bias.as_ref().is_none_or(|b| b.len() == outputs),
+            "Conv3d::new: weight {shape:?}, stride {stride:?}, bias {:?}",
+            bias.as_ref().map(Vec::len)
+        );
+        let body = if kernel == [1; 3] && stride == [1; 3] && padding == [0; 4] {
+            Body::Pixel(Linear::new(weight.clone(), bias))
+        } else {
+            Body::Window(Packed::new(&weight.to_f32(), inputs, outputs, kernel, bias))
+        };
+        Self { body, inputs, outputs, kernel, stride, padding }
     }
 
     /// How many frames before the input an output may look at: `kt - 1`.
@@ -61,62 +90,140 @@ impl Conv3d {
     pub fn outputs(&self) -> usize {
         self.outputs
     }
+
+    /// The result's shape for `x`; panics when `x` or `history` do not fit.
+    fn output_shape(&self, x: &Tensor, history: Option<&Tensor>) -> [usize; 4] {
+        let &[frames, height, width, channels] = x.shape() else {
+            panic!("conv3d: {:?} is not [T, H, W, C]", x.shape());
+        };
+        let [kt, kh, kw] = self.kernel;
+        let [st, sh, sw] = self.stride;
+        let [top, bottom, left, right] = self.padding;
+        let fits = frames > 0
+            && channels == self.inputs
+            && height + top + bottom >= kh
+            && width + left + right >= kw
+            && history.is_none_or(|h| h.shape()[1..] == x.shape()[1..] && h.dim(0) < kt);
+        assert!(
+            fits,
+            "conv3d: {:?} after {:?} with {} inputs, kernel {:?}, padding {:?}",
+            x.shape(),
+            history.map(Tensor::shape),
+            self.inputs,
+            self.kernel,
+            self.padding
+        );
+        [
+            (frames - 1) / st + 1,
+            (height + top + bottom - kh) / sh + 1,
+            (width + left + right - kw) / sw + 1,
+            self.outputs,
+        ]
+    }
+
+    fn source<'a>(&self, x: &'a Tensor, history: Option<&'a Tensor>) -> Source<'a> {
+        Source {
+            frames: x.data(),
+            history: history.map_or(&[], Tensor::data),
+            height: x.dim(1),
+            width: x.dim(2),
+            stride: self.stride,
+            top: self.padding[0],
+            left: self.padding[2],
+        }
+    }
 }
 
 /// Causal convolution. `x` is `[T, H, W, I]`; `history` holds the frames just before `x`, at most
 /// `kt - 1` of them (`[<= kt - 1, H, W, I]`), and what is missing counts as zeros. The result is
 /// `[(T + kt - 1 - kt) / st + 1, (H + top + bottom - kh) / sh + 1, (W + left + right - kw) / sw + 1, O]`.
 pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
-    let (frames, height, width) = (x.dim(0), x.dim(1), x.dim(2));
-    assert_eq!(x.dim(3), conv.inputs, "conv3d: {:?} with {} inputs", x.shape(), conv.inputs);
-    let past = history.map_or(0, |h| h.dim(0));
-    let lead = conv.kernel[0] - 1;
-    assert!(past <= lead, "conv3d: {past} frames of history, {lead} at most");
-    let [kt, kh, kw] = conv.kernel;
-    let [st, sh, sw] = conv.stride;
-    let [top, bottom, left, right] = conv.padding;
-    let (ot, oh, ow) = (
-        (frames + lead - kt) / st + 1,
-        (height + top + bottom - kh) / sh + 1,
-        (width + left + right - kw) / sw + 1,
-    );
-    let (ci, co) = (conv.inputs, conv.outputs);
-    let mut out = Tensor::zeros(&[ot, oh, ow, co]);
-    out.data_mut().par_chunks_mut(ow * co).enumerate().for_each(|(line, out)| {
-        let (t, y) = (line / oh, line % oh);
-        for x_out in 0..ow {
-            let out = &mut out[x_out * co..(x_out + 1) * co];
-            if let Some(bias) = &conv.bias {
-                out.copy_from_slice(bias);
-            }
-            for dt in 0..kt {
-                let frame = (t * st + dt) as isize - lead as isize;
-                let (data, frame) = if frame >= 0 {
-                    (x.data(), frame as usize)
-                } else if frame + past as isize >= 0 {
-                    (history.expect("past > 0").data(), (frame + past as isize) as usize)
-                } else {
-                    continue;
-                };
-                for dy in 0..kh {
-                    let Some(iy) = (y * sh + dy).checked_sub(top).filter(|&v| v < height) else {
-                        continue;
-                    };
-                    for dx in 0..kw {
-                        let Some(ix) = (x_out * sw + dx).checked_sub(left).filter(|&v| v < width)
-                        else {
-                            continue;
-                        };
-                        let input = &data[((frame * height + iy) * width + ix) * ci..][..ci];
-                        let tap = (dt * kh + dy) * kw + dx;
-                        let taps = &conv.taps[tap * ci * co..(tap + 1) * ci * co];
-                        for (v, taps) in input.iter().zip(taps.chunks_exact(co)) {
-                            out.iter_mut().zip(taps).for_each(|(o, w)| *o += v * w);
-                        }
-                    }
-                }
+    let shape = conv.output_shape(x, history);
+    match &conv.body {
+        Body::Pixel(layer) => rows_to(&shape, x.data(), layer, Activation::None),
+        Body::Window(packed) => {
+            // SAFETY: `run` writes every pixel of an output with steps of one.
+            unsafe {
+                Tensor::fill(&shape, |out| {
+                    let output = Output::whole(out, shape, false);
+                    run(&conv.source(x, history), packed, &output);
+                })
             }
         }
-    });
-    out
+    }
+}
+
+/// `into += conv3d(x)`: a residual block's last convolution. `into` has the convolution's shape.
+pub fn conv3d_add(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d, into: &mut Tensor) {
+    let shape = conv.output_shape(x, history);
+    assert_eq!(into.shape(), shape, "conv3d_add: shape of the sum");
+    match &conv.body {
+        Body::Pixel(layer) => {
+            layer.add_rows(into.data_mut(), x.data());
+        }
+        Body::Window(packed) => {
+            let out = crate::gemm::Shared::new(into.data_mut().as_mut_ptr());
+            run(&conv.source(x, history), packed, &Output::whole(out, shape, true));
+        }
+    }
+}
+
+impl UpsampledConv {
+    /// `weight` is `[O, I, 3, 3]`, `bias` `[O]`.
+    pub fn new(weight: &Weight, bias: Option<Vec<f32>>) -> Self {
+        let shape = weight.shape();
+        assert!(
+            shape.len() == 4
+                && shape[2..] == [3, 3]
+                && bias.as_ref().is_none_or(|b| b.len() == shape[0]),
+            "UpsampledConv::new: weight of shape {shape:?}"
+        );
+        let (outputs, inputs) = (shape[0], shape[1]);
+        let dense = weight.to_f32();
+        // Output row 2y + a sees the doubled rows 2y + a - 1 ..= 2y + a + 1: for a = 0 the rows
+        // y - 1, y, y of the picture, for a = 1 the rows y, y, y + 1.
+        let place = |parity: usize, tap: usize| (tap + parity).div_ceil(2).min(1 + parity) - parity;
+        let quarters = std::array::from_fn(|quarter| {
+            let (a, b) = (quarter / 2, quarter % 2);
+            let mut folded = vec![0.0f64; outputs * inputs * 4];
+            for (i, w) in dense.iter().enumerate() {
+                let (pair, dy, dx) = (i / 9, i / 3 % 3, i % 3);
+                folded[pair * 4 + place(a, dy) * 2 + place(b, dx)] += f64::from(*w);
+            }
+            let folded: Vec<f32> = folded.into_iter().map(|w| w as f32).collect();
+            Packed::new(&folded, inputs, outputs, [1, 2, 2], bias.clone())
+        });
+        Self { quarters, inputs, outputs }
+    }
+}
+
+/// The convolution of the doubled picture: `[T, H, W, I]` to `[T, 2H, 2W, O]`.
+pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
+    let &[frames, height, width, channels] = x.shape() else {
+        panic!("upsampled_conv: {:?} is not [T, H, W, C]", x.shape());
+    };
+    assert_eq!(channels, conv.inputs, "upsampled_conv: {:?}", x.shape());
+    let shape = [frames, 2 * height, 2 * width, conv.outputs];
+    // SAFETY: the four quarters together write every pixel.
+    unsafe {
+        Tensor::fill(&shape, |out| {
+            for (quarter, packed) in conv.quarters.iter().enumerate() {
+                let (a, b) = (quarter / 2, quarter % 2);
+                let source = Source {
+                    frames: x.data(),
+                    history: &[],
+                    height,
+                    width,
+                    stride: [1; 3],
+                    top: 1 - a,
+                    left: 1 - b,
+                };
+                run(
+                    &source,
+                    packed,
+                    &Output::quarter(out, [frames, height, width, conv.outputs], a, b),
+                );
+            }
+        })
+    }
 }

@@ -38,6 +38,11 @@ impl Linear {
         self.matrix.outputs()
     }
 
+    /// `into += x W^T + b`, for `x` of any number of rows.
+    pub(super) fn add_rows(&self, into: &mut [f32], x: &[f32]) {
+        add_product(into, x, self, None, 0);
+    }
+
     /// The weight as stored.
     pub fn weight(&self) -> &Weight {
         self.matrix.weight()
@@ -51,12 +56,21 @@ const HIDDEN_VALUES: usize = 1 << 24;
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
     let inputs = layer.inputs();
     assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
-    let outputs = layer.outputs();
+    rows_to(&[x.dim(0), layer.outputs()], x.data(), layer, activation)
+}
+
+/// `act(x W^T + b)` for `x` of any number of rows, under a shape.
+pub(super) fn rows_to(
+    shape: &[usize],
+    x: &[f32],
+    layer: &Linear,
+    activation: Activation,
+) -> Tensor {
+    let (outputs, bias) = (layer.outputs(), layer.bias.as_deref());
     // SAFETY: `multiply` hands every value of the result to `Store` exactly once.
     unsafe {
-        Tensor::fill(&[x.dim(0), outputs], |out| {
-            let bias = layer.bias.as_deref();
-            multiply(x.data(), &layer.matrix, &Store { out, outputs, bias, activation });
+        Tensor::fill(shape, |out| {
+            multiply(x, &layer.matrix, &Store { out, outputs, bias, activation });
         })
     }
 }
@@ -105,13 +119,7 @@ pub fn feed_forward_residual(
     while first < rows {
         let here = slice.min(rows - first);
         let y = &y.data()[first * inputs..(first + here) * inputs];
-        // SAFETY: `multiply` hands every value of the result to `Store` exactly once.
-        let wide = unsafe {
-            Tensor::fill(&[here, hidden], |out| {
-                let bias = up.bias.as_deref();
-                multiply(y, &up.matrix, &Store { out, outputs: hidden, bias, activation });
-            })
-        };
+        let wide = rows_to(&[here, hidden], y, up, activation);
         let x = &mut x.data_mut()[first * outputs..(first + here) * outputs];
         add_product(x, wide.data(), down, gate, first);
         first += here;

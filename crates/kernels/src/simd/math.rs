@@ -25,32 +25,29 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// The error function to a few units in the last place, as the rational approximation on [-4, 4]
-/// that Eigen uses (`generic_fast_erf_float`).
+/// The complementary error function for `x >= 0`, to a few units in the last place of the result
+/// even where that is tiny (Press et al., Numerical Recipes, `erfcc`).
 #[inline(always)]
-pub(crate) unsafe fn erf<S: Simd>(x: S::V) -> S::V {
+unsafe fn erfc<S: Simd>(x: S::V) -> S::V {
     // SAFETY: as in `exp`.
     unsafe {
-        let x = S::max(S::splat(-4.0), S::min(S::splat(4.0), x));
-        let x2 = S::mul(x, x);
-        let mut p = S::splat(-2.726_142_3e-10);
+        let one = S::splat(1.0);
+        let t = S::div(one, S::fma(x, S::splat(0.5), one));
+        let mut p = S::splat(0.170_872_77);
         for c in [
-            2.770_681_4e-8,
-            -2.101_024e-6,
-            -5.692_506_4e-5,
-            -7.349_906_3e-4,
-            -2.954_599_9e-3,
-            -1.609_603_3e-2,
+            -0.822_152_2,
+            1.488_515_9,
+            -1.135_204,
+            0.278_868_07,
+            -0.186_288_06,
+            0.096_784_18,
+            0.374_091_96,
+            1.000_023_7,
+            -1.265_512_2,
         ] {
-            p = S::fma(p, x2, S::splat(c));
+            p = S::fma(p, t, S::splat(c));
         }
-        let mut q = S::splat(-1.456_606_5e-5);
-        for c in [-2.133_740_6e-4, -1.682_827e-3, -7.373_329_3e-3, -1.426_473_9e-2] {
-            q = S::fma(q, x2, S::splat(c));
-        }
-        // One unit more, so that the ends reach 1 and GELU vanishes far below zero.
-        let value = S::mul(S::div(S::mul(x, p), q), S::splat(1.0 + f32::EPSILON));
-        S::max(S::splat(-1.0), S::min(S::splat(1.0), value))
+        S::mul(t, exp::<S>(S::sub(p, S::mul(x, x))))
     }
 }
 
@@ -62,9 +59,12 @@ pub(crate) unsafe fn activate<S: Simd>(x: S::V, activation: Activation) -> S::V 
         let sigmoid_times_x = |minus_z: S::V| S::div(x, S::add(S::splat(1.0), exp::<S>(minus_z)));
         match activation {
             Activation::None => x,
+            // x Phi(x), as max(x, 0) minus the part that vanishes on both sides.
             Activation::Gelu => {
-                let erf = erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2)));
-                S::mul(S::mul(x, S::splat(0.5)), S::add(S::splat(1.0), erf))
+                let magnitude = S::max(S::sub(S::splat(0.0), x), x);
+                let erfc = erfc::<S>(S::mul(magnitude, S::splat(std::f32::consts::FRAC_1_SQRT_2)));
+                let half = S::mul(magnitude, S::splat(-0.5));
+                S::fma(half, erfc, S::max(S::splat(0.0), x))
             }
             // (1 + tanh u) / 2 is the sigmoid of 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3).
             Activation::GeluTanh => {

@@ -1,5 +1,5 @@
-use longreel_kernels::ops::conv3d;
-use longreel_kernels::{Conv3d, Tensor, Weight};
+use longreel_kernels::ops::{conv3d, conv3d_add, upsample_nearest_2x, upsampled_conv};
+use longreel_kernels::{Conv3d, Tensor, UpsampledConv, Weight};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
@@ -155,4 +155,46 @@ fn convolution_does_not_depend_on_the_number_of_threads() {
     };
     let (x, history, _, _, conv) = case.make(2);
     assert_same_on_any_threads("conv3d", || conv3d(&x, history.as_ref(), &conv));
+}
+
+#[test]
+fn convolution_adds_to_a_residual() {
+    on_every_isa(|isa| {
+        for case in cases() {
+            let (x, history, weight, bias, conv) = case.make(3);
+            let (shape, mut expected) = case.reference(&x, history.as_ref(), &weight, &bias);
+            let mut sum = Numbers::new(4).tensor(&shape);
+            for (e, old) in expected.iter_mut().zip(sum.data()) {
+                e.value += f64::from(*old);
+                e.tolerance += 1e-7;
+            }
+            conv3d_add(&x, history.as_ref(), &conv, &mut sum);
+            assert_close(&format!("{isa} conv3d_add {:?}", case.size), sum.data(), &expected);
+        }
+    });
+}
+
+#[test]
+fn convolution_of_the_doubled_picture_equals_doubling_first() {
+    on_every_isa(|isa| {
+        for (size, outputs) in [([1, 1, 1, 3], 5), ([2, 3, 5, 16], 8), ([1, 4, 17, 20], 33)] {
+            let mut numbers = Numbers::new(5);
+            let (x, inputs) = (numbers.tensor(&size), size[3]);
+            let weight = numbers.vec(outputs * inputs * 9);
+            let bias = numbers.vec(outputs);
+            let case = Case {
+                size: [size[0], 2 * size[1], 2 * size[2], inputs, outputs],
+                kernel: [1, 3, 3],
+                stride: [1; 3],
+                padding: [1; 4],
+                history: 0,
+            };
+            let doubled = upsample_nearest_2x(&x);
+            let (shape, expected) = case.reference(&doubled, None, &weight, &bias);
+            let weight = Weight::from_f32(&[outputs, inputs, 3, 3], &weight);
+            let found = upsampled_conv(&x, &UpsampledConv::new(&weight, Some(bias)));
+            assert_eq!(found.shape(), shape);
+            assert_close(&format!("{isa} upsampled_conv {size:?}"), found.data(), &expected);
+        }
+    });
 }
