@@ -1,4 +1,31 @@
 //! Frames in and out: images and videos decoded, films encoded.
+//!
+//! The nouns: a [`Frame`] is one 8-bit RGB picture. A [`FilmWriter`] takes frames and writes a film
+//! in parts, each of which is safe on the disk when it is closed; a [`FilmState`] resumes it after a
+//! crash. A [`VideoReader`] gives the frames of a video one after another, [`last_frames`] those at
+//! its end. [`load_image`] decodes a picture and [`fit`] brings it to a size. Everything that can go
+//! wrong is a [`MediaError`], which names the way out.
+//!
+//! Nothing needs to be installed for H.264 in MP4, GIF, PNG, JPEG and WebP; other codecs go through
+//! ffmpeg when there is one.
+//!
+//! ```
+//! use longreel_media::{FilmOptions, FilmWriter, Frame, FrameRate, VideoOptions, VideoReader};
+//! # let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("film.mp4");
+//! let mut film = FilmWriter::create(&path, &FilmOptions::new(64, 48, FrameRate::whole(16)))?;
+//! for level in 0..10 {
+//!     film.push(&Frame::filled(64, 48, [20 * level, 90, 160]))?;
+//! }
+//! film.finish()?;
+//!
+//! let video = VideoReader::open(&path, &VideoOptions::default())?;
+//! assert_eq!(video.info().frames, Some(10));
+//! for frame in video {
+//!     assert_eq!(frame?.width(), 64);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod error;
 mod ffmpeg;
@@ -6,9 +33,12 @@ mod files;
 mod film;
 mod frame;
 mod h264;
+mod image;
 mod metadata;
 mod mp4;
 mod png_file;
+mod sheet;
+mod video;
 mod yuv;
 
 pub use error::{MediaError, Result};
@@ -16,5 +46,10 @@ pub use ffmpeg::ffmpeg_path;
 pub use files::write_atomic;
 pub use film::{Codec, FilmKind, FilmOptions, FilmReport, FilmState, FilmWriter, PartReport};
 pub use frame::{Frame, FrameRate};
+pub use image::{
+    Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, decode_image, fit, load_image, resize,
+};
 pub use metadata::read_metadata;
 pub use png_file::{encode_png, write_png};
+pub use sheet::{contact_sheet, thumbnail};
+pub use video::{VideoInfo, VideoOptions, VideoReader, last_frames};

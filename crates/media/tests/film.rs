@@ -41,12 +41,12 @@ fn write(path: &Path, options: &FilmOptions) -> Vec<FilmState> {
 }
 
 /// Resumes from every part, after frames of the next part were already written, and compares.
-fn resumed_films_are_equal(name: &str, options: &FilmOptions) {
+fn resumed_films_are_equal(name: &str, options: &FilmOptions, stops: &[usize]) {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join(format!("whole.{name}"));
     write(&whole, options);
     let want = fs::read(&whole).unwrap();
-    for stop in 0..=PARTS.len() {
+    for &stop in stops {
         let path = folder.path().join(format!("cut.{name}"));
         let _ = fs::remove_file(&path);
         let mut film = FilmWriter::create(&path, options).unwrap();
@@ -83,12 +83,12 @@ fn resumed_films_are_equal(name: &str, options: &FilmOptions) {
 
 #[test]
 fn a_resumed_mp4_is_equal_in_every_byte() {
-    resumed_films_are_equal("mp4", &options());
+    resumed_films_are_equal("mp4", &options(), &[0, 1, 2, 3, 4]);
 }
 
 #[test]
 fn a_resumed_gif_is_equal_in_every_byte() {
-    resumed_films_are_equal("gif", &options());
+    resumed_films_are_equal("gif", &options(), &[0, 1, 2, 3, 4]);
 }
 
 #[test]
@@ -97,7 +97,8 @@ fn a_resumed_h264_film_through_ffmpeg_is_equal_in_every_byte() {
         return eprintln!("skipped: no ffmpeg on PATH");
     }
     let options = FilmOptions { codec: Some(Codec::H264), ..options() };
-    resumed_films_are_equal("mp4", &options);
+    // Each part is a run of ffmpeg, so one stop has to do.
+    resumed_films_are_equal("mp4", &options, &[2]);
 }
 
 #[test]
