@@ -215,3 +215,32 @@ pub(crate) fn read_error(path: &Path, cause: io::Error) -> MediaError {
         _ => MediaError::Io { action: "read", path, cause },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_becomes_the_error_with_its_cure() {
+        use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        for (kind, says) in [
+            (StorageFull, "no space left"),
+            (PermissionDenied, "may write"),
+            (ReadOnlyFilesystem, "may write"),
+            (NotFound, "mkdir -p"),
+        ] {
+            let text = write_error(Path::new("out/film.mp4"), kind.into()).to_string();
+            assert!(text.contains(says) && text.contains("out/film.mp4"), "{text}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_recognised() {
+        use io::Write;
+        let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let cause = full.write_all(b"x").unwrap_err();
+        let error = write_error(Path::new("film.mp4"), cause);
+        assert!(matches!(error, MediaError::DiskFull { .. }), "{error:?}");
+    }
+}

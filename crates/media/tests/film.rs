@@ -131,12 +131,12 @@ fn an_mp4_plays_up_to_the_last_closed_part_while_it_grows() {
     let path = folder.path().join("film.mp4");
     let mut film = FilmWriter::create(&path, &options()).unwrap();
     let mut frames = 0;
-    for part in 0..2 {
+    for (part, count) in PARTS.into_iter().enumerate().take(2) {
         push_part(&mut film, part);
         let report = film.end_part().unwrap();
         assert_eq!(report.bytes.end, fs::metadata(&path).unwrap().len());
-        assert_eq!(report.frames, u64::from(frames)..u64::from(frames + PARTS[part]));
-        frames += PARTS[part];
+        assert_eq!(report.frames, u64::from(frames)..u64::from(frames + count));
+        frames += count;
         let Some(seen) = probe(&path) else { return };
         assert!(seen.contains(&format!("nb_read_frames={frames}")), "{seen}");
     }
