@@ -1,1 +1,65 @@
-//! How segments become a film: planning, history, conditions, checkpoints, drift.
+//! How segments become a film.
+//!
+//! The nouns:
+//! - [`FilmRequest`]: what is asked, complete.
+//! - [`Engine`]: a model opened. [`Engine::plan`] turns a request into a [`FilmPlan`] or refuses it,
+//!   [`Engine::run`] makes the film, [`resume`] goes on with one that was interrupted.
+//! - [`Outputs`]: where results go; [`Outcome`]: how it ended.
+//! - [`Event`], [`Observer`], [`StopSignal`]: what a run tells, and how it is stopped.
+//!
+//! A film is made segment by segment. A segment's window begins with latents that exist (its prefix),
+//! the rest is denoised from noise; what is new is decoded as a continuation of one stream and goes
+//! to the encoder frame by frame. After each segment a checkpoint makes it durable. Nothing that is
+//! kept grows with the film.
+//!
+//! ```
+//! use longreel_film::{Engine, EngineOptions, Event, Outputs, StopSignal};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let film = folder.path().join("film.mp4");
+//! let mut engine = Engine::open(&EngineOptions::new("../../demo"))?;
+//! let mut request = engine.defaults(false)?.request("a red circle moves right on a blue background");
+//! request.length = longreel_film::Length::Frames(9);
+//! request.steps = 2;
+//! let plan = engine.plan(&request)?;
+//! println!("{}", plan.summary());
+//! let outcome = engine.run(
+//!     &plan,
+//!     &Outputs::new(&film),
+//!     &StopSignal::default(),
+//!     &mut |event: Event| println!("{event:?}"),
+//! )?;
+//! assert_eq!(outcome.frames, 9);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod append;
+mod checkpoint;
+mod condition;
+mod defaults;
+mod denoise;
+mod drift;
+mod engine;
+mod error;
+mod estimate;
+mod events;
+mod noise;
+mod outputs;
+mod plan;
+mod request;
+mod run;
+mod solvers;
+mod texts;
+
+pub use defaults::Defaults;
+pub use drift::{Look, SegmentDrift};
+pub use engine::{Engine, EngineOptions, resume};
+pub use error::{FilmError, PlanError};
+pub use estimate::{ForwardFlops, available_memory_bytes, peak_memory_bytes};
+pub use events::{Event, Observer, Stop, StopSignal};
+pub use outputs::{Encoding, Outputs, run_folder};
+pub use plan::{FilmPlan, ModelFacts, PlanSummary, Saving, human_bytes, human_seconds, plan};
+pub use request::{
+    CacheChoice, Carry, FilmRequest, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
+};
+pub use run::{Outcome, RunFile};

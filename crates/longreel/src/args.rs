@@ -126,8 +126,10 @@ pub enum Solver {
     Unipc,
     /// Euler steps on the same schedule
     Euler,
-    /// The explicit --timesteps of a distilled checkpoint
+    /// The explicit --timesteps of a distilled checkpoint, with fresh noise between the steps
     FewStep,
+    /// The same timesteps, as Euler steps without fresh noise
+    FewStepEuler,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -145,7 +147,7 @@ pub enum CodecArg {
     Vp9,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
     pub prompt: PromptArgs,
@@ -165,7 +167,7 @@ pub struct GenerateArgs {
     pub output: OutputArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
     /// What the film shows
@@ -194,7 +196,7 @@ pub struct PromptArgs {
     pub seeds: Option<Seeds>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Picture")]
 pub struct PictureArgs {
     /// Size in pixels, both sides multiples of 16 [default: the model's own]
@@ -220,7 +222,7 @@ pub struct PictureArgs {
     pub fit: Option<Fit>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Length")]
 pub struct LengthArgs {
     /// Frames of the film, 4n+1 [default: the model's own]
@@ -237,7 +239,7 @@ pub struct LengthArgs {
     pub fps: Option<u32>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Denoising steps [default: the model's own]
@@ -252,12 +254,12 @@ pub struct SamplingArgs {
     /// How noise becomes a picture [default: unipc]
     #[arg(long, value_enum)]
     pub solver: Option<Solver>,
-    /// Timesteps for --solver few-step, such as 1000,750,500,250
+    /// Timesteps for the few-step solvers, such as 1000,750,500,250
     #[arg(long, value_name = "T,T,…")]
     pub timesteps: Option<Timesteps>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Long films")]
 pub struct HistoryArgs {
     /// Frames of one segment, 4n+1 [default: the model's own]
@@ -283,7 +285,7 @@ pub struct HistoryArgs {
     pub causal_attention: Option<bool>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Speed")]
 pub struct SpeedArgs {
     /// Reuse steps that change little (TeaCache, with the published coefficients)
@@ -301,7 +303,7 @@ pub struct SpeedArgs {
     pub easycache: Option<f32>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A model's folder or file; `demo` is the one inside this program [default: demo]
@@ -315,7 +317,7 @@ pub struct ModelArgs {
     pub no_memory_check: Option<bool>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// The film: .mp4, .webm, .gif, or a folder for PNG frames [default: film.mp4, or the next

@@ -1,8 +1,81 @@
-//! The `longreel` command.
+//! The `longreel` command: films of any length from a prompt, made on this machine.
+//!
+//! `args` says what can be typed, `settings` puts environment and settings file beneath it, `resolve`
+//! turns it into a request in one step, `run` hands that to the engine and `report` says what happens.
+
 mod args;
+mod demo;
+mod inspect;
+mod interrupt;
 mod outcome;
+mod outputs;
+mod remake;
+mod report;
+mod resolve;
+mod run;
 mod settings;
 mod shell;
 mod story;
 mod values;
-fn main() {}
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use args::{Cli, Command, Common, Device};
+use outcome::{EXIT_BAD_INPUT, bad_input};
+use report::{Live, Screen, Verbosity};
+use settings::Ended;
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    // Without a command line that can be read there is no better way to know.
+    let json_typed = words.iter().any(|w| w == "--json");
+    let cli = match settings::parse(words) {
+        Ok(cli) => cli,
+        Err(Ended::Clap(error)) => {
+            if error.use_stderr() && json_typed {
+                let message = error.render().to_string();
+                report::error(true, &Screen::new(Live::Never), message.trim(), EXIT_BAD_INPUT);
+                return EXIT_BAD_INPUT.into();
+            }
+            // Stderr may be gone; there is nobody else to tell.
+            let _ = error.print();
+            return if error.use_stderr() { EXIT_BAD_INPUT.into() } else { ExitCode::SUCCESS };
+        }
+        Err(Ended::Settings(error)) => {
+            let message = format!("{error:#}");
+            report::error(json_typed, &Screen::new(Live::Never), &message, EXIT_BAD_INPUT);
+            return EXIT_BAD_INPUT.into();
+        }
+    };
+    let verbosity =
+        Verbosity { json: cli.common.json == Some(true), quiet: cli.common.quiet == Some(true) };
+    let screen = Screen::new(if verbosity.quiet { Live::Never } else { Live::IfTerminal });
+    let code = run(&cli, verbosity, &screen).unwrap_or_else(|error| {
+        let code = run::exit_code(&error);
+        screen.finish();
+        report::error(verbosity.json, &screen, &format!("{error:#}"), code);
+        code
+    });
+    screen.finish();
+    code.into()
+}
+
+fn run(cli: &Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+    prepare(&cli.common)?;
+    match &cli.command {
+        Command::Generate(args) => run::generate(args, verbosity, screen),
+        Command::Resume(args) => run::go_on(&args.film, verbosity, screen),
+        Command::Plan(args) => run::plan(args, verbosity),
+        Command::Inspect(args) => inspect::inspect(&args.path, verbosity.json),
+    }
+}
+
+fn prepare(common: &Common) -> Result<()> {
+    if common.device == Some(Device::Cuda) {
+        return Err(bad_input(
+            "--device cuda: this version computes on the processor; use --device cpu, or leave it out",
+        ));
+    }
+    run::limit_threads(common.threads)
+}

@@ -110,11 +110,14 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// A prompt and the film time from which it holds, written `TIME:PROMPT`.
+/// A prompt and the film time from which it holds, written `TIME:PROMPT`, or `TIME@SEED:PROMPT` to
+/// change the seed with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptAt {
     /// From the film's start.
     pub at: Span,
+    /// A seed of its own.
+    pub seed: Option<u64>,
     /// The prompt as typed.
     pub prompt: String,
 }
@@ -129,7 +132,14 @@ impl FromStr for PromptAt {
         if prompt.trim().is_empty() {
             return Err(format!("the prompt at {at} is empty"));
         }
-        Ok(Self { at: at.parse()?, prompt: prompt.trim().to_string() })
+        let (at, seed) = match at.split_once('@') {
+            Some((at, seed)) => {
+                let seed = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
+                (at, Some(seed))
+            }
+            None => (at, None),
+        };
+        Ok(Self { at: at.parse()?, seed, prompt: prompt.trim().to_string() })
     }
 }
 
@@ -304,6 +314,9 @@ mod tests {
         let parsed: PromptAt = "1m30s: a clock: 12:30 ".parse().expect("valid");
         assert_eq!(parsed.at, Span::Seconds(90.0));
         assert_eq!(parsed.prompt, "a clock: 12:30");
+        assert_eq!(parsed.seed, None);
+        assert_eq!("96f@7:a dog".parse::<PromptAt>().map(|p| p.seed), Ok(Some(7)));
+        assert!("96f@x:a dog".parse::<PromptAt>().is_err());
         assert!("4s:".parse::<PromptAt>().is_err());
         assert!("a dog".parse::<PromptAt>().is_err());
     }

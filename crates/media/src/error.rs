@@ -191,7 +191,12 @@ pub(crate) fn write_error(path: &Path, cause: io::Error) -> MediaError {
                 Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
                 _ => PathBuf::from("."),
             };
-            MediaError::FolderMissing { path, folder }
+            if folder.is_dir() {
+                // The folder is there and still takes no files, as those of /proc do.
+                MediaError::NotWritable { path, cause }
+            } else {
+                MediaError::FolderMissing { path, folder }
+            }
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             MediaError::NotWritable { path, cause }

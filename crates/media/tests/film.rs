@@ -175,15 +175,22 @@ fn films_through_ffmpeg_hold_every_frame_and_their_metadata() {
     ] {
         let path = folder.path().join(name);
         let options = FilmOptions { codec: Some(codec), ..options() };
-        match FilmWriter::create(&path, &options) {
-            Ok(film) => drop(film),
+        let mut film = match FilmWriter::create(&path, &options) {
+            Ok(film) => film,
             Err(MediaError::Ffmpeg { message, .. }) => {
                 eprintln!("skipped: this ffmpeg has no encoder for {codec}: {message}");
                 continue;
             }
             Err(other) => panic!("{other}"),
+        };
+        // Two parts, so that a joint is seen.
+        for index in 0..25 {
+            film.push(&drawn(W, H, index)).unwrap();
+            if index == 16 {
+                film.end_part().unwrap();
+            }
         }
-        write(&path, &options);
+        film.finish().unwrap();
         assert_eq!(read_metadata(&path).unwrap(), options.metadata, "{name}");
         let Some(seen) = probe(&path) else { return };
         assert!(seen.contains(&format!("codec_name={seen_as}")), "{name}: {seen}");

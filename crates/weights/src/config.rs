@@ -11,8 +11,10 @@ mod transformer;
 mod vae;
 
 pub use clip::ClipVisionConfig;
+pub(crate) use fields::{Fields, LAYERS_MAX, WIDTH_MAX};
 pub use text::TextConfig;
 pub use transformer::TransformerConfig;
+pub(crate) use transformer::{SKYREELS, WAN};
 pub use vae::VaeConfig;
 
 #[cfg(test)]

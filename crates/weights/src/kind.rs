@@ -34,3 +34,23 @@ impl fmt::Display for ModelKind {
         })
     }
 }
+
+/// Who trained a checkpoint. Both have the same architecture; they differ in defaults and in how timesteps
+/// are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// SkyReels-V2.
+    SkyReels,
+    /// Wan 2.1.
+    Wan,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SkyReels => "SkyReels-V2",
+            Self::Wan => "Wan 2.1",
+        })
+    }
+}

@@ -1,28 +1,30 @@
 //! The tensors of one network, under canonical names.
 
+mod stored;
+
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use longreel_kernels::Weight;
 
 use crate::WeightsError;
+use crate::container;
 use crate::error::some_names;
+use crate::lora::Delta;
+use crate::names::Named;
+use stored::Stored;
 
 /// The tensors of one network under their canonical names, whatever the files call them.
 ///
 /// A network takes each tensor with the shape its configuration gives, then calls
 /// [`finish`](Self::finish), which fails when any is left over. Taking is cheap: a weight is a view
-/// into the mapped file, and its pages are read when they are first used.
+/// into the mapped file, and its pages are read when they are first used. Only tensors that must be
+/// computed (scaled fp8, merged LoRAs, PyTorch views with gaps) are written to memory, when taken.
 #[derive(Debug)]
 pub struct TensorSource {
-    tensors: BTreeMap<String, Entry>,
+    tensors: BTreeMap<String, Stored>,
     /// The files, for messages.
-    origin: Arc<str>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    weight: Weight,
     origin: Arc<str>,
 }
 
@@ -30,11 +32,38 @@ impl TensorSource {
     /// Tensors that are in memory already, for tests and for networks made by a program.
     pub fn from_tensors(tensors: HashMap<String, Weight>) -> Self {
         let origin: Arc<str> = "memory".into();
-        let entry = |weight| Entry { weight, origin: origin.clone() };
+        let stored = |weight| Stored::in_memory(weight, origin.clone());
         Self {
-            tensors: tensors.into_iter().map(|(name, weight)| (name, entry(weight))).collect(),
+            tensors: tensors.into_iter().map(|(name, weight)| (name, stored(weight))).collect(),
             origin: origin.clone(),
         }
+    }
+
+    /// The tensors of one file of any known format (safetensors, PyTorch, GGUF), under the names that
+    /// the file gives them.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn open_file(path: &Path) -> Result<Self, WeightsError> {
+        let container = container::open(path)?;
+        let origin: Arc<str> = path.display().to_string().into();
+        let tensors = container.tensors.into_iter().map(|tensor| {
+            let name = tensor.name.clone();
+            (name, Stored::in_file(tensor, None, origin.clone()))
+        });
+        Ok(Self { tensors: tensors.collect(), origin: origin.clone() })
+    }
+
+    /// The tensors of a network found in files.
+    pub(crate) fn from_named(tensors: &[Named], origin: &str) -> Self {
+        let mut files: HashMap<&Path, Arc<str>> = HashMap::new();
+        let tensors = tensors.iter().map(|named| {
+            let label =
+                files.entry(&named.file).or_insert_with(|| named.file.display().to_string().into());
+            let stored = Stored::in_file(named.stored.clone(), named.scale.clone(), label.clone());
+            (named.name.clone(), stored)
+        });
+        Self { tensors: tensors.collect(), origin: origin.into() }
     }
 
     /// Whether there is a tensor of this name that nobody took.
@@ -42,27 +71,39 @@ impl TensorSource {
         self.tensors.contains_key(name)
     }
 
+    /// The shape that the file gives a tensor, when it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(Stored::shape)
+    }
+
+    /// The names of all tensors that nobody took, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Takes a tensor in its own format. Axes of length 1 may be there or not (layouts differ in
-    /// them); the result has exactly the shape asked for.
+    /// them); the result has exactly the shape asked for. Large tensors are not searched for NaN.
     ///
     /// # Errors
-    /// When it is missing or has another shape.
+    /// When it is missing, has another shape, or is in a format that networks do not compute with.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
-        self.take_entry(name, shape).map(|entry| entry.weight)
+        let stored = self.take_stored(name, shape)?;
+        stored.weight(name, shape)
     }
 
     /// Takes a small tensor (norm, bias, table) as `f32` values, row-major.
     ///
     /// # Errors
-    /// When it is missing, has another shape, or holds NaN or infinity.
+    /// As [`take`](Self::take), and when it holds NaN or infinity.
     pub fn take_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let entry = self.take_entry(name, shape)?;
-        let values = entry.weight.to_f32();
+        let stored = self.take_stored(name, shape)?;
+        let origin = stored.origin().to_owned();
+        let values = stored.values(name)?;
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(index) => Err(WeightsError::NotFinite {
                 tensor: name.to_owned(),
-                origin: entry.origin.to_string(),
+                origin,
                 index,
                 value: values[index],
             }),
@@ -90,34 +131,37 @@ impl TensorSource {
         })
     }
 
-    fn take_entry(&mut self, name: &str, shape: &[usize]) -> Result<Entry, WeightsError> {
-        let Some(mut entry) = self.tensors.remove(name) else {
+    /// Adds to a tensor when it is taken. The caller has checked that it is there and fits.
+    pub(crate) fn add(&mut self, name: &str, delta: Delta) {
+        if let Some(stored) = self.tensors.get_mut(name) {
+            stored.add(delta);
+        }
+    }
+
+    fn take_stored(&mut self, name: &str, shape: &[usize]) -> Result<Stored, WeightsError> {
+        let Some(stored) = self.tensors.remove(name) else {
             return Err(WeightsError::Missing {
                 tensor: name.to_owned(),
                 shape: shape.to_vec(),
                 origin: self.origin.to_string(),
             });
         };
-        if entry.weight.shape() == shape {
-            return Ok(entry);
-        }
-        let long_axes =
-            |shape: &[usize]| -> Vec<usize> { shape.iter().copied().filter(|&n| n != 1).collect() };
-        if long_axes(entry.weight.shape()) != long_axes(shape) {
+        if !same_shape(stored.shape(), shape) {
             return Err(WeightsError::Shape {
                 tensor: name.to_owned(),
-                origin: entry.origin.to_string(),
+                origin: stored.origin().to_owned(),
                 expected: shape.to_vec(),
-                found: entry.weight.shape().to_vec(),
+                found: stored.shape().to_vec(),
             });
         }
-        entry.weight = entry.weight.reshape(shape).map_err(|source| WeightsError::Bytes {
-            tensor: name.to_owned(),
-            origin: entry.origin.to_string(),
-            source,
-        })?;
-        Ok(entry)
+        Ok(stored)
     }
+}
+
+/// Whether two shapes are equal but for axes of length 1.
+pub(crate) fn same_shape(a: &[usize], b: &[usize]) -> bool {
+    let long = |&&n: &&usize| n != 1;
+    a.iter().filter(long).eq(b.iter().filter(long))
 }
 
 #[cfg(test)]

@@ -51,12 +51,18 @@ unsafe fn erfc<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// `x` times the sigmoid of `-minus_z`.
+#[inline(always)]
+unsafe fn times_sigmoid<S: Simd>(x: S::V, minus_z: S::V) -> S::V {
+    // SAFETY: as in `exp`.
+    unsafe { S::div(x, S::add(S::splat(1.0), exp::<S>(minus_z))) }
+}
+
 /// One vector through an activation.
 #[inline(always)]
 pub(crate) unsafe fn activate<S: Simd>(x: S::V, activation: Activation) -> S::V {
     // SAFETY: as in `exp`.
     unsafe {
-        let sigmoid_times_x = |minus_z: S::V| S::div(x, S::add(S::splat(1.0), exp::<S>(minus_z)));
         match activation {
             Activation::None => x,
             // x Phi(x), as max(x, 0) minus the part that vanishes on both sides.
@@ -69,10 +75,10 @@ pub(crate) unsafe fn activate<S: Simd>(x: S::V, activation: Activation) -> S::V 
             // (1 + tanh u) / 2 is the sigmoid of 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3).
             Activation::GeluTanh => {
                 let cubic = S::fma(S::mul(x, x), S::splat(-0.071_354_814), S::splat(-1.595_769_1));
-                sigmoid_times_x(S::mul(x, cubic))
+                times_sigmoid::<S>(x, S::mul(x, cubic))
             }
-            Activation::QuickGelu => sigmoid_times_x(S::mul(x, S::splat(-1.702))),
-            Activation::Silu => sigmoid_times_x(S::mul(x, S::splat(-1.0))),
+            Activation::QuickGelu => times_sigmoid::<S>(x, S::mul(x, S::splat(-1.702))),
+            Activation::Silu => times_sigmoid::<S>(x, S::mul(x, S::splat(-1.0))),
         }
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct BuiltInReader {
     options: VideoOptions,
     movie: Movie,
     configuration: Configuration,
-    decoder: Decoder,
+    /// Made for the first frame, so that a look at the file stays cheap.
+    decoder: Option<Decoder>,
     next_chunk: usize,
     /// Coded frames not yet decoded.
     waiting: VecDeque<SampleRef>,
@@ -83,7 +84,7 @@ impl BuiltInReader {
             options: options.clone(),
             movie,
             configuration,
-            decoder: Decoder::new()?,
+            decoder: None,
             next_chunk: 0,
             waiting: VecDeque::new(),
             in_decoder: BTreeMap::new(),
@@ -208,9 +209,12 @@ impl BuiltInReader {
         self.in_decoder.insert(tag, sample.pts);
         let (in_decoder, ready) = (&mut self.in_decoder, &mut self.ready);
         let convert = Converter::new(&self.movie, &self.configuration.sps);
-        let result = self
-            .decoder
-            .decode(&stream, tag, |picture| store(in_decoder, ready, &convert, &picture));
+        let decoder = match &mut self.decoder {
+            Some(decoder) => decoder,
+            None => self.decoder.insert(Decoder::new()?),
+        };
+        let result =
+            decoder.decode(&stream, tag, |picture| store(in_decoder, ready, &convert, &picture));
         result.map_err(|e| self.damaged(format!("coded frame {tag} cannot be decoded ({e})")))?;
         if self.in_decoder.len() > 2 * LOOK_AHEAD {
             return Err(self.damaged("its frames give no pictures".to_owned()));
@@ -240,7 +244,10 @@ impl BuiltInReader {
         self.flushed = true;
         let (in_decoder, ready) = (&mut self.in_decoder, &mut self.ready);
         let convert = Converter::new(&self.movie, &self.configuration.sps);
-        self.decoder.flush(|picture| store(in_decoder, ready, &convert, &picture))
+        match &mut self.decoder {
+            Some(decoder) => decoder.flush(|picture| store(in_decoder, ready, &convert, &picture)),
+            None => Ok(()),
+        }
     }
 
     fn damaged(&self, detail: String) -> MediaError {

@@ -1,0 +1,223 @@
+//! The state between two segments, on disk.
+//!
+//! A checkpoint is a safetensors blob followed by the SHA-256 of it. It is written under a temporary
+//! name, made durable, and renamed, so that a name that exists is a whole file unless the disk
+//! itself lost something; the digest finds that too, and then the checkpoint before it is used. The
+//! last [`KEPT`] are kept.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use longreel_kernels::Tensor;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::drift::DriftState;
+
+/// How many checkpoints a run keeps.
+pub const KEPT: usize = 2;
+const SUFFIX: &str = "checkpoint";
+const DIGEST_BYTES: usize = 32;
+
+/// The small values of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The segment to make next; everything before it is in the film.
+    pub next_segment: usize,
+    /// Frames in the film.
+    pub frames: u64,
+    /// Latent frames in the film.
+    pub latents: usize,
+    /// Where the film file stood.
+    pub writer: serde_json::Value,
+    /// Lengths of the growing files beside the film, by name.
+    pub lengths: HashMap<String, u64>,
+    /// The drift meter's memory.
+    pub drift: DriftState,
+    /// Seconds of work so far, of all processes.
+    pub seconds: f64,
+    /// Rows saved by a step cache so far.
+    pub reused_steps: usize,
+}
+
+/// A checkpoint: small values and tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// The small values.
+    pub progress: Progress,
+    /// `history` (latents `[overlap, C, h, w]`), the decoder's caches, `last_frame`, by name.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+impl Checkpoint {
+    /// Takes a tensor out by name.
+    pub fn take(&mut self, name: &str) -> Option<Tensor> {
+        let index = self.tensors.iter().position(|(n, _)| n == name)?;
+        Some(self.tensors.swap_remove(index).1)
+    }
+
+    /// Writes the checkpoint into `folder`, durably, and removes those beyond [`KEPT`].
+    ///
+    /// # Errors
+    /// Those of the file system; the checkpoints before stay as they are.
+    pub fn save(&self, folder: &Path) -> io::Result<()> {
+        let bytes: Vec<(&str, Vec<u8>, &[usize])> = self
+            .tensors
+            .iter()
+            .map(|(name, t)| {
+                let bytes = t.data().iter().flat_map(|v| v.to_le_bytes()).collect();
+                (name.as_str(), bytes, t.shape())
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, bytes, shape)| {
+                TensorView::new(Dtype::F32, shape.to_vec(), bytes)
+                    .map(|view| (name.to_string(), view))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(io::Error::other)?;
+        let progress = serde_json::to_string(&self.progress)?;
+        let metadata = HashMap::from([("progress".to_owned(), progress)]);
+        let blob = safetensors::serialize(views, Some(metadata)).map_err(io::Error::other)?;
+        let name = format!("{:08}.{SUFFIX}", self.progress.next_segment);
+        let temporary = folder.join(format!("{name}.partial"));
+        let mut file = File::create(&temporary)?;
+        file.write_all(&blob)?;
+        file.write_all(&Sha256::digest(&blob))?;
+        file.sync_all()?;
+        fs::rename(&temporary, folder.join(name))?;
+        File::open(folder)?.sync_all()?;
+        let all = list(folder)?;
+        for old in &all[..all.len().saturating_sub(KEPT)] {
+            fs::remove_file(old)?;
+        }
+        Ok(())
+    }
+
+    fn load(path: &Path) -> Result<Self, String> {
+        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+        let split = bytes.len().checked_sub(DIGEST_BYTES).ok_or("it is cut short")?;
+        let (blob, digest) = bytes.split_at(split);
+        if Sha256::digest(blob).as_slice() != digest {
+            return Err("its checksum does not match".into());
+        }
+        let (_, header) = SafeTensors::read_metadata(blob).map_err(|e| e.to_string())?;
+        let progress = header
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get("progress"))
+            .ok_or("it has no progress entry")?;
+        let progress = serde_json::from_str(progress).map_err(|e| e.to_string())?;
+        let file = SafeTensors::deserialize(blob).map_err(|e| e.to_string())?;
+        let tensors = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| {
+                let values = view
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect();
+                (name, Tensor::from_vec(view.shape(), values))
+            })
+            .collect();
+        Ok(Self { progress, tensors })
+    }
+}
+
+/// The checkpoints of `folder`, oldest first.
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == SUFFIX))
+        .collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// The newest checkpoint of `folder` that is whole, and a message for each newer one that is not.
+/// `None` when there is none: the run starts from its beginning.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn newest(folder: &Path) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
+    let mut damaged = Vec::new();
+    for path in list(folder)?.iter().rev() {
+        match Checkpoint::load(path) {
+            Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+            Err(why) => damaged.push(format!(
+                "checkpoint {} is damaged ({why}); going back to the one before it",
+                path.display()
+            )),
+        }
+    }
+    Ok((None, damaged))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(segment: usize) -> Checkpoint {
+        Checkpoint {
+            progress: Progress {
+                next_segment: segment,
+                frames: 97,
+                latents: 25,
+                writer: serde_json::json!({"bytes": 1234}),
+                lengths: HashMap::from([("drift".to_owned(), 7)]),
+                drift: DriftState::default(),
+                seconds: 1.5,
+                reused_steps: 0,
+            },
+            tensors: vec![(
+                "history".to_owned(),
+                Tensor::from_vec(&[2, 3], vec![0.1, -0.0, 1e-38, f32::MAX, 5.5, segment as f32]),
+            )],
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_bit_for_bit_and_only_the_last_two_are_kept() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for segment in 1..=4 {
+            checkpoint(segment).save(dir.path()).expect("saved");
+        }
+        let (found, damaged) = newest(dir.path()).expect("readable");
+        assert_eq!(found, Some(checkpoint(4)));
+        assert!(damaged.is_empty());
+        assert_eq!(list(dir.path()).expect("readable").len(), KEPT);
+    }
+
+    #[test]
+    fn any_flipped_byte_or_cut_sends_the_run_back_to_the_checkpoint_before() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        checkpoint(1).save(dir.path()).expect("saved");
+        checkpoint(2).save(dir.path()).expect("saved");
+        let path = list(dir.path()).expect("readable").pop().expect("two");
+        let whole = fs::read(&path).expect("readable");
+        for position in (0..whole.len()).step_by(13) {
+            let mut bytes = whole.clone();
+            bytes[position] ^= 0x40;
+            fs::write(&path, &bytes).expect("written");
+            let (found, damaged) = newest(dir.path()).expect("readable");
+            assert_eq!(found, Some(checkpoint(1)), "byte {position} flipped");
+            assert_eq!(damaged.len(), 1);
+        }
+        for length in [0, 5, 31, 33, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).expect("written");
+            assert_eq!(newest(dir.path()).expect("readable").0, Some(checkpoint(1)));
+        }
+    }
+
+    #[test]
+    fn a_run_without_any_checkpoint_starts_from_its_beginning() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        fs::write(dir.path().join("00000001.checkpoint.partial"), b"half").expect("written");
+        assert_eq!(newest(dir.path()).expect("readable").0, None);
+    }
+}

@@ -1,0 +1,227 @@
+//! One segment: from noise to latents, row by row of its timetable.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use longreel_kernels::Tensor;
+use longreel_models::{Context, ForwardOptions, Transformer};
+use longreel_sampling::{
+    Branch, Decision, Guidance, Observed, Row, Schedule, Solver, SolverKind, Span, StepCache,
+    Timetable, mix_condition_noise,
+};
+
+use crate::error::{FilmError, PlanError};
+use crate::noise::{ConditionNoise, NoiseSource};
+
+/// What stays the same in all rows of a segment.
+pub struct SegmentTask<'a> {
+    /// The network.
+    pub transformer: &'a Transformer,
+    /// The prompt.
+    pub cond: &'a Context,
+    /// The negative prompt; `None` when guidance is off.
+    pub uncond: Option<&'a Context>,
+    /// How the two passes are combined.
+    pub guidance: Guidance,
+    /// Extra input channels of image-to-video models, `[window, extra, h, w]`.
+    pub extra_channels: Option<&'a Tensor>,
+    /// Rows and groups.
+    pub timetable: &'a Timetable,
+    /// The schedule the solvers run on.
+    pub schedule: &'a Arc<Schedule>,
+    /// Which solver.
+    pub solver: &'a SolverKind,
+    /// fps class and causal mask.
+    pub forward: ForwardOptions,
+    /// Noise of conditions and of renoising solvers.
+    pub noise: &'a NoiseSource,
+    /// Seed of this segment.
+    pub seed: u64,
+    /// From 0.
+    pub segment: usize,
+    /// Prefix frames of the window.
+    pub prefix: usize,
+    /// See `FilmRequest::addnoise_condition`.
+    pub addnoise_condition: f32,
+}
+
+/// Told after each row; returns false to give the segment up.
+pub type OnRow<'a> = dyn FnMut(usize, usize, f64) -> bool + 'a;
+
+/// Denoises `window`, `[window, C, h, w]`, in place: frozen frames hold their latents, the others
+/// noise. Returns false when `on_row(rows done, rows, seconds of the row)` gave it up.
+///
+/// The reference is the denoising loop of `SkyReelsV2DiffusionForcingPipeline.__call__`
+/// (diffusers 0.42.1) and, for models without diffusion forcing, that of `SkyReelsV2Pipeline`, whose
+/// timetable has one block.
+///
+/// # Errors
+/// A network or solver error, noise missing in a noise file, and [`FilmError::NotFinite`].
+pub fn denoise(
+    task: &SegmentTask<'_>,
+    window: &mut Tensor,
+    mut cache: Option<&mut (dyn StepCache + '_)>,
+    on_row: &mut OnRow<'_>,
+) -> Result<bool, FilmError> {
+    let rows = task.timetable.rows();
+    let mut solvers = task
+        .timetable
+        .groups()
+        .iter()
+        .map(|_| task.solver.build(task.schedule))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(cache) = cache.as_deref_mut() {
+        cache.reset(rows.len());
+    }
+    for (index, row) in rows.iter().enumerate() {
+        let started = Instant::now();
+        let input = model_input(task, window, index, row)?;
+        let timesteps = &row.timesteps[row.interval.clone()];
+        let mut velocity =
+            evaluate(task, &input, timesteps, index, Branch::Cond, task.cond, &mut cache)?;
+        if let Some(uncond) = task.uncond {
+            let other =
+                evaluate(task, &input, timesteps, index, Branch::Uncond, uncond, &mut cache)?;
+            task.guidance.combine(velocity.data_mut(), other.data())?;
+        }
+        if !velocity.data().iter().all(|v| v.is_finite()) {
+            return Err(FilmError::NotFinite { segment: task.segment, step: index });
+        }
+        for &group in &row.updated_groups {
+            let frames = task.timetable.groups()[group].clone();
+            advance(task, &mut *solvers[group], &velocity, window, index, row, frames)?;
+        }
+        if !on_row(index + 1, rows.len(), started.elapsed().as_secs_f64()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What the network is shown in a row: the interval's frames, the prefix mixed with noise where the
+/// row says so, and the extra channels.
+fn model_input(
+    task: &SegmentTask<'_>,
+    window: &Tensor,
+    index: usize,
+    row: &Row,
+) -> Result<Tensor, FilmError> {
+    let [channels, height, width] = [window.dim(1), window.dim(2), window.dim(3)];
+    let frame_len = channels * height * width;
+    let mut input = window.slice0(row.interval.clone());
+    let mut noise = vec![0.0; if row.noisy_condition.is_empty() { 0 } else { frame_len }];
+    for frame in row.noisy_condition.clone() {
+        let at = ConditionNoise {
+            seed: task.seed,
+            segment: task.segment,
+            row: index,
+            frame,
+            prefix: task.prefix,
+        };
+        task.noise.condition(at, [channels, height, width], &mut noise)?;
+        let latent = &window.data()[frame * frame_len..(frame + 1) * frame_len];
+        let place = frame - row.interval.start;
+        let out = &mut input.data_mut()[place * frame_len..(place + 1) * frame_len];
+        mix_condition_noise(latent, &noise, task.addnoise_condition, out)
+            .map_err(PlanError::from)?;
+    }
+    Ok(match task.extra_channels {
+        None => input,
+        Some(extra) => {
+            let extra = extra.slice0(row.interval.clone());
+            let (frames, more) = (input.dim(0), extra.dim(1));
+            let extra_len = more * height * width;
+            let mut joined = Vec::with_capacity(input.len() + extra.len());
+            for frame in 0..frames {
+                joined.extend_from_slice(&input.data()[frame * frame_len..(frame + 1) * frame_len]);
+                joined.extend_from_slice(&extra.data()[frame * extra_len..(frame + 1) * extra_len]);
+            }
+            Tensor::from_vec(&[frames, channels + more, height, width], joined)
+        }
+    })
+}
+
+/// One branch of guidance, or what the step cache remembers of it.
+fn evaluate(
+    task: &SegmentTask<'_>,
+    input: &Tensor,
+    timesteps: &[f32],
+    row: usize,
+    branch: Branch,
+    context: &Context,
+    cache: &mut Option<&mut (dyn StepCache + '_)>,
+) -> Result<Tensor, FilmError> {
+    let Some(cache) = cache else {
+        return Ok(task.transformer.forward(input, timesteps, context, &task.forward)?);
+    };
+    match cache.span() {
+        Span::Model => {
+            if cache.decide(branch, row, input.data()) == Decision::Reuse {
+                let channels = task.transformer.config().out_channels;
+                let mut output = leading_channels(input, channels);
+                cache.reuse(branch, output.data_mut())?;
+                return Ok(output);
+            }
+            let output = task.transformer.forward(input, timesteps, context, &task.forward)?;
+            let shown = leading_channels(input, output.dim(1));
+            cache.store(branch, shown.data(), output.data())?;
+            Ok(output)
+        }
+        Span::Blocks => {
+            let mut pass = task.transformer.begin(input, timesteps, &task.forward)?;
+            let observed = match cache.observed() {
+                Observed::TimeEmbedding => pass.temb().data(),
+                Observed::TimeProjection => pass.time_proj().data(),
+                Observed::ModelInput => input.data(),
+            };
+            if cache.decide(branch, row, observed) == Decision::Reuse {
+                let mut residual = Tensor::zeros(pass.hidden().shape());
+                cache.reuse(branch, residual.data_mut())?;
+                pass.add_residual(&residual)?;
+            } else {
+                let before = pass.hidden().clone();
+                pass.run_blocks(context)?;
+                cache.store(branch, before.data(), pass.hidden().data())?;
+            }
+            Ok(pass.finish())
+        }
+    }
+}
+
+/// The first `channels` channels of `[T, C, H, W]`: image-to-video models are shown more than they
+/// answer.
+fn leading_channels(input: &Tensor, channels: usize) -> Tensor {
+    let (frames, all, plane) = (input.dim(0), input.dim(1), input.dim(2) * input.dim(3));
+    let mut data = Vec::with_capacity(frames * channels * plane);
+    for frame in input.data().chunks_exact(all * plane) {
+        data.extend_from_slice(&frame[..channels * plane]);
+    }
+    Tensor::from_vec(&[frames, channels, input.dim(2), input.dim(3)], data)
+}
+
+/// Advances one group's solver.
+fn advance(
+    task: &SegmentTask<'_>,
+    solver: &mut dyn Solver,
+    velocity: &Tensor,
+    window: &mut Tensor,
+    index: usize,
+    row: &Row,
+    frames: Range<usize>,
+) -> Result<(), FilmError> {
+    let frame_len: usize = window.shape()[1..].iter().product();
+    let shift = row.interval.start;
+    let velocity =
+        &velocity.data()[(frames.start - shift) * frame_len..(frames.end - shift) * frame_len];
+    let noise = solver.wants_noise().then(|| {
+        let mut noise = vec![0.0; frames.len() * frame_len];
+        for (frame, out) in frames.clone().zip(noise.chunks_exact_mut(frame_len)) {
+            task.noise.renoise(task.seed, task.segment, frame, index, out);
+        }
+        noise
+    });
+    let sample = &mut window.data_mut()[frames.start * frame_len..frames.end * frame_len];
+    solver.step(velocity, sample, noise.as_deref())?;
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! A model opened, and the films made with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use longreel_models::{ClipPreprocess, ClipVision, ContextOptions, Transformer, Vae};
+use longreel_sampling::SchedulerConfig;
+use longreel_weights::{Lora, ModelFolder, ModelKind};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint;
+use crate::condition::{self, Conditions, load_fitted, load_tail, read_image, to_tensor};
+use longreel_media::{VideoOptions, VideoReader, write_atomic};
+use crate::defaults::Defaults;
+use crate::error::{FilmError, PlanError};
+use crate::events::{Event, Observer, StopSignal};
+use crate::outputs::{Outputs, check_writable, run_folder};
+use crate::plan::{FilmPlan, ModelFacts, plan, step_cache};
+use crate::request::{FilmRequest, StartFrom};
+use crate::run::{Contexts, Outcome, Run, RunFile, film_options};
+use crate::texts::Texts;
+
+/// Keys and values of the prompt that are kept for all blocks, at most, for each prompt.
+const CONTEXT_CACHE_BYTES: usize = 1 << 30;
+
+/// Which model, and how it is used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineOptions {
+    /// A model folder or file.
+    pub model: PathBuf,
+    /// LoRA files and their weights, merged at load.
+    pub loras: Vec<(PathBuf, f32)>,
+    /// Refuse a plan that needs more memory than is available.
+    pub check_memory: bool,
+}
+
+impl EngineOptions {
+    /// A model without adapters, with the memory check.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self { model: model.into(), loras: Vec::new(), check_memory: true }
+    }
+}
+
+/// The networks that make segments.
+pub struct Networks {
+    /// Denoises.
+    pub transformer: Transformer,
+    /// Encodes and decodes.
+    pub vae: Vae,
+}
+
+/// A model. Opening reads configurations and headers; weights are loaded by the first film and kept
+/// for the next.
+pub struct Engine {
+    options: EngineOptions,
+    folder: ModelFolder,
+    facts: ModelFacts,
+    networks: Option<Networks>,
+    texts: Texts,
+}
+
+impl Engine {
+    /// Opens the model that `options` name.
+    ///
+    /// # Errors
+    /// When it is not a model of the family, or files of it are missing or damaged.
+    pub fn open(options: &EngineOptions) -> Result<Self, FilmError> {
+        let folder = ModelFolder::open(&options.model)?;
+        let scheduler = match folder.scheduler_json() {
+            Some(json) => SchedulerConfig::from_json(json).map_err(PlanError::from)?,
+            None => SchedulerConfig::default(),
+        };
+        let facts = ModelFacts {
+            name: options.model.display().to_string(),
+            kind: folder.kind(),
+            revision: folder.revision().to_owned(),
+            transformer: folder.transformer_config().clone(),
+            vae: folder.vae_config().clone(),
+            scheduler,
+            transformer_bytes: folder.transformer_bytes(),
+            text_encoder_bytes: folder.text_encoder_bytes(),
+            other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
+        };
+        Ok(Self {
+            options: options.clone(),
+            folder,
+            facts,
+            networks: None,
+            texts: Texts::default(),
+        })
+    }
+
+    /// What the model can do.
+    pub fn kind(&self) -> ModelKind {
+        self.facts.kind
+    }
+
+    /// What planning knows of the model.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    /// The values that stand where nothing is asked for.
+    ///
+    /// # Errors
+    /// When the model's `longreel.json` is there and cannot be read.
+    pub fn defaults(&self, has_image: bool) -> Result<Defaults, FilmError> {
+        Defaults::of(&self.facts, &self.options.model, has_image)
+    }
+
+    /// Checks a request and plans it; see [`crate::plan::plan`]. Pictures and videos it names are
+    /// opened.
+    ///
+    /// # Errors
+    /// Everything that cannot work, with the nearest values that do.
+    pub fn plan(&self, request: &FilmRequest) -> Result<FilmPlan, PlanError> {
+        let planned = plan(request, &self.facts, self.options.check_memory)?;
+        if let StartFrom::Image(path) = &request.start {
+            read_image(path)?;
+        }
+        if let Some(path) = &request.end_image {
+            read_image(path)?;
+        }
+        if let StartFrom::Video(path) = &request.start {
+            let video = VideoReader::open(path, &VideoOptions::default())?;
+            let count = video_history_frames(&planned);
+            if let Some(frames) = video.info().frames.filter(|&f| f < count as u64) {
+                return Err(PlanError::value(
+                    "--video",
+                    path.display(),
+                    format!("has {frames} frames, and --overlap-history {count} needs that many"),
+                    "use a smaller --overlap-history or a longer video",
+                ));
+            }
+        }
+        Ok(planned)
+    }
+
+    /// Makes a film from its beginning.
+    ///
+    /// # Errors
+    /// An unfinished run at the output, and everything that can fail on the way; what was finished
+    /// stays and can be resumed.
+    pub fn run(
+        &mut self,
+        plan: &FilmPlan,
+        outputs: &Outputs,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, FilmError> {
+        observer.event(Event::Plan(Box::new(plan.summary().clone())));
+        film_options(plan.request(), outputs).kind(&outputs.film)?;
+        let folder = outputs.run_folder();
+        if folder.exists() {
+            if !outputs.overwrite && RunFile::path(&folder).exists() {
+                return Err(FilmError::Unfinished { path: outputs.film.clone() });
+            }
+            fs::remove_dir_all(&folder).map_err(FilmError::io("remove", &folder))?;
+        }
+        for path in [&outputs.dump_latents, &outputs.dump_frames, &outputs.contact_sheet]
+            .into_iter()
+            .flatten()
+            .chain([&outputs.film])
+        {
+            check_writable(path)?;
+        }
+        fs::create_dir(&folder).map_err(FilmError::io("create", &folder))?;
+        let file = RunFile {
+            program_version: outputs.program_version.clone(),
+            revision: self.facts.revision.clone(),
+            engine: self.options.clone(),
+            request: plan.request().clone(),
+            outputs: outputs.clone(),
+        };
+        let json = serde_json::to_vec_pretty(&file)
+            .map_err(|e| FilmError::io("describe", &folder)(e.into()))?;
+        write_atomic(&RunFile::path(&folder), &json)?;
+        let result = self.make(plan, outputs, None, stop, observer);
+        if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
+            // Nothing of the film exists that resume could go on from.
+            let _ = fs::remove_dir_all(&folder);
+        }
+        result
+    }
+
+    fn make(
+        &mut self,
+        plan: &FilmPlan,
+        outputs: &Outputs,
+        checkpoint: Option<checkpoint::Checkpoint>,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, FilmError> {
+        let request = plan.request();
+        let mut prompts: Vec<&str> = request.prompts.iter().map(|p| p.prompt.as_str()).collect();
+        let guided = request.guidance_scale > 1.0;
+        if guided {
+            prompts.push(&request.negative_prompt);
+        }
+        self.texts.embed(&self.folder, &prompts, observer)?;
+        let images = self.images(request, observer)?;
+        let image_embeds = self.image_embeds(&images, observer)?;
+        if self.networks.is_none() {
+            observer.event(Event::Stage { what: "loading the model".into() });
+            self.networks = Some(self.load()?);
+        }
+        let networks = self.networks.as_ref().expect("just loaded");
+        let options =
+            ContextOptions { cache_bytes: CONTEXT_CACHE_BYTES, ..ContextOptions::default() };
+        let context = |prompt: &str| {
+            let text = self.texts.get(prompt);
+            networks.transformer.context(text, image_embeds.as_ref(), &options)
+        };
+        let contexts = Contexts {
+            cond: request.prompts.iter().map(|p| context(&p.prompt)).collect::<Result<_, _>>()?,
+            uncond: guided.then(|| context(&request.negative_prompt)).transpose()?,
+        };
+        let conditions =
+            self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
+        let cache = step_cache(request, &self.facts)?;
+        let metadata = metadata(request, outputs, &self.facts);
+        let run =
+            Run::new(plan, outputs, networks, &contexts, conditions, cache, metadata, checkpoint)?;
+        run.finish(stop, observer)
+    }
+
+    fn load(&self) -> Result<Networks, FilmError> {
+        let (config, mut source) = self.folder.transformer()?;
+        for (path, weight) in &self.options.loras {
+            Lora::open(path)?.apply(&mut source, *weight)?;
+        }
+        let transformer = Transformer::load(&config, source)?;
+        let (config, source) = self.folder.vae()?;
+        Ok(Networks { transformer, vae: Vae::load(&config, source)? })
+    }
+
+    fn images(
+        &self,
+        request: &FilmRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<Images, FilmError> {
+        let mut load = |path: &Path| load_fitted(path, request, observer);
+        Ok(Images {
+            first: match &request.start {
+                StartFrom::Image(path) => Some(load(path)?),
+                _ => None,
+            },
+            last: request.end_image.as_deref().map(load).transpose()?,
+        })
+    }
+
+    /// CLIP's view, for models that look at it.
+    fn image_embeds(
+        &self,
+        images: &Images,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<longreel_kernels::Tensor>, FilmError> {
+        if self.facts.kind == ModelKind::DiffusionForcing {
+            return Ok(None);
+        }
+        let (Some((_, first)), Some((config, source))) =
+            (&images.first, self.folder.image_encoder()?)
+        else {
+            return Ok(None);
+        };
+        observer.event(Event::Stage { what: "looking at the image".into() });
+        let clip = ClipVision::load(&config, source)?;
+        let preprocess = match self.folder.image_processor_json() {
+            Some(json) => ClipPreprocess::from_json(json)?,
+            None => ClipPreprocess::default(),
+        };
+        let mut seen = vec![first];
+        seen.extend(images.last.as_ref().map(|(_, original)| original));
+        Ok(Some(condition::image_embeds(&clip, &preprocess, &seen)?))
+    }
+
+    fn conditions(
+        &self,
+        networks: &Networks,
+        plan: &FilmPlan,
+        images: &Images,
+        resumed: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<Conditions, FilmError> {
+        let request = plan.request();
+        let encoder = &networks.vae.encoder;
+        let mut conditions = Conditions::default();
+        let alone = |frame| condition::encode(encoder, &to_tensor(std::slice::from_ref(frame)));
+        if let Some((first, _)) = &images.first {
+            if self.facts.kind == ModelKind::DiffusionForcing {
+                conditions.prefix = Some(alone(first)?);
+                conditions.end = images.last.as_ref().map(|(last, _)| alone(last)).transpose()?;
+            } else {
+                let frames = plan.segments.total().map_or(1, |t| 4 * (t.get() - 1) + 1);
+                let last = images.last.as_ref().map(|(last, _)| last);
+                conditions.extra_channels =
+                    Some(condition::image_to_video_channels(encoder, first, last, frames)?);
+            }
+        }
+        if let (StartFrom::Video(path), false) = (&request.start, resumed) {
+            observer.event(Event::Stage { what: "encoding the end of the video".into() });
+            let tail = load_tail(path, video_history_frames(plan), request, observer)?;
+            conditions.prefix = Some(condition::encode(encoder, &to_tensor(&tail))?);
+        }
+        Ok(conditions)
+    }
+}
+
+/// Pixel frames of a video that the first window begins with.
+fn video_history_frames(plan: &FilmPlan) -> usize {
+    plan.segments.overlap().to_pixels().map_or(1, |frames| frames.get())
+}
+
+/// Pictures, brought to the film's size and as they were.
+struct Images {
+    first: Option<(longreel_media::Frame, longreel_media::Frame)>,
+    last: Option<(longreel_media::Frame, longreel_media::Frame)>,
+}
+
+fn metadata(request: &FilmRequest, outputs: &Outputs, facts: &ModelFacts) -> String {
+    serde_json::json!({
+        "program": "longreel",
+        "version": outputs.program_version,
+        "command": outputs.command,
+        "model": facts.name,
+        "revision": facts.revision,
+        "seed": request.seed,
+        "request": request,
+    })
+    .to_string()
+}
+
+/// Goes on with the unfinished run of `film`. The result is the one that an uninterrupted run would
+/// have given, byte for byte.
+///
+/// # Errors
+/// Nothing to resume, another model than the run began with, and what can fail in a run.
+pub fn resume(
+    film: &Path,
+    stop: &StopSignal,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, FilmError> {
+    let folder = run_folder(film);
+    let path = RunFile::path(&folder);
+    let nothing = |problem: &str| FilmError::NothingToResume {
+        path: film.to_owned(),
+        problem: problem.to_owned(),
+    };
+    if !path.exists() {
+        return Err(nothing(if film.exists() {
+            "the film is complete (there is no unfinished run beside it)"
+        } else {
+            "there is no such film and no unfinished run of it"
+        }));
+    }
+    let text = fs::read(&path).map_err(FilmError::io("read", &path))?;
+    let file: RunFile = serde_json::from_slice(&text)
+        .map_err(|e| nothing(&format!("{} cannot be read: {e}", path.display())))?;
+    let mut outputs = file.outputs;
+    // The folder may have been moved since.
+    outputs.film = film.to_owned();
+    let (found, damaged) =
+        checkpoint::newest(&folder).map_err(FilmError::io("read the checkpoints in", &folder))?;
+    for message in damaged {
+        observer.event(Event::Warning { message });
+    }
+    let mut engine = Engine::open(&file.engine)?;
+    if engine.facts.revision != file.revision {
+        return Err(FilmError::OtherModel {
+            model: file.engine.model,
+            began: file.revision,
+            now: engine.facts.revision,
+        });
+    }
+    let planned = engine.plan(&file.request)?;
+    observer.event(Event::Plan(Box::new(planned.summary().clone())));
+    engine.make(&planned, &outputs, found, stop, observer)
+}

@@ -1,0 +1,166 @@
+//! Why a film was refused, or failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use longreel_media::MediaError;
+use longreel_models::ModelError;
+use longreel_sampling as sampling;
+use longreel_weights::WeightsError;
+
+/// Why a request cannot become a plan. Nothing has been loaded or written when it is returned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A value that cannot work.
+    #[error("{what} {value}: {rule}; {fix}")]
+    Value {
+        /// The flag.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// The limit it breaks.
+        rule: String,
+        /// The way out.
+        fix: String,
+    },
+    /// The frame arithmetic does not work out.
+    #[error(transparent)]
+    Segments(#[from] sampling::SegmentError),
+    /// The timetable cannot be built.
+    #[error(transparent)]
+    Timetable(#[from] sampling::TimetableError),
+    /// The schedule cannot be built.
+    #[error(transparent)]
+    Schedule(#[from] sampling::ScheduleError),
+    /// The solver cannot be built.
+    #[error(transparent)]
+    Solver(#[from] sampling::SolverError),
+    /// The guidance scale cannot be used.
+    #[error(transparent)]
+    Guidance(#[from] sampling::GuidanceError),
+    /// The step cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] sampling::CacheError),
+    /// A picture or video it names cannot be used.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+}
+
+impl PlanError {
+    pub(crate) fn value(
+        what: &'static str,
+        value: impl ToString,
+        rule: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self::Value { what, value: value.to_string(), rule: rule.into(), fix: fix.into() }
+    }
+}
+
+/// Why a run ended before its film was complete.
+#[derive(Debug, thiserror::Error)]
+pub enum FilmError {
+    /// The request cannot work.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A network or tokenizer cannot be used.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A picture or video cannot be read, or the film cannot be written.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    /// A solver was driven wrongly or its input does not fit.
+    #[error(transparent)]
+    Solver(#[from] sampling::SolverError),
+    /// The two passes of guidance do not fit each other.
+    #[error(transparent)]
+    Guidance(#[from] sampling::GuidanceError),
+    /// A step cache was driven wrongly.
+    #[error(transparent)]
+    Cache(#[from] sampling::CacheError),
+    /// A file of the run could not be read or written.
+    #[error("cannot {action} {}: {cause}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The network's first answer holds values that are not numbers.
+    #[error(
+        "the model's output is not finite in segment {segment}, step {step}: its weights hold NaN or \
+         infinity, or do not belong together; `longreel inspect` names the tensors"
+    )]
+    NotFinite {
+        /// From 0.
+        segment: usize,
+        /// From 0.
+        step: usize,
+    },
+    /// A noise file lacks a tensor or has it in another shape.
+    #[error("noise file {}: {problem}", path.display())]
+    Noise {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// There is an unfinished run at the output.
+    #[error(
+        "{} has an unfinished run; `longreel resume {}` goes on with it, --overwrite starts anew",
+        path.display(), path.display()
+    )]
+    Unfinished {
+        /// The film.
+        path: PathBuf,
+    },
+    /// There is nothing to resume.
+    #[error("{}: {problem}", path.display())]
+    NothingToResume {
+        /// The film.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// The model is not the one the run began with.
+    #[error(
+        "the run began with revision {began} of {}, which is now {now}; put the old files back or \
+         start the film anew",
+        model.display()
+    )]
+    OtherModel {
+        /// The model's folder or file.
+        model: PathBuf,
+        /// Revision at the start.
+        began: String,
+        /// Revision now.
+        now: String,
+    },
+}
+
+impl FilmError {
+    /// True when the cause is what was asked for or given, rather than a failure on the way.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Media(error) => !matches!(
+                error,
+                MediaError::DiskFull { .. } | MediaError::Io { .. } | MediaError::Codec { .. }
+            ),
+            Self::Solver(_) | Self::Io { .. } => false,
+            _ => true,
+        }
+    }
+
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |cause| Self::Io { action, path, cause }
+    }
+}

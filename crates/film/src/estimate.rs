@@ -1,0 +1,188 @@
+//! What a film costs, before it is begun: arithmetic, memory, disk and time.
+
+use std::time::Instant;
+
+use longreel_kernels::{Activation, Linear, Tensor, Weight, ops};
+use longreel_weights::{TransformerConfig, VaeConfig};
+use serde::Serialize;
+
+/// Floating-point operations of one forward pass of the transformer over `frames` latent frames of
+/// `tokens_per_frame` tokens. A multiply-add counts as two.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ForwardFlops {
+    /// Self-attention's scores and sums.
+    pub attention: f64,
+    /// All fully connected layers.
+    pub linear: f64,
+    /// Cross-attention's scores and sums.
+    pub cross_attention: f64,
+}
+
+impl ForwardFlops {
+    /// The sum.
+    pub fn total(&self) -> f64 {
+        self.attention + self.linear + self.cross_attention
+    }
+}
+
+/// Tokens of one latent frame of `height x width` pixels.
+pub fn tokens_per_frame(config: &TransformerConfig, height: usize, width: usize) -> usize {
+    let [_, ph, pw] = patch(config);
+    (height / 8 / ph) * (width / 8 / pw)
+}
+
+fn patch(config: &TransformerConfig) -> [usize; 3] {
+    let p = &config.patch_size;
+    [p[0], p[1], p[2]]
+}
+
+/// See [`ForwardFlops`]. `causal_block` is set when attention is block-causal, in latent frames.
+pub fn forward_flops(
+    config: &TransformerConfig,
+    frames: usize,
+    tokens_per_frame: usize,
+    causal_block: Option<usize>,
+) -> ForwardFlops {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as f64;
+    let ffn = config.ffn_dim as f64;
+    let layers = config.num_layers as f64;
+    let tokens = (frames * tokens_per_frame) as f64;
+    let text = 512.0;
+    let visible = match causal_block {
+        // A block of n frames sees the mean of n, 2n, ... frames.
+        Some(block) => (frames + block) as f64 / (2 * frames) as f64,
+        None => 1.0,
+    };
+    ForwardFlops {
+        attention: layers * 4.0 * tokens * tokens * visible * dim,
+        linear: layers * tokens * (2.0 * 6.0 * dim * dim + 2.0 * 2.0 * dim * ffn),
+        cross_attention: layers * 4.0 * tokens * text * dim,
+    }
+}
+
+/// One convolution of the VAE decoder.
+struct DecoderConv {
+    inputs: usize,
+    outputs: usize,
+    /// Kernel positions: 27, 9, 3 or 1.
+    taps: usize,
+    /// Frames for each latent frame, and pixels for each latent pixel along a side.
+    frames: usize,
+    scale: usize,
+}
+
+/// The decoder's convolutions in order (`WanDecoder3d` of diffusers 0.42.1).
+fn decoder_convs(config: &VaeConfig) -> Vec<DecoderConv> {
+    let base = config.decoder_base_dim.unwrap_or(config.base_dim);
+    let levels = config.dim_mult.len();
+    let mut dims = vec![base * config.dim_mult[levels - 1]];
+    dims.extend(config.dim_mult.iter().rev().map(|&m| base * m));
+    let temporal: Vec<bool> = config.temperal_downsample.iter().rev().copied().collect();
+    let (mut frames, mut scale) = (1, 1);
+    let mut convs = Vec::new();
+    let mut add = |inputs, outputs, taps, frames, scale| {
+        convs.push(DecoderConv { inputs, outputs, taps, frames, scale });
+    };
+    add(config.z_dim, dims[0], 27, 1, 1);
+    for _ in 0..4 {
+        add(dims[0], dims[0], 27, 1, 1);
+    }
+    for level in 0..levels {
+        // The upsampling before a level has halved the channels.
+        let inputs = if level > 0 { dims[level] / 2 } else { dims[level] };
+        let outputs = dims[level + 1];
+        add(inputs, outputs, 27, frames, scale);
+        for _ in 0..2 * config.num_res_blocks + 1 {
+            add(outputs, outputs, 27, frames, scale);
+        }
+        if level + 1 < levels {
+            if temporal.get(level).copied().unwrap_or(false) {
+                add(outputs, 2 * outputs, 3, frames, scale);
+                frames *= 2;
+            }
+            scale *= 2;
+            add(outputs, outputs / 2, 9, frames, scale);
+        }
+    }
+    add(dims[levels], config.out_channels, 27, frames, scale);
+    convs
+}
+
+/// Operations of the VAE decoder for one latent frame (4 pixel frames) of `height x width` pixels.
+/// Convolutions only; norms and the middle attention are below a percent at real sizes.
+pub fn decode_flops(config: &VaeConfig, height: usize, width: usize) -> f64 {
+    let cells = (height / 8 * (width / 8)) as f64;
+    decoder_convs(config)
+        .iter()
+        .map(|c| {
+            let places = (c.frames * c.scale * c.scale) as f64 * cells;
+            2.0 * (c.inputs * c.outputs * c.taps) as f64 * places
+        })
+        .sum()
+}
+
+/// Bytes that decoding one latent frame at a time takes: the causal caches (two frames of the input
+/// of each convolution that looks back in time) and a few of the widest activations.
+pub fn decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
+    let cells = (height / 8 * (width / 8)) as u64;
+    let convs = decoder_convs(config);
+    let plane = |c: &DecoderConv| cells * (c.scale * c.scale) as u64;
+    let caches: u64 = convs
+        .iter()
+        .filter(|c| matches!(c.taps, 27 | 3))
+        .map(|c| 2 * plane(c) * c.inputs as u64)
+        .sum();
+    let widest = convs.iter().map(|c| plane(c) * (c.frames * c.inputs.max(c.outputs)) as u64).max();
+    4 * (caches + 3 * widest.unwrap_or(0))
+}
+
+/// Bytes of activations that stand at once in a forward pass: a handful of `[tokens, dim]` and one
+/// slice of the feed-forward's hidden layer.
+pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
+    let context = 512 * dim * 2 * config.num_layers as u64;
+    4 * (6 * tokens as u64 * dim + 2 * context) + (64 << 20)
+}
+
+/// What this machine reaches in the linear layer that decides the time, in operations a second.
+/// Takes a few hundredths of a second.
+pub fn probe_flops_per_second() -> f64 {
+    let (rows, dim) = (768, 1024);
+    let value = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
+    let weight: Vec<f32> = (0..dim * dim).map(value).collect();
+    let layer = Linear::new(Weight::from_f32(&[dim, dim], &weight), None);
+    let x = Tensor::from_vec(&[rows, dim], (0..rows * dim).map(value).collect());
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let started = Instant::now();
+        let y = ops::linear(&x, &layer, Activation::None);
+        std::hint::black_box(y.data()[0]);
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    2.0 * (rows * dim * dim) as f64 / best
+}
+
+/// Memory that this process may still take, in bytes: the smaller of the system's available memory
+/// and what the control group leaves. `None` where neither tells.
+pub fn available_memory_bytes() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let system = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    });
+    let number = |path: &str| read(path).and_then(|t| t.trim().parse::<u64>().ok());
+    let group = number("/sys/fs/cgroup/memory.max")
+        .zip(number("/sys/fs/cgroup/memory.current"))
+        .map(|(max, used)| max.saturating_sub(used));
+    match (system, group) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Peak resident memory of this process in bytes, where the system tells.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,122 @@
+//! What a run tells while it works, and how it is stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde::Serialize;
+
+use crate::drift::SegmentDrift;
+use crate::plan::PlanSummary;
+
+/// Something that happened in a run. Serialised, each is one line of `--json`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The plan, before any weight is loaded.
+    Plan(Box<PlanSummary>),
+    /// A stage that has no steps has begun, such as loading weights or encoding the prompt.
+    Stage {
+        /// What is being done, in a few words.
+        what: String,
+    },
+    /// Something the person should know; the run goes on.
+    Warning {
+        /// The text.
+        message: String,
+    },
+    /// A segment begins.
+    Segment {
+        /// From 0.
+        segment: usize,
+        /// How many there are, unless endless.
+        segments: Option<usize>,
+        /// The prompt it is made from.
+        prompt: String,
+    },
+    /// A denoising row is done.
+    Step {
+        /// From 0.
+        segment: usize,
+        /// Rows done in this segment.
+        step: usize,
+        /// Rows of this segment.
+        steps: usize,
+        /// Seconds this row took.
+        seconds: f64,
+        /// Estimated seconds until the film is done, unless endless.
+        left_seconds: Option<f64>,
+    },
+    /// A segment's frames are in the file, which is playable up to here, and the checkpoint is on
+    /// disk.
+    Part {
+        /// From 0.
+        segment: usize,
+        /// Frames in the film so far.
+        frames: u64,
+        /// Film seconds so far.
+        film_seconds: f64,
+        /// A PNG of a frame of this part, when previews are asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        preview: Option<String>,
+    },
+    /// How a segment differs from the first.
+    Drift(SegmentDrift),
+    /// The film is complete and closed.
+    Done {
+        /// The film.
+        path: String,
+        /// Frames in it.
+        frames: u64,
+        /// Seconds of work in this process.
+        seconds: f64,
+        /// Peak resident memory of this process in bytes, where the system tells.
+        peak_memory_bytes: Option<u64>,
+        /// Rows in which the network was not evaluated, thanks to a step cache.
+        reused_steps: usize,
+        /// True when it ends early because it was asked to; `resume` goes on.
+        stopped: bool,
+    },
+}
+
+/// Receives what a run tells.
+pub trait Observer {
+    /// Called from the thread that runs the film; should return soon.
+    fn event(&mut self, event: Event);
+}
+
+impl<F: FnMut(Event)> Observer for F {
+    fn event(&mut self, event: Event) {
+        self(event)
+    }
+}
+
+/// When a run should end before its film does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// It should not.
+    No = 0,
+    /// After the segment in work: its frames are written and the file is closed.
+    AfterSegment = 1,
+    /// At the next step: the segment in work is given up, what is finished stays.
+    Now = 2,
+}
+
+/// A switch that another thread or a signal handler turns.
+#[derive(Debug, Clone, Default)]
+pub struct StopSignal(Arc<AtomicU8>);
+
+impl StopSignal {
+    /// Asks for a stop; a stronger wish stands.
+    pub fn request(&self, stop: Stop) {
+        self.0.fetch_max(stop as u8, Ordering::SeqCst);
+    }
+
+    /// What is asked for.
+    pub fn get(&self) -> Stop {
+        match self.0.load(Ordering::SeqCst) {
+            0 => Stop::No,
+            1 => Stop::AfterSegment,
+            _ => Stop::Now,
+        }
+    }
+}

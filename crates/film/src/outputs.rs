@@ -1,0 +1,88 @@
+//! What a run writes: the film, and what was asked for beside it.
+
+use std::path::{Path, PathBuf};
+
+use longreel_media::{Codec, MediaError, write_atomic};
+use serde::{Deserialize, Serialize};
+
+/// Codec and quality of the film.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Encoding {
+    /// The codec; `None` takes the container's default.
+    pub codec: Option<Codec>,
+    /// Quantiser or rate factor; lower is better and larger. `None` takes the codec's default.
+    pub crf: Option<u8>,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outputs {
+    /// The film; its extension says the container.
+    pub film: PathBuf,
+    /// Codec and quality.
+    pub encoding: Encoding,
+    /// The final latents, safetensors `final_latents` f32 `[1, C, T, h, w]`.
+    pub dump_latents: Option<PathBuf>,
+    /// The decoded frames, safetensors `frames` f32 `[F, H, W, 3]` in [0, 1].
+    pub dump_frames: Option<PathBuf>,
+    /// A sheet of frames as a PNG.
+    pub contact_sheet: Option<PathBuf>,
+    /// Noise to use instead of the seed's; see [`crate::NoiseSource`].
+    pub noise: Option<PathBuf>,
+    /// A PNG of a frame for each segment, written into the run's folder and named by the events.
+    pub previews: bool,
+    /// Start anew where an unfinished run is.
+    pub overwrite: bool,
+    /// The command that makes this film again, kept in its metadata.
+    pub command: String,
+    /// The program's version, kept in the film's metadata.
+    pub program_version: String,
+}
+
+impl Outputs {
+    /// A film at `film` with the container's default codec, and nothing beside it but the drift.
+    pub fn new(film: impl Into<PathBuf>) -> Self {
+        Self {
+            film: film.into(),
+            encoding: Encoding::default(),
+            dump_latents: None,
+            dump_frames: None,
+            contact_sheet: None,
+            noise: None,
+            previews: false,
+            overwrite: false,
+            command: String::new(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The folder beside the film that holds the unfinished run.
+    pub fn run_folder(&self) -> PathBuf {
+        run_folder(&self.film)
+    }
+
+    /// Where the drift of each segment is written: `film.mp4` has `film.drift.json`.
+    pub fn drift_path(&self) -> PathBuf {
+        self.film.with_extension("drift.json")
+    }
+}
+
+/// Finds out before any work is done whether `path` can be written.
+///
+/// # Errors
+/// Those that writing it would have.
+pub fn check_writable(path: &Path) -> Result<(), MediaError> {
+    let mut probe = path.as_os_str().to_owned();
+    probe.push(".probe");
+    let probe = PathBuf::from(probe);
+    write_atomic(&probe, b"")?;
+    let _ = std::fs::remove_file(probe);
+    Ok(())
+}
+
+/// See [`Outputs::run_folder`].
+pub fn run_folder(film: &Path) -> PathBuf {
+    let mut name = film.as_os_str().to_owned();
+    name.push(".longreel");
+    PathBuf::from(name)
+}

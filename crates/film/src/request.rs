@@ -1,0 +1,162 @@
+//! What a film is asked to be, complete and resolved: nothing in it depends on defaults any more.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A prompt and the film time from which it holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TimedPrompt {
+    /// First pixel frame the prompt is meant for. It takes effect at the first segment whose first
+    /// new frame is at or after this one.
+    pub from_frame: u64,
+    /// The prompt as typed.
+    pub prompt: String,
+    /// A seed for the segments under this prompt, instead of the film's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// How long the film is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// This many pixel frames, 4n + 1, a condition's frames included.
+    Frames(u64),
+    /// Until it is stopped.
+    Endless,
+}
+
+/// What the film starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// The prompt alone.
+    Prompt,
+    /// A first frame.
+    Image(PathBuf),
+    /// The last frames of a video.
+    Video(PathBuf),
+}
+
+/// How a picture of another size is brought to the model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FitMode {
+    /// Scale until it covers, cut what hangs over.
+    #[default]
+    Crop,
+    /// Scale until it fits, fill with black.
+    Pad,
+    /// Scale each side by itself, as diffusers' `VideoProcessor` does.
+    Stretch,
+}
+
+/// In which form the history goes from one segment to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carry {
+    /// As latents; the VAE decodes one continuous stream.
+    #[default]
+    Latents,
+    /// As pixels that are encoded again, as the official script does.
+    Pixels,
+}
+
+/// The solver that turns velocities into latents.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SolverChoice {
+    /// UniPC as the model's scheduler configuration sets it.
+    #[default]
+    UniPc,
+    /// Euler steps on the same schedule.
+    Euler,
+    /// The explicit timesteps of a distilled checkpoint.
+    FewStep {
+        /// Timesteps before the shift, falling, such as 1000, 750, 500, 250.
+        timesteps: Vec<u32>,
+        /// Fresh noise between the steps, as CausVid and Self Forcing checkpoints want; else Euler
+        /// steps, as LightX2V's.
+        renoise: bool,
+    },
+}
+
+/// Reuse of work between steps.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheChoice {
+    /// Every step is computed.
+    #[default]
+    Off,
+    /// TeaCache with the published coefficients.
+    TeaCache {
+        /// Accumulated relative change up to which a step is reused.
+        threshold: f32,
+        /// The coefficients and warm-up of the official `--use_ret_steps`.
+        use_ret_steps: bool,
+    },
+    /// A cache by the observed change of output for a change of input; needs no coefficients.
+    EasyCache {
+        /// Accumulated relative change up to which a step is reused.
+        threshold: f32,
+    },
+}
+
+/// A film, asked for in full. Serialised into the run's folder and into the film's metadata.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilmRequest {
+    /// At least one; the first holds from frame 0. Sorted by `from_frame`.
+    pub prompts: Vec<TimedPrompt>,
+    /// What the unconditional pass is told. May be empty.
+    pub negative_prompt: String,
+    /// Pixels, a multiple of 16.
+    pub width: usize,
+    /// Pixels, a multiple of 16.
+    pub height: usize,
+    /// How long.
+    pub length: Length,
+    /// Pixel frames of one segment, 4n + 1.
+    pub base_num_frames: usize,
+    /// Pixel frames of history that a segment sees of the one before, 4n + 1.
+    pub overlap_history: usize,
+    /// Denoising steps of a latent frame.
+    pub steps: usize,
+    /// Classifier-free guidance; 1.0 and below skips the unconditional pass.
+    pub guidance_scale: f32,
+    /// Flow shift of the schedule.
+    pub flow_shift: f32,
+    /// Frames a second, of the file and for models with an fps embedding.
+    pub fps: u32,
+    /// The seed of everything random.
+    pub seed: u64,
+    /// Steps a block lags behind the one before it; 0 moves all together.
+    pub ar_step: usize,
+    /// Latent frames of a causal block; `None` takes the checkpoint's own.
+    pub causal_block_size: Option<usize>,
+    /// Block-causal attention; `None` switches it on when a block has more than one frame, as
+    /// diffusers does.
+    pub causal_attention: Option<bool>,
+    /// Noise mixed into the history, in thousandths; 0 is off.
+    pub addnoise_condition: f32,
+    /// What the film starts from.
+    pub start: StartFrom,
+    /// A last frame.
+    pub end_image: Option<PathBuf>,
+    /// How pictures of another size are fitted.
+    pub fit: FitMode,
+    /// How history is carried.
+    pub carry: Carry,
+    /// The solver.
+    pub solver: SolverChoice,
+    /// Reuse between steps.
+    pub cache: CacheChoice,
+}
+
+impl FilmRequest {
+    /// The prompt that holds for a segment whose first new pixel frame is `frame`, as an index into
+    /// [`FilmRequest::prompts`].
+    pub fn prompt_at(&self, frame: u64) -> usize {
+        self.prompts.iter().rposition(|p| p.from_frame <= frame).unwrap_or(0)
+    }
+}

@@ -1,0 +1,192 @@
+//! The commands that make films: generate, resume, plan.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use longreel_film::{
+    Engine, EngineOptions, Event, FilmError, FilmPlan, Outputs, PlanError, RunFile, Stop, resume,
+    run_folder,
+};
+
+use crate::args::{GenerateArgs, ModelArgs};
+use crate::demo;
+use crate::interrupt::Interrupts;
+use crate::outcome::{BadInput, EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED};
+use crate::outputs;
+use crate::remake;
+use crate::report::{Heading, Reporter, Screen, Verbosity, print, print_json};
+use crate::resolve::{self, Checked, Take};
+
+/// Stands for the prompt in a plan that was given none; what a film takes does not depend on it.
+const ANY_PROMPT: &str = "any prompt";
+
+/// Makes films.
+pub fn generate(args: &GenerateArgs, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+    let session = Session::open(args, resolve::check(args, &mut resolve::random_seed)?)?;
+    let films = session.films()?;
+    let mut reporter = Reporter::new(verbosity, screen.clone());
+    session.checked.warnings.iter().for_each(|warning| reporter.warn(warning));
+    let interrupts = Interrupts::listen(screen)?;
+    let Session { args, mut engine, checked, options, defaults } = session;
+    let count = films.len();
+    for (index, (take, mut outputs)) in checked.takes.iter().zip(films).enumerate() {
+        let request = resolve::request(args, &defaults, &checked, take)?;
+        let plan = engine.plan(&request).map_err(FilmError::from)?;
+        outputs.command =
+            remake::command(&request, args.model.model.as_deref(), &options, &outputs);
+        let heading = Heading {
+            index: index + 1,
+            count,
+            film: &outputs.film,
+            seed: take.seed,
+            prompt: &request.prompts[0].prompt,
+        };
+        reporter.begin(&heading, &plan);
+        let outcome = engine.run(&plan, &outputs, interrupts.stop(), &mut reporter)?;
+        reporter.end(&outcome, Some(take.seed));
+        if interrupts.stop().get() != Stop::No {
+            let left = count - index - 1;
+            if left > 0 {
+                reporter.warn(&format!("{left} films were not begun"));
+            }
+            break;
+        }
+    }
+    Ok(if interrupts.at_once() { EXIT_INTERRUPTED } else { EXIT_DONE })
+}
+
+/// Goes on with a film.
+pub fn go_on(film: &Path, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+    let mut reporter = Reporter::new(verbosity, screen.clone());
+    let interrupts = Interrupts::listen(screen)?;
+    let seed = seed_of(film);
+    if let Some(seed) = seed {
+        reporter.go_on(film, seed);
+    }
+    let outcome = resume(film, interrupts.stop(), &mut reporter)?;
+    reporter.end(&outcome, seed);
+    Ok(if interrupts.at_once() { EXIT_INTERRUPTED } else { EXIT_DONE })
+}
+
+/// The seed of the run beside a film; the engine says what is wrong when there is none.
+fn seed_of(film: &Path) -> Option<u64> {
+    let json = std::fs::read(RunFile::path(&run_folder(film))).ok()?;
+    serde_json::from_slice::<RunFile>(&json).ok().map(|file| file.request.seed)
+}
+
+/// Says what films would take.
+pub fn plan(args: &GenerateArgs, verbosity: Verbosity) -> Result<u8> {
+    let mut args = args.clone();
+    let prompt = &mut args.prompt;
+    if prompt.words.is_empty()
+        && prompt.prompt.is_none()
+        && prompt.prompts.is_none()
+        && prompt.story.is_none()
+    {
+        prompt.prompt = Some(ANY_PROMPT.to_string());
+    }
+    let checked = resolve::check(&args, &mut || Ok(0))?;
+    let warnings = checked.warnings.clone();
+    let session = Session::open(&args, checked)?;
+    let films = session.films()?;
+    let first = session.plan(&session.checked.takes[0])?;
+    if verbosity.json {
+        print_json(&Event::Plan(Box::new(first.summary().clone())));
+        return Ok(EXIT_DONE);
+    }
+    print(&first.summary().to_string());
+    warnings.iter().for_each(|warning| print(&format!("note: {warning}")));
+    if films.len() > 1 {
+        print(&format!("films      {} like this one", films.len()));
+    }
+    Ok(EXIT_DONE)
+}
+
+/// A model opened, and what is asked of it.
+struct Session<'a> {
+    args: &'a GenerateArgs,
+    engine: Engine,
+    checked: Checked,
+    options: EngineOptions,
+    defaults: longreel_film::Defaults,
+}
+
+impl<'a> Session<'a> {
+    fn open(args: &'a GenerateArgs, checked: Checked) -> Result<Self> {
+        let options = options(&args.model)?;
+        let engine = Engine::open(&options)?;
+        let defaults = engine.defaults(args.picture.image.is_some())?;
+        Ok(Self { args, engine, checked, options, defaults })
+    }
+
+    fn plan(&self, take: &Take) -> Result<FilmPlan> {
+        let request = resolve::request(self.args, &self.defaults, &self.checked, take)?;
+        Ok(self.engine.plan(&request).map_err(FilmError::from)?)
+    }
+
+    /// The outputs of every film, after each has been planned: what cannot work is refused before
+    /// the first film is made.
+    fn films(&self) -> Result<Vec<Outputs>> {
+        let takes = &self.checked.takes;
+        let films = outputs::of(&self.args.output, takes.len());
+        // Films differ in prompt and seed alone, so one request names all that is read.
+        let request = resolve::request(self.args, &self.defaults, &self.checked, &takes[0])?;
+        let mut inputs = resolve::inputs(&request);
+        inputs.extend(self.args.output.noise.clone());
+        outputs::check(&films, &inputs)?;
+        let mut planned: Option<&Take> = None;
+        for take in takes {
+            if planned.is_none_or(|before| before.prompt != take.prompt) {
+                self.plan(take)?;
+                planned = Some(take);
+            }
+        }
+        Ok(films)
+    }
+}
+
+fn options(args: &ModelArgs) -> Result<EngineOptions> {
+    let loras = args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect();
+    let check_memory = args.no_memory_check != Some(true);
+    let (model, label) = model(args.model.as_deref())?;
+    Ok(engine_options(model, label, loras, check_memory))
+}
+
+/// A model's place, and its name when that is not its place.
+pub fn model(typed: Option<&Path>) -> Result<(PathBuf, Option<String>)> {
+    match typed {
+        Some(path) if path != Path::new(demo::NAME) => Ok((path.to_path_buf(), None)),
+        _ => Ok((demo::folder()?, Some(demo::NAME.to_string()))),
+    }
+}
+
+/// The engine's options.
+pub fn engine_options(
+    model: PathBuf,
+    label: Option<String>,
+    loras: Vec<(PathBuf, f32)>,
+    check_memory: bool,
+) -> EngineOptions {
+    let _ = label;
+    EngineOptions { model, loras, check_memory }
+}
+
+/// The exit code that an error calls for.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_bad_input = error.chain().any(|cause| {
+        cause.is::<BadInput>()
+            || cause.is::<PlanError>()
+            || cause.downcast_ref::<FilmError>().is_some_and(FilmError::is_bad_input)
+    });
+    if is_bad_input { EXIT_BAD_INPUT } else { EXIT_FAILED }
+}
+
+/// Limits the threads that compute. `OMP_NUM_THREADS` counts when no flag does, as in the reference.
+pub fn limit_threads(asked: Option<u16>) -> Result<()> {
+    let usual = || std::env::var("OMP_NUM_THREADS").ok()?.trim().parse::<u16>().ok();
+    let Some(threads) = asked.or_else(usual).filter(|&n| n > 0) else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.into())
+        .build_global()
+        .map_err(|e| anyhow!("cannot start {threads} threads: {e}"))
+}

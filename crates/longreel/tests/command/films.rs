@@ -1,0 +1,259 @@
+//! Films that are made, and what is beside them.
+
+use crate::program::{Place, film_words, fixtures, model, probe, tensor};
+
+#[test]
+fn a_film_plays_and_says_what_it_is() {
+    let place = Place::new();
+    let words = film_words(2, &["--contact-sheet", "sheet.png", "--dump-frames", "frames.st"]);
+    let ran = place.run(&words).expect_code(0);
+    for part in ["film.mp4: 29 frames", "seed 7", "drift of segment 2", "inspect film.mp4"] {
+        assert!(ran.stdout.contains(part), "no {part:?} in {}", ran.stdout);
+    }
+    if let Some(film) = probe(&place.path("film.mp4")) {
+        assert_eq!(film, (48, 32, 29));
+    }
+    let (shape, frames) = tensor(&place.read("frames.st"), "frames");
+    assert_eq!(shape, [29, 32, 48, 3]);
+    assert!(frames.iter().all(|v| (0.0..=1.0).contains(v)));
+    assert!(place.read("sheet.png").starts_with(b"\x89PNG"));
+    let drift: serde_json::Value =
+        serde_json::from_slice(&place.read("film.drift.json")).expect("JSON");
+    assert_eq!(drift["segments"].as_array().map(Vec::len), Some(2));
+    let expected = ["film.drift.json", "film.mp4", "frames.st", "sheet.png"];
+    assert_eq!(place.names().into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_film_with_one_thread_and_with_two() {
+    let made = |threads: &str, seed: &str| {
+        let place = Place::new();
+        let more = ["--threads", threads, "--dump-latents", "latents.st", "--seed", seed];
+        // The seed stands in the words already.
+        let words: Vec<String> =
+            film_words(2, &[]).into_iter().filter(|w| w != "--seed" && w != "7").collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(more).collect();
+        place.run(&words).expect_code(0);
+        (place.read("film.mp4"), place.read("latents.st"))
+    };
+    let one = made("1", "7");
+    assert!(one == made("1", "7"), "two runs differ");
+    assert!(one == made("2", "7"), "the number of threads shows");
+    assert!(one.1 != made("2", "8").1, "the seed does not count");
+}
+
+#[test]
+fn many_seeds_and_prompts_give_numbered_films_equal_to_single_ones() {
+    let place = Place::new();
+    place.write("prompts.txt", "a dog\na cat\n");
+    let common = ["--model", &model(), "--size", "48x32", "--num-frames", "9", "--steps", "2"];
+    let with = |more: &[&str]| {
+        let words: Vec<&str> =
+            ["generate"].into_iter().chain(common).chain(more.to_vec()).collect();
+        place.run(&words).expect_code(0)
+    };
+    with(&[
+        "--prompts",
+        "prompts.txt",
+        "--seeds",
+        "5..6",
+        "-o",
+        "many.mp4",
+        "--dump-latents",
+        "many.st",
+    ]);
+    with(&["a cat", "--seed", "5", "-o", "one.mp4", "--dump-latents", "one.st"]);
+    for n in 1..=4 {
+        assert!(!place.read(&format!("many-{n}.mp4")).is_empty());
+    }
+    assert!(place.read("many-3.st") == place.read("one.st"), "the third is a cat with seed 5");
+    assert!(place.read("many-4.st") != place.read("one.st"));
+}
+
+#[test]
+fn a_name_that_was_not_typed_replaces_no_film() {
+    let place = Place::new();
+    let model = model();
+    let words = [
+        "generate",
+        "dog",
+        "--model",
+        &model,
+        "--size",
+        "48x32",
+        "--num-frames",
+        "5",
+        "--steps",
+        "2",
+    ];
+    place.write("film.mp4", "an old film");
+    let ran = place.run(&words).expect_code(0);
+    assert!(ran.stdout.contains("film-2.mp4"), "{}", ran.stdout);
+    assert_eq!(place.read("film.mp4"), b"an old film");
+}
+
+#[test]
+fn a_seed_is_chosen_told_and_kept_when_none_is_given() {
+    let seed = |place: &Place| {
+        let model = model();
+        let words = [
+            "generate",
+            "dog",
+            "--model",
+            &model,
+            "--size",
+            "48x32",
+            "--num-frames",
+            "5",
+            "--steps",
+            "2",
+            "--json",
+            "-o",
+            "film.mp4",
+        ];
+        let events = place.run(&words).expect_code(0).events();
+        let seed = events[0]["seed"].as_u64().expect("a seed");
+        let about = place.run(&["inspect", "film.mp4", "--json"]).expect_code(0).events();
+        assert_eq!(about[0]["seed"], seed);
+        seed
+    };
+    assert_ne!(seed(&Place::new()), seed(&Place::new()));
+}
+
+#[test]
+fn a_prompt_for_each_part_takes_effect_at_the_next_segment() {
+    let prompts = |place: &Place, more: &[&str]| {
+        let words = film_words(3, more);
+        let events = place.run(&words).expect_code(0).events();
+        events
+            .iter()
+            .filter(|e| e["event"] == "segment")
+            .map(|e| e["prompt"].as_str().expect("a prompt").to_string())
+            .collect::<Vec<_>>()
+    };
+    let place = Place::new();
+    let first = "A red circle moves.";
+    // 29 frames exist when the third segment begins.
+    let told = prompts(&place, &["--json", "--prompt-at", "18f:a cat"]);
+    assert_eq!(told, [first, first, "a cat"]);
+    place.write(
+        "story.toml",
+        "[[part]]\nprompt = 'a dog'\nduration = '17f'\n[[part]]\nprompt = 'a cat'\nduration = 1\n",
+    );
+    let model = model();
+    let words = [
+        "generate",
+        "--story",
+        "story.toml",
+        "--model",
+        &model,
+        "--size",
+        "48x32",
+        "--base-num-frames",
+        "17",
+        "--overlap-history",
+        "5",
+        "--steps",
+        "2",
+        "--json",
+        "-o",
+        "s.mp4",
+    ];
+    let events = place.run(&words).expect_code(0).events();
+    let told: Vec<_> =
+        events.iter().filter(|e| e["event"] == "segment").map(|e| e["prompt"].clone()).collect();
+    assert_eq!(told, ["a dog", "a cat", "a cat"]);
+    assert_eq!(events.last().expect("events")["frames"], 41, "17 frames and a second");
+}
+
+#[test]
+fn images_and_videos_are_taken_in() {
+    let place = Place::new();
+    let image = fixtures().join("films/df_first_and_last/first.png").display().to_string();
+    place.run(&film_words(2, &["--image", &image, "--end-image", &image])).expect_code(0);
+    place
+        .run(&["inspect", "film.mp4", "--json"])
+        .expect_code(0)
+        .events()
+        .iter()
+        .for_each(|about| assert_eq!(about["request"]["start"]["image"], image.as_str()));
+    let model = model();
+    let words = [
+        "generate",
+        "it goes on",
+        "--video",
+        "film.mp4",
+        "--model",
+        &model,
+        "--size",
+        "48x32",
+        "--base-num-frames",
+        "17",
+        "--overlap-history",
+        "5",
+        "--steps",
+        "2",
+        "--seconds",
+        "0.5",
+        "-o",
+        "longer.mp4",
+        "--json",
+    ];
+    let events = place.run(&words).expect_code(0).events();
+    // All 29 frames of the video, and the 12 new ones.
+    assert_eq!(events.last().expect("events")["frames"], 41);
+}
+
+#[test]
+fn other_kinds_of_output_are_written() {
+    let place = Place::new();
+    let words = |output: &str| {
+        let mut words = film_words(1, &[]);
+        let last = words.len() - 1;
+        words[last] = output.to_string();
+        words
+    };
+    place.run(&words("film.gif")).expect_code(0);
+    assert!(place.read("film.gif").starts_with(b"GIF8"));
+    place.run(&words("frames")).expect_code(0);
+    assert_eq!(std::fs::read_dir(place.path("frames")).expect("a folder").count(), 17);
+    if probe(&place.path("film.gif")).is_some() {
+        let mut h265 = words("film.mp4");
+        h265.extend(["--codec".into(), "h264".into(), "--crf".into(), "30".into()]);
+        place.run(&h265).expect_code(0);
+        assert_eq!(probe(&place.path("film.mp4")), Some((48, 32, 17)));
+    }
+}
+
+#[test]
+fn settings_come_from_the_folders_file_and_from_the_environment() {
+    let place = Place::new();
+    place.write(
+        "longreel.toml",
+        format!("model = {:?}\nsize = '48x32'\nnum_frames = 17\nsteps = 3\nshift = 2\n", model()),
+    );
+    let output = place
+        .command(&["plan", "dog", "--num-frames", "9", "--json"])
+        .env("LONGREEL_STEPS", "2")
+        .output()
+        .expect("the program starts");
+    let plan = crate::program::Ran::of(output).expect_code(0).events();
+    assert_eq!(plan[0]["frames"], 9, "what is typed wins");
+    assert_eq!(plan[0]["rows"], 2, "the environment wins over the file");
+    assert_eq!(plan[0]["width"], 48);
+    assert_eq!(place.names().len(), 1, "a plan writes nothing");
+}
+
+#[test]
+fn the_demo_model_inside_the_program_makes_a_film() {
+    if !fixtures().join("../../demo/model_index.json").exists() {
+        println!("skipped: this checkout has no demo model");
+        return;
+    }
+    let place = Place::new();
+    let prompt = "a red circle moves right on a blue background";
+    let words = ["generate", prompt, "--num-frames", "9", "--steps", "2", "-o", "film.mp4"];
+    place.run(&words).expect_code(0);
+    let about = place.run(&["inspect", "film.mp4", "--json"]).expect_code(0).events();
+    assert!(about[0]["command"].as_str().is_some_and(|c| c.contains("--model demo")));
+}

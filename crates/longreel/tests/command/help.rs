@@ -1,0 +1,82 @@
+use crate::program::Place;
+
+#[test]
+fn help_names_every_command_and_says_how_settings_work() {
+    let help = Place::new().run(&["--help"]).expect_code(0).stdout;
+    for part in
+        ["generate", "resume", "plan", "inspect", "LONGREEL_GUIDANCE_SCALE", "longreel.toml"]
+    {
+        assert!(help.contains(part), "no {part} in:\n{help}");
+    }
+}
+
+#[test]
+fn help_of_generate_is_grouped_and_has_examples_that_parse() {
+    let place = Place::new();
+    let help = place.run(&["generate", "--help"]).expect_code(0).stdout;
+    for heading in [
+        "Prompt:",
+        "Picture:",
+        "Length:",
+        "Sampling:",
+        "Long films:",
+        "Speed:",
+        "Model:",
+        "Output:",
+    ] {
+        assert!(help.contains(heading), "no {heading} in:\n{help}");
+    }
+    let examples: Vec<&str> = help
+        .split("Examples:")
+        .nth(1)
+        .expect("examples")
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("longreel generate"))
+        .collect();
+    assert!(examples.len() >= 5, "{examples:?}");
+    for example in examples {
+        // What stands far to the right is a remark.
+        let line = example.split("   ").next().unwrap_or(example);
+        let words = shell_words(line);
+        assert!(words.len() >= 3, "{line}");
+        // `plan` takes the flags of `generate` and loads nothing; a model that is not there is named
+        // so that a mistake in the flags themselves would show first.
+        let mut words: Vec<&str> = words.iter().map(String::as_str).skip(2).collect();
+        words.insert(0, "plan");
+        if !words.contains(&"--model") {
+            words.extend(["--model", "no-such-model"]);
+        }
+        let ran = place.run(&words).expect_code(2);
+        assert!(!ran.stderr.contains("Usage:"), "{line}: {}", ran.stderr);
+    }
+}
+
+/// Words in double quotes or without.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars().chain([' ']) {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    words
+}
+
+#[test]
+fn the_version_is_printed() {
+    let ran = Place::new().run(&["--version"]).expect_code(0);
+    assert_eq!(ran.stdout.trim(), concat!("longreel ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn no_command_shows_help_and_is_no_success() {
+    let ran = Place::new().run::<&str>(&[]).expect_code(2);
+    assert!(ran.stderr.contains("generate"), "{}", ran.stderr);
+}

@@ -1,0 +1,134 @@
+//! Whatever instant a run is killed at, the film that resume makes is the same in every byte.
+
+use std::time::{Duration, Instant};
+
+use crate::program::{Place, film_words};
+
+const RESULTS: [&str; 4] = ["film.mp4", "latents.st", "frames.st", "film.drift.json"];
+const SEGMENTS: u64 = 6;
+
+fn words() -> Vec<String> {
+    film_words(SEGMENTS, &["--dump-latents", "latents.st", "--dump-frames", "frames.st"])
+}
+
+fn results(place: &Place) -> Vec<Vec<u8>> {
+    RESULTS.iter().map(|name| place.read(name)).collect()
+}
+
+/// Kills the program after `wait`; true when it had not ended by itself.
+fn killed_after(place: &Place, words: &[String], wait: Duration) -> bool {
+    let mut child = place.command(words).spawn().expect("the program starts");
+    std::thread::sleep(wait);
+    let running = child.try_wait().expect("a child").is_none();
+    // On Unix this is SIGKILL: nothing of the program runs after it.
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+    running
+}
+
+#[test]
+fn a_film_killed_anywhere_and_resumed_equals_an_uninterrupted_one() {
+    let whole = Place::new();
+    let started = Instant::now();
+    whole.run(&words()).expect_code(0);
+    let time = started.elapsed();
+    let expected = results(&whole);
+    let resume_words: Vec<String> = ["resume", "film.mp4"].map(String::from).into();
+    let (mut kills, mut resumed) = (0, 0);
+    // Instants all over the run, by a generator with a fixed start, so that a failure comes again.
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    for round in 0..6 {
+        let place = Place::new();
+        let mut first = true;
+        // Kill each film up to three times, then let it be.
+        for _ in 0..3 {
+            let words = if first { words() } else { resume_words.clone() };
+            let wait = time.mul_f64(random());
+            if !killed_after(&place, &words, wait) {
+                break;
+            }
+            kills += 1;
+            // Killed before the run's folder was there, it never began.
+            first = !place.path("film.mp4.longreel/run.json").exists();
+        }
+        if first && !place.path("film.mp4").exists() {
+            place.run(&words()).expect_code(0);
+        } else if place.path("film.mp4.longreel").exists() {
+            resumed += 1;
+            place.run(&resume_words).expect_code(0);
+        }
+        for (name, (ours, theirs)) in RESULTS.iter().zip(results(&place).iter().zip(&expected)) {
+            assert!(ours == theirs, "round {round}: {name} differs from an uninterrupted run's");
+        }
+    }
+    assert!(kills >= 4 && resumed >= 3, "only {kills} kills and {resumed} resumes");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_told_and_the_one_before_it_is_used() {
+    let whole = Place::new();
+    let started = Instant::now();
+    whole.run(&words()).expect_code(0);
+    let time = started.elapsed();
+    let checkpoints = |place: &Place| {
+        let mut found: Vec<_> = std::fs::read_dir(place.path("film.mp4.longreel"))
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.expect("readable").path())
+            .filter(|path| path.extension().is_some_and(|e| e == "checkpoint"))
+            .collect();
+        found.sort();
+        found
+    };
+    for share in 1..20 {
+        let place = Place::new();
+        killed_after(&place, &words(), time.mul_f64(f64::from(share) / 20.0));
+        let found = checkpoints(&place);
+        if found.len() < 2 {
+            continue;
+        }
+        let last = found.last().expect("two");
+        let mut bytes = std::fs::read(last).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(last, bytes).expect("writable");
+        let ran = place.run(&["resume", "film.mp4"]).expect_code(0);
+        assert!(ran.stderr.contains("warning"), "{}", ran.stderr);
+        assert!(results(&place) == results(&whole), "another film");
+        return;
+    }
+    panic!("no kill left two checkpoints");
+}
+
+#[test]
+fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
+    let whole = Place::new();
+    let started = Instant::now();
+    whole.run(&words()).expect_code(0);
+    let time = started.elapsed();
+    for share in 1..20 {
+        let place = Place::new();
+        if !killed_after(&place, &words(), time.mul_f64(f64::from(share) / 20.0)) {
+            break;
+        }
+        if !place.path("film.mp4.longreel/run.json").exists() {
+            continue;
+        }
+        let ran = place.run(&words()).expect_code(2);
+        for part in ["longreel resume film.mp4", "--overwrite"] {
+            assert!(ran.stderr.contains(part), "{}", ran.stderr);
+        }
+        let mut anew = words();
+        anew.push("--overwrite".into());
+        place.run(&anew).expect_code(0);
+        assert!(results(&place) == results(&whole), "another film");
+        return;
+    }
+    panic!("no kill hit the run");
+}

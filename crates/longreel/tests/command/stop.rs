@@ -1,0 +1,100 @@
+//! Ctrl-C: once ends after the segment, twice at once; resume works after either.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command};
+
+use crate::program::{Place, film_words, probe};
+
+fn interrupt(child: &Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(status.expect("kill").success());
+}
+
+/// Reads events until `wanted` of `kind` have come.
+fn wait_for(lines: &mut impl Iterator<Item = String>, kind: &str, wanted: usize) {
+    let tag = format!("\"event\":\"{kind}\"");
+    let seen = lines.by_ref().filter(|line| line.contains(&tag)).take(wanted).count();
+    assert_eq!(seen, wanted, "the program ended before");
+}
+
+/// Starts a film, sends Ctrl-C `times` once two parts are there, and gives exit code, the events
+/// after that, and stderr.
+fn stopped(place: &Place, words: &[String], times: usize) -> (Option<i32>, Vec<String>, String) {
+    let mut child = place.start(words);
+    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut stderr = child.stderr.take().expect("a pipe");
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).expect("text");
+        text
+    });
+    let mut lines = stdout.lines().map(|line| line.expect("text"));
+    wait_for(&mut lines, "part", 2);
+    for _ in 0..times {
+        interrupt(&child);
+        // Two signals at one instant are one to the system.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+    }
+    let rest: Vec<String> = lines.collect();
+    let code = child.wait().expect("a child").code();
+    (code, rest, errors.join().expect("text"))
+}
+
+#[test]
+fn an_endless_film_is_complete_after_ctrl_c() {
+    let place = Place::new();
+    let mut words: Vec<String> = film_words(1, &["--endless", "--json"]);
+    let frames = words.iter().position(|w| w == "--num-frames").expect("a length");
+    words.drain(frames..frames + 2);
+    let (code, rest, stderr) = stopped(&place, &words, 1);
+    assert_eq!(code, Some(0), "{stderr}");
+    let done: serde_json::Value =
+        serde_json::from_str(rest.last().expect("an event")).expect("JSON");
+    assert_eq!((&done["event"], &done["stopped"]), (&"done".into(), &false.into()), "{stderr}");
+    let frames = done["frames"].as_u64().expect("frames");
+    assert!(frames >= 29, "{frames}");
+    assert!(!place.path("film.mp4.longreel").exists(), "the run's folder is left");
+    if let Some((_, _, played)) = probe(&place.path("film.mp4")) {
+        assert_eq!(played, frames);
+    }
+    let said = place.run(&["inspect", "film.mp4"]).expect_code(0).stdout;
+    assert!(said.trim_end().ends_with(&format!("--num-frames {frames}")), "{said}");
+}
+
+/// Enough segments that the signal comes before the last.
+const SEGMENTS: u64 = 40;
+
+fn whole() -> Vec<u8> {
+    let place = Place::new();
+    place.run(&film_words(SEGMENTS, &["--json"])).expect_code(0);
+    place.read("film.mp4")
+}
+
+#[test]
+fn ctrl_c_once_closes_the_film_at_a_segments_end_and_resume_completes_it() {
+    let place = Place::new();
+    let (code, rest, stderr) = stopped(&place, &film_words(SEGMENTS, &["--json"]), 1);
+    assert_eq!(code, Some(0), "{stderr}");
+    let done: serde_json::Value =
+        serde_json::from_str(rest.last().expect("an event")).expect("JSON");
+    assert_eq!((&done["event"], &done["stopped"]), (&"done".into(), &true.into()), "{stderr}");
+    for part in ["after this segment", "longreel resume film.mp4"] {
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
+    }
+    if let Some((_, _, played)) = probe(&place.path("film.mp4")) {
+        assert_eq!(Some(played), done["frames"].as_u64());
+    }
+    place.run(&["resume", "film.mp4"]).expect_code(0);
+    assert!(place.read("film.mp4") == whole(), "another film");
+}
+
+#[test]
+fn ctrl_c_twice_ends_at_once_with_130_and_resume_completes_the_film() {
+    let place = Place::new();
+    let (code, _, stderr) = stopped(&place, &film_words(SEGMENTS, &["--json"]), 2);
+    // The first may have ended the run before the second came.
+    assert!(code == Some(130) || code == Some(0), "{code:?} {stderr}");
+    assert!(stderr.contains("longreel resume film.mp4"), "{stderr}");
+    place.run(&["resume", "film.mp4"]).expect_code(0);
+    assert!(place.read("film.mp4") == whole(), "another film");
+}

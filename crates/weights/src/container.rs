@@ -1,0 +1,181 @@
+//! Tensor files, memory-mapped and read as data.
+//!
+//! A [`Container`] lists what one file holds: names, shapes, formats and where the bytes lie. Nothing is
+//! copied, nothing is executed, and whatever a header claims is checked against the size of the file
+//! before it is believed, so reading costs memory in proportion to the header's own length.
+
+mod gguf;
+mod pickle;
+mod safetensors;
+mod torch;
+mod zip;
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use longreel_kernels::{Bytes, DType};
+use memmap2::Mmap;
+
+use crate::WeightsError;
+pub(crate) use gguf::{Meta, Metadata};
+
+/// The number format of a stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// One that networks compute with.
+    Known(DType),
+    /// One that is only named: integers, and block formats nobody computes with here.
+    Other(String),
+}
+
+impl Format {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Known(dtype) => dtype.name(),
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// One tensor of a file. Row-major without gaps unless it has `strides`.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredTensor {
+    /// As the file calls it.
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub format: Format,
+    /// In values, one for each axis; only PyTorch files have them.
+    pub strides: Option<Vec<usize>>,
+    pub bytes: Extent,
+}
+
+impl StoredTensor {
+    /// The number of values. Cannot overflow: every reader has compared it with the file's size.
+    pub fn values(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// One file.
+#[derive(Debug, Clone)]
+pub(crate) struct Container {
+    pub path: PathBuf,
+    pub tensors: Vec<StoredTensor>,
+    /// Of GGUF and safetensors files.
+    pub metadata: Metadata,
+    pub file: MappedFile,
+}
+
+/// Opens a file of any known format, told by its first bytes and not by its name.
+pub(crate) fn open(path: &Path) -> Result<Container, WeightsError> {
+    let file = MappedFile::open(path)?;
+    let bytes = file.as_slice();
+    let (tensors, metadata) = match bytes {
+        [b'G', b'G', b'U', b'F', ..] => gguf::read(&file)?,
+        [b'P', b'K', 3, 4, ..] => (torch::read(&file)?, Metadata::default()),
+        _ if torch::is_legacy(bytes) => return Err(torch::legacy(path)),
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            return Err(WeightsError::Unsupported {
+                path: path.to_owned(),
+                what: "a Git LFS pointer (the file itself was not downloaded)".into(),
+                way_out: "run `git lfs pull` in its folder".into(),
+            });
+        }
+        _ => safetensors::read(&file)?,
+    };
+    Ok(Container { path: path.to_owned(), tensors, metadata, file })
+}
+
+/// A file in the address space, shared by all views of it.
+#[derive(Clone)]
+pub(crate) struct MappedFile {
+    path: Arc<Path>,
+    /// `None` for an empty file, which cannot be mapped.
+    map: Option<Arc<Mmap>>,
+}
+
+impl std::fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MappedFile({}, {} bytes)", self.path.display(), self.as_slice().len())
+    }
+}
+
+impl MappedFile {
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let file = File::open(path).map_err(WeightsError::io("open", path))?;
+        let metadata = file.metadata().map_err(WeightsError::io("read", path))?;
+        if !metadata.is_file() {
+            return Err(WeightsError::NotAModel {
+                path: path.to_owned(),
+                problem: "is not a file".into(),
+                way_out: "name a model folder or a model file".into(),
+            });
+        }
+        let map = if metadata.len() == 0 {
+            None
+        } else {
+            // SAFETY: the map is read-only and lives as long as any view of it. Writing to a model
+            // file while it is in use would change values under our feet; no length or offset is read
+            // from the map a second time after it was checked, so it could not reach past the bounds.
+            let map = unsafe { Mmap::map(&file) }.map_err(WeightsError::io("map", path))?;
+            Some(Arc::new(map))
+        };
+        Ok(Self { path: path.into(), map })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        self.map.as_ref().map_or(&[], |map| map)
+    }
+
+    /// A part of the file; `None` when the range lies outside.
+    pub fn view(&self, range: Range<usize>) -> Option<Extent> {
+        let inside = range.start <= range.end && range.end <= self.as_slice().len();
+        inside.then(|| Extent { file: self.clone(), range })
+    }
+}
+
+/// A part of a mapped file. Keeps it mapped; always inside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Extent {
+    file: MappedFile,
+    range: Range<usize>,
+}
+
+impl Extent {
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.file.as_slice()[self.range.clone()]
+    }
+
+    /// A part of the part; `None` when the range lies outside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        let inside = range.start <= range.end && range.end <= self.len();
+        let start = self.range.start;
+        inside.then(|| Self {
+            file: self.file.clone(),
+            range: start + range.start..start + range.end,
+        })
+    }
+
+    /// As the kernels take it.
+    pub fn to_bytes(&self) -> Bytes {
+        let mapped = self.file.map.as_ref();
+        mapped
+            .and_then(|map| Bytes::view(map.clone(), self.range.clone()))
+            .unwrap_or_else(|| Vec::new().into())
+    }
+}
+
+/// The product of `shape`, or `None` when it overflows.
+pub(crate) fn value_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}

@@ -1,0 +1,159 @@
+//! One tensor on its way from the file to the network.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use longreel_kernels::{DType, Weight, WeightError};
+
+use crate::WeightsError;
+use crate::container::{Format, StoredTensor};
+use crate::lora::Delta;
+
+#[derive(Debug)]
+pub(super) struct Stored {
+    content: Content,
+    /// What fp8 values are multiplied by: one value, or one for each row.
+    scale: Option<StoredTensor>,
+    deltas: Vec<Delta>,
+    origin: Arc<str>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Memory(Weight),
+    File(StoredTensor),
+}
+
+impl Stored {
+    pub fn in_memory(weight: Weight, origin: Arc<str>) -> Self {
+        Self { content: Content::Memory(weight), scale: None, deltas: vec![], origin }
+    }
+
+    pub fn in_file(tensor: StoredTensor, scale: Option<StoredTensor>, origin: Arc<str>) -> Self {
+        Self { content: Content::File(tensor), scale, deltas: vec![], origin }
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        match &self.content {
+            Content::Memory(weight) => weight.shape(),
+            Content::File(tensor) => &tensor.shape,
+        }
+    }
+
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub fn add(&mut self, delta: Delta) {
+        self.deltas.push(delta);
+    }
+
+    /// The tensor in the file's format, or in `bf16` when it had to be computed from a format that
+    /// cannot take the result. `shape` is the tensor's own but for axes of length 1.
+    pub fn weight(self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
+        let bytes = |source| self.bytes_error(name, source);
+        if self.scale.is_none() && self.deltas.is_empty() {
+            let view = self.view(name)?;
+            return if view.shape() == shape {
+                Ok(view)
+            } else {
+                view.reshape(shape).map_err(bytes)
+            };
+        }
+        let dtype = match self.dtype(name)? {
+            plain @ (DType::F32 | DType::F16 | DType::BF16) => plain,
+            _ => DType::BF16,
+        };
+        let values = self.values(name)?;
+        Ok(encode(&values, shape, dtype))
+    }
+
+    /// All values, scaled and merged.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
+        let mut values = self.view(name)?.to_f32();
+        if let Some(scale) = &self.scale {
+            let factors =
+                Self::in_file(scale.clone(), None, self.origin.clone()).values(&scale.name)?;
+            let rows = self.shape().first().copied().unwrap_or(1);
+            if factors.is_empty() || !(factors.len() == 1 || factors.len() == rows) {
+                return Err(WeightsError::Shape {
+                    tensor: scale.name.clone(),
+                    origin: self.origin.to_string(),
+                    expected: vec![1],
+                    found: scale.shape.clone(),
+                });
+            }
+            let per_factor = values.len() / factors.len();
+            for (row, factor) in values.chunks_mut(per_factor.max(1)).zip(&factors) {
+                row.iter_mut().for_each(|v| *v *= factor);
+            }
+        }
+        for delta in &self.deltas {
+            delta.add_to(&mut values);
+        }
+        Ok(values)
+    }
+
+    fn dtype(&self, name: &str) -> Result<DType, WeightsError> {
+        match &self.content {
+            Content::Memory(weight) => Ok(weight.dtype()),
+            Content::File(StoredTensor { format: Format::Known(dtype), .. }) => Ok(*dtype),
+            Content::File(StoredTensor { format: Format::Other(format), .. }) => {
+                Err(WeightsError::Unsupported {
+                    path: self.origin.as_ref().into(),
+                    what: format!("the format {format} of the tensor {name}"),
+                    way_out: "use a file in f32, f16, bf16, fp8 or GGUF's Q formats".into(),
+                })
+            }
+        }
+    }
+
+    fn bytes_error(&self, name: &str, source: WeightError) -> WeightsError {
+        WeightsError::Bytes { tensor: name.to_owned(), origin: self.origin.to_string(), source }
+    }
+
+    /// The tensor as it is in the file.
+    fn view(&self, name: &str) -> Result<Weight, WeightsError> {
+        let dtype = self.dtype(name)?;
+        let tensor = match &self.content {
+            Content::Memory(weight) => return Ok(weight.clone()),
+            Content::File(tensor) => tensor,
+        };
+        let bytes = match &tensor.strides {
+            None => tensor.bytes.to_bytes(),
+            Some(strides) => {
+                gather(tensor.bytes.as_slice(), &tensor.shape, strides, dtype.block_bytes()).into()
+            }
+        };
+        Weight::new(&tensor.shape, dtype, bytes).map_err(|e| self.bytes_error(name, e))
+    }
+}
+
+/// Copies values that lie `strides` apart into row-major order. The reader has checked that all lie inside
+/// and that there are no more than the storage holds.
+fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+    let count: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(count * size);
+    let mut position = vec![0; shape.len()];
+    for _ in 0..count {
+        let at: usize = position.iter().zip(strides).map(|(p, s)| p * s).sum();
+        out.extend_from_slice(&bytes[at * size..(at + 1) * size]);
+        for axis in (0..shape.len()).rev() {
+            position[axis] += 1;
+            if position[axis] < shape[axis] {
+                break;
+            }
+            position[axis] = 0;
+        }
+    }
+    out
+}
+
+fn encode(values: &[f32], shape: &[usize], dtype: DType) -> Weight {
+    let bytes: Vec<u8> = match dtype {
+        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => return Weight::from_f32(shape, values),
+    };
+    Weight::new(shape, dtype, bytes.into()).expect("as many values as the shape has")
+}
