@@ -70,7 +70,21 @@ pub(crate) struct Container {
 
 /// Opens a file of any known format, told by its first bytes and not by its name.
 pub(crate) fn open(path: &Path) -> Result<Container, WeightsError> {
-    let file = MappedFile::open(path)?;
+    read(MappedFile::open(path)?)
+}
+
+/// Reads a bare pickle, for the fuzz target.
+pub(crate) fn read_pickle(bytes: &[u8]) -> Result<(), String> {
+    pickle::read(bytes).map(|_| ())
+}
+
+/// Reads a file that is in memory. `path` is for messages.
+pub(crate) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Container, WeightsError> {
+    read(MappedFile { path: path.into(), content: Arc::new(Content::Memory(bytes)) })
+}
+
+fn read(file: MappedFile) -> Result<Container, WeightsError> {
+    let path = file.path();
     let bytes = file.as_slice();
     let (tensors, metadata) = match bytes {
         [b'G', b'G', b'U', b'F', ..] => gguf::read(&file)?,
@@ -92,8 +106,22 @@ pub(crate) fn open(path: &Path) -> Result<Container, WeightsError> {
 #[derive(Clone)]
 pub(crate) struct MappedFile {
     path: Arc<Path>,
-    /// `None` for an empty file, which cannot be mapped.
-    map: Option<Arc<Mmap>>,
+    content: Arc<Content>,
+}
+
+enum Content {
+    Mapped(Mmap),
+    /// Made by a program, or an empty file, which cannot be mapped.
+    Memory(Vec<u8>),
+}
+
+impl AsRef<[u8]> for Content {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
 }
 
 impl std::fmt::Debug for MappedFile {
@@ -113,16 +141,16 @@ impl MappedFile {
                 way_out: "name a model folder or a model file".into(),
             });
         }
-        let map = if metadata.len() == 0 {
-            None
+        let content = if metadata.len() == 0 {
+            Content::Memory(Vec::new())
         } else {
             // SAFETY: the map is read-only and lives as long as any view of it. Writing to a model
             // file while it is in use would change values under our feet; no length or offset is read
             // from the map a second time after it was checked, so it could not reach past the bounds.
             let map = unsafe { Mmap::map(&file) }.map_err(WeightsError::io("map", path))?;
-            Some(Arc::new(map))
+            Content::Mapped(map)
         };
-        Ok(Self { path: path.into(), map })
+        Ok(Self { path: path.into(), content: Arc::new(content) })
     }
 
     pub fn path(&self) -> &Path {
@@ -130,7 +158,7 @@ impl MappedFile {
     }
 
     pub fn as_slice(&self) -> &[u8] {
-        self.map.as_ref().map_or(&[], |map| map)
+        (*self.content).as_ref()
     }
 
     /// A part of the file; `None` when the range lies outside.
@@ -168,11 +196,25 @@ impl Extent {
 
     /// As the kernels take it.
     pub fn to_bytes(&self) -> Bytes {
-        let mapped = self.file.map.as_ref();
-        mapped
-            .and_then(|map| Bytes::view(map.clone(), self.range.clone()))
-            .unwrap_or_else(|| Vec::new().into())
+        Bytes::view(self.file.content.clone(), self.range.clone())
+            .expect("an extent lies inside its file")
     }
+}
+
+/// Longest name of a tensor that is believed (ggml allows 64; the family's longest have under 100).
+const NAME_MAX: usize = 1024;
+/// Most axes that are believed; the family's tensors have up to 5.
+const AXES_MAX: usize = 16;
+
+/// Refuses names and shapes that no tensor has, before they are repeated in messages and maps.
+fn check_entry(name: &str, shape: &[usize]) -> Result<(), String> {
+    if name.len() > NAME_MAX {
+        return Err(format!("the name of a tensor has {} bytes, more than {NAME_MAX}", name.len()));
+    }
+    if shape.len() > AXES_MAX {
+        return Err(format!("the tensor {name:?} has {} axes, more than {AXES_MAX}", shape.len()));
+    }
+    Ok(())
 }
 
 /// The product of `shape`, or `None` when it overflows.

@@ -161,8 +161,25 @@ impl WeightsError {
     }
 
     pub(crate) fn damaged(path: &Path, format: &'static str, problem: impl Into<String>) -> Self {
-        Self::Damaged { path: path.to_owned(), format, problem: problem.into() }
+        Self::Damaged { path: path.to_owned(), format, problem: cut(problem.into()) }
     }
+
+    /// A configuration that is no JSON object.
+    pub(crate) fn json(component: &'static str, error: &serde_json::Error) -> Self {
+        Self::Json { component, reason: cut(error.to_string()) }
+    }
+}
+
+/// Longest text from a file that a message repeats.
+const SHOWN_MAX: usize = 600;
+
+/// Shortens what came from a file, which may be megabytes.
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(SHOWN_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The first `shown` of some names, and how many more there are.

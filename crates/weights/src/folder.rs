@@ -1,8 +1,8 @@
 //! A model: its networks, its tokenizer, its scheduler, wherever its files lie.
 
-mod files;
+pub(crate) mod files;
 mod kind;
-mod official;
+pub(crate) mod official;
 mod survey;
 
 use std::path::{Path, PathBuf};

@@ -26,6 +26,8 @@ mod config;
 mod container;
 mod error;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod kind;
 mod lora;

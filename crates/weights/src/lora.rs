@@ -42,7 +42,10 @@ enum Change {
         /// What the product is multiplied by, before the user's weight.
         factor: f32,
     },
-    Full(StoredTensor),
+    Full {
+        tensor: StoredTensor,
+        factor: f32,
+    },
 }
 
 /// The parts of a low-rank change while the file is read.
@@ -50,6 +53,7 @@ enum Change {
 struct Parts {
     down: Option<StoredTensor>,
     up: Option<StoredTensor>,
+    bias: Option<StoredTensor>,
     alpha: Option<f32>,
     /// A key of it, for messages.
     key: String,
@@ -63,7 +67,11 @@ impl Lora {
     /// incomplete; the error names the keys.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
-        let container = container::open(path)?;
+        Self::read(path, &container::open(path)?)
+    }
+
+    /// `path` is for messages.
+    pub(crate) fn read(path: &Path, container: &Container) -> Result<Self, WeightsError> {
         let fail = |problem: String| WeightsError::Lora { path: path.to_owned(), problem };
         let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
         let mut changes: BTreeMap<String, Vec<Change>> = BTreeMap::new();
@@ -78,20 +86,26 @@ impl Lora {
                 continue;
             };
             if let Role::Full(name) = &role {
-                changes.entry(name.clone()).or_default().push(Change::Full(tensor.clone()));
+                let change = Change::Full { tensor: tensor.clone(), factor: 1.0 };
+                changes.entry(name.clone()).or_default().push(change);
                 continue;
             }
             let entry = parts.entry(module).or_default();
             entry.key.clone_from(&tensor.name);
-            match role {
-                Role::Down => entry.down = Some(tensor.clone()),
-                Role::Up => entry.up = Some(tensor.clone()),
+            let twice = match role {
+                Role::Down => entry.down.replace(tensor.clone()).is_some(),
+                Role::Up => entry.up.replace(tensor.clone()).is_some(),
+                Role::UpBias => entry.bias.replace(tensor.clone()).is_some(),
                 Role::Alpha | Role::Full(_) => {
                     let alpha = scalar(tensor).ok_or_else(|| {
                         fail(format!("{} is no single finite number", tensor.name))
                     })?;
-                    entry.alpha = Some(alpha);
+                    entry.alpha.replace(alpha).is_some()
                 }
+            };
+            if twice {
+                let name = &tensor.name;
+                return Err(fail(format!("{name} is there a second time under another name")));
             }
         }
         if !unknown.is_empty() {
@@ -103,9 +117,14 @@ impl Lora {
                 some_names(&unknown, 5)
             )));
         }
-        let scaling = Scaling::of(&container);
+        let scaling = Scaling::of(container);
         for (module, parts) in parts {
             let key = parts.key;
+            if let (None, None, Some(tensor)) = (&parts.down, &parts.up, &parts.bias) {
+                let change = Change::Full { tensor: tensor.clone(), factor: 1.0 };
+                changes.entry(format!("{module}.bias")).or_default().push(change);
+                continue;
+            }
             let (Some(down), Some(up)) = (parts.down, parts.up) else {
                 return Err(fail(format!(
                     "{key} has no counterpart (both down and up are needed)"
@@ -122,6 +141,10 @@ impl Lora {
                 Some(alpha) => alpha / rank as f32,
                 None => scaling.factor(&module, rank),
             };
+            if let Some(tensor) = parts.bias {
+                let change = Change::Full { tensor, factor };
+                changes.entry(format!("{module}.bias")).or_default().push(change);
+            }
             let change = Change::LowRank { down, up, factor };
             changes.entry(format!("{module}.weight")).or_default().push(change);
         }
@@ -187,10 +210,10 @@ impl Change {
     fn delta(&self, shape: &[usize], weight: f32) -> Result<Delta, Vec<usize>> {
         let values: usize = shape.iter().product();
         match self {
-            Self::Full(tensor) if tensor.values() == values => {
-                Ok(Delta::full(tensor.clone(), weight))
+            Self::Full { tensor, factor } if tensor.values() == values => {
+                Ok(Delta::full(tensor.clone(), weight * factor))
             }
-            Self::Full(tensor) => Err(tensor.shape.clone()),
+            Self::Full { tensor, .. } => Err(tensor.shape.clone()),
             Self::LowRank { down, up, factor } => {
                 let rank = down.shape[0];
                 let columns = down.values() / rank;

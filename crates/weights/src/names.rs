@@ -89,6 +89,7 @@ impl Component {
             ],
             Self::ImageEncoder => &[
                 ("vision_model.encoder.layers.0.self_attn.q_proj.weight", Style::Canonical),
+                ("encoder.layers.0.self_attn.q_proj.weight", Style::Canonical),
                 ("visual.transformer.0.attn.to_qkv.weight", Style::Original),
             ],
         }
@@ -111,6 +112,8 @@ pub(crate) enum Mapped {
     To(String),
     /// Equal runs of rows, one for each name.
     Split(Vec<String>),
+    /// A copy of the tensor of that name, used only where that one is not there.
+    CopyOf(&'static str),
     /// Known, and of no use to a video model.
     Drop,
 }
@@ -140,7 +143,6 @@ impl Named {
 /// One network found in files, under canonical names.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
-    pub style: Style,
     pub tensors: Vec<Named>,
     /// A SentencePiece model that ComfyUI keeps inside text encoders.
     pub spiece: Option<Extent>,
@@ -149,6 +151,20 @@ pub(crate) struct Found {
 /// The components that the files hold, told by their tensors.
 pub(crate) fn components_of(containers: &[Container]) -> Vec<Component> {
     Component::ALL.into_iter().filter(|c| marker(*c, containers).is_some()).collect()
+}
+
+/// The tensors of files whose networks all have prefixes that bear none of them.
+pub(crate) fn strangers(containers: &[Container]) -> Vec<String> {
+    let prefixes: Vec<&str> = Component::ALL
+        .into_iter()
+        .filter_map(|component| Some(marker(component, containers)?.0))
+        .collect();
+    containers
+        .iter()
+        .flat_map(|c| &c.tensors)
+        .filter(|t| !prefixes.iter().any(|prefix| t.name.starts_with(prefix)))
+        .map(|t| t.name.clone())
+        .collect()
 }
 
 fn marker(component: Component, containers: &[Container]) -> Option<(&'static str, Style)> {
@@ -173,6 +189,7 @@ pub(crate) fn canonical(
     let mut named: BTreeMap<String, Named> = BTreeMap::new();
     let mut scales: HashMap<String, StoredTensor> = HashMap::new();
     let mut spiece = None;
+    let mut copies: Vec<Named> = Vec::new();
     let blocks = vae::ResidualBlocks::of(containers, prefix);
     for container in containers {
         let file: std::sync::Arc<Path> = container.path.as_path().into();
@@ -196,6 +213,11 @@ pub(crate) fn canonical(
             let parts = match map(component, style, name, &blocks) {
                 Mapped::To(name) => vec![(name, tensor.clone())],
                 Mapped::Split(names) => split_rows(names, tensor),
+                Mapped::CopyOf(name) => {
+                    let (name, stored) = (name.to_owned(), tensor.clone());
+                    copies.push(Named { name, stored, scale: None, file: file.clone() });
+                    continue;
+                }
                 Mapped::Drop => continue,
             };
             for (canonical, stored) in parts {
@@ -211,6 +233,15 @@ pub(crate) fn canonical(
             }
         }
     }
+    for copy in copies {
+        // The scale of a copy that is not needed is not needed either.
+        let stored = copy.stored.name.strip_prefix(prefix).unwrap_or_default().to_owned();
+        if named.contains_key(&copy.name) {
+            scales.remove(&stored);
+        } else {
+            named.insert(copy.name.clone(), copy);
+        }
+    }
     for tensor in named.values_mut() {
         let name = tensor.stored.name.strip_prefix(prefix).unwrap_or(&tensor.stored.name);
         tensor.scale = scales.remove(name);
@@ -222,7 +253,7 @@ pub(crate) fn canonical(
             way_out: "download the file again".into(),
         });
     }
-    Ok(Some(Found { style, tensors: named.into_values().collect(), spiece }))
+    Ok(Some(Found { tensors: named.into_values().collect(), spiece }))
 }
 
 fn map(component: Component, style: Style, name: &str, blocks: &vae::ResidualBlocks) -> Mapped {

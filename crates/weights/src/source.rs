@@ -9,7 +9,7 @@ use std::sync::Arc;
 use longreel_kernels::Weight;
 
 use crate::WeightsError;
-use crate::container;
+use crate::container::{self, Container};
 use crate::error::some_names;
 use crate::lora::Delta;
 use crate::names::Named;
@@ -45,13 +45,16 @@ impl TensorSource {
     /// # Errors
     /// When the file cannot be read or is damaged.
     pub fn open_file(path: &Path) -> Result<Self, WeightsError> {
-        let container = container::open(path)?;
-        let origin: Arc<str> = path.display().to_string().into();
+        Ok(Self::from_container(container::open(path)?))
+    }
+
+    pub(crate) fn from_container(container: Container) -> Self {
+        let origin: Arc<str> = container.path.display().to_string().into();
         let tensors = container.tensors.into_iter().map(|tensor| {
             let name = tensor.name.clone();
             (name, Stored::in_file(tensor, None, origin.clone()))
         });
-        Ok(Self { tensors: tensors.collect(), origin: origin.clone() })
+        Self { tensors: tensors.collect(), origin: origin.clone() }
     }
 
     /// The tensors of a network found in files.

@@ -185,10 +185,7 @@ macro_rules! config_from_json {
             /// names key, value and rule.
             pub fn from_json(json: &str) -> Result<Self, $crate::WeightsError> {
                 let map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json)
-                    .map_err(|error| $crate::WeightsError::Json {
-                        component: $component,
-                        reason: error.to_string(),
-                    })?;
+                    .map_err(|error| $crate::WeightsError::json($component, &error))?;
                 map.try_into()
             }
         }

@@ -8,20 +8,19 @@ use std::collections::{BTreeMap, HashSet};
 
 use longreel_kernels::DType;
 
-use super::{Format, MappedFile, StoredTensor, value_count};
+use super::{AXES_MAX, Format, MappedFile, NAME_MAX, StoredTensor, value_count};
 use crate::WeightsError;
 
 const FORMAT: &str = "GGUF";
-/// Longest name or key that is believed (ggml allows 64).
-const NAME_MAX: usize = 1024;
-/// Most axes that are believed (ggml allows 4).
-const AXES_MAX: usize = 8;
-
 /// Most list entries in all metadata together; a vocabulary of the family has 256,384 tokens, each with
 /// a text, a score and a type.
 const LIST_ENTRIES_MAX: usize = 1 << 23;
+/// The longest list that is kept; longer ones are vocabularies, which are only read over.
+const LIST_KEPT_MAX: usize = 64;
+/// The longest text that is kept.
+const TEXT_KEPT_MAX: usize = 1 << 16;
 
-/// A metadata value. Lists keep their scalars; what is deeper is not kept.
+/// A metadata value. Short lists keep their scalars; what is deeper or longer is not kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Meta {
     Int(i64),
@@ -79,7 +78,10 @@ pub(crate) fn read(file: &MappedFile) -> Result<(Vec<StoredTensor>, Metadata), W
                     .into(),
             });
         };
-        let range = value_count(&info.shape).and_then(|n| dtype.byte_len(n)).and_then(|len| {
+        // Blocks lie in rows, the innermost axis.
+        let whole = info.shape.last().is_none_or(|row| row.is_multiple_of(dtype.block_len()));
+        let values = value_count(&info.shape).filter(|_| whole);
+        let range = values.and_then(|n| dtype.byte_len(n)).and_then(|len| {
             let start = data.checked_add(usize::try_from(info.offset).ok()?)?;
             Some(start..start.checked_add(len)?)
         });
@@ -217,7 +219,10 @@ impl<'a> Reader<'a> {
             5 => Meta::Int(i32::from_le_bytes(self.array()?).into()),
             6 => Meta::Float(f32::from_le_bytes(self.array()?).into()),
             7 => Meta::Bool(self.array::<1>()?[0] != 0),
-            8 => Meta::Text(self.text(self.bytes.len())?.to_owned()),
+            8 => {
+                let text = self.text(self.bytes.len())?;
+                Meta::Text(if text.len() > TEXT_KEPT_MAX { "" } else { text }.to_owned())
+            }
             9 => {
                 let kind = self.u32()?;
                 let count = self.u64()?;
@@ -230,9 +235,12 @@ impl<'a> Reader<'a> {
                 if self.list_entries > LIST_ENTRIES_MAX {
                     return Err(format!("its lists have more than {LIST_ENTRIES_MAX} entries"));
                 }
-                let mut list = Vec::with_capacity(count);
+                let mut list = Vec::with_capacity(count.min(LIST_KEPT_MAX));
                 for _ in 0..count {
-                    list.push(self.value(kind, depth + 1)?);
+                    let value = self.value(kind, depth + 1)?;
+                    if count <= LIST_KEPT_MAX {
+                        list.push(value);
+                    }
                 }
                 Meta::List(list)
             }

@@ -14,7 +14,12 @@
 use std::collections::HashMap;
 
 /// Longest pickle that is read. Those of the family's files have under 200 KB.
-pub(crate) const PICKLE_MAX: usize = 64 << 20;
+const PICKLE_MAX: usize = 8 << 20;
+/// Most steps. A tensor takes about forty, and each makes at most one value.
+const STEPS_MAX: usize = 1 << 21;
+/// Most nodes, and most values on the stack or remembered. A tensor takes seven nodes, and the family's files have
+/// under 2,000 tensors. So a pickle made of nothing but the smallest opcodes takes a few dozen megabytes.
+const NODES_MAX: usize = 1 << 18;
 
 /// A value on the stack or in a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,7 +100,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
     }
     let mut machine =
         Machine { bytes, at: 0, stack: vec![], marks: vec![], memo: HashMap::new(), nodes: vec![] };
-    loop {
+    for _ in 0..STEPS_MAX {
         let start = machine.at;
         let opcode = machine.byte()?;
         if opcode == b'.' {
@@ -103,7 +108,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
             return Ok(Pickle { nodes: machine.nodes, root });
         }
         machine.step(opcode).map_err(|e| format!("{e} (at byte {start} of its pickle)"))?;
+        let lengths =
+            [machine.nodes.len(), machine.stack.len(), machine.marks.len(), machine.memo.len()];
+        if lengths.iter().any(|n| *n > NODES_MAX) {
+            return Err(format!("its pickle builds more than {NODES_MAX} values"));
+        }
     }
+    Err(format!("its pickle has more than {STEPS_MAX} steps"))
 }
 
 struct Machine<'a> {

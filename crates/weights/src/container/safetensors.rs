@@ -6,23 +6,63 @@
 //!
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
 use longreel_kernels::DType;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
-use super::{Format, MappedFile, Meta, Metadata, StoredTensor, value_count};
+use super::{Format, MappedFile, Meta, Metadata, StoredTensor, check_entry, value_count};
 use crate::WeightsError;
 
 const FORMAT: &str = "safetensors";
 /// The longest header that is believed; those of the 14B models have under 200 KB.
 const HEADER_MAX: usize = 32 << 20;
 
+/// The JSON header. Read by hand, because a map would silently keep one of two tensors with one name.
+#[derive(Default)]
+struct Header {
+    tensors: Vec<(String, Entry)>,
+    metadata: BTreeMap<String, String>,
+}
+
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Tensor { dtype: String, shape: Vec<usize>, data_offsets: (usize, usize) },
-    Metadata(BTreeMap<String, serde_json::Value>),
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut header = Header::default();
+                let mut names = HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("{name:?} is there twice")));
+                    }
+                    if name == "__metadata__" {
+                        header.metadata = map.next_value()?;
+                    } else {
+                        let entry = map.next_value()?;
+                        header.tensors.push((name, entry));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
 }
 
 pub(crate) fn read(file: &MappedFile) -> Result<(Vec<StoredTensor>, Metadata), WeightsError> {
@@ -43,26 +83,13 @@ pub(crate) fn read(file: &MappedFile) -> Result<(Vec<StoredTensor>, Metadata), W
             ))
         })?;
     let data = 8 + header.len();
-    let entries: BTreeMap<String, Entry> = serde_json::from_slice(header)
-        .map_err(|e| damaged(format!("its header is no JSON: {e}")))?;
+    let header: Header = serde_json::from_slice(header)
+        .map_err(|e| damaged(format!("its header cannot be read: {e}")))?;
 
-    let mut tensors = Vec::with_capacity(entries.len());
-    let mut extents = Vec::with_capacity(entries.len());
-    let mut metadata = Metadata::new();
-    for (name, entry) in entries {
-        let (dtype, shape, (start, end)) = match entry {
-            Entry::Tensor { dtype, shape, data_offsets } => (dtype, shape, data_offsets),
-            Entry::Metadata(texts) if name == "__metadata__" => {
-                metadata.extend(texts.into_iter().filter_map(|(key, value)| match value {
-                    serde_json::Value::String(text) => Some((key, Meta::Text(text))),
-                    _ => None,
-                }));
-                continue;
-            }
-            Entry::Metadata(_) => {
-                return Err(damaged(format!("the entry {name:?} describes no tensor")));
-            }
-        };
+    let mut tensors = Vec::with_capacity(header.tensors.len());
+    let mut extents = Vec::with_capacity(header.tensors.len());
+    for (name, Entry { dtype, shape, data_offsets: (start, end) }) in header.tensors {
+        check_entry(&name, &shape).map_err(damaged)?;
         let (format, bits) = format_of(&dtype).ok_or_else(|| {
             damaged(format!("the tensor {name:?} has the unknown dtype {dtype:?}"))
         })?;
@@ -102,7 +129,8 @@ pub(crate) fn read(file: &MappedFile) -> Result<(Vec<StoredTensor>, Metadata), W
             bytes.len()
         )));
     }
-    Ok((tensors, metadata))
+    let metadata = header.metadata.into_iter().map(|(key, text)| (key, Meta::Text(text)));
+    Ok((tensors, metadata.collect()))
 }
 
 /// The format and its bits for each value.

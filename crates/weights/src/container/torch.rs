@@ -1,12 +1,13 @@
 //! PyTorch's `.pth`, `.pt` and `.bin`: a zip with one pickle and one entry for each storage.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use longreel_kernels::DType;
 
 use super::pickle::{self, Node, Pickle, Tensor, Value};
 use super::zip::{self, Entries};
-use super::{Format, MappedFile, StoredTensor, value_count};
+use super::{Format, MappedFile, StoredTensor, check_entry, value_count};
 use crate::WeightsError;
 
 const FORMAT: &str = "PyTorch (zip)";
@@ -54,12 +55,17 @@ pub(crate) fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, WeightsError>
     let pickle = pickle::read(&bytes[range.clone()]).map_err(damaged)?;
     let dict =
         state_dict(&pickle).ok_or_else(|| damaged("its pickle is no dict of tensors".into()))?;
-    let mut tensors = Vec::with_capacity(dict.len());
+    let mut tensors = Vec::new();
+    let mut names = HashSet::new();
     for (key, value) in dict {
         let (Value::Text(name), Some(Node::Tensor(tensor))) = (key, pickle.node(*value)) else {
             // Counters and settings beside the tensors.
             continue;
         };
+        check_entry(name, &tensor.shape).map_err(damaged)?;
+        if !names.insert(*name) {
+            return Err(damaged(format!("the tensor {name:?} is there twice")));
+        }
         tensors.push(stored(file, &entries, folder, name, tensor)?);
     }
     Ok(tensors)
@@ -74,13 +80,13 @@ fn state_dict<'p, 'a>(pickle: &'p Pickle<'a>) -> Option<&'p [(Value<'a>, Value<'
     if has_tensor(root) {
         return Some(root);
     }
-    root.iter().find_map(|(key, value)| match (key, pickle.node(*value)) {
-        (Value::Text(key), Some(Node::Dict(inner)))
-            if WRAPPERS.contains(key) && has_tensor(inner) =>
-        {
-            Some(inner.as_slice())
+    // One look at each key: a hostile dict may name one long dict many times.
+    WRAPPERS.iter().find_map(|wrapper| {
+        let (_, value) = root.iter().find(|(key, _)| *key == Value::Text(wrapper))?;
+        match pickle.node(*value) {
+            Some(Node::Dict(inner)) if has_tensor(inner) => Some(inner.as_slice()),
+            _ => None,
         }
-        _ => None,
     })
 }
 

@@ -49,6 +49,11 @@ pub(crate) fn entries(file: &MappedFile) -> Result<Entries, WeightsError> {
             return Err(damaged(format!("the entry {name:?} is there twice")));
         }
     }
+    let mut ranges: Vec<&Range<usize>> = entries.values().filter(|r| !r.is_empty()).collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    if let Some(pair) = ranges.windows(2).find(|pair| pair[1].start < pair[0].end) {
+        return Err(damaged(format!("its entries overlap at byte {}", pair[1].start)));
+    }
     Ok(entries)
 }
 

@@ -179,28 +179,50 @@ fn index_stem(name: &str) -> Option<String> {
     ENDINGS.contains(&ending).then(|| format!("{stem}{dot}{variant}.{ending}"))
 }
 
-fn indexed(folder: &Path, name: &str, stem: &str) -> Result<Group, WeightsError> {
-    let path = inside(folder, name)?;
-    let damaged = |problem: String| WeightsError::damaged(&path, "index", problem);
-    let json: Map<String, Value> = serde_json::from_str(&read_text(&path)?)
-        .map_err(|e| damaged(format!("it is no JSON: {e}")))?;
+/// The `weight_map` of an index: which tensor lies in which file. The names of the files are not checked yet.
+pub(crate) fn parse_index(
+    path: &Path,
+    text: &str,
+) -> Result<BTreeMap<String, String>, WeightsError> {
+    let damaged = |problem: String| WeightsError::damaged(path, "index", problem);
+    let json: Map<String, Value> =
+        serde_json::from_str(text).map_err(|e| damaged(format!("it is no JSON object: {e}")))?;
     let map = json
         .get("weight_map")
         .and_then(Value::as_object)
         .ok_or_else(|| damaged("it has no weight_map".into()))?;
+    if map.is_empty() {
+        return Err(damaged("its weight_map names no tensor".into()));
+    }
+    map.iter()
+        .map(|(tensor, file)| match file.as_str() {
+            Some(file) => Ok((tensor.clone(), file.to_owned())),
+            None => Err(damaged(format!("the tensor {tensor:?} is in no file"))),
+        })
+        .collect()
+}
+
+/// True for the name of a file in the folder itself.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let one = matches!((parts.next(), parts.next()), (Some(PathPart::Normal(_)), None));
+    one && !name.contains(['/', '\\', '\0'])
+}
+
+fn indexed(folder: &Path, name: &str, stem: &str) -> Result<Group, WeightsError> {
+    let path = inside(folder, name)?;
     let mut weight_map = BTreeMap::new();
-    let mut known: BTreeMap<&str, PathBuf> = BTreeMap::new();
-    for (tensor, file) in map {
-        let file = file.as_str().ok_or_else(|| damaged(format!("{tensor:?} is in no file")))?;
-        let path = match known.get(file) {
+    let mut known: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for (tensor, file) in parse_index(&path, &read_text(&path)?)? {
+        let path = match known.get(&file) {
             Some(path) => path.clone(),
             None => {
-                let path = inside(folder, file)?;
+                let path = inside(folder, &file)?;
                 known.insert(file, path.clone());
                 path
             }
         };
-        weight_map.insert(tensor.clone(), path);
+        weight_map.insert(tensor, path);
     }
     let (stem, ending) = stem.rsplit_once('.').unwrap_or((stem, ""));
     Ok(Group {
@@ -219,9 +241,7 @@ pub(super) fn inside(folder: &Path, name: &str) -> Result<PathBuf, WeightsError>
         problem: format!("names {what} {:?}", name.chars().take(200).collect::<String>()),
         way_out: "only files in the folder itself are opened; copy the file there".into(),
     };
-    let mut parts = Path::new(name).components();
-    let plain = matches!((parts.next(), parts.next()), (Some(PathPart::Normal(_)), None));
-    if !plain || name.contains(['/', '\\', '\0']) {
+    if !is_plain_name(name) {
         return Err(outside("a file outside of it:"));
     }
     let path = folder.join(name);

@@ -9,7 +9,7 @@ use crate::network::Shapes;
 const COMPONENT: &str = "transformer";
 
 /// What an official `config.json` says.
-pub(super) struct Official {
+pub(crate) struct Official {
     pub config: TransformerConfig,
     /// Whether it is of SkyReels-V2, whose files alone have the key `inject_sample_info`.
     pub skyreels: bool,
@@ -18,13 +18,13 @@ pub(super) struct Official {
 }
 
 /// True when the keys are those of `WanModel` and not of Diffusers.
-pub(super) fn is_official(map: &Map<String, Value>) -> bool {
+pub(crate) fn is_official(map: &Map<String, Value>) -> bool {
     map.contains_key("dim") && map.contains_key("num_heads")
 }
 
 /// Reads an official configuration. What it leaves to the code (the image's widths) is taken from the
 /// tensors.
-pub(super) fn parse(
+pub(crate) fn parse(
     map: &Map<String, Value>,
     shapes: &Shapes<'_>,
 ) -> Result<Official, WeightsError> {

@@ -121,9 +121,8 @@ struct Search {
 impl Search {
     fn diffusers(&mut self, root: &Path) -> Result<(), WeightsError> {
         if let Some(json) = read_optional(root, "model_index.json")? {
-            let map: Map<String, Value> = serde_json::from_str(&json).map_err(|e| {
-                WeightsError::Json { component: "model index", reason: e.to_string() }
-            })?;
+            let map: Map<String, Value> =
+                serde_json::from_str(&json).map_err(|e| WeightsError::json("model index", &e))?;
             check_pipeline(&map)?;
             self.pipeline = map.get("_class_name").and_then(Value::as_str).map(str::to_owned);
             self.skyreels = self.pipeline.as_ref().map(|name| name.starts_with("SkyReelsV2"));
@@ -185,8 +184,11 @@ impl Search {
         self.vae = self.pick(&opened, None, folder)?;
         self.text_encoder = self.pick(&opened, None, folder)?;
         self.image_encoder = self.pick(&opened, None, folder)?;
-        let complete =
-            self.transformer.is_some() && self.vae.is_some() && self.text_encoder.is_some();
+        let takes_clip = self.transformer.as_ref().is_some_and(|t| t.config.image_dim.is_some());
+        let complete = self.transformer.is_some()
+            && self.vae.is_some()
+            && self.text_encoder.is_some()
+            && (self.image_encoder.is_some() || !takes_clip);
         if !complete {
             self.problems.extend(unreadable);
         }
@@ -208,7 +210,13 @@ impl Search {
             {
                 continue;
             }
-            candidates.push((group, self.part::<C>(group, containers)));
+            let mut result = self.part::<C>(group, containers);
+            if component == Component::Transformer
+                && let Ok((_, _, problems)) = &mut result
+            {
+                problems.extend(names_of_no_part(containers, &group.label()));
+            }
+            candidates.push((group, result));
         }
         if component == Component::Transformer && candidates.len() > 1 {
             let labels: Vec<String> = candidates.iter().map(|(group, _)| group.label()).collect();
@@ -272,9 +280,8 @@ impl Search {
             json = read_optional(group.folder(), "config.json")?;
         }
         let Some(json) = json else { return C::infer(&shapes) };
-        let map: Map<String, Value> = serde_json::from_str(&json).map_err(|e| {
-            WeightsError::Json { component: C::COMPONENT.name(), reason: e.to_string() }
-        })?;
+        let map: Map<String, Value> =
+            serde_json::from_str(&json).map_err(|e| WeightsError::json(C::COMPONENT.name(), &e))?;
         if C::COMPONENT == Component::Transformer && official::is_official(&map) {
             let official = official::parse(&map, &shapes)?;
             self.skyreels = Some(official.skyreels);
@@ -393,6 +400,16 @@ fn outcome<C: Network>(
     (Part { config, tensors: found.tensors, files, label }, found.spiece, problems)
 }
 
+/// Tensors of a checkpoint with several networks that are in none of them.
+fn names_of_no_part(containers: &[Container], label: &str) -> Option<WeightsError> {
+    let names = names::strangers(containers);
+    (!names.is_empty()).then(|| WeightsError::Unused {
+        count: names.len(),
+        names: crate::error::some_names(&names, 5),
+        origin: label.to_owned(),
+    })
+}
+
 fn none_here<C: Network>(folder: &Path) -> WeightsError {
     WeightsError::NotAModel {
         path: folder.to_owned(),
@@ -490,8 +507,8 @@ fn wished_kind(folder: &Path) -> Result<Option<ModelKind>, WeightsError> {
         value,
         rule: rule.into(),
     };
-    let json: Map<String, Value> = serde_json::from_str(&read_text(&path)?)
-        .map_err(|e| WeightsError::Json { component: "model", reason: e.to_string() })?;
+    let json: Map<String, Value> =
+        serde_json::from_str(&read_text(&path)?).map_err(|e| WeightsError::json("model", &e))?;
     let Some(value) = json.get("kind") else { return Ok(None) };
     serde_json::from_value(value.clone()).map(Some).map_err(|_| {
         let rule =

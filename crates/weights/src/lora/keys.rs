@@ -9,17 +9,21 @@ pub(super) enum Role {
     Down,
     /// The matrix to the outputs, `B`.
     Up,
+    /// What is added to the outputs of `B`, and scaled as they are.
+    UpBias,
     Alpha,
     /// A difference, with the canonical name of the tensor it is of.
     Full(String),
 }
 
 /// Endings of the matrices of low-rank changes.
-const LOW_RANK: [(&str, Role); 10] = [
+const LOW_RANK: [(&str, Role); 12] = [
     ("lora_A.weight", Role::Down),
     ("lora_B.weight", Role::Up),
     ("lora_A.default.weight", Role::Down),
     ("lora_B.default.weight", Role::Up),
+    ("lora_B.bias", Role::UpBias),
+    ("lora_B.default.bias", Role::UpBias),
     ("lora_down.weight", Role::Down),
     ("lora_up.weight", Role::Up),
     ("lora.down.weight", Role::Down),
@@ -29,13 +33,8 @@ const LOW_RANK: [(&str, Role); 10] = [
 ];
 
 /// Endings of differences, and the tensor of the module they are of.
-const DIFFERENCES: [(&str, &str); 4] = [
-    ("diff", "weight"),
-    ("diff_b", "bias"),
-    // The bias that PEFT adds behind the product; it has the same place.
-    ("lora_B.bias", "bias"),
-    ("diff_m", "scale_shift_table"),
-];
+const DIFFERENCES: [(&str, &str); 3] =
+    [("diff", "weight"), ("diff_b", "bias"), ("diff_m", "scale_shift_table")];
 
 /// What programs put before all names.
 const PREFIXES: [&str; 6] = [
@@ -122,7 +121,6 @@ mod tests {
         assert_eq!(tensor("diffusion_model.head.head.diff_b"), "proj_out.bias");
         assert_eq!(tensor("diffusion_model.blocks.1.diff_m"), "blocks.1.scale_shift_table");
         assert_eq!(tensor("diffusion_model.head.diff_m"), "scale_shift_table");
-        assert_eq!(tensor("transformer.proj_out.lora_B.bias"), "proj_out.bias");
         assert_eq!(tensor("blocks.1.modulation.diff"), "blocks.1.scale_shift_table");
     }
 

@@ -30,7 +30,10 @@ pub(super) fn map(style: Style, name: &str) -> Mapped {
         return Mapped::Drop;
     }
     if style == Style::Canonical {
-        return Mapped::To(name.to_owned());
+        // The vision model alone, as some versions of transformers save it.
+        let bare = ["embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm."];
+        let prefix = if bare.iter().any(|p| name.starts_with(p)) { "vision_model." } else { "" };
+        return Mapped::To(format!("{prefix}{name}"));
     }
     if let Some((numbers, leaf)) = match_start("visual.transformer.{}.attn.to_qkv.", name) {
         let layer = numbers[0];

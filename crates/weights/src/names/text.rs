@@ -43,8 +43,11 @@ pub(super) fn map(style: Style, name: &str) -> Mapped {
     // Whole models carry the decoder, and older files the embedding a second time under the names of
     // those who share it.
     let decoder = ["decoder.", "dec.", "lm_head."].iter().any(|p| name.starts_with(p));
-    if decoder || matches!(name, "encoder.embed_tokens.weight" | "logit_scale") {
+    if decoder || name == "logit_scale" {
         return Mapped::Drop;
+    }
+    if name == "encoder.embed_tokens.weight" {
+        return Mapped::CopyOf("shared.weight");
     }
     let renamed = match style {
         Style::Canonical => None,

@@ -54,11 +54,14 @@ impl Stored {
         let bytes = |source| self.bytes_error(name, source);
         if self.scale.is_none() && self.deltas.is_empty() {
             let view = self.view(name)?;
-            return if view.shape() == shape {
-                Ok(view)
-            } else {
-                view.reshape(shape).map_err(bytes)
-            };
+            if view.shape() == shape {
+                return Ok(view);
+            }
+            // The rows of a convolution may be shorter than a block.
+            let dtype = view.dtype();
+            if shape.last().is_none_or(|row| row.is_multiple_of(dtype.block_len())) {
+                return view.reshape(shape).map_err(bytes);
+            }
         }
         let dtype = match self.dtype(name)? {
             plain @ (DType::F32 | DType::F16 | DType::BF16) => plain,
@@ -125,7 +128,10 @@ impl Stored {
                 gather(tensor.bytes.as_slice(), &tensor.shape, strides, dtype.block_bytes()).into()
             }
         };
-        Weight::new(&tensor.shape, dtype, bytes).map_err(|e| self.bytes_error(name, e))
+        let whole = tensor.shape.last().is_none_or(|row| row.is_multiple_of(dtype.block_len()));
+        let flat = [tensor.values()];
+        let shape = if whole { tensor.shape.as_slice() } else { &flat };
+        Weight::new(shape, dtype, bytes).map_err(|e| self.bytes_error(name, e))
     }
 }
 

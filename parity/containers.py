@@ -1,0 +1,200 @@
+"""Writes small model files with the programs of the field: crates/weights reads them in its tests.
+
+Versions: torch 2.15, safetensors 0.8.0, gguf 0.19.0, diffusers 0.42.1, peft 0.21.2. Run:
+
+    python parity/containers.py
+
+`fixtures/containers/`: PyTorch archives and a GGUF file, with the values they hold as f32 in safetensors.
+`fixtures/lora/`: a tiny image-to-video transformer, LoRAs for it as Diffusers (PEFT), kohya's scripts and ComfyUI name
+them, and for each the tensors that it changes, after `fuse_lora(WEIGHT)`.
+"""
+
+import collections
+import json
+import os
+
+import gguf
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, _pack_dict_with_prefix
+from diffusers.loaders.lora_conversion_utils import (
+    _convert_musubi_wan_lora_to_diffusers,
+    _convert_non_diffusers_wan_lora_to_diffusers,
+)
+from gguf import GGMLQuantizationType as Q
+from gguf.quants import dequantize
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures")
+# Other than 1, so that a forgotten weight shows.
+WEIGHT = 0.7
+# Block formats, and where the f16 scales of a block lie.
+BLOCKS = {Q.Q8_0: [0], Q.Q5_0: [0], Q.Q4_0: [0], Q.Q6_K: [208], Q.Q5_K: [0, 2], Q.Q4_K: [0, 2]}
+
+
+def folder(name):
+    path = os.path.join(FIXTURES, name)
+    os.makedirs(path, exist_ok=True)
+    return lambda file: os.path.join(path, file)
+
+
+def pytorch(path):
+    """Everything that a state dict of the field has: formats, views, shared storage, parameters, and counters."""
+    generator = torch.Generator().manual_seed(7)
+    base = torch.randn(6, 4, generator=generator)
+    state = collections.OrderedDict()
+    state["f32"] = base
+    state["f16"] = base.half()
+    state["bf16"] = base.bfloat16()
+    state["f8_e4m3"] = base.to(torch.float8_e4m3fn)
+    state["f8_e5m2"] = base.to(torch.float8_e5m2)
+    state["transposed"] = base.t()
+    state["column"] = base[:, 1]
+    state["rows"] = base[2:4]
+    state["parameter"] = torch.nn.Parameter(base * 2)
+    state["one"] = torch.tensor(1.5)
+    state["empty"] = torch.zeros(0, 3)
+    values = {name: tensor.detach().float().contiguous().clone() for name, tensor in state.items()}
+    save_file(values, path("state.safetensors"))
+    torch.save(state, path("state.pth"))
+    torch.save({"state_dict": dict(state), "epoch": 3, "optimizer": {"lr": 1e-3}}, path("wrapped.pth"))
+    torch.save(state, path("legacy.pth"), _use_new_zipfile_serialization=False)
+    # A module with buffers carries `_metadata` as an attribute of the dict.
+    torch.save(torch.nn.BatchNorm1d(3).state_dict(), path("module.pth"))
+    torch.save(torch.nn.Linear(2, 2), path("whole_module.pth"))
+
+
+def ggml(path):
+    rng = np.random.default_rng(20260102)
+    writer = gguf.GGUFWriter(path("formats.gguf"), "wan")
+    writer.add_string("general.name", "formats")
+    writer.add_array("some.list", [1, 2, 3])
+    values = {}
+
+    def add(name, data, kind=None, value=None):
+        writer.add_tensor(name, data, raw_dtype=kind)
+        values[name] = torch.from_numpy(np.ascontiguousarray(data if value is None else value).astype("<f4"))
+
+    plain = rng.standard_normal((3, 5)).astype(np.float32)
+    add("f32", plain)
+    add("f16", plain.astype(np.float16))
+    bf16 = torch.from_numpy(plain).bfloat16()
+    add("bf16", bf16.view(torch.uint8).numpy(), Q.BF16, bf16.float().numpy())
+    for kind, scales in BLOCKS.items():
+        size = gguf.GGML_QUANT_SIZES[kind][1]
+        blocks = rng.integers(0, 256, (4, size), dtype=np.uint8)
+        for at in scales:
+            blocks[:, at : at + 2] = np.array([0.01], dtype="<f2").view(np.uint8)
+        add(kind.name.lower(), blocks, kind, dequantize(blocks, kind))
+    # As ComfyUI's converter keeps the shape of a convolution in three dimensions.
+    conv = rng.standard_normal((2, 3, 1, 2, 2)).astype(np.float32)
+    writer.add_array("comfy.gguf.orig_shape.conv", list(conv.shape))
+    add("conv", conv.reshape(2, 12), None, conv)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    save_file(values, path("formats.safetensors"))
+
+
+def tiny():
+    torch.manual_seed(11)
+    model = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=6, in_channels=9, out_channels=4, text_dim=7, freq_dim=4, ffn_dim=10,
+        num_layers=2, image_dim=5, added_kv_proj_dim=12,
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "ffn.net.0.proj", "ffn.net.2"]
+OUTER = ["proj_out", "condition_embedder.time_proj", "condition_embedder.text_embedder.linear_1",
+         "condition_embedder.image_embedder.ff.net.0.proj"]
+
+
+def fused(lora_state):
+    """What the model's tensors are after the reference has loaded and fused a LoRA: those that changed."""
+    model = tiny()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_lora_adapter(dict(lora_state), prefix="transformer")
+    model.fuse_lora(lora_scale=WEIGHT)
+    model.unload_lora()
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    return {name: after[name].contiguous() for name in before if not torch.equal(before[name], after[name])}
+
+
+def lora(path):
+    model = tiny()
+    save_file(model.state_dict(), path("model.safetensors"))
+    with open(path("config.json"), "w", encoding="ascii") as file:
+        file.write(model.to_json_string())
+    generator = torch.Generator().manual_seed(13)
+    rand = lambda *shape: torch.randn(*shape, generator=generator) * 0.3
+
+    # Diffusers: written by PEFT, the alphas in the header, one of its own, and rank-stabilised.
+    for name, settings in [
+        ("diffusers", {"r": 3, "lora_alpha": 5, "alpha_pattern": {"attn2.to_k": 2, "proj_out": 1},
+                       "rank_pattern": {"attn1.to_q": 2}}),
+        ("diffusers_rslora", {"r": 4, "lora_alpha": 6, "use_rslora": True, "lora_bias": True}),
+    ]:
+        model = tiny()
+        model.add_adapter(LoraConfig(target_modules=LINEAR + OUTER, **settings))
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if "lora_" in key:
+                    parameter.copy_(rand(*parameter.shape))
+        state = {f"transformer.{key}": value for key, value in get_peft_model_state_dict(model).items()}
+        metadata = model.peft_config["default"].to_dict()
+        packed = _pack_dict_with_prefix(metadata, "transformer")
+        packed = {k: (list(v) if isinstance(v, set) else v) for k, v in packed.items()}
+        header = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(packed, indent=2, sort_keys=True, default=str)}
+        save_file({key: value.contiguous() for key, value in state.items()}, path(f"{name}.safetensors"), header)
+        model.fuse_lora(lora_scale=WEIGHT)
+        model.unload_lora()
+        before, after = tiny().state_dict(), model.state_dict()
+        changed = {key: after[key].contiguous() for key in before if not torch.equal(before[key], after[key])}
+        save_file(changed, path(f"{name}.fused.safetensors"))
+
+    # kohya (musubi-tuner) and ComfyUI: the original names, the alphas as tensors.
+    shapes = {key: tuple(value.shape) for key, value in tiny().state_dict().items()}
+    names = {"self_attn.q": "attn1.to_q", "self_attn.k": "attn1.to_k", "self_attn.v": "attn1.to_v",
+             "self_attn.o": "attn1.to_out.0", "cross_attn.q": "attn2.to_q", "cross_attn.k": "attn2.to_k",
+             "cross_attn.v": "attn2.to_v", "cross_attn.o": "attn2.to_out.0", "cross_attn.k_img": "attn2.add_k_proj",
+             "cross_attn.v_img": "attn2.add_v_proj", "ffn.0": "ffn.net.0.proj", "ffn.2": "ffn.net.2"}
+    kohya, comfy = {}, {}
+    for block in range(2):
+        for original, ours in names.items():
+            outputs, inputs = shapes[f"blocks.{block}.{ours}.weight"]
+            module = f"blocks.{block}.{original}"
+            under = "lora_unet_" + module.replace(".", "_")
+            kohya[f"{under}.lora_down.weight"] = rand(2, inputs)
+            kohya[f"{under}.lora_up.weight"] = rand(outputs, 2)
+            kohya[f"{under}.alpha"] = torch.tensor(1.0 + block)
+            comfy[f"diffusion_model.{module}.lora_down.weight"] = rand(3, inputs)
+            comfy[f"diffusion_model.{module}.lora_up.weight"] = rand(outputs, 3)
+            comfy[f"diffusion_model.{module}.alpha"] = torch.tensor(2.0)
+            comfy[f"diffusion_model.{module}.diff_b"] = rand(outputs)
+    for original, ours in [("head.head", "proj_out"), ("time_projection.1", "condition_embedder.time_proj")]:
+        outputs, inputs = shapes[f"{ours}.weight"]
+        comfy[f"diffusion_model.{original}.lora_down.weight"] = rand(3, inputs)
+        comfy[f"diffusion_model.{original}.lora_up.weight"] = rand(outputs, 3)
+        comfy[f"diffusion_model.{original}.diff_b"] = rand(outputs)
+    for name, state, convert in [
+        ("kohya", kohya, _convert_musubi_wan_lora_to_diffusers),
+        ("comfyui", comfy, _convert_non_diffusers_wan_lora_to_diffusers),
+    ]:
+        save_file(state, path(f"{name}.safetensors"))
+        converted = convert({key: value.clone() for key, value in state.items()})
+        save_file(fused(converted), path(f"{name}.fused.safetensors"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    pytorch(folder("containers"))
+    ggml(folder("containers"))
+    lora(folder("lora"))
