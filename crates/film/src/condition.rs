@@ -24,8 +24,6 @@ pub struct Conditions {
     pub end: Option<Tensor>,
     /// Extra input channels of image-to-video models, `[T, mask + C, h, w]`.
     pub extra_channels: Option<Tensor>,
-    /// CLIP's view of the images, `[257 or 514, dim]`.
-    pub image_embeds: Option<Tensor>,
 }
 
 /// Frames `[F, H, W, 3]` in [-1, 1] from 8-bit ones.

@@ -28,6 +28,8 @@ const CONTEXT_CACHE_BYTES: usize = 1 << 30;
 pub struct EngineOptions {
     /// A model folder or file.
     pub model: PathBuf,
+    /// What films and plans call the model, instead of its path.
+    pub label: Option<String>,
     /// LoRA files and their weights, merged at load.
     pub loras: Vec<(PathBuf, f32)>,
     /// Refuse a plan that needs more memory than is available.
@@ -37,7 +39,7 @@ pub struct EngineOptions {
 impl EngineOptions {
     /// A model without adapters, with the memory check.
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self { model: model.into(), loras: Vec::new(), check_memory: true }
+        Self { model: model.into(), label: None, loras: Vec::new(), check_memory: true }
     }
 }
 
@@ -71,7 +73,10 @@ impl Engine {
             None => SchedulerConfig::default(),
         };
         let facts = ModelFacts {
-            name: options.model.display().to_string(),
+            name: options
+                .label
+                .clone()
+                .unwrap_or_else(|| options.model.display().to_string()),
             kind: folder.kind(),
             revision: folder.revision().to_owned(),
             transformer: folder.transformer_config().clone(),

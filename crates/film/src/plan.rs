@@ -399,7 +399,7 @@ fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<(), PlanError
             );
         }
     }
-    if let (CacheChoice::TeaCache { threshold, .. } | CacheChoice::EasyCache { threshold }) =
+    if let CacheChoice::TeaCache { threshold, .. } | CacheChoice::EasyCache { threshold } =
         request.cache
         && !(threshold > 0.0 && threshold < 10.0)
     {

@@ -610,6 +610,9 @@ impl<'a> Run<'a> {
             self.write_drift(&path)?;
             outcome.drift = Some(path);
         }
+        // What makes it a run goes first: a kill in the middle of this leaves no unfinished run.
+        let run_file = RunFile::path(&self.folder);
+        fs::remove_file(&run_file).map_err(FilmError::io("remove", &run_file))?;
         fs::remove_dir_all(&self.folder).map_err(FilmError::io("remove", &self.folder))?;
         Ok(outcome)
     }

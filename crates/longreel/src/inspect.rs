@@ -83,8 +83,9 @@ fn inspect_film(path: &Path, json: bool) -> Result<u8> {
 }
 
 fn count_frames(path: &Path) -> Result<u64> {
+    let options = longreel_media::VideoOptions::default();
     let mut frames = 0;
-    for frame in longreel_media::VideoReader::open(path)? {
+    for frame in longreel_media::VideoReader::open(path, &options)? {
         frame?;
         frames += 1;
     }

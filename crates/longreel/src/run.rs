@@ -167,8 +167,7 @@ pub fn engine_options(
     loras: Vec<(PathBuf, f32)>,
     check_memory: bool,
 ) -> EngineOptions {
-    let _ = label;
-    EngineOptions { model, loras, check_memory }
+    EngineOptions { model, label, loras, check_memory }
 }
 
 /// The exit code that an error calls for.

@@ -4,12 +4,18 @@
 //! check every shape, so that a network that loads also runs:
 //! - [`Transformer`]: latents, timesteps and a [`Context`] to a velocity.
 //! - [`VaeDecoder`], [`VaeEncoder`]: latents to pictures and back, as streams.
+//! - [`Tokenizer`], [`TextEncoder`]: a prompt to tokens and to embeddings.
+//! - [`ClipPreprocess`], [`ClipVision`]: a conditioning image to embeddings.
 
+mod clip;
 mod error;
 mod layers;
+mod text;
 mod transformer;
 mod vae;
 
+pub use clip::{ClipPreprocess, ClipVision};
 pub use error::ModelError;
+pub use text::{Prompt, TextEncoder, Tokenizer, clean_prompt};
 pub use transformer::{Context, ContextOptions, ForwardOptions, Pass, Transformer};
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState};

@@ -1,0 +1,36 @@
+//! CLIP's vision tower against transformers.
+
+mod common;
+
+use common::{Fixture, TOLERANCE, assert_close};
+use longreel_kernels::Tensor;
+use longreel_models::{ClipVision, ModelError};
+
+fn check(name: &str) {
+    let fixture = Fixture::open(name);
+    let clip = ClipVision::load(&fixture.config(), fixture.source()).expect(name);
+    for case in &fixture.cases {
+        let case = case["name"].as_str().unwrap();
+        let ours = clip.encode(&fixture.sample(&format!("{case}.pixel_values"))).expect(case);
+        let reference = fixture.sample(&format!("{case}.penultimate"));
+        assert_close(case, &ours, &reference, TOLERANCE);
+    }
+}
+
+#[test]
+fn hidden_states_before_the_last_block_match_the_reference() {
+    check("image_encoder");
+}
+
+#[test]
+fn quick_gelu_matches_the_reference() {
+    check("image_encoder_quick_gelu");
+}
+
+#[test]
+fn a_picture_of_another_size_is_refused() {
+    let fixture = Fixture::open("image_encoder");
+    let clip = ClipVision::load(&fixture.config(), fixture.source()).expect("load");
+    let error = clip.encode(&Tensor::zeros(&[3, 20, 21])).expect_err("refused");
+    assert!(matches!(error, ModelError::Input { .. }), "{error}");
+}
