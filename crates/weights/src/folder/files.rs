@@ -53,7 +53,9 @@ impl Group {
             [file] => file.display().to_string(),
             files => format!(
                 "{} ({} files)",
-                files.first().map(|f| parent(f).join(&self.stem)).unwrap_or_default().display(),
+                parent(files.first().map_or(Path::new(""), PathBuf::as_path))
+                    .join(format!("{}*.{}", self.stem, self.ending))
+                    .display(),
                 files.len()
             ),
         }
