@@ -14,6 +14,7 @@ use longreel_media::{VideoOptions, VideoReader, write_atomic};
 use crate::defaults::Defaults;
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
+use crate::noise::NoiseFile;
 use crate::outputs::{Outputs, check_writable, run_folder};
 use crate::plan::{FilmPlan, ModelFacts, plan, step_cache};
 use crate::request::{FilmRequest, StartFrom};
@@ -168,6 +169,9 @@ impl Engine {
             .chain([&outputs.film])
         {
             check_writable(path)?;
+        }
+        if let Some(path) = &outputs.noise {
+            NoiseFile::open(path)?;
         }
         fs::create_dir(&folder).map_err(FilmError::io("create", &folder))?;
         let file = RunFile {

@@ -104,10 +104,14 @@ impl NoiseFile {
     /// # Errors
     /// When it cannot be read or is not a safetensors file.
     pub fn open(path: &Path) -> Result<Self, FilmError> {
-        let file = File::open(path).map_err(FilmError::io("read the noise file", path))?;
+        let unreadable = |cause: std::io::Error| FilmError::Noise {
+            path: path.to_owned(),
+            problem: format!("it cannot be read: {cause}"),
+        };
+        let file = File::open(path).map_err(unreadable)?;
         // SAFETY: the map is only read. A file that another process truncates meanwhile would end
         // this process with SIGBUS, which every memory-mapped checkpoint risks alike.
-        let map = unsafe { Mmap::map(&file) }.map_err(FilmError::io("map the noise file", path))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
         let noise = Self { path: path.to_owned(), map };
         SafeTensors::deserialize(&noise.map)
             .map_err(|e| noise.problem(format!("it is not a safetensors file ({e})")))?;

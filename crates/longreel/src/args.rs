@@ -186,7 +186,7 @@ pub struct PromptArgs {
     #[arg(long, value_name = "FILE")]
     pub story: Option<PathBuf>,
     /// Many films: a file with one prompt a line
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["words", "prompt", "story"])]
     pub prompts: Option<PathBuf>,
     /// Seed of everything random [default: a new one, printed and kept in the film]
     #[arg(long, value_name = "N")]
@@ -203,7 +203,7 @@ pub struct PictureArgs {
     #[arg(long, value_name = "WxH")]
     pub size: Option<Size>,
     /// Size by name
-    #[arg(long, value_enum, ignore_case = true)]
+    #[arg(long, value_enum, ignore_case = true, conflicts_with = "size")]
     pub resolution: Option<Resolution>,
     /// Higher than wide
     #[arg(long)]
@@ -215,7 +215,7 @@ pub struct PictureArgs {
     #[arg(long, value_name = "FILE")]
     pub end_image: Option<PathBuf>,
     /// A video to extend
-    #[arg(long, value_name = "FILE", alias = "video-path")]
+    #[arg(long, value_name = "FILE", alias = "video-path", conflicts_with = "image")]
     pub video: Option<PathBuf>,
     /// How an image or video of another size is fitted [default: crop]
     #[arg(long, value_enum)]

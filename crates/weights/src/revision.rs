@@ -42,10 +42,12 @@ impl Revision {
         self.field(&bytes[..END]);
         self.field(&bytes[bytes.len() - END..]);
         let step = (bytes.len() - 2 * END) / SAMPLES;
-        for index in 0..SAMPLES {
-            let at = END + index * step;
-            self.field(&bytes[at..at + SAMPLE]);
-        }
+        file.read_sparsely(|| {
+            for index in 0..SAMPLES {
+                let at = END + index * step;
+                self.field(&bytes[at..at + SAMPLE]);
+            }
+        });
     }
 
     fn field(&mut self, bytes: &[u8]) {

@@ -148,12 +148,6 @@ impl Reporter {
         }
     }
 
-    /// Tells why nothing more is made.
-    pub fn fail(&mut self, message: &str, exit_code: u8) {
-        self.screen.show(None);
-        error(self.verbosity.json, &self.screen, message, exit_code);
-    }
-
     fn plan(&self, summary: &PlanSummary) {
         if summary.expected_seconds > LONG_SECONDS {
             self.screen.say(&summary.to_string());

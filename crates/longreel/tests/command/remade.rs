@@ -26,7 +26,7 @@ fn the_printed_command_makes_the_same_file() {
     let command = said.lines().last().expect("a command");
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_longreel"));
     let again = Place::new();
-    let output = std::process::Command::new("sh")
+    let output = std::process::Command::new("/bin/sh")
         .args(["-c", command])
         .current_dir(again.path("."))
         .env("PATH", program.parent().expect("a folder"))

@@ -1,0 +1,108 @@
+//! Files written by the field's own programs, down to their values. Recorded by `parity/containers.py`.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use common::fixtures;
+use longreel_kernels::{Bytes, DType, Weight};
+use longreel_weights::TensorSource;
+
+/// Every tensor of the file as f32.
+fn values(path: &Path) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
+    let mut source = TensorSource::open_file(path).unwrap_or_else(|e| panic!("{e}"));
+    let names: Vec<String> = source.names().map(str::to_owned).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let shape = source.shape(&name).unwrap().to_vec();
+            let weight = source.take(&name, &shape).unwrap();
+            assert_eq!(weight.shape(), shape);
+            (name, (shape, weight.to_f32()))
+        })
+        .collect()
+}
+
+/// Reading formats and dequantising blocks is exact, so values are compared bit by bit.
+#[track_caller]
+fn assert_same(found: &Path, recorded: &Path) {
+    let (found, recorded) = (values(found), values(recorded));
+    assert_eq!(found.len(), recorded.len());
+    for (name, (shape, expected)) in &recorded {
+        let (found_shape, values) = &found[name];
+        assert_eq!(found_shape, shape, "{name}");
+        let worst = values.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits());
+        if let Some(at) = worst {
+            panic!("{name}[{at}] is {} and should be {}", values[at], expected[at]);
+        }
+    }
+}
+
+#[test]
+fn a_state_dict_of_pytorch_gives_its_values_whatever_their_format_and_strides() {
+    let folder = fixtures("containers");
+    assert_same(&folder.join("state.pth"), &folder.join("state.safetensors"));
+    assert_eq!(values(&folder.join("state.pth")).len(), 11);
+}
+
+#[test]
+fn a_state_dict_inside_a_training_checkpoint_is_found() {
+    let folder = fixtures("containers");
+    assert_same(&folder.join("wrapped.pth"), &folder.join("state.safetensors"));
+}
+
+#[test]
+fn attributes_and_counters_of_a_state_dict_do_no_harm() {
+    let source = TensorSource::open_file(&fixtures("containers").join("module.pth")).unwrap();
+    let names: Vec<&str> = source.names().collect();
+    assert_eq!(names, ["bias", "num_batches_tracked", "running_mean", "running_var", "weight"]);
+}
+
+#[test]
+fn integers_are_named_and_not_converted() {
+    let mut source = TensorSource::open_file(&fixtures("containers").join("module.pth")).unwrap();
+    let message = source.take("num_batches_tracked", &[]).unwrap_err().to_string();
+    assert!(message.contains("the format i64 of the tensor num_batches_tracked"), "{message}");
+}
+
+#[test]
+fn pickles_that_hold_code_or_an_old_format_are_refused_by_name() {
+    let open = |name: &str| {
+        TensorSource::open_file(&fixtures("containers").join(name)).unwrap_err().to_string()
+    };
+    let message = open("whole_module.pth");
+    assert!(message.contains("asks for torch.nn.modules.linear.Linear"), "{message}");
+    let message = open("legacy.pth");
+    assert!(message.contains("before version 1.6") && message.contains("torch.save"), "{message}");
+}
+
+#[test]
+fn every_gguf_format_gives_the_values_of_the_reference_implementation() {
+    let folder = fixtures("containers");
+    assert_same(&folder.join("formats.gguf"), &folder.join("formats.safetensors"));
+    let source = TensorSource::open_file(&folder.join("formats.gguf")).unwrap();
+    // Kept in two axes in the file.
+    assert_eq!(source.shape("conv").unwrap(), [2, 3, 1, 2, 2]);
+    assert_eq!(source.names().count(), 10);
+}
+
+#[test]
+fn blocks_longer_than_the_rows_of_a_convolution_are_dequantised() {
+    let folder = fixtures("containers");
+    let mut source = TensorSource::open_file(&folder.join("formats.gguf")).unwrap();
+    let flat = source.take("q8_0", &[4, 32]).unwrap();
+    let mut source = TensorSource::open_file(&folder.join("formats.gguf")).unwrap();
+    let message = source.take("q8_0", &[4, 2, 16]).unwrap_err().to_string();
+    assert!(message.contains("[4, 2, 16]"), "{message}");
+    let blocks = Weight::new(&[32, 4, 1], DType::F32, Bytes::from(vec![0; 512])).unwrap();
+    assert_eq!(blocks.len(), flat.len());
+    let weight = Weight::new(&[4, 32], DType::Q8_0, Bytes::from(flat.bytes().to_vec())).unwrap();
+    let mut source = TensorSource::from_tensors(HashMap::from([("conv".to_owned(), weight)]));
+    let conv = source.take("conv", &[4, 32, 1, 1]).unwrap();
+    assert_eq!((conv.shape(), conv.dtype()), ([4, 32, 1, 1].as_slice(), DType::BF16));
+    for (at, (a, b)) in conv.to_f32().iter().zip(flat.to_f32()).enumerate() {
+        // bf16 keeps 8 bits.
+        assert!((a - b).abs() <= b.abs() / 256.0, "conv[{at}] is {a} and should be {b}");
+    }
+}
