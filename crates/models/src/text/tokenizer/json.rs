@@ -1,0 +1,146 @@
+//! Reading a `tokenizer.json`, the format of Hugging Face's tokenizers.
+//!
+//! What published UMT5 folders hold is read, and plain lists of words for small models; any other part
+//! is refused by its name. Written here rather than taken from the `tokenizers` crate, which takes 150
+//! seconds of one core to compile, half of it for training, and panics on a damaged charsmap.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use super::added::{AddedToken, AddedTokens};
+use super::model::{Model, ScoredPiece, Unigram, Words};
+use super::normalizer::Normalizer;
+use super::split::Splitter;
+use super::{Pipeline, Text, Tokenizer};
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    normalizer: Option<Normalizer>,
+    pre_tokenizer: Option<Splitter>,
+    post_processor: Option<PostProcessor>,
+    model: ModelJson,
+}
+
+#[derive(Deserialize)]
+struct ModelJson {
+    /// Old files leave it out.
+    r#type: Option<String>,
+    vocab: Vocabulary,
+    unk_id: Option<u32>,
+    unk_token: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Vocabulary {
+    Scores(Vec<(String, f64)>),
+    Ids(HashMap<String, u32>),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum PostProcessor {
+    TemplateProcessing { single: Vec<TemplatePart>, special_tokens: HashMap<String, SpecialToken> },
+}
+
+#[derive(Deserialize)]
+enum TemplatePart {
+    Sequence {},
+    SpecialToken { id: String },
+}
+
+#[derive(Deserialize)]
+struct SpecialToken {
+    ids: Vec<u32>,
+}
+
+/// Reads the bytes of a `tokenizer.json`.
+pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, String> {
+    let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let (before, after) = template(file.post_processor)?;
+    let model = model(file.model)?;
+    let mut added = file.added_tokens;
+    for token in &mut added {
+        // A token that is also in the vocabulary has the id that it has there.
+        token.id = model.id(&token.content).unwrap_or(token.id);
+    }
+    let (mut normalized, verbatim): (Vec<_>, Vec<_>) =
+        added.into_iter().partition(|token| token.normalized);
+    if let Some(normalizer) = &file.normalizer {
+        for token in &mut normalized {
+            token.content = normalizer.apply(&token.content);
+        }
+    }
+    let pipeline = Pipeline {
+        verbatim: AddedTokens::new(verbatim),
+        normalizer: file.normalizer,
+        normalized: AddedTokens::new(normalized),
+        splitter: file.pre_tokenizer,
+    };
+    Ok(Tokenizer { file: "tokenizer.json", text: Text::Json(pipeline), model, before, after })
+}
+
+/// The ids before and after the prompt's own.
+fn template(processor: Option<PostProcessor>) -> Result<(Vec<u32>, Vec<u32>), String> {
+    let Some(PostProcessor::TemplateProcessing { single, special_tokens }) = processor else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let prompts = single.iter().filter(|part| matches!(part, TemplatePart::Sequence {})).count();
+    if prompts != 1 {
+        return Err(format!("its template holds the prompt {prompts} times, instead of once"));
+    }
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let mut ids = &mut before;
+    for part in single {
+        match part {
+            TemplatePart::Sequence {} => ids = &mut after,
+            TemplatePart::SpecialToken { id } => {
+                let token = special_tokens.get(&id).ok_or_else(|| {
+                    format!("its template names {id:?}, which is not among its special tokens")
+                })?;
+                ids.extend_from_slice(&token.ids);
+            }
+        }
+    }
+    Ok((before, after))
+}
+
+fn model(json: ModelJson) -> Result<Model, String> {
+    match (json.r#type.as_deref(), json.vocab) {
+        (Some("Unigram") | None, Vocabulary::Scores(scores)) => {
+            unigram(scores, json.unk_id, json.byte_fallback).map(Model::Unigram)
+        }
+        (Some("WordLevel"), Vocabulary::Ids(ids)) => {
+            Ok(Model::Words(Words::new(ids, json.unk_token.as_deref())))
+        }
+        (kind, _) => Err(format!(
+            "its model is of type {kind:?}; Unigram, which UMT5 has, and WordLevel are read"
+        )),
+    }
+}
+
+fn unigram(
+    scores: Vec<(String, f64)>,
+    unknown: Option<u32>,
+    byte_fallback: bool,
+) -> Result<Unigram, String> {
+    let count = scores.len();
+    if let Some(id) = unknown.filter(|id| *id as usize >= count) {
+        return Err(format!("its unk_id is {id}, but its vocabulary has {count} pieces"));
+    }
+    let pieces: Vec<_> = (0..)
+        .zip(scores)
+        .map(|(id, (text, score))| ScoredPiece { text, id, score })
+        .collect();
+    let worst = pieces.iter().map(|piece| piece.score).fold(f64::INFINITY, f64::min);
+    let bytes = byte_fallback.then(|| {
+        let ids: HashMap<_, _> = pieces.iter().map(|piece| (piece.text.as_str(), piece.id)).collect();
+        Unigram::byte_tokens(|name| ids.get(name).copied())
+    });
+    Ok(Unigram::new(pieces, worst, unknown, bytes))
+}
