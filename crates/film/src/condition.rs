@@ -4,7 +4,7 @@ use std::path::Path;
 
 use longreel_kernels::Tensor;
 use longreel_media::{
-    Fit, Frame, ImageLimits, MediaError, VideoOptions, fit, last_frames, load_image,
+    Filter, Fit, Frame, ImageLimits, MediaError, VideoOptions, fit, last_frames, load_image, resize,
 };
 use longreel_models::{ClipPreprocess, ClipVision, VaeEncoder, VaeEncoderState};
 
@@ -186,8 +186,11 @@ pub fn image_embeds(
     let views = images
         .iter()
         .map(|image| {
-            let pixels = preprocess.apply(image.rgb(), image.width() as usize, image.height() as usize)?;
-            clip.encode(&pixels)
+            let (width, height) =
+                preprocess.resized(image.width() as usize, image.height() as usize);
+            let image = resize(image, width as u32, height as u32, Filter::Bicubic)?;
+            let pixels = preprocess.apply(image.rgb(), width, height)?;
+            Ok::<_, FilmError>(clip.encode(&pixels)?)
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::concat0(&views.iter().collect::<Vec<_>>()))

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
 use crate::condition::{self, Conditions, load_fitted, load_tail, read_image, to_tensor};
-use longreel_media::{VideoOptions, VideoReader, write_atomic};
 use crate::defaults::Defaults;
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
@@ -20,6 +19,7 @@ use crate::plan::{FilmPlan, ModelFacts, plan, step_cache};
 use crate::request::{FilmRequest, StartFrom};
 use crate::run::{Contexts, Outcome, Run, RunFile, film_options};
 use crate::texts::Texts;
+use longreel_media::{VideoOptions, VideoReader, write_atomic};
 
 /// Keys and values of the prompt that are kept for all blocks, at most, for each prompt.
 const CONTEXT_CACHE_BYTES: usize = 1 << 30;
@@ -74,10 +74,7 @@ impl Engine {
             None => SchedulerConfig::default(),
         };
         let facts = ModelFacts {
-            name: options
-                .label
-                .clone()
-                .unwrap_or_else(|| options.model.display().to_string()),
+            name: options.label.clone().unwrap_or_else(|| options.model.display().to_string()),
             kind: folder.kind(),
             revision: folder.revision().to_owned(),
             transformer: folder.transformer_config().clone(),

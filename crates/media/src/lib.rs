@@ -47,7 +47,8 @@ pub use files::write_atomic;
 pub use film::{Codec, FilmKind, FilmOptions, FilmReport, FilmState, FilmWriter, PartReport};
 pub use frame::{Frame, FrameRate};
 pub use image::{
-    Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, decode_image, fit, load_image, resize,
+    Filter, Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, decode_image, fit, load_image,
+    resize,
 };
 pub use metadata::read_metadata;
 pub use png_file::{encode_png, write_png};

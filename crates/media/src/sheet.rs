@@ -2,7 +2,7 @@
 
 use crate::error::{MediaError, Result};
 use crate::frame::Frame;
-use crate::image::resize;
+use crate::image::{Filter, resize};
 
 /// Pixels between two pictures of a sheet.
 const GAP: u32 = 4;
@@ -76,7 +76,7 @@ pub fn thumbnail(frame: &Frame, side: u32) -> Result<Frame> {
         // A very long strip keeps a width of one pixel.
         if side == 0 { 0 } else { (rounded as u32).max(1) }
     };
-    resize(frame, scaled(w), scaled(h))
+    resize(frame, scaled(w), scaled(h), Filter::Lanczos)
 }
 
 #[cfg(test)]

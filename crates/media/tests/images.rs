@@ -1,7 +1,7 @@
 //! Images against Pillow, and images that nobody should accept.
 
 use longreel_media::{
-    Fit, Frame, ImageLimits, MediaError, decode_image, encode_png, fit, load_image, resize,
+    Filter, Fit, Frame, ImageLimits, MediaError, decode_image, encode_png, fit, load_image, resize,
 };
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,16 @@ fn resizing_equals_pillow_lanczos() {
     for (w, h) in [(32, 32), (96, 128), (17, 80), (61, 20)] {
         let name = format!("resize_{w}x{h}.png");
         // The same fixed-point arithmetic; a level is left for the last bit of the sine.
-        assert_close(&name, &resize(&source, w, h).unwrap(), &load(&name), 1);
+        assert_close(&name, &resize(&source, w, h, Filter::Lanczos).unwrap(), &load(&name), 1);
+    }
+}
+
+#[test]
+fn bicubic_resizing_equals_pillow() {
+    let source = load("resize_source.png");
+    for (w, h) in [(17, 80), (61, 20)] {
+        let name = format!("bicubic_{w}x{h}.png");
+        assert_close(&name, &resize(&source, w, h, Filter::Bicubic).unwrap(), &load(&name), 0);
     }
 }
 

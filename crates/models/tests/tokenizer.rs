@@ -114,7 +114,8 @@ fn a_folder_gives_its_json_file_before_its_sentencepiece_model() {
     assert_eq!(tokenizer.encode("</s>", 9).unwrap().ids, [1, 1]);
 
     let only_spiece = tempfile::tempdir().unwrap();
-    std::fs::write(only_spiece.path().join("spiece.model"), read("tokenizer", "spiece.model")).unwrap();
+    std::fs::write(only_spiece.path().join("spiece.model"), read("tokenizer", "spiece.model"))
+        .unwrap();
     let tokenizer = Tokenizer::from_dir(only_spiece.path()).unwrap();
     assert!(tokenizer.encode("</s>", 9).unwrap().ids.len() > 2);
 

@@ -1,6 +1,6 @@
 //! Bringing an image to the size of a film, and saying what was done to it.
 
-use super::resample::{resize, resize_region};
+use super::resample::{Filter, resize, resize_region};
 use crate::error::{MediaError, Result};
 use crate::frame::Frame;
 use std::fmt;
@@ -94,7 +94,7 @@ pub fn fit(frame: &Frame, width: u32, height: u32, how: Fit) -> Result<(Frame, F
         target: [0, 0, width, height],
     };
     let fitted = match how {
-        Fit::Stretch => resize(frame, width, height)?,
+        Fit::Stretch => resize(frame, width, height, Filter::Lanczos)?,
         Fit::Crop => {
             // The region of the film's shape, as large as fits, in the middle. Cutting before
             // scaling keeps the scale of both axes exactly equal.
@@ -102,13 +102,13 @@ pub fn fit(frame: &Frame, width: u32, height: u32, how: Fit) -> Result<(Frame, F
             let (cw, ch) = ((tw / scale).min(fw), (th / scale).min(fh));
             let (left, top) = ((fw - cw) / 2.0, (fh - ch) / 2.0);
             report.source = [left, top, left + cw, top + ch];
-            resize_region(frame, report.source, width, height)?
+            resize_region(frame, report.source, width, height, Filter::Lanczos)?
         }
         Fit::Pad => {
             let scale = (tw / fw).min(th / fh);
             let side = |from: f64, most: u32| ((from * scale).round() as u32).clamp(1, most.max(1));
             let (iw, ih) = (side(fw, width), side(fh, height));
-            let inner = resize(frame, iw, ih)?;
+            let inner = resize(frame, iw, ih, Filter::Lanczos)?;
             let (x, y) = ((width.max(1) - iw) / 2, (height.max(1) - ih) / 2);
             report.target = [x, y, iw, ih];
             let row = width as usize * 3;

@@ -7,7 +7,7 @@ mod resample;
 
 pub use decode::{ImageFormat, ImageLimits, LoadedImage, decode_image, load_image};
 pub use fit::{Fit, FitReport, fit};
-pub use resample::resize;
+pub use resample::{Filter, resize};
 
 use crate::frame::Frame;
 

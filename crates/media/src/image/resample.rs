@@ -1,8 +1,7 @@
-//! Lanczos resampling as Pillow does it, because the reference resizes its input images with
-//! Pillow and the condition should start from the same pixels.
+//! Resampling as Pillow does it, because the reference resizes its input images with Pillow and the
+//! condition should start from the same pixels.
 //!
-//! The arithmetic follows Pillow's `src/libImaging/Resample.c`: a window of three lobes that widens
-//! when shrinking, weights as 22-bit fixed point, the horizontal pass first and rounded to 8 bits.
+//! The arithmetic follows Pillow's `src/libImaging/Resample.c`: a window that widens when shrinking, weights as 22-bit fixed point, the horizontal pass first and rounded to 8 bits.
 
 use crate::error::Result;
 use crate::frame::Frame;
@@ -10,16 +9,39 @@ use crate::frame::Frame;
 /// Fraction bits of a weight: 8 bits of pixel and 2 of headroom are left of 32.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// Lobes on each side of the filter.
-const SUPPORT: f64 = 3.0;
+/// How neighbouring pixels are weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// Three lobes of a windowed sinc: the sharpest, for what people look at.
+    Lanczos,
+    /// Cubic convolution with a = -0.5: what CLIP was trained on.
+    Bicubic,
+}
+
+impl Filter {
+    /// Pixels that count on each side, at the original size.
+    fn support(self) -> f64 {
+        match self {
+            Self::Lanczos => 3.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Lanczos => lanczos(x),
+            Self::Bicubic => bicubic(x),
+        }
+    }
+}
 
 /// Scales `frame` to exactly `width` x `height`, each at least 1.
 ///
 /// # Errors
 /// [`MediaError::Setting`](crate::MediaError::Setting) for a side of zero.
-pub fn resize(frame: &Frame, width: u32, height: u32) -> Result<Frame> {
+pub fn resize(frame: &Frame, width: u32, height: u32, filter: Filter) -> Result<Frame> {
     let whole = [0.0, 0.0, f64::from(frame.width()), f64::from(frame.height())];
-    resize_region(frame, whole, width, height)
+    resize_region(frame, whole, width, height, filter)
 }
 
 /// Scales the region `[left, top, right, bottom]` of `frame` (inside it, in pixels, not necessarily
@@ -29,6 +51,7 @@ pub(super) fn resize_region(
     [left, top, right, bottom]: [f64; 4],
     width: u32,
     height: u32,
+    filter: Filter,
 ) -> Result<Frame> {
     if width == 0 || height == 0 {
         // The error that such a frame has.
@@ -40,7 +63,7 @@ pub(super) fn resize_region(
     let source = if (left, right) == (0.0, w as f64) && width as usize == w {
         frame.rgb()
     } else {
-        let windows = windows(w, left, right, width as usize);
+        let windows = windows(w, left, right, width as usize, filter);
         rgb = horizontal(frame.rgb(), w, h, &windows);
         row_length = width as usize;
         &rgb
@@ -49,7 +72,7 @@ pub(super) fn resize_region(
         let rgb = source.to_vec();
         return Frame::new(width, height, rgb);
     }
-    let windows = windows(h, top, bottom, height as usize);
+    let windows = windows(h, top, bottom, height as usize, filter);
     let out = vertical(source, row_length * 3, &windows);
     drop(rgb);
     Frame::new(width, height, out)
@@ -66,20 +89,32 @@ fn lanczos(x: f64) -> f64 {
         true => 1.0,
         false => (std::f64::consts::PI * x).sin() / (std::f64::consts::PI * x),
     };
-    if (-SUPPORT..SUPPORT).contains(&x) { sinc(x) * sinc(x / SUPPORT) } else { 0.0 }
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
-fn windows(length: usize, from: f64, to: f64, out: usize) -> Vec<Window> {
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+fn windows(length: usize, from: f64, to: f64, out: usize, filter: Filter) -> Vec<Window> {
     let scale = (to - from) / out as f64;
     let widened = scale.max(1.0);
-    let support = SUPPORT * widened;
+    let support = filter.support() * widened;
     (0..out)
         .map(|index| {
             let centre = from + (index as f64 + 0.5) * scale;
             let start = ((centre - support + 0.5).max(0.0) as usize).min(length - 1);
             let end = ((centre + support + 0.5) as usize).clamp(start + 1, length);
             let raw: Vec<f64> =
-                (start..end).map(|x| lanczos((x as f64 - centre + 0.5) / widened)).collect();
+                (start..end).map(|x| filter.weight((x as f64 - centre + 0.5) / widened)).collect();
             let sum: f64 = raw.iter().sum();
             let one = f64::from(1 << PRECISION);
             let weights = raw

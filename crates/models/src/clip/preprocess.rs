@@ -75,7 +75,11 @@ impl ClipPreprocess {
     /// for sizes or deviations that no picture can have.
     pub fn from_json(json: &str) -> Result<Self, ModelError> {
         let file: File = serde_json::from_str(json).map_err(|error| {
-            refused("preprocessor_config.json", error.to_string(), "it must be that of CLIP's images")
+            refused(
+                "preprocessor_config.json",
+                error.to_string(),
+                "it must be that of CLIP's images",
+            )
         })?;
         let standard = Self::default();
         if let Some(filter) = file.resample.filter(|filter| *filter != 3) {
@@ -105,7 +109,11 @@ impl ClipPreprocess {
                 false => 1.0,
             },
             mean: if normalize { file.image_mean.unwrap_or(standard.mean) } else { [0.0; 3] },
-            deviation: if normalize { file.image_std.unwrap_or(standard.deviation) } else { [1.0; 3] },
+            deviation: if normalize {
+                file.image_std.unwrap_or(standard.deviation)
+            } else {
+                [1.0; 3]
+            },
         };
         made.check()?;
         Ok(made)
@@ -172,7 +180,8 @@ impl ClipPreprocess {
         }
         let (right_width, right_height) = self.resized(width, height);
         if (right_width, right_height) != (width, height) {
-            let rule = format!("CLIP looks at {right_width}x{right_height}; scale the picture first");
+            let rule =
+                format!("CLIP looks at {right_width}x{right_height}; scale the picture first");
             return Err(input("picture", format!("{width}x{height}"), rule));
         }
         let [out_height, out_width] = self.crop.unwrap_or([height, width]);
@@ -217,6 +226,10 @@ impl Middle {
     }
 }
 
-fn refused(field: &'static str, value: impl std::fmt::Debug, rule: impl Into<String>) -> ModelError {
+fn refused(
+    field: &'static str,
+    value: impl std::fmt::Debug,
+    rule: impl Into<String>,
+) -> ModelError {
     config("image processor", field, value, rule)
 }

@@ -56,10 +56,8 @@ impl ClipVision {
         let name = |part: &str| format!("vision_model.{part}");
         let class = source.take_f32(&name("embeddings.class_embedding"), &[dim])?;
         // A patch is a row of `channels * patch * patch` numbers, as the weight has them.
-        let patches = source.take_f32(
-            &name("embeddings.patch_embedding.weight"),
-            &[dim, channels, patch, patch],
-        )?;
+        let patches = source
+            .take_f32(&name("embeddings.patch_embedding.weight"), &[dim, channels, patch, patch])?;
         let patches = Weight::from_f32(&[dim, channels * patch * patch], &patches);
         let positions = source
             .take_f32(&name("embeddings.position_embedding.weight"), &[config.tokens(), dim])?;

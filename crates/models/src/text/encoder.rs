@@ -101,9 +101,8 @@ impl Block {
         let (dim, wide) = (config.d_model, config.d_ff);
         let attention = format!("encoder.block.{index}.layer.0");
         let feed_forward = format!("encoder.block.{index}.layer.1");
-        let mut layer = |name: String, inputs, outputs| {
-            linear_without_bias(source, &name, inputs, outputs)
-        };
+        let mut layer =
+            |name: String, inputs, outputs| linear_without_bias(source, &name, inputs, outputs);
         let q = layer(format!("{attention}.SelfAttention.q"), dim, inner)?;
         let k = layer(format!("{attention}.SelfAttention.k"), dim, inner)?;
         let v = layer(format!("{attention}.SelfAttention.v"), dim, inner)?;

@@ -161,9 +161,8 @@ impl<'a> Fields<'a> {
     fn take(&mut self, length: u64) -> Result<&'a [u8], String> {
         let left = self.0.len();
         let split = usize::try_from(length).ok().and_then(|length| self.0.split_at_checked(length));
-        let (taken, rest) = split.ok_or_else(|| {
-            format!("it is cut off: a field has {length} bytes, {left} are left")
-        })?;
+        let (taken, rest) = split
+            .ok_or_else(|| format!("it is cut off: a field has {length} bytes, {left} are left"))?;
         self.0 = rest;
         Ok(taken)
     }

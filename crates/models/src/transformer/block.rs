@@ -99,8 +99,7 @@ impl Block {
             Ok::<_, ModelError>(ImageProjections {
                 key: linear(source, &format!("{name}.attn2.add_k_proj"), dim, dim)?,
                 value: linear(source, &format!("{name}.attn2.add_v_proj"), dim, dim)?,
-                norm_key: source
-                    .take_f32(&format!("{name}.attn2.norm_added_k.weight"), &[dim])?,
+                norm_key: source.take_f32(&format!("{name}.attn2.norm_added_k.weight"), &[dim])?,
             })
         });
         Ok(Self {
@@ -138,10 +137,8 @@ impl Block {
     /// are alive: itself, query, key, value and the attention's result.
     pub fn forward(&self, hidden: &mut Tensor, shared: &Shared<'_>, context: &BlockContext) {
         let rows = split_modulation::<6>(shared.time_proj, &self.table);
-        let frame = |i: usize| PerFrame {
-            values: &rows[i],
-            tokens_per_frame: shared.tokens_per_frame,
-        };
+        let frame =
+            |i: usize| PerFrame { values: &rows[i], tokens_per_frame: shared.tokens_per_frame };
         self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)]);
         self.cross_attention(hidden, context, shared.padding);
         let modulation = Modulation { shift: frame(3), scale: frame(4) };

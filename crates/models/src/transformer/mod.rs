@@ -58,8 +58,7 @@ impl Transformer {
         let dim = shape.dim;
         let [_, ph, pw] = config.patch_size;
         let channels = config.in_channels;
-        let patch_weight =
-            source.take("patch_embedding.weight", &[dim, channels, 1, ph, pw])?;
+        let patch_weight = source.take("patch_embedding.weight", &[dim, channels, 1, ph, pw])?;
         let patch_bias = source.take_f32("patch_embedding.bias", &[dim])?;
         let sinusoid = match config.is_skyreels() {
             true => Sinusoid::Double,
@@ -69,14 +68,10 @@ impl Transformer {
         let text = TextProjection::load(&mut source, config.text_dim, dim)?;
         let image = config
             .image_dim
-            .map(|width| {
-                ImageProjection::load(&mut source, width, dim, config.pos_embed_seq_len)
-            })
+            .map(|width| ImageProjection::load(&mut source, width, dim, config.pos_embed_seq_len))
             .transpose()?;
-        let fps = config
-            .inject_sample_info
-            .then(|| FpsEmbedding::load(&mut source, dim))
-            .transpose()?;
+        let fps =
+            config.inject_sample_info.then(|| FpsEmbedding::load(&mut source, dim)).transpose()?;
         let blocks = (0..config.num_layers)
             .map(|index| Block::load(&mut source, index, shape))
             .collect::<Result<Vec<_>, _>>()?;

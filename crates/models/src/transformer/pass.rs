@@ -47,7 +47,8 @@ impl Transformer {
             return Err(input("a timestep", bad, "it must be a finite number"));
         }
         let same = timesteps.iter().all(|t| *t == timesteps[0]);
-        let (temb, mut time_proj) = self.time.forward(if same { &timesteps[..1] } else { timesteps });
+        let (temb, mut time_proj) =
+            self.time.forward(if same { &timesteps[..1] } else { timesteps });
         if let Some(embedding) = &self.fps {
             let rule = "this model was trained with frame rates: give one (its own is 24)";
             let fps = options.fps.ok_or_else(|| input("the frame rate", "none", rule))?;
@@ -150,10 +151,7 @@ impl Pass<'_> {
     ///
     /// # Errors
     /// As [`run_blocks`](Self::run_blocks).
-    pub fn run_blocks_keeping_residual(
-        &mut self,
-        context: &Context,
-    ) -> Result<Tensor, ModelError> {
+    pub fn run_blocks_keeping_residual(&mut self, context: &Context) -> Result<Tensor, ModelError> {
         let mut residual = self.hidden.clone();
         self.run_blocks(context)?;
         for (r, h) in residual.data_mut().iter_mut().zip(self.hidden.data()) {

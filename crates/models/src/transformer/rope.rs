@@ -57,8 +57,7 @@ fn build(head_dim: usize, grid: [usize; 3]) -> RopeTable {
         .collect();
     let half = head_dim / 2;
     let tokens = grid.iter().product::<usize>();
-    let (mut cos, mut sin) =
-        (Vec::with_capacity(tokens * half), Vec::with_capacity(tokens * half));
+    let (mut cos, mut sin) = (Vec::with_capacity(tokens * half), Vec::with_capacity(tokens * half));
     for token in 0..tokens {
         let place = [token / (grid[1] * grid[2]), token / grid[2] % grid[1], token % grid[2]];
         for axis in 0..3 {

@@ -53,9 +53,8 @@ impl Network {
 
     /// A state in the middle of a clip whose past is unknown: zeros, and no first frame to come.
     pub fn slots_in_the_middle(&self) -> Vec<Slot> {
-        let start = |slot: &SlotInfo| {
-            slot.marks_start.then(|| Tensor::zeros(&[0, 1, 1, slot.channels]))
-        };
+        let start =
+            |slot: &SlotInfo| slot.marks_start.then(|| Tensor::zeros(&[0, 1, 1, slot.channels]));
         self.slots.iter().map(start).collect()
     }
 
@@ -337,9 +336,8 @@ pub(super) fn restore(
             input("a tensor of the saved state", &name, "this model has no such layer")
         })?;
         let SlotInfo { channels, scale, marks_start, .. } = network.slots[index];
-        let wrong = |rule: String| {
-            input("the shape of a saved state", (&name, tensor.shape()), rule)
-        };
+        let wrong =
+            |rule: String| input("the shape of a saved state", (&name, tensor.shape()), rule);
         let [frames, h, w, c] = *tensor.shape() else {
             return Err(wrong("it must be [frames, H, W, C]".into()));
         };

@@ -83,19 +83,26 @@ impl Fixture {
     pub fn latents(&self, name: &str) -> Tensor {
         let tensor = self.sample(name);
         let [c, t, h, w] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
-        permute(&tensor, [t, c, h, w], |[t, c, y, x], [ct, ch, cw]| ((c * ct + t) * ch + y) * cw + x)
+        permute(&tensor, [t, c, h, w], |[t, c, y, x], [ct, ch, cw]| {
+            ((c * ct + t) * ch + y) * cw + x
+        })
     }
 
     /// `[1, C, T, H, W]` to `[T, H, W, C]`.
     pub fn pictures(&self, name: &str) -> Tensor {
         let tensor = self.sample(name);
         let [c, t, h, w] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
-        permute(&tensor, [t, h, w, c], |[t, y, x, c], [ct, ch, cw]| ((c * ct + t) * ch + y) * cw + x)
+        permute(&tensor, [t, h, w, c], |[t, y, x, c], [ct, ch, cw]| {
+            ((c * ct + t) * ch + y) * cw + x
+        })
     }
 
     /// Ids, stored as i32.
     pub fn ids(&self, name: &str) -> Vec<u32> {
-        self.bytes(name).chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+        self.bytes(name)
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
 
     /// Raw bytes, for tensors that are not numbers in f32.

@@ -17,10 +17,8 @@ pub(super) fn plain_characters(text: &str) -> String {
         }
     }
     // After the ligatures, because one of them begins with an apostrophe.
-    out.replace(['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}'], "\"").replace(
-        ['\u{2bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'],
-        "'",
-    )
+    out.replace(['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}'], "\"")
+        .replace(['\u{2bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "'")
 }
 
 /// Letters that are one character for the sake of typography or of old encodings. Not those, as æ,

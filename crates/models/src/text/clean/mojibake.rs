@@ -49,7 +49,11 @@ fn reread(text: &str, charset: &Charset) -> Option<String> {
     if charset.sloppy {
         bytes = replace_lossy(&bytes);
     }
-    if bytes.iter().any(|b| matches!(b, 0xED | 0xC0)) { read_variants(&bytes) } else { String::from_utf8(bytes).ok() }
+    if bytes.iter().any(|b| matches!(b, 0xED | 0xC0)) {
+        read_variants(&bytes)
+    } else {
+        String::from_utf8(bytes).ok()
+    }
 }
 
 fn is_continuation(b: u8) -> bool {

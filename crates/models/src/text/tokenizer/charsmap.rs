@@ -20,7 +20,9 @@ impl CharsMap {
         let (length, rest) = blob.split_first_chunk::<4>().ok_or_else(too_short)?;
         let length = u32::from_le_bytes(*length) as usize;
         if !length.is_multiple_of(4) {
-            return Err(format!("its precompiled_charsmap has a trie of {length} bytes, not of whole u32"));
+            return Err(format!(
+                "its precompiled_charsmap has a trie of {length} bytes, not of whole u32"
+            ));
         }
         let (trie, replacements) = rest.split_at_checked(length).ok_or_else(too_short)?;
         let (units, _) = trie.as_chunks::<4>();

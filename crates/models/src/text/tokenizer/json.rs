@@ -133,13 +133,12 @@ fn unigram(
     if let Some(id) = unknown.filter(|id| *id as usize >= count) {
         return Err(format!("its unk_id is {id}, but its vocabulary has {count} pieces"));
     }
-    let pieces: Vec<_> = (0..)
-        .zip(scores)
-        .map(|(id, (text, score))| ScoredPiece { text, id, score })
-        .collect();
+    let pieces: Vec<_> =
+        (0..).zip(scores).map(|(id, (text, score))| ScoredPiece { text, id, score }).collect();
     let worst = pieces.iter().map(|piece| piece.score).fold(f64::INFINITY, f64::min);
     let bytes = byte_fallback.then(|| {
-        let ids: HashMap<_, _> = pieces.iter().map(|piece| (piece.text.as_str(), piece.id)).collect();
+        let ids: HashMap<_, _> =
+            pieces.iter().map(|piece| (piece.text.as_str(), piece.id)).collect();
         Unigram::byte_tokens(|name| ids.get(name).copied())
     });
     Ok(Unigram::new(pieces, worst, unknown, bytes))

@@ -81,13 +81,16 @@ impl Pieces {
     /// The pieces that `text` begins with, the shortest first.
     fn beginning<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a ScoredPiece> {
         let mut range = &self.0[..];
-        text.bytes().enumerate().map_while(move |(depth, byte)| {
-            let at = |piece: &ScoredPiece| piece.text.as_bytes().get(depth).copied();
-            let start = range.partition_point(|piece| at(piece) < Some(byte));
-            let end = range.partition_point(|piece| at(piece) <= Some(byte));
-            range = &range[start..end];
-            range.first().map(|first| (first.text.len() == depth + 1).then_some(first))
-        }).flatten()
+        text.bytes()
+            .enumerate()
+            .map_while(move |(depth, byte)| {
+                let at = |piece: &ScoredPiece| piece.text.as_bytes().get(depth).copied();
+                let start = range.partition_point(|piece| at(piece) < Some(byte));
+                let end = range.partition_point(|piece| at(piece) <= Some(byte));
+                range = &range[start..end];
+                range.first().map(|first| (first.text.len() == depth + 1).then_some(first))
+            })
+            .flatten()
     }
 }
 

@@ -28,9 +28,11 @@ pub(super) struct Part {
 impl Splitter {
     pub fn apply(&self, part: Part) -> Vec<Part> {
         match self {
-            Self::Sequence { pretokenizers } => pretokenizers
-                .iter()
-                .fold(vec![part], |parts, step| parts.into_iter().flat_map(|p| step.apply(p)).collect()),
+            Self::Sequence { pretokenizers } => {
+                pretokenizers.iter().fold(vec![part], |parts, step| {
+                    parts.into_iter().flat_map(|p| step.apply(p)).collect()
+                })
+            }
             Self::Metaspace(metaspace) => metaspace.apply(part),
             Self::Whitespace => runs(&part, |c| match c {
                 _ if is_word(c) => Some(true),
@@ -95,9 +97,11 @@ impl TryFrom<MetaspaceJson> for Metaspace {
     fn try_from(json: MetaspaceJson) -> Result<Self, String> {
         let prepend = match (json.add_prefix_space, json.prepend_scheme) {
             (Some(false), Some(scheme)) if scheme != Prepend::Never => {
-                return Err("its Metaspace has add_prefix_space = false, but prepend_scheme is not \
+                return Err(
+                    "its Metaspace has add_prefix_space = false, but prepend_scheme is not \
                             \"never\""
-                    .into());
+                        .into(),
+                );
             }
             (Some(false), _) => Prepend::Never,
             (_, scheme) => scheme.unwrap_or_default(),
@@ -138,18 +142,21 @@ pub(super) fn is_word(c: char) -> bool {
     c.is_alphabetic()
         || is_combining_mark(c)
         || is_decimal_digit(c)
-        || matches!(c, '_' | '\u{203f}' | '\u{2040}' | '\u{2054}' | '\u{fe33}' | '\u{fe34}'
-            | '\u{fe4d}'..='\u{fe4f}' | '\u{ff3f}' | '\u{200c}' | '\u{200d}')
+        || matches!(
+            c,
+            '_' | '\u{203f}' | '\u{2040}' | '\u{2054}' | '\u{fe33}' | '\u{fe34}' | '\u{fe4d}'
+                ..='\u{fe4f}' | '\u{ff3f}' | '\u{200c}' | '\u{200d}'
+        )
 }
 
 /// Decimal digits come in rows of ten; these begin them (general category Nd, Unicode 14).
 const ZEROS: &[u32] = &[
     0x30, 0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66,
     0xDE6, 0xE50, 0xED0, 0xF20, 0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90,
-    0x1B50, 0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0, 0xA900, 0xA9D0, 0xA9F0, 0xAA50, 0xABF0,
-    0xFF10, 0x104A0, 0x10D30, 0x11066, 0x110F0, 0x11136, 0x111D0, 0x112F0, 0x11450, 0x114D0,
-    0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50, 0x11DA0, 0x16A60, 0x16AC0,
-    0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
+    0x1B50, 0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0, 0xA900, 0xA9D0, 0xA9F0, 0xAA50, 0xABF0, 0xFF10,
+    0x104A0, 0x10D30, 0x11066, 0x110F0, 0x11136, 0x111D0, 0x112F0, 0x11450, 0x114D0, 0x11650,
+    0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50, 0x11DA0, 0x16A60, 0x16AC0, 0x16B50,
+    0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
 ];
 
 fn is_decimal_digit(c: char) -> bool {
