@@ -29,6 +29,8 @@ pub struct Progress {
     pub next_segment: usize,
     /// Frames in the film.
     pub frames: u64,
+    /// Frames in the dump, when there is one.
+    pub dumped_frames: u64,
     /// Latent frames in the film.
     pub latents: usize,
     /// Where the film file stood.
@@ -167,6 +169,7 @@ mod tests {
             progress: Progress {
                 next_segment: segment,
                 frames: 97,
+                dumped_frames: 0,
                 latents: 25,
                 writer: serde_json::json!({"bytes": 1234}),
                 lengths: HashMap::from([("drift".to_owned(), 7)]),

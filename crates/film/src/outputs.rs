@@ -23,7 +23,8 @@ pub struct Outputs {
     pub encoding: Encoding,
     /// The final latents, safetensors `final_latents` f32 `[1, C, T, h, w]`.
     pub dump_latents: Option<PathBuf>,
-    /// The decoded frames, safetensors `frames` f32 `[F, H, W, 3]` in [0, 1].
+    /// What the final latents decode to, safetensors `frames` f32 `[F, H, W, 3]` in [0, 1]. A video
+    /// that is extended is not in it, but for the history that the first segment saw.
     pub dump_frames: Option<PathBuf>,
     /// A sheet of frames as a PNG.
     pub contact_sheet: Option<PathBuf>,

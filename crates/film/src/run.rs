@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::append::{self, AppendFile};
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::condition::{Conditions, VAE_BUDGET_BYTES, fit_frame};
+use crate::condition::{Conditions, VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::denoise::{SegmentTask, denoise};
 use crate::drift::{DriftMeter, SegmentDrift};
 use crate::engine::{EngineOptions, Networks};
@@ -164,6 +164,7 @@ impl<'a> Run<'a> {
             progress: Progress {
                 next_segment: 0,
                 frames: 0,
+                dumped_frames: 0,
                 latents: 0,
                 writer: serde_json::Value::Null,
                 lengths: HashMap::new(),
@@ -381,7 +382,7 @@ impl<'a> Run<'a> {
                     _ => 0,
                 };
                 let mut state = std::mem::take(&mut self.decoder_state);
-                self.decode(&added, &mut state, skip as usize)?;
+                self.decode(&added, &mut state, skip as usize, 0)?;
                 self.decoder_state = state;
             }
             Carry::Pixels => {
@@ -390,7 +391,9 @@ impl<'a> Run<'a> {
                     _ => pixel_frame(segment.prefix_latents),
                 };
                 let film = window.slice0(0..segment.film_latents());
-                self.decode(&film, &mut VaeDecoderState::new(), skip as usize)?;
+                let undumped = if segment.index == 0 { 0 } else { skip };
+                let state = &mut VaeDecoderState::new();
+                self.decode(&film, state, skip as usize, undumped as usize)?;
             }
         }
         self.remember(&added);
@@ -409,9 +412,8 @@ impl<'a> Run<'a> {
         observer.event(Event::Stage { what: "copying the video that is extended".into() });
         for frame in VideoReader::open(&path, &VideoOptions::default())? {
             let (frame, _) = fit_frame(&frame?, request)?;
-            if let Some(file) = self.appended.get_mut(FRAMES) {
-                let values: Vec<f32> = frame.rgb().iter().map(|&v| f32::from(v) / 255.0).collect();
-                file.write_f32(&values).map_err(FilmError::io("write", FRAMES))?;
+            if request.carry == Carry::Pixels {
+                self.remember_pixels(&to_tensor(std::slice::from_ref(&frame)));
             }
             self.put(frame)?;
         }
@@ -421,45 +423,62 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Decodes latents as a continuation of `state`, drops the first `skip` frames and writes the
-    /// others, a slice at a time.
+    /// Decodes latents as a continuation of `state`, a slice at a time. The first `skip` frames do not
+    /// go into the film, the first `undumped` ones not into the dump, which holds what the dumped
+    /// latents decode to.
     fn decode(
         &mut self,
         latents: &Tensor,
         state: &mut VaeDecoderState,
         mut skip: usize,
+        mut undumped: usize,
     ) -> Result<(), FilmError> {
         // Out of `self` for the call: the sink writes to everything else of it.
         let networks = self.networks;
         networks.vae.decoder.decode_each(latents, state, VAE_BUDGET_BYTES, |frames| {
-            let dropped = skip.min(frames.dim(0));
-            skip -= dropped;
-            self.write_frames(&frames.slice0(dropped..frames.dim(0)))
+            let rest = |count: &mut usize| {
+                let dropped = (*count).min(frames.dim(0));
+                *count -= dropped;
+                frames.slice0(dropped..frames.dim(0))
+            };
+            self.dump_frames(&rest(&mut undumped))?;
+            self.write_frames(&rest(&mut skip))
         })
+    }
+
+    /// Adds decoded frames `[F, H, W, 3]` in [-1, 1] to the dump, when there is one.
+    fn dump_frames(&mut self, frames: &Tensor) -> Result<(), FilmError> {
+        let Some(file) = self.appended.get_mut(FRAMES) else {
+            return Ok(());
+        };
+        let values: Vec<f32> = frames.data().iter().map(|&v| unit(v)).collect();
+        file.write_f32(&values).map_err(FilmError::io("write", FRAMES))?;
+        self.progress.dumped_frames += frames.dim(0) as u64;
+        Ok(())
     }
 
     /// Writes decoded frames `[F, H, W, 3]` in [-1, 1].
     fn write_frames(&mut self, frames: &Tensor) -> Result<(), FilmError> {
         let (height, width) = (frames.dim(1), frames.dim(2));
-        let unit = |v: f32| (v * 0.5 + 0.5).clamp(0.0, 1.0);
         for frame in frames.data().chunks_exact(height * width * 3) {
-            if let Some(file) = self.appended.get_mut(FRAMES) {
-                let values: Vec<f32> = frame.iter().map(|&v| unit(v)).collect();
-                file.write_f32(&values).map_err(FilmError::io("write", FRAMES))?;
-            }
             let rgb = frame.iter().map(|&v| (unit(v) * 255.0).round() as u8).collect();
             self.put(Frame::new(width as u32, height as u32, rgb)?)?;
         }
         if self.plan.request().carry == Carry::Pixels {
-            let keep = pixel_count(self.plan.segments.overlap().get());
-            let all = match &self.recent_pixels {
-                Some(before) => Tensor::concat0(&[before, frames]),
-                None => frames.clone(),
-            };
-            let count = all.dim(0);
-            self.recent_pixels = Some(all.slice0(count.saturating_sub(keep)..count));
+            self.remember_pixels(frames);
         }
         Ok(())
+    }
+
+    /// Keeps the frames `[F, H, W, 3]` that the next segment's prefix needs.
+    fn remember_pixels(&mut self, added: &Tensor) {
+        let keep = pixel_count(self.plan.segments.overlap().get());
+        let all = match &self.recent_pixels {
+            Some(before) => Tensor::concat0(&[before, added]),
+            None => added.clone(),
+        };
+        let count = all.dim(0);
+        self.recent_pixels = Some(all.slice0(count.saturating_sub(keep)..count));
     }
 
     /// One frame into drift meter, contact sheet and file.
@@ -594,7 +613,7 @@ impl<'a> Run<'a> {
         }
         if let (Some(file), Some(path)) = (self.appended.remove(FRAMES), &self.outputs.dump_frames)
         {
-            let shape = [outcome.frames as usize, height, width, 3];
+            let shape = [self.progress.dumped_frames as usize, height, width, 3];
             file.into_reader()
                 .and_then(|mut raw| append::write_frames(&mut raw, path, shape))
                 .map_err(FilmError::io("write", path))?;
@@ -670,6 +689,11 @@ fn sheet_step(request: &FilmRequest) -> u64 {
         crate::request::Length::Frames(frames) => frames.div_ceil(SHEET_FRAMES as u64).max(1),
         crate::request::Length::Endless => u64::from(request.fps),
     }
+}
+
+/// From the decoder's [-1, 1] to [0, 1].
+fn unit(v: f32) -> f32 {
+    (v * 0.5 + 0.5).clamp(0.0, 1.0)
 }
 
 /// The first pixel frame of latent frame `latent`: 0, 1, 5, 9, ...
