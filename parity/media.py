@@ -29,7 +29,7 @@ def resizing():
     source.save(OUT / "resize_source.png")
     for width, height in [(32, 32), (96, 128), (17, 80), (61, 20)]:
         source.resize((width, height), Image.Resampling.LANCZOS).save(OUT / f"resize_{width}x{height}.png")
-    for width, height in ((17, 80), (61, 20)):
+    for width, height in ((17, 80), (61, 20), (40, 10)):
         source.resize((width, height), Image.Resampling.BICUBIC).save(OUT / f"bicubic_{width}x{height}.png")
     # A region that does not begin at whole pixels, as a centred crop needs it.
     box = (7.5, 0.0, 53.5, 47.0)
