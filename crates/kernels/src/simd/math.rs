@@ -17,7 +17,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         let r = S::fma(n, S::splat(-0.693_359_4), clamped);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
         let mut p = S::splat(1.987_569_1e-4);
-        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
             p = S::fma(p, r, S::splat(c));
         }
         let value = S::add(S::fma(p, S::mul(r, r), r), S::splat(1.0));
@@ -74,7 +74,7 @@ pub(crate) unsafe fn activate<S: Simd>(x: S::V, activation: Activation) -> S::V 
             }
             // (1 + tanh u) / 2 is the sigmoid of 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3).
             Activation::GeluTanh => {
-                let cubic = S::fma(S::mul(x, x), S::splat(-0.071_354_814), S::splat(-1.595_769_1));
+                let cubic = S::fma(S::mul(x, x), S::splat(-0.071_354_814), S::splat(-1.595_769));
                 times_sigmoid::<S>(x, S::mul(x, cubic))
             }
             Activation::QuickGelu => times_sigmoid::<S>(x, S::mul(x, S::splat(-1.702))),
