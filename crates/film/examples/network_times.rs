@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [width, height, frames, rounds] = numbers[..] else {
         return Err("usage: network_times MODEL WIDTH HEIGHT FRAMES ROUNDS".into());
     };
-    let folder = ModelFolder::open(model.as_ref())?;
+    let folder = ModelFolder::open(std::path::Path::new(model))?;
 
     let tokenizer = Tokenizer::from_dir(folder.tokenizer()?)?;
     let (config, source) = folder.text_encoder()?;

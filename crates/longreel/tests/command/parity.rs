@@ -69,7 +69,7 @@ fn distance((shape, ours): &Values, (expected, theirs): &Values) -> Result<f64, 
     let (mut difference, mut norm, mut worst) = (0.0, 0.0, (0.0, 0));
     for (i, (&a, &b)) in ours.iter().zip(theirs).enumerate() {
         let apart = (f64::from(a) - f64::from(b)).abs();
-        if !(apart <= worst.0) {
+        if apart > worst.0 || apart.is_nan() {
             worst = (apart, i);
         }
         difference += square(apart);
