@@ -335,7 +335,10 @@ def image():
                 pixels = ((film(seed, 1, height, width)[0, :, 0] + 1) * 127.5).round().to(torch.uint8)
                 picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
                 values = processor(images=picture, return_tensors="pt").pixel_values
-                extra = {"picture": torch.from_numpy(np.array(picture))}
+                # What the processor scales the picture to before it cuts out the middle.
+                scale = size / min(width, height)
+                resized = picture.resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)
+                extra = {"picture": torch.from_numpy(np.array(picture)), "resized": torch.from_numpy(np.array(resized))}
             else:
                 values, extra = randn(seed, 1, 3, size, size), {}
             states = model(pixel_values=values, output_hidden_states=True).hidden_states

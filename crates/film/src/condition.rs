@@ -187,7 +187,7 @@ pub fn image_embeds(
         .iter()
         .map(|image| {
             let (width, height) =
-                preprocess.resized(image.width() as usize, image.height() as usize);
+                preprocess.resized(image.width() as usize, image.height() as usize)?;
             let image = resize(image, width as u32, height as u32, Filter::Bicubic)?;
             let pixels = preprocess.apply(image.rgb(), width, height)?;
             Ok::<_, FilmError>(clip.encode(&pixels)?)

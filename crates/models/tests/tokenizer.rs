@@ -13,8 +13,8 @@ use serde_json::json;
 struct Case {
     prompt: String,
     cleaned: String,
-    #[serde(default)]
-    ids: Vec<u32>,
+    /// Left out where only the cleaning is of interest.
+    ids: Option<Vec<u32>>,
     ids_of_spiece_model: Option<Vec<u32>>,
 }
 
@@ -76,10 +76,11 @@ fn ids_are_those_of_the_reference_with_and_without_character_rules() {
         for case in cases(name, "cases.json") {
             let prompt = json.encode(&case.prompt, 512).unwrap();
             assert_eq!(prompt.cleaned, case.cleaned);
-            assert_eq!(prompt.ids, case.ids, "{name}/tokenizer.json: {:?}", case.prompt);
+            let recorded = case.ids.expect("recorded for every case");
+            assert_eq!(prompt.ids, recorded, "{name}/tokenizer.json: {:?}", case.prompt);
             let ids = spiece.encode(&case.prompt, 512).unwrap().ids;
-            let want = case.ids_of_spiece_model.as_ref().unwrap_or(&case.ids);
-            assert_eq!(&ids, want, "{name}/spiece.model: {:?}", case.prompt);
+            let want = case.ids_of_spiece_model.unwrap_or(recorded);
+            assert_eq!(ids, want, "{name}/spiece.model: {:?}", case.prompt);
         }
     }
 }
@@ -87,11 +88,15 @@ fn ids_are_those_of_the_reference_with_and_without_character_rules() {
 #[test]
 fn ids_of_odd_prompts_are_those_of_the_reference() {
     let tokenizer = Tokenizer::from_json(&read("tokenizer", "tokenizer.json")).unwrap();
+    let mut compared = 0;
     for case in cases("tokenizer", "clean_cases.json") {
+        let Some(ids) = case.ids else { continue };
         let prompt = tokenizer.encode(&case.prompt, usize::MAX).unwrap();
-        assert_eq!(prompt.ids, case.ids, "{:?}", case.prompt);
+        assert_eq!(prompt.ids, ids, "{:?}", case.prompt);
         assert_eq!(prompt.dropped_tokens, 0);
+        compared += 1;
     }
+    assert!(compared > 100, "{compared} cases have ids");
 }
 
 #[test]
@@ -132,9 +137,9 @@ fn words() -> serde_json::Value {
     json!({
         "added_tokens": [
             {"id": 1, "content": "</s>", "special": true},
-            {"id": 9, "content": "<mark>", "lstrip": true, "rstrip": true},
-            {"id": 8, "content": "CUT", "single_word": true},
-            {"id": 7, "content": "Big Cat", "normalized": true}
+            {"id": 30, "content": "<mark>", "lstrip": true, "rstrip": true},
+            {"id": 20, "content": "CUT", "single_word": true},
+            {"id": 10, "content": "Big Cat", "normalized": true}
         ],
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, {"type": "NFKC"}]},
         "pre_tokenizer": {"type": "Whitespace"},
@@ -156,12 +161,13 @@ fn load(json: &serde_json::Value) -> Result<Tokenizer, ModelError> {
 fn words_and_added_tokens_are_found_as_the_file_says() {
     let tokenizer = load(&words()).unwrap();
     let ids = |text: &str| tokenizer.encode(text, 99).unwrap().ids;
-    // These are what tokenizers 0.23.3 gives for the same file.
+    // These are what tokenizers 0.23.3 gives for the same file, which numbers tokens that are not in
+    // the vocabulary itself.
     assert_eq!(ids("A RED, blue..."), [3, 4, 5, 2, 10, 1]);
-    assert_eq!(ids("a <mark> red"), [3, 9, 4, 1]);
+    assert_eq!(ids("a <mark> red"), [3, 7, 4, 1]);
     assert_eq!(ids("CUT a"), [8, 3, 1]);
     assert_eq!(ids("CUT2 a"), [6, 3, 1]);
-    assert_eq!(ids("red BIG CAT a"), [4, 7, 3, 1]);
+    assert_eq!(ids("red BIG CAT a"), [4, 9, 3, 1]);
     assert_eq!(ids(""), [1]);
 }
 
@@ -173,7 +179,8 @@ fn without_bytes_neighbouring_unknown_characters_are_one_unknown_token() {
             "vocab": [["<unk>", 0.0], ["▁", -2.0], ["a", -1.0], ["ab", -1.5], ["b", -1.0], ["▁a", -1.0]]}
     }))
     .unwrap();
-    assert_eq!(tokenizer.encode("ab xyzab", 99).unwrap().ids, [1, 3, 1, 0, 3]);
+    // "▁a" and "b" together cost 2.0, "▁" and "ab" 3.5.
+    assert_eq!(tokenizer.encode("ab xyzab", 99).unwrap().ids, [5, 4, 1, 0, 3]);
     assert_eq!(tokenizer.encode("a", 99).unwrap().ids, [5]);
 }
 

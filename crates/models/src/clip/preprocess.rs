@@ -44,6 +44,10 @@ impl Default for ClipPreprocess {
 /// The largest side that a config may ask for, so that it cannot ask for all memory.
 const MAX_SIDE: usize = 4096;
 
+/// How much longer than its other side a picture's side may be, for the same reason: the shorter one is
+/// scaled up to a fixed size.
+const MAX_ASPECT: usize = 32;
+
 #[derive(Deserialize)]
 struct File {
     do_resize: Option<bool>,
@@ -146,39 +150,40 @@ impl ClipPreprocess {
         Ok(())
     }
 
-    /// The width and height to which a picture of `width` x `height` pixels, each at least 1, is to be
-    /// scaled before [`apply`](Self::apply), with Pillow's bicubic filter.
-    pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
-        match self.resize {
+    /// The width and height to which a picture of `width` x `height` pixels is to be scaled before
+    /// [`apply`](Self::apply), with Pillow's bicubic filter.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] if the picture is empty, or more than 32 times as long as it is wide.
+    pub fn resized(&self, width: usize, height: usize) -> Result<(usize, usize), ModelError> {
+        let (short, long) = (width.min(height), width.max(height));
+        if short == 0 || long / short > MAX_ASPECT {
+            let rule = format!("one side has at most {MAX_ASPECT} times the pixels of the other");
+            return Err(input("picture", format!("{width}x{height}"), rule));
+        }
+        Ok(match self.resize {
             None => (width, height),
             Some(Resize::Exactly { height, width }) => (width, height),
             Some(Resize::ShortestEdge(side)) => {
                 // Rounded down, as `get_resize_output_image_size` does.
-                let longer = |long: usize, short: usize| {
-                    let exact = side as u128 * long as u128 / short.max(1) as u128;
-                    usize::try_from(exact).unwrap_or(usize::MAX)
-                };
-                if width <= height {
-                    (side, longer(height, width))
-                } else {
-                    (longer(width, height), side)
-                }
+                let longer = (side as u128 * long as u128 / short as u128) as usize;
+                if width <= height { (side, longer) } else { (longer, side) }
             }
-        }
+        })
     }
 
     /// The middle of a picture that has been scaled to [`resized`](Self::resized): `rgb` has
     /// `height` rows of `width` pixels of 3 bytes. Gives `[3, S, S]`, each channel around 0.
     ///
     /// # Errors
-    /// [`ModelError::Input`] if `rgb` has another length, or the picture has not been scaled.
+    /// [`ModelError::Input`] if `rgb` has another length, or the picture has not been scaled, or cannot be.
     pub fn apply(&self, rgb: &[u8], width: usize, height: usize) -> Result<Tensor, ModelError> {
         let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
         if bytes != Some(rgb.len()) || rgb.is_empty() {
             let rule = format!("a picture of {width}x{height} pixels has three for each pixel");
             return Err(input("rgb", format!("{} bytes", rgb.len()), rule));
         }
-        let (right_width, right_height) = self.resized(width, height);
+        let (right_width, right_height) = self.resized(width, height)?;
         if (right_width, right_height) != (width, height) {
             let rule =
                 format!("CLIP looks at {right_width}x{right_height}; scale the picture first");

@@ -2,8 +2,8 @@
 //!
 //! Source: `prompt_clean` in diffusers' `pipelines/skyreels_v2/pipeline_skyreels_v2.py`, which is
 //! `ftfy.fix_text` (ftfy 6.3.1, its default settings), `html.unescape` twice, and white space joined.
-//! Written here rather than taken from a crate: the port of ftfy brings ICU, three encoding libraries
-//! and two regular expression engines, which take longer to compile than everything else.
+//! Written here rather than taken from a crate: the port of ftfy brings all of ICU, two encoding
+//! libraries and two regular expression engines.
 
 mod badness;
 mod characters;

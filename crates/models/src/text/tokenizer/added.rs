@@ -7,6 +7,8 @@ use super::split::{Part, is_word};
 /// One such token.
 #[derive(Debug, Deserialize)]
 pub(super) struct AddedToken {
+    /// Given when the file is read; what it says itself does not count.
+    #[serde(skip)]
     pub id: u32,
     pub content: String,
     /// Only where no letter stands beside it.

@@ -1,8 +1,8 @@
 //! Reading a `tokenizer.json`, the format of Hugging Face's tokenizers.
 //!
 //! What published UMT5 folders hold is read, and plain lists of words for small models; any other part
-//! is refused by its name. Written here rather than taken from the `tokenizers` crate, which takes 150
-//! seconds of one core to compile, half of it for training, and panics on a damaged charsmap.
+//! is refused by its name. Written here rather than taken from the `tokenizers` crate, which takes 140
+//! seconds of one core to compile, and panics on a charsmap that leads out of its array.
 
 use std::collections::HashMap;
 
@@ -63,12 +63,13 @@ struct SpecialToken {
 pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, String> {
     let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let (before, after) = template(file.post_processor)?;
+    let entries = match &file.model.vocab {
+        Vocabulary::Scores(scores) => scores.len(),
+        Vocabulary::Ids(ids) => ids.len(),
+    };
     let model = model(file.model)?;
     let mut added = file.added_tokens;
-    for token in &mut added {
-        // A token that is also in the vocabulary has the id that it has there.
-        token.id = model.id(&token.content).unwrap_or(token.id);
-    }
+    number(&mut added, &model, entries)?;
     let (mut normalized, verbatim): (Vec<_>, Vec<_>) =
         added.into_iter().partition(|token| token.normalized);
     if let Some(normalizer) = &file.normalizer {
@@ -83,6 +84,24 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, String> {
         splitter: file.pre_tokenizer,
     };
     Ok(Tokenizer { file: "tokenizer.json", text: Text::Json(pipeline), model, before, after })
+}
+
+/// Gives added tokens the ids that the reference gives them: those of the vocabulary, which has so
+/// many `entries`, and then the next ones in the order of the file. It warns where the file says
+/// otherwise, but does not heed it (`TokenizerVisitor` in `tokenizer/serialization.rs`).
+fn number(added: &mut [AddedToken], model: &Model, entries: usize) -> Result<(), String> {
+    let mut next =
+        u32::try_from(entries).map_err(|_| format!("its vocabulary has {entries} entries"))?;
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for token in added.iter_mut().filter(|token| !token.content.is_empty()) {
+        let known = model.id(&token.content).or_else(|| seen.get(&token.content).copied());
+        token.id = known.unwrap_or(next);
+        if known.is_none() {
+            seen.insert(token.content.clone(), next);
+            next = next.saturating_add(1);
+        }
+    }
+    Ok(())
 }
 
 /// The ids before and after the prompt's own.
