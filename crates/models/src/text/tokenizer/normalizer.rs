@@ -30,10 +30,14 @@ pub(super) enum Normalizer {
         prepend: String,
     },
     /// Unicode normalisation forms.
-    NFC,
-    NFD,
-    NFKC,
-    NFKD,
+    #[serde(rename = "NFC")]
+    Nfc,
+    #[serde(rename = "NFD")]
+    Nfd,
+    #[serde(rename = "NFKC")]
+    Nfkc,
+    #[serde(rename = "NFKD")]
+    Nfkd,
 }
 
 impl Normalizer {
@@ -51,10 +55,10 @@ impl Normalizer {
             Self::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
             Self::Prepend { prepend } if !text.is_empty() => format!("{prepend}{text}"),
             Self::Prepend { .. } => String::new(),
-            Self::NFC => text.nfc().collect(),
-            Self::NFD => text.nfd().collect(),
-            Self::NFKC => text.nfkc().collect(),
-            Self::NFKD => text.nfkd().collect(),
+            Self::Nfc => text.nfc().collect(),
+            Self::Nfd => text.nfd().collect(),
+            Self::Nfkc => text.nfkc().collect(),
+            Self::Nfkd => text.nfkd().collect(),
         }
     }
 }
