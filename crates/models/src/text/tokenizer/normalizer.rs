@@ -11,24 +11,17 @@ use super::charsmap::CharsMap;
 #[serde(tag = "type")]
 pub(super) enum Normalizer {
     /// Steps, one after the other.
-    Sequence {
-        normalizers: Vec<Normalizer>,
-    },
+    Sequence { normalizers: Vec<Normalizer> },
     /// sentencepiece's compiled rules.
     Precompiled(Precompiled),
     /// White space removed at the ends.
-    Strip {
-        strip_left: bool,
-        strip_right: bool,
-    },
+    Strip { strip_left: bool, strip_right: bool },
     /// One pattern replaced by one string.
     Replace(Replace),
     /// Characters in small letters.
     Lowercase,
     /// A string put before a text that is not empty.
-    Prepend {
-        prepend: String,
-    },
+    Prepend { prepend: String },
     /// Unicode normalisation forms.
     #[serde(rename = "NFC")]
     Nfc,
