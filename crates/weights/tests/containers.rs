@@ -89,14 +89,8 @@ fn every_gguf_format_gives_the_values_of_the_reference_implementation() {
 
 #[test]
 fn blocks_longer_than_the_rows_of_a_convolution_are_dequantised() {
-    let folder = fixtures("containers");
-    let mut source = TensorSource::open_file(&folder.join("formats.gguf")).unwrap();
-    let flat = source.take("q8_0", &[4, 32]).unwrap();
-    let mut source = TensorSource::open_file(&folder.join("formats.gguf")).unwrap();
-    let message = source.take("q8_0", &[4, 2, 16]).unwrap_err().to_string();
-    assert!(message.contains("[4, 2, 16]"), "{message}");
-    let blocks = Weight::new(&[32, 4, 1], DType::F32, Bytes::from(vec![0; 512])).unwrap();
-    assert_eq!(blocks.len(), flat.len());
+    let formats = fixtures("containers").join("formats.gguf");
+    let flat = TensorSource::open_file(&formats).unwrap().take("q8_0", &[4, 32]).unwrap();
     let weight = Weight::new(&[4, 32], DType::Q8_0, Bytes::from(flat.bytes().to_vec())).unwrap();
     let mut source = TensorSource::from_tensors(HashMap::from([("conv".to_owned(), weight)]));
     let conv = source.take("conv", &[4, 32, 1, 1]).unwrap();
