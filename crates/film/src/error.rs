@@ -12,7 +12,7 @@ use longreel_weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A value that cannot work.
-    #[error("{what} {value}: {rule}; {fix}")]
+    #[error("{what}{}{value}: {rule}; {fix}", if value.is_empty() { "" } else { " " })]
     Value {
         /// The flag.
         what: &'static str,
@@ -24,23 +24,23 @@ pub enum PlanError {
         fix: String,
     },
     /// The frame arithmetic does not work out.
-    #[error(transparent)]
-    Segments(#[from] sampling::SegmentError),
+    #[error("{}", in_flags(.0))]
+    Segments(sampling::SegmentError),
     /// The timetable cannot be built.
-    #[error(transparent)]
-    Timetable(#[from] sampling::TimetableError),
+    #[error("{}", in_flags(.0))]
+    Timetable(sampling::TimetableError),
     /// The schedule cannot be built.
-    #[error(transparent)]
-    Schedule(#[from] sampling::ScheduleError),
+    #[error("{}", in_flags(.0))]
+    Schedule(sampling::ScheduleError),
     /// The solver cannot be built.
-    #[error(transparent)]
-    Solver(#[from] sampling::SolverError),
+    #[error("{}", in_flags(.0))]
+    Solver(sampling::SolverError),
     /// The guidance scale cannot be used.
-    #[error(transparent)]
-    Guidance(#[from] sampling::GuidanceError),
+    #[error("{}", in_flags(.0))]
+    Guidance(sampling::GuidanceError),
     /// The step cache cannot be used.
-    #[error(transparent)]
-    Cache(#[from] sampling::CacheError),
+    #[error("{}", in_flags(.0))]
+    Cache(sampling::CacheError),
     /// A picture or video it names cannot be used.
     #[error(transparent)]
     Media(#[from] MediaError),
@@ -55,6 +55,52 @@ impl PlanError {
     ) -> Self {
         Self::Value { what, value: value.to_string(), rule: rule.into(), fix: fix.into() }
     }
+}
+
+/// Not `#[from]`, which would make an error its own cause and have it told twice, once without flags.
+macro_rules! from_sampling {
+    ($($variant:ident($error:ty),)*) => {
+        $(impl From<$error> for PlanError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from_sampling! {
+    Segments(sampling::SegmentError),
+    Timetable(sampling::TimetableError),
+    Schedule(sampling::ScheduleError),
+    Solver(sampling::SolverError),
+    Guidance(sampling::GuidanceError),
+    Cache(sampling::CacheError),
+}
+
+/// A message of the sampling crate, whose quantities are flags here.
+fn in_flags(error: &dyn std::fmt::Display) -> String {
+    const FLAGS: [(&str, &str); 7] = [
+        ("base_num_frames", "--base-num-frames"),
+        ("num_frames", "--num-frames"),
+        ("overlap_history", "--overlap-history"),
+        ("causal_block_size", "--causal-block-size"),
+        ("ar_step", "--ar-step"),
+        ("addnoise_condition", "--addnoise-condition"),
+        ("guidance_scale", "--guidance-scale"),
+    ];
+    let mut text = String::new();
+    let message = error.to_string();
+    let mut rest = message.as_str();
+    while let Some(first) = rest.chars().next() {
+        if let Some((name, flag)) = FLAGS.iter().find(|(name, _)| rest.starts_with(name)) {
+            text += flag;
+            rest = &rest[name.len()..];
+        } else {
+            text.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    text
 }
 
 /// Why a run ended before its film was complete.

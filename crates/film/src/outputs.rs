@@ -1,5 +1,6 @@
 //! What a run writes: the film, and what was asked for beside it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use longreel_media::{Codec, MediaError, write_atomic};
@@ -73,7 +74,7 @@ impl Outputs {
 /// # Errors
 /// Those that writing it would have.
 pub fn check_writable(path: &Path) -> Result<(), MediaError> {
-    let mut probe = path.as_os_str().to_owned();
+    let mut probe = beside(path);
     probe.push(".probe");
     let probe = PathBuf::from(probe);
     write_atomic(&probe, b"")?;
@@ -83,7 +84,12 @@ pub fn check_writable(path: &Path) -> Result<(), MediaError> {
 
 /// See [`Outputs::run_folder`].
 pub fn run_folder(film: &Path) -> PathBuf {
-    let mut name = film.as_os_str().to_owned();
+    let mut name = beside(film);
     name.push(".longreel");
     PathBuf::from(name)
+}
+
+/// A path to append to: `frames/` is `frames`.
+fn beside(path: &Path) -> OsString {
+    path.components().as_path().as_os_str().to_owned()
 }

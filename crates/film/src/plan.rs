@@ -47,6 +47,13 @@ pub struct ModelFacts {
     pub other_bytes: u64,
 }
 
+impl ModelFacts {
+    /// The transformer's width.
+    pub(crate) fn dim(&self) -> usize {
+        self.transformer.num_attention_heads * self.transformer.attention_head_dim
+    }
+}
+
 /// A request that will work, as far as can be known.
 #[derive(Debug, Clone)]
 pub struct FilmPlan {
@@ -155,7 +162,7 @@ pub fn plan(
     let causal_block =
         request.causal_block_size.unwrap_or(model.transformer.num_frame_per_block).max(1);
     let shape = film_shape(request, model, causal_block)?;
-    let segments = SegmentPlan::new(&shape).map_err(name_flags)?;
+    let segments = SegmentPlan::new(&shape)?;
     let causal_mask = match request.causal_attention {
         Some(true) => Some(causal_block),
         Some(false) => None,
@@ -212,18 +219,14 @@ pub(crate) fn step_cache(
     match request.cache {
         CacheChoice::Off => Ok(None),
         CacheChoice::TeaCache { threshold, use_ret_steps } => {
-            let config = &model.transformer;
-            let dim = config.num_attention_heads * config.attention_head_dim;
-            let takes_image = config.in_channels > config.out_channels;
-            let family = TeaCacheFamily::of(dim, takes_image, request.height.min(request.width))
-                .ok_or_else(|| {
-                    PlanError::value(
-                        "--teacache",
-                        "",
-                        format!("has no published coefficients for a model of dim {dim}"),
-                        "use --easycache, which needs none",
-                    )
-                })?;
+            let family = teacache_family(request, model).ok_or_else(|| {
+                PlanError::value(
+                    "--teacache",
+                    "",
+                    format!("has no published coefficients for a model of dim {}", model.dim()),
+                    "use --easycache, which needs none",
+                )
+            })?;
             Ok(Some(Box::new(TeaCache::new(family, f64::from(threshold), use_ret_steps, 0)?)))
         }
         CacheChoice::EasyCache { threshold } => {
@@ -451,11 +454,6 @@ fn film_shape(
     })
 }
 
-/// Says a segment error in terms of the flags.
-fn name_flags(error: SegmentError) -> PlanError {
-    PlanError::Segments(error)
-}
-
 fn summarise(
     plan: &FilmPlan,
     model: &ModelFacts,
@@ -554,13 +552,19 @@ fn summarise(
         disk_bytes: counted * (width * height) as u64 / 8,
         machine_flops_per_second: rate,
         expected_seconds,
-        savings: savings(request, flops / (flops + decode)),
+        savings: savings(request, model, flops / (flops + decode)),
         notes: std::mem::take(notes),
     })
 }
 
+/// The published coefficients that a model's steps are judged by, when there are any.
+fn teacache_family(request: &FilmRequest, model: &ModelFacts) -> Option<TeaCacheFamily> {
+    let takes_image = model.transformer.in_channels > model.transformer.out_channels;
+    TeaCacheFamily::of(model.dim(), takes_image, request.height.min(request.width))
+}
+
 /// Each option's expected share of the time. `denoising` is the share of the transformer in it.
-fn savings(request: &FilmRequest, denoising: f64) -> Vec<Saving> {
+fn savings(request: &FilmRequest, model: &ModelFacts, denoising: f64) -> Vec<Saving> {
     let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
     let mut savings = Vec::new();
     if request.guidance_scale > 1.0 {
@@ -571,8 +575,9 @@ fn savings(request: &FilmRequest, denoising: f64) -> Vec<Saving> {
         });
     }
     if request.cache == CacheChoice::Off {
+        let known = teacache_family(request, model).is_some();
         savings.push(Saving {
-            option: "--teacache".into(),
+            option: if known { "--teacache" } else { "--easycache" }.into(),
             what: "steps that change little are reused".into(),
             time_share: share(0.55),
         });

@@ -179,7 +179,8 @@ fn damaged_states_are_refused() {
     let mut state = VaeDecoderState::new();
     vae.decoder.decode(&noise(1, &[2, 16, 2, 3]), &mut state, NO_LIMIT).unwrap();
     let good = state.to_tensors();
-    let refuse = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    type Change<'a> = &'a dyn Fn(&mut Vec<(String, Tensor)>);
+    let refuse = |change: Change<'_>| {
         let mut tensors = good.clone();
         change(&mut tensors);
         vae.decoder.state_from_tensors(tensors).unwrap_err().to_string()

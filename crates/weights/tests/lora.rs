@@ -38,7 +38,10 @@ fn assert_near(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     let far = |a: f32, b: f32| (a - b).abs() / (1.0 + b.abs());
     let worst = (0..found.len())
         .max_by(|&a, &b| far(found[a], expected[a]).total_cmp(&far(found[b], expected[b])));
-    if let Some(at) = worst.filter(|&at| !(far(found[at], expected[at]) <= tolerance)) {
+    if let Some(at) = worst.filter(|&at| {
+        let far = far(found[at], expected[at]);
+        far > tolerance || far.is_nan()
+    }) {
         panic!("{name}[{at}] is {} and should be {}", found[at], expected[at]);
     }
 }

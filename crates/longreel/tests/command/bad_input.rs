@@ -28,7 +28,10 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --endless --seconds 4", &["--endless", "--seconds"]),
     ("dog --size 48x32 --resolution 540P", &["--size", "--resolution"]),
     ("dog --teacache --easycache", &["--teacache", "--easycache"]),
-    ("dog --ar-step 5 --causal-block-size 4 --num-frames 97", &["causal"]),
+    (
+        "dog --ar-step 5 --causal-block-size 4 --num-frames 97",
+        &["--num-frames", "--causal-block-size 4", "93", "109"],
+    ),
     ("--seed 3", &["PROMPT", "red circle"]),
     ("_", &["PROMPT is empty"]),
     ("two_words two_more", &["PROMPT", "--prompts FILE"]),

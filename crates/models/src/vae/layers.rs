@@ -188,6 +188,7 @@ impl TimeDown {
 }
 
 /// One layer.
+#[expect(clippy::large_enum_variant, reason = "a network has a dozen of them")]
 #[derive(Debug)]
 pub(super) enum Layer {
     /// A causal convolution.

@@ -142,7 +142,7 @@ impl<'a> Machine<'a> {
                 self.pop()?;
             }
             b'1' => {
-                self.to_mark()?;
+                self.until_mark()?;
             }
             b'2' => {
                 let top = *self.top()?;
@@ -185,17 +185,17 @@ impl<'a> Machine<'a> {
                 self.push_node(Node::Tuple(items));
             }
             b't' => {
-                let items = self.to_mark()?;
+                let items = self.until_mark()?;
                 self.push_node(Node::Tuple(items));
             }
             b']' => self.push_node(Node::List(vec![])),
             b'l' => {
-                let items = self.to_mark()?;
+                let items = self.until_mark()?;
                 self.push_node(Node::List(items));
             }
             b'}' => self.push_node(Node::Dict(vec![])),
             b'd' => {
-                let items = self.to_mark()?;
+                let items = self.until_mark()?;
                 let pairs = pairs(&items)?;
                 self.push_node(Node::Dict(pairs));
             }
@@ -204,7 +204,7 @@ impl<'a> Machine<'a> {
                 self.append(&[item])?;
             }
             b'e' => {
-                let items = self.to_mark()?;
+                let items = self.until_mark()?;
                 self.append(&items)?;
             }
             b's' => {
@@ -213,7 +213,7 @@ impl<'a> Machine<'a> {
                 self.set_items(&[key, value])?;
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.until_mark()?;
                 self.set_items(&items)?;
             }
             b'q' => {
@@ -318,7 +318,7 @@ impl<'a> Machine<'a> {
         self.stack.last().ok_or_else(|| "its stack runs empty".into())
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Value<'a>>, String> {
+    fn until_mark(&mut self) -> Result<Vec<Value<'a>>, String> {
         let mark = self.marks.pop().ok_or("it closes a bracket that it never opened")?;
         Ok(self.stack.split_off(mark))
     }
@@ -493,7 +493,7 @@ fn size(value: Value<'_>) -> Option<usize> {
 }
 
 fn pairs<'a>(items: &[Value<'a>]) -> Result<Vec<(Value<'a>, Value<'a>)>, String> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return Err("it sets a key without a value".into());
     }
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

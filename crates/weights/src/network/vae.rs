@@ -53,6 +53,7 @@ fn decoder(config: &VaeConfig, list: &mut List) {
     conv(list, "decoder.conv_in", config.z_dim, inputs);
     middle(list, "decoder", inputs);
     let time: Vec<bool> = config.temperal_downsample.iter().rev().copied().collect();
+    let is_temporal = |level: usize| time[level];
     for level in 0..levels {
         let outputs = width(level);
         let name = format!("decoder.up_blocks.{level}");
@@ -64,7 +65,7 @@ fn decoder(config: &VaeConfig, list: &mut List) {
             let name = format!("{name}.upsamplers.0");
             // Upsampling halves the channels.
             list.layer(&format!("{name}.resample.1"), &[outputs / 2, outputs, 3, 3]);
-            if time[level] {
+            if is_temporal(level) {
                 list.layer(&format!("{name}.time_conv"), &[2 * outputs, outputs, 3, 1, 1]);
             }
             inputs = outputs / 2;
