@@ -3,7 +3,7 @@
     score.py --films FOLDER [--prompts held_out.json] [--last 100]
 
 FOLDER holds one film for each prompt, named by the prompt's number: 000.npy (uint8 [frames, height, width, 3]),
-000.mp4 (or any video that imageio reads) or 000/ with PNG frames. `--truth` scores the drawn films themselves,
+000.mp4 (or another video, which ffmpeg then reads; -1, -2 and so on as `longreel --prompts` numbers them will do) or 000/ with PNG frames. `--truth` scores the drawn films themselves,
 `--round-trip MODEL` the drawn films after encoding and decoding, which is what the scorer and the autoencoder
 allow at best.
 
@@ -20,6 +20,7 @@ change (if asked for) are right.
 import argparse
 import json
 import random
+import subprocess
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -231,11 +232,15 @@ def read_film(folder: Path, number: int):
         from PIL import Image
 
         return np.stack([np.asarray(Image.open(p).convert("RGB")) for p in sorted((folder / f"{number:03d}").glob("*.png"))])
-    for video in sorted(folder.glob(f"{number:03d}.*")):
-        if video.suffix in (".mp4", ".webm", ".gif", ".mkv"):
-            import imageio.v3 as imageio
-
-            return np.stack(list(imageio.imiter(video)))[..., :3]
+    numbered = {f"{number:03d}", *(f"-{number + 1:0{digits}d}" for digits in (1, 2, 3))}
+    for video in sorted(folder.iterdir()):
+        is_it = any(video.stem == name or (name[0] == "-" and video.stem.endswith(name)) for name in numbered)
+        if is_it and video.suffix in (".mp4", ".webm", ".gif", ".mkv"):
+            probe = ["ffprobe", "-v", "error", "-show_entries", "stream=width,height", "-of", "csv=p=0", video]
+            width, height = map(int, subprocess.run(probe, capture_output=True, check=True).stdout.split(b",")[:2])
+            decode = ["ffmpeg", "-v", "error", "-i", video, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+            frames = subprocess.run(decode, capture_output=True, check=True).stdout
+            return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3)
     return None
 
 
