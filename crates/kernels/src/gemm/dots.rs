@@ -10,8 +10,6 @@ use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Up to this many rows dot products beat packing.
 pub(super) const DOT_ROWS: usize = 32;
-/// Up to this many rows they beat panels that are already packed.
-pub(super) const DOT_ROWS_PACKED: usize = 4;
 /// Weight rows, and activation rows, whose products are summed at once.
 const W_ROWS: usize = 2;
 const A_ROWS: usize = 4;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::dots::{self, DOT_ROWS, DOT_ROWS_PACKED};
+use super::dots::{self, DOT_ROWS};
 use super::matrix::Packed;
 use super::{DEPTH, Matrix, Segment, Tile, panel_offset, with_scratch};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
@@ -34,8 +34,10 @@ pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
     }
     let rows = a.len() / k;
     let isa = Isa::current();
-    let packed = (rows > DOT_ROWS_PACKED).then(|| matrix.packed(isa)).flatten();
-    if rows <= DOT_ROWS_PACKED || (packed.is_none() && rows <= DOT_ROWS) {
+    // Dots sum in another order than panels. A matrix that has its panels always uses them, so that a
+    // row's result does not depend on how many there are: the VAE's streams count on it.
+    let packed = matrix.packed(isa);
+    if packed.is_none() && rows <= DOT_ROWS {
         return dots::multiply(isa, a, rows, matrix, finish);
     }
 
