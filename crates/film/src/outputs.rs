@@ -29,7 +29,8 @@ pub struct Outputs {
     pub dump_frames: Option<PathBuf>,
     /// A sheet of frames as a PNG.
     pub contact_sheet: Option<PathBuf>,
-    /// Noise to use instead of the seed's; see [`crate::NoiseSource`].
+    /// Noise to use instead of the seed's: safetensors with `segment_{s}` and, where the condition is
+    /// noised, `condition_noise_{s}`.
     pub noise: Option<PathBuf>,
     /// A PNG of a frame for each segment, written into the run's folder and named by the events.
     pub previews: bool,

@@ -182,7 +182,7 @@ pub struct PromptArgs {
     /// Another prompt from a time on, such as 4s:"a dog"; may be given many times
     #[arg(long, value_name = "TIME:PROMPT")]
     pub prompt_at: Vec<PromptAt>,
-    /// A film in parts: a TOML file of [[part]] with prompt, duration and, if wanted, seed
+    /// A film in parts: a TOML file of `[[part]]` with prompt, duration and, if wanted, seed
     #[arg(long, value_name = "FILE")]
     pub story: Option<PathBuf>,
     /// Many films: a file with one prompt a line

@@ -2,7 +2,7 @@
 //!
 //! A [`Tokenizer`] is read from a `tokenizer.json` or from a `spiece.model`. Both prepare the text,
 //! cut it into pieces and give each its id; the file says how. Either gives the same ids, except
-//! where a prompt writes out a special token such as "</s>": only the JSON file takes that for one.
+//! where a prompt writes out a special token such as `</s>`: only the JSON file takes that for one.
 
 mod added;
 mod charsmap;

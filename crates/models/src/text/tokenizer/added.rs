@@ -1,4 +1,4 @@
-//! Tokens that are written out in a prompt, such as "</s>": the `added_tokens` of a `tokenizer.json`.
+//! Tokens that are written out in a prompt, such as `</s>`: the `added_tokens` of a `tokenizer.json`.
 
 use serde::Deserialize;
 
