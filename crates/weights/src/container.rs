@@ -140,8 +140,8 @@ impl std::fmt::Debug for MappedFile {
 
 impl MappedFile {
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let file = File::open(path).map_err(WeightsError::io("open", path))?;
-        let metadata = file.metadata().map_err(WeightsError::io("read", path))?;
+        // Asked before opening, which would wait for ever on a pipe.
+        let metadata = path.metadata().map_err(WeightsError::io("open", path))?;
         if !metadata.is_file() {
             return Err(WeightsError::NotAModel {
                 path: path.to_owned(),
@@ -149,6 +149,7 @@ impl MappedFile {
                 way_out: "name a model folder or a model file".into(),
             });
         }
+        let file = File::open(path).map_err(WeightsError::io("open", path))?;
         let content = if metadata.len() == 0 {
             Content::Memory(Vec::new())
         } else {

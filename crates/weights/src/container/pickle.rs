@@ -19,7 +19,7 @@ const PICKLE_MAX: usize = 8 << 20;
 const STEPS_MAX: usize = 1 << 21;
 /// Most nodes, and most values on the stack or remembered. A tensor takes seven nodes, and the family's files have
 /// under 2,000 tensors. So a pickle made of nothing but the smallest opcodes takes a few dozen megabytes.
-const NODES_MAX: usize = 1 << 18;
+const NODES_MAX: usize = 1 << 17;
 
 /// A value on the stack or in a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,7 +54,8 @@ pub(crate) enum Node<'a> {
     List(Vec<Value<'a>>),
     Dict(Vec<(Value<'a>, Value<'a>)>),
     Storage(Storage<'a>),
-    Tensor(Tensor<'a>),
+    /// Boxed, because it is by far the largest.
+    Tensor(Box<Tensor<'a>>),
 }
 
 /// Bytes kept in another entry of the archive.
@@ -469,7 +470,8 @@ impl<'a> Machine<'a> {
             (Some(shape), Some(strides), Some(offset), Some(format))
                 if shape.len() == strides.len() =>
             {
-                Ok(Node::Tensor(Tensor { storage, format, offset, shape, strides }))
+                let tensor = Tensor { storage, format, offset, shape, strides };
+                Ok(Node::Tensor(Box::new(tensor)))
             }
             _ => Err("a tensor has no sound shape, strides, offset or format".into()),
         }

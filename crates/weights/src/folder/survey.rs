@@ -428,7 +428,7 @@ fn read_subfolder<C: Network>(folder: &Path) -> Result<Option<Outcome<C>>, Weigh
     if let Some(second) = candidates.get(1).filter(|second| rank(second) == rank(best)) {
         return Err(WeightsError::NotAModel {
             path: folder.to_owned(),
-            problem: format!("holds both {} and {}", best.stem, second.stem),
+            problem: format!("holds both {} and {}", best.label(), second.label()),
             way_out: "remove one of them".into(),
         });
     }
