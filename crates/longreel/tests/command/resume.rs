@@ -1,6 +1,7 @@
 //! Whatever instant a run is killed at, the film that resume makes is the same in every byte.
 
 use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::program::{Place, film_words};
@@ -16,14 +17,23 @@ fn results(place: &Place) -> Vec<Vec<u8>> {
     RESULTS.iter().map(|name| place.read(name)).collect()
 }
 
-/// Kills the program after `wait`; true when it had not ended by itself.
-fn killed_after(place: &Place, words: &[String], wait: Duration) -> bool {
-    let mut child = place.command(words).spawn().expect("the program starts");
+/// Kills the program `wait` after it has told of `parts` finished segments, whose checkpoints are then
+/// on disk; true when it had not ended by itself.
+fn killed_after(place: &Place, words: &[String], parts: usize, wait: Duration) -> bool {
+    let words: Vec<String> = words.iter().cloned().chain(["--json".into()]).collect();
+    let mut child =
+        place.command(&words).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let said = BufReader::new(child.stdout.take().expect("piped"));
+    let mut told = said.lines().map(|line| line.expect("text"));
+    told.by_ref().filter(|line| line.contains("\"event\":\"part\"")).take(parts).count();
+    // What it says from here on has to be read, or it would wait for us.
+    let reader = std::thread::spawn(move || told.count());
     std::thread::sleep(wait);
     let running = child.try_wait().expect("a child").is_none();
     // On Unix this is SIGKILL: nothing of the program runs after it.
     child.kill().expect("a child");
     child.wait().expect("a child");
+    reader.join().expect("a reader");
     running
 }
 
@@ -36,7 +46,7 @@ fn a_film_killed_anywhere_and_resumed_equals_an_uninterrupted_one() {
     let expected = results(&whole);
     let resume_words: Vec<String> = ["resume", "film.mp4"].map(String::from).into();
     let (mut kills, mut resumed) = (0, 0);
-    // Instants all over the run, by a generator with a fixed start, so that a failure comes again.
+    // Instants all over the run, by a generator with a fixed start: some segments, and a while more.
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut random = || {
         state ^= state << 13;
@@ -50,8 +60,9 @@ fn a_film_killed_anywhere_and_resumed_equals_an_uninterrupted_one() {
         // Kill each film up to three times, then let it be.
         for _ in 0..3 {
             let words = if first { words() } else { resume_words.clone() };
-            let wait = time.mul_f64(random());
-            if !killed_after(&place, &words, wait) {
+            let parts = (random() * 3.0) as usize;
+            let wait = time.mul_f64(random() / SEGMENTS as f64);
+            if !killed_after(&place, &words, parts, wait) {
                 break;
             }
             kills += 1;
@@ -60,7 +71,7 @@ fn a_film_killed_anywhere_and_resumed_equals_an_uninterrupted_one() {
         }
         if first && !place.path("film.mp4").exists() {
             place.run(&words()).expect_code(0);
-        } else if place.path("film.mp4.longreel").exists() {
+        } else if place.path("film.mp4.longreel/run.json").exists() {
             resumed += 1;
             place.run(&resume_words).expect_code(0);
         }
@@ -69,19 +80,6 @@ fn a_film_killed_anywhere_and_resumed_equals_an_uninterrupted_one() {
         }
     }
     assert!(kills >= 4 && resumed >= 3, "only {kills} kills and {resumed} resumes");
-}
-
-/// Kills the program when it has told of `parts` finished segments, whose checkpoints are then on disk.
-fn killed_after_parts(place: &Place, parts: usize) {
-    let mut words = words();
-    words.push("--json".into());
-    let mut child = place.start(&words);
-    let said = BufReader::new(child.stdout.take().expect("piped"));
-    let told = said.lines().map(|line| line.expect("text"));
-    let told = told.filter(|line| line.contains("\"event\":\"part\"")).take(parts).count();
-    child.kill().expect("a child");
-    child.wait().expect("a child");
-    assert_eq!(told, parts, "segments told of");
 }
 
 #[test]
@@ -100,7 +98,7 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_is_used() {
     ];
     for (what, damage) in damages {
         let place = Place::new();
-        killed_after_parts(&place, 3);
+        assert!(killed_after(&place, &words(), 3, Duration::ZERO), "{what}: it had ended");
         let mut found: Vec<_> = std::fs::read_dir(place.path("film.mp4.longreel"))
             .expect("an unfinished run")
             .map(|entry| entry.expect("readable").path())
@@ -121,26 +119,15 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_is_used() {
 #[test]
 fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
     let whole = Place::new();
-    let started = Instant::now();
     whole.run(&words()).expect_code(0);
-    let time = started.elapsed();
-    for share in 1..20 {
-        let place = Place::new();
-        if !killed_after(&place, &words(), time.mul_f64(f64::from(share) / 20.0)) {
-            break;
-        }
-        if !place.path("film.mp4.longreel/run.json").exists() {
-            continue;
-        }
-        let ran = place.run(&words()).expect_code(2);
-        for part in ["longreel resume film.mp4", "--overwrite"] {
-            assert!(ran.stderr.contains(part), "{}", ran.stderr);
-        }
-        let mut anew = words();
-        anew.push("--overwrite".into());
-        place.run(&anew).expect_code(0);
-        assert!(results(&place) == results(&whole), "another film");
-        return;
+    let place = Place::new();
+    assert!(killed_after(&place, &words(), 1, Duration::ZERO), "it had ended");
+    let ran = place.run(&words()).expect_code(2);
+    for part in ["longreel resume film.mp4", "--overwrite"] {
+        assert!(ran.stderr.contains(part), "{}", ran.stderr);
     }
-    panic!("no kill hit the run");
+    let mut anew = words();
+    anew.push("--overwrite".into());
+    place.run(&anew).expect_code(0);
+    assert!(results(&place) == results(&whole), "another film");
 }
