@@ -55,6 +55,16 @@ fn recorded_models_are_opened_and_every_tensor_is_taken() {
 }
 
 #[test]
+fn the_demo_model_is_complete() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo");
+    let model = ModelFolder::open(&path).unwrap();
+    assert_eq!(model.kind(), ModelKind::DiffusionForcing);
+    let report = inspect(&path).unwrap();
+    assert!(report.problems.is_empty(), "{report}");
+    assert_eq!(report.parameters, model.parameters());
+}
+
+#[test]
 fn the_revision_follows_the_content_and_not_the_place() {
     let root = TempDir::new().unwrap();
     let copy = |name: &str| {
