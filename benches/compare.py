@@ -71,19 +71,24 @@ def build():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=str(ROOT / "demo"))
-    model = pathlib.Path(parser.parse_known_args()[0].model)
-    known = {"width": 96, "height": 96, "num_frames": 97, "base_num_frames": 97, "overlap_history": 17,
-             "steps": 20, "guidance_scale": 4.0, "shift": 3.0}
-    if (model / "longreel.json").is_file():
-        known |= json.loads((model / "longreel.json").read_text())
-    parser.add_argument("--size", default=f"{known['width']}x{known['height']}")
+    parser.add_argument("--size")
     for name in ["num_frames", "base_num_frames", "overlap_history", "steps"]:
-        parser.add_argument("--" + name.replace("_", "-"), type=int, default=known[name])
+        parser.add_argument("--" + name.replace("_", "-"), type=int)
     for name in ["guidance_scale", "shift"]:
-        parser.add_argument("--" + name.replace("_", "-"), type=float, default=known[name])
+        parser.add_argument("--" + name.replace("_", "-"), type=float)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    args = parser.parse_args()
+    known = {"width": 96, "height": 96, "num_frames": 97, "base_num_frames": 97, "overlap_history": 17,
+             "steps": 20, "guidance_scale": 4.0, "shift": 3.0}
+    defaults = pathlib.Path(args.model) / "longreel.json"
+    if defaults.is_file():
+        known |= json.loads(defaults.read_text())
+    known["size"] = f"{known['width']}x{known['height']}"
+    for name, value in vars(args).items():
+        if value is None:
+            setattr(args, name, known[name])
+    return args
 
 
 class Best:

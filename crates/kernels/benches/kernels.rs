@@ -28,9 +28,9 @@ fn main() {
     println!("{:?}, {threads} threads", Isa::current());
     // Inside the pool, as the program runs, so that no call has to wake it.
     rayon::scope(|_| {
-        for (name, work, body) in cases() {
+        for (name, work, make) in cases() {
             if words.is_empty() || words.iter().any(|w| name.contains(w.as_str())) {
-                let seconds = best_of(body);
+                let seconds = best_of(make());
                 let (rate, unit) = match work {
                     Work::Flops(n) => (n / seconds / 1e9, "GFLOP/s"),
                     Work::Bytes(n) => (n / seconds / 1e9, "GB/s"),
@@ -46,7 +46,9 @@ enum Work {
     Bytes(f64),
 }
 
-type Case = (String, Work, Box<dyn FnMut()>);
+/// Name, work, and what makes the operands of a case and gives its body.
+type Case = (String, Work, Box<dyn FnOnce() -> Body>);
+type Body = Box<dyn FnMut()>;
 
 fn tensor(shape: &[usize]) -> Tensor {
     let mut state = 1u32;
@@ -75,50 +77,56 @@ fn weight(shape: &[usize], dtype: DType) -> Weight {
 }
 
 fn linear_case(rows: usize, k: usize, n: usize, dtype: DType) -> Case {
-    let x = tensor(&[rows, k]);
-    let layer = Linear::new(weight(&[n, k], dtype), Some(vec![0.1; n]));
     (
         format!("linear {rows}x{k}x{n} {}", dtype.name()),
         Work::Flops(2.0 * (rows * n * k) as f64),
-        Box::new(move || drop(black_box(linear(&x, &layer, Activation::None)))),
+        Box::new(move || {
+            let x = tensor(&[rows, k]);
+            let layer = Linear::new(weight(&[n, k], dtype), Some(vec![0.1; n]));
+            Box::new(move || drop(black_box(linear(&x, &layer, Activation::None))))
+        }),
     )
 }
 
 fn attention_case(heads: usize, queries: usize, keys: usize, size: usize) -> Case {
-    let q = tensor(&[queries, heads * size]);
-    let k = tensor(&[keys, heads * size]);
-    let v = tensor(&[keys, heads * size]);
     let how = Attention { heads, scale: 1.0 / (size as f32).sqrt(), mask: Mask::None, bias: None };
     (
         format!("attention {heads}x{queries}x{keys}x{size}"),
         Work::Flops(4.0 * (heads * queries * keys * size) as f64),
-        Box::new(move || drop(black_box(attention(&q, &k, &v, &how)))),
+        Box::new(move || {
+            let q = tensor(&[queries, heads * size]);
+            let k = tensor(&[keys, heads * size]);
+            let v = tensor(&[keys, heads * size]);
+            Box::new(move || drop(black_box(attention(&q, &k, &v, &how))))
+        }),
     )
 }
 
 fn conv_case(size: [usize; 3], i: usize, o: usize, kernel: [usize; 3]) -> Case {
     let [t, h, w] = size;
     let [kt, kh, kw] = kernel;
-    let x = tensor(&[t, h, w, i]);
-    let weight = weight(&[o, i, kt, kh, kw], DType::F32);
-    let padding = [kh / 2, kh / 2, kw / 2, kw / 2];
-    let conv = Conv3d::new(&weight, Some(vec![0.1; o]), [1; 3], padding);
-    let history = (kt > 1).then(|| tensor(&[kt - 1, h, w, i]));
     (
         format!("conv3d {i}->{o} {kt}x{kh}x{kw} {t}x{h}x{w}"),
         Work::Flops(2.0 * (t * h * w * i * o * kt * kh * kw) as f64),
-        Box::new(move || drop(black_box(conv3d(&x, history.as_ref(), &conv)))),
+        Box::new(move || {
+            let x = tensor(&[t, h, w, i]);
+            let weight = weight(&[o, i, kt, kh, kw], DType::F32);
+            let padding = [kh / 2, kh / 2, kw / 2, kw / 2];
+            let conv = Conv3d::new(&weight, Some(vec![0.1; o]), [1; 3], padding);
+            let history = (kt > 1).then(|| tensor(&[kt - 1, h, w, i]));
+            Box::new(move || drop(black_box(conv3d(&x, history.as_ref(), &conv))))
+        }),
     )
 }
 
 fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = vec![(
         "peak (fused multiply-add)".into(),
-        Work::Flops(2.0 * 1e9 * rayon::current_num_threads() as f64),
+        Work::Flops(1e9 * rayon::current_num_threads() as f64),
         Box::new(|| {
-            let threads = rayon::current_num_threads();
-            rayon::broadcast(|_| black_box(multiply_add(black_box(1_000_000_000))));
-            black_box(threads);
+            Box::new(|| {
+                rayon::broadcast(|_| black_box(multiply_add(black_box(1_000_000_000))));
+            })
         }),
     )];
     cases.push(linear_case(2048, 1536, 1536, DType::F32));
@@ -147,62 +155,59 @@ fn cases() -> Vec<Case> {
     cases.push(conv_case([4, 60, 104], 192, 384, [3, 1, 1]));
     cases.push(conv_case([4, 64, 64], 96, 192, [1, 1, 1]));
 
-    let x = tensor(&[4, 60, 104, 192]);
-    let conv = UpsampledConv::new(&weight(&[96, 192, 3, 3], DType::F32), None);
     cases.push((
         "upsampled_conv 192->96 4x60x104".into(),
         // What doubling first would take.
         Work::Flops(2.0 * 4.0 * 120.0 * 208.0 * 192.0 * 96.0 * 9.0),
-        Box::new(move || drop(black_box(upsampled_conv(&x, &conv)))),
+        Box::new(|| {
+            let x = tensor(&[4, 60, 104, 192]);
+            let conv = UpsampledConv::new(&weight(&[96, 192, 3, 3], DType::F32), None);
+            Box::new(move || drop(black_box(upsampled_conv(&x, &conv))))
+        }),
     ));
-
-    let mut x = tensor(&[4, 120, 208, 96]);
-    let gamma = vec![1.0; 96];
-    cases.push((
-        "channel_norm silu 96 4x120x208".into(),
-        Work::Bytes(8.0 * x.len() as f64),
-        Box::new(move || channel_norm(black_box(&mut x), &gamma, None, true)),
-    ));
-    let x = tensor(&[2048, 1536]);
-    cases.push((
-        "layer_norm 2048x1536".into(),
-        Work::Bytes(8.0 * x.len() as f64),
-        Box::new(move || drop(black_box(layer_norm(&x, None, 1e-6, None)))),
-    ));
-    let mut x = tensor(&[2048, 1536]);
-    let gamma = vec![1.0; 1536];
-    cases.push((
-        "rms_norm 2048x1536".into(),
-        Work::Bytes(8.0 * x.len() as f64),
-        Box::new(move || rms_norm_rope(black_box(&mut x), Some(&gamma), 1e-6, None)),
-    ));
-    let mut x = tensor(&[2048, 1536]);
-    cases.push((
-        "gelu_tanh 2048x1536".into(),
-        Work::Bytes(8.0 * x.len() as f64),
-        Box::new(move || activate_inplace(black_box(&mut x), Activation::GeluTanh)),
-    ));
+    cases.push(pass_case("channel_norm silu 96 4x120x208", &[4, 120, 208, 96], |x| {
+        channel_norm(x, &[1.0; 96], None, true);
+    }));
+    cases.push(pass_case("layer_norm 2048x1536", &[2048, 1536], |x| {
+        drop(black_box(layer_norm(x, None, 1e-6, None)));
+    }));
+    cases.push(pass_case("rms_norm 2048x1536", &[2048, 1536], |x| {
+        rms_norm_rope(x, Some(&[1.0; 1536]), 1e-6, None);
+    }));
+    cases.push(pass_case("gelu_tanh 2048x1536", &[2048, 1536], |x| {
+        activate_inplace(x, Activation::GeluTanh);
+    }));
     cases
 }
 
-/// With one thread, the CPU time of a round on average: other programs do not count. With several,
-/// the best of some rounds: other programs only ever slow one down.
-fn best_of(mut body: Box<dyn FnMut()>) -> f64 {
+/// A pass over memory: every value is read and written once.
+fn pass_case(name: &str, shape: &'static [usize], pass: fn(&mut Tensor)) -> Case {
+    (
+        name.to_owned(),
+        Work::Bytes(8.0 * shape.iter().product::<usize>() as f64),
+        Box::new(move || {
+            let mut x = tensor(shape);
+            Box::new(move || pass(black_box(&mut x)))
+        }),
+    )
+}
+
+/// The best of some rounds: other programs only ever slow one down. With one thread CPU time, in
+/// which they count least.
+fn best_of(mut body: Body) -> f64 {
     body();
-    let (start, cpu, mut best) = (Instant::now(), cpu_seconds(), f64::INFINITY);
-    let mut rounds = 0;
+    let (start, mut best, mut rounds) = (Instant::now(), f64::INFINITY, 0);
     while rounds < 3 || (start.elapsed().as_secs_f64() < 0.35 && rounds < 2000) {
-        let round = Instant::now();
+        let (round, cpu) = (Instant::now(), cpu_seconds());
         body();
-        best = best.min(round.elapsed().as_secs_f64());
+        let wall = round.elapsed().as_secs_f64();
+        best = best.min(match (cpu, cpu_seconds()) {
+            (Some(before), Some(after)) if rayon::current_num_threads() == 1 => after - before,
+            _ => wall,
+        });
         rounds += 1;
     }
-    match (cpu, cpu_seconds()) {
-        (Some(start), Some(end)) if rayon::current_num_threads() == 1 => {
-            (end - start) / f64::from(rounds)
-        }
-        _ => best,
-    }
+    best
 }
 
 /// What this thread has used, where the system tells (Linux).

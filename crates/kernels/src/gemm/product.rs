@@ -11,6 +11,8 @@ use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Rows of A in one block: with `DEPTH` values each they stay in the second cache.
 const BLOCK_ROWS: usize = 96;
+/// Values in a cache line.
+const LINE_VALUES: usize = 16;
 /// Products up to this many multiplications are not worth waking another thread.
 pub(super) const SERIAL: usize = 1 << 16;
 /// A task below this many multiplications is not split further.
@@ -118,10 +120,12 @@ impl<F: Finish> Kernel for Block<'_, F> {
         let all_panels = matrix.outputs().div_ceil(S::NR);
         let c_row = panels.len() * S::NR;
         let sums = buffers.sums.as_mut_ptr();
+        // Rows of A are copied together unless they stand so already.
+        let copies = k > DEPTH;
         for k0 in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - k0);
             // SAFETY: the buffers have the sizes given at their fields, the packed panels those of
-            // `panel_offset`, and A and W their shapes.
+            // `panel_offset`, and A and W their shapes. Rectangles of C do not overlap.
             unsafe {
                 let b = match packed {
                     Some(packed) => {
@@ -137,16 +141,25 @@ impl<F: Finish> Kernel for Block<'_, F> {
                 };
                 for m0 in rows.clone().step_by(BLOCK_ROWS) {
                     let block = m0..(m0 + BLOCK_ROWS).min(rows.end);
-                    for (i, row) in block.clone().enumerate() {
-                        buffers.a_block[i * depth..(i + 1) * depth]
-                            .copy_from_slice(&a[row * k + k0..][..depth]);
+                    let mut a_block = a.as_ptr().add(m0 * k);
+                    if copies {
+                        for (i, row) in block.clone().enumerate() {
+                            buffers.a_block[i * depth..(i + 1) * depth]
+                                .copy_from_slice(&a[row * k + k0..][..depth]);
+                        }
+                        a_block = buffers.a_block.as_ptr();
                     }
+                    let (next, next_k0) = match block.end < rows.end {
+                        true => (block.end, k0),
+                        false => (rows.start, k0 + DEPTH),
+                    };
                     for panel in 0..panels.len() {
+                        prefetch_share::<S>(a, k, next..rows.end, next_k0, panel, panels.len());
                         let first = (panels.start + panel) * S::NR;
                         let vectors = if columns.end - first <= S::LANES { 1 } else { 2 };
                         let b = b.add(panel * depth * S::NR);
                         for r in (0..block.len()).step_by(S::MR) {
-                            let a = buffers.a_block.as_ptr().add(r * depth);
+                            let a = a_block.add(r * depth);
                             let c = sums.add((m0 - rows.start + r) * c_row + panel * S::NR);
                             let tile = Tile {
                                 segments: &[Segment { a, b }],
@@ -159,12 +172,44 @@ impl<F: Finish> Kernel for Block<'_, F> {
                             S::tile((block.len() - r).min(S::MR), vectors, &tile);
                         }
                     }
+                    // While the sums are still near.
+                    if k0 + depth == k {
+                        for row in block {
+                            let sums = sums.add((row - rows.start) * c_row);
+                            finish.row::<S>(row, columns.clone(), sums);
+                        }
+                    }
                 }
             }
         }
-        for (i, row) in rows.enumerate() {
-            // SAFETY: each row of sums holds the columns; rectangles of C do not overlap.
-            unsafe { finish.row::<S>(row, columns.clone(), sums.add(i * c_row)) };
+    }
+}
+
+/// Asks for part `part` of `parts` of the block of A that comes next: `BLOCK_ROWS` of `rows`, values
+/// `k0 ..`. Such short pieces of rows are too far apart for the CPU to foresee.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+unsafe fn prefetch_share<S: Simd>(
+    a: &[f32],
+    k: usize,
+    rows: Range<usize>,
+    k0: usize,
+    part: usize,
+    parts: usize,
+) {
+    if k0 >= k {
+        return;
+    }
+    let depth = DEPTH.min(k - k0);
+    let share = BLOCK_ROWS.div_ceil(parts);
+    let first = rows.start + part * share;
+    let last = (first + share).min(rows.start + BLOCK_ROWS).min(rows.end);
+    for row in first..last {
+        for at in (0..depth).step_by(LINE_VALUES) {
+            // SAFETY: the caller vouches for the features; nothing is read.
+            unsafe { S::prefetch(a.as_ptr().wrapping_add(row * k + k0 + at)) };
         }
     }
 }

@@ -195,6 +195,16 @@ impl UpsampledConv {
         });
         Self { quarters, inputs, outputs }
     }
+
+    /// Channels in.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Channels out.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
 }
 
 /// The convolution of the doubled picture: `[T, H, W, I]` to `[T, 2H, 2W, O]`.

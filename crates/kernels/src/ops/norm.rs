@@ -1,7 +1,7 @@
 //! Norms, with what usually follows them.
 
 use super::Modulation;
-use super::pointwise::for_each_rows;
+use super::pointwise::{for_each_rows, for_row_groups};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
 use crate::{Activation, Tensor};
 
@@ -34,7 +34,7 @@ pub fn layer_norm(
     // SAFETY: the groups of rows cover the result, and each is written whole.
     unsafe {
         Tensor::fill(x.shape(), |out| {
-            super::pointwise::for_row_groups(x.dim(0), dim, |rows| {
+            for_row_groups(x.dim(0), dim, |rows| {
                 for token in rows {
                     let modulation =
                         modulation.as_ref().map(|m| (m.shift.row(token), m.scale.row(token)));
@@ -90,8 +90,29 @@ pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: b
     }
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |_, rows| {
-        dispatch(isa, ChannelNorm { rows, gamma, bias, silu });
+        let (x, len) = (rows.as_mut_ptr(), rows.len());
+        dispatch(isa, ChannelNorm { x, out: x, len, gamma, bias, silu });
     });
+}
+
+/// As [`channel_norm`], into a new tensor.
+pub fn channel_normed(x: &Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) -> Tensor {
+    let dim = gamma.len();
+    assert_eq!(x.shape().last(), Some(&dim), "channel_normed: {:?} with {dim}", x.shape());
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), dim, "channel_normed: bias against {dim}");
+    }
+    let isa = Isa::current();
+    // SAFETY: the groups of rows cover the result, and each is written whole.
+    unsafe {
+        Tensor::fill(x.shape(), |out| {
+            for_row_groups(x.len() / dim.max(1), dim, |rows| {
+                let x = &x.data()[rows.start * dim..rows.end * dim];
+                let (len, out) = (x.len(), out.at(rows.start * dim));
+                dispatch(isa, ChannelNorm { x: x.as_ptr(), out, len, gamma, bias, silu });
+            });
+        })
+    }
 }
 
 /// The sum of `f(x)` over a row, in four vectors of partial sums.
@@ -229,8 +250,11 @@ unsafe fn rotate<S: Simd>(x: *mut f32, cos: &[f32], sin: &[f32]) {
     }
 }
 
+/// Pixels of `gamma.len()` values, `len` values in all, from `x` to `out`, which may be the same.
 struct ChannelNorm<'a> {
-    rows: &'a mut [f32],
+    x: *const f32,
+    out: *mut f32,
+    len: usize,
     gamma: &'a [f32],
     bias: Option<&'a [f32]>,
     silu: bool,
@@ -244,10 +268,11 @@ impl Kernel for ChannelNorm<'_> {
         let dim = self.gamma.len();
         let root = (dim as f32).sqrt();
         let activation = if self.silu { Activation::Silu } else { Activation::None };
-        for row in self.rows.chunks_exact_mut(dim) {
-            let x = row.as_mut_ptr();
-            // SAFETY: row, gamma and bias have `dim` values.
+        for start in (0..self.len).step_by(dim.max(1)) {
+            // SAFETY: input and output have `len` values, whole rows of `dim`, and gamma and bias
+            // have `dim`.
             unsafe {
+                let (x, out) = (self.x.add(start), self.out.add(start));
                 let norm = row_sum::<S>(x, dim, S::splat(0.0), true).sqrt();
                 // `max` would turn a NaN into the bound.
                 let inverse = root / if norm < 1e-12 { 1e-12 } else { norm };
@@ -260,7 +285,7 @@ impl Kernel for ChannelNorm<'_> {
                     if let Some(bias) = self.bias {
                         v = S::add(v, S::load_n(bias.as_ptr().add(at), n));
                     }
-                    S::store_n(x.add(at), n, activate::<S>(v, activation));
+                    S::store_n(out.add(at), n, activate::<S>(v, activation));
                     at += n;
                 }
             }

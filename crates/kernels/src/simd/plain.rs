@@ -121,6 +121,8 @@ impl<const N: usize, const M: usize> Simd for Plain<N, M> {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
         // SAFETY: the caller vouches for the tile.
         unsafe { tile_body::<Self>(rows, vectors, tile) }

@@ -148,6 +148,11 @@ impl Simd for Avx2 {
         unsafe { transpose8(from, from_row, to, to_row) }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        // SAFETY: see above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
         #[target_feature(enable = "avx2,fma")]
         #[inline(never)]
@@ -297,6 +302,11 @@ impl Simd for Avx512 {
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         // SAFETY: see above; AVX2 is enabled along with AVX-512.
         unsafe { transpose8(from, from_row, to, to_row) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        // SAFETY: see above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {

@@ -6,7 +6,9 @@
 //! Reference: `WanResidualBlock`, `WanAttentionBlock`, `WanResample` of diffusers'
 //! `autoencoder_kl_wan.py`. Pictures are `[T, H, W, C]`.
 
-use longreel_kernels::{Activation, Attention, Conv3d, Linear, Mask, Tensor, Weight, ops};
+use longreel_kernels::{
+    Activation, Attention, Conv3d, Linear, Mask, Tensor, UpsampledConv, Weight, ops,
+};
 
 /// What a layer remembers: the frames just before the next ones, `[0..=2, H, W, C]`.
 /// `None` means that the clip has not begun.
@@ -25,6 +27,13 @@ impl Causal {
         let out = ops::conv3d(x, slot.as_ref().filter(|h| h.dim(0) > 0), &self.conv);
         *slot = Some(tail(slot.take(), x, self.conv.history_len()));
         out
+    }
+
+    /// As [`forward`](Self::forward), but adds the result to `into`.
+    fn forward_add(&self, x: &Tensor, slots: &mut [Slot], into: &mut Tensor) {
+        let slot = &mut slots[self.slot];
+        ops::conv3d_add(x, slot.as_ref().filter(|h| h.dim(0) > 0), &self.conv, into);
+        *slot = Some(tail(slot.take(), x, self.conv.history_len()));
     }
 }
 
@@ -56,17 +65,15 @@ pub(super) struct Residual {
 
 impl Residual {
     fn forward(&self, x: Tensor, slots: &mut [Slot]) -> Tensor {
-        let mut normed = x.clone();
-        ops::channel_norm(&mut normed, &self.norm_1, None, true);
+        let normed = ops::channel_normed(&x, &self.norm_1, None, true);
         let mut hidden = self.conv_1.forward(&normed, slots);
         drop(normed);
         ops::channel_norm(&mut hidden, &self.norm_2, None, true);
-        let mut out = self.conv_2.forward(&hidden, slots);
-        drop(hidden);
-        match &self.shortcut {
-            Some(conv) => ops::gate_residual(&mut out, &ops::conv3d(&x, None, conv), None),
-            None => ops::gate_residual(&mut out, &x, None),
-        }
+        let mut out = match &self.shortcut {
+            Some(conv) => ops::conv3d(&x, None, conv),
+            None => x,
+        };
+        self.conv_2.forward_add(&hidden, slots, &mut out);
         out
     }
 }
@@ -86,8 +93,7 @@ impl PixelAttention {
         let shape = x.shape().to_vec();
         let (frames, pixels, dim) = (shape[0], shape[1] * shape[2], shape[3]);
         let mut x = x.reshape(&[frames * pixels, dim]);
-        let mut normed = x.clone();
-        ops::channel_norm(&mut normed, &self.norm, None, false);
+        let normed = ops::channel_normed(&x, &self.norm, None, false);
         let query = ops::linear(&normed, &self.query, Activation::None);
         let key = ops::linear(&normed, &self.key, Activation::None);
         let value = ops::linear(&normed, &self.value, Activation::None);
@@ -202,7 +208,7 @@ pub(super) enum Layer {
     /// Norm over the channels, then SiLU.
     NormSilu(Vec<f32>),
     /// Twice the height and width, then a convolution.
-    SpatialUp(Conv3d),
+    SpatialUp(UpsampledConv),
     /// A convolution with stride 2 that halves height and width.
     SpatialDown(Conv3d),
     /// Twice the frames.
@@ -224,31 +230,26 @@ impl Layer {
                 ops::channel_norm(&mut x, gamma, None, true);
                 x
             }
-            Self::SpatialUp(conv) => {
-                let large = ops::upsample_nearest_2x(&x);
-                drop(x);
-                ops::conv3d(&large, None, conv)
-            }
+            Self::SpatialUp(conv) => ops::upsampled_conv(&x, conv),
             Self::TimeUp(layer) => layer.forward(x, slots),
             Self::TimeDown(layer) => layer.forward(x, slots),
         }
     }
 
-    /// Most values alive at once for each input frame and input pixel, the input and one copy for the
-    /// convolution's borders included.
+    /// Most values alive at once for each input frame and input pixel.
     pub fn values_per_pixel(&self) -> usize {
         match self {
             Self::Causal(Causal { conv, .. }) | Self::Pointwise(conv) => {
-                2 * conv.inputs() + conv.outputs()
+                conv.inputs() + conv.outputs()
             }
-            Self::SpatialDown(conv) => 2 * conv.inputs() + conv.outputs().div_ceil(4),
+            Self::SpatialDown(conv) => conv.inputs() + conv.outputs().div_ceil(4),
             Self::Residual(block) => {
                 let (i, o) = (block.conv_1.conv.inputs(), block.conv_1.conv.outputs());
-                i + (i + o).max(2 * o) + i.max(o)
+                i + (i + o).max(2 * o)
             }
             Self::Attention(block) => 6 * block.query.inputs(),
             Self::NormSilu(gamma) => gamma.len(),
-            Self::SpatialUp(conv) => 4 * (2 * conv.inputs() + conv.outputs()),
+            Self::SpatialUp(conv) => conv.inputs() + 4 * conv.outputs(),
             Self::TimeUp(layer) => 6 * layer.even.inputs(),
             Self::TimeDown(layer) => 4 * layer.conv.inputs(),
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreel_kernels::{Conv3d, Linear, Tensor};
+use longreel_kernels::{Conv3d, Linear, Tensor, UpsampledConv};
 use longreel_weights::TensorSource;
 
 use super::layers::{
@@ -297,7 +297,7 @@ impl<'a> Builder<'a> {
         }
         let weight = self.source.take(&format!("{name}.resample.1.weight"), &[o, i, 3, 3])?;
         let bias = self.source.take_f32(&format!("{name}.resample.1.bias"), &[o])?;
-        self.push(Layer::SpatialUp(Conv3d::new(&weight, Some(bias), [1, 1, 1], [1; 4])));
+        self.push(Layer::SpatialUp(UpsampledConv::new(&weight, Some(bias))));
         self.scale *= 2;
         Ok(())
     }
