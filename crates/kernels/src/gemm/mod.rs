@@ -15,13 +15,14 @@ mod tile;
 pub(crate) use aligned::Aligned;
 pub(crate) use matrix::Matrix;
 pub(crate) use pack::pack_panels;
-pub(crate) use product::{Finish, multiply};
+pub(crate) use product::{Finish, multiply, wanted_tasks};
 pub(crate) use scratch::{Shared, with_scratch};
 pub(crate) use tile::{Segment, Tile, tile_body};
 
-/// Values of `k` in one block: a panel of B of this depth (16 or 32 KiB) fits the first cache. A
-/// multiple of every block format's length, so that blocks of weights are never cut.
-pub(crate) const DEPTH: usize = 256;
+/// Values of `k` in one block: a panel of B of this depth (32 or 64 KiB) about fills the first cache,
+/// and sums are seldom put down and taken up again. A multiple of every block format's length, so that
+/// blocks of weights are never cut.
+pub(crate) const DEPTH: usize = 512;
 
 /// The offset of panel `panel` of the block of B that begins at `k0` and is `depth` deep, when all
 /// `panels` panels of `nr` columns stand block by block.

@@ -9,10 +9,12 @@ use super::matrix::Packed;
 use super::{DEPTH, Matrix, Segment, Tile, panel_offset, with_scratch};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
-/// Rows of A in one block: with `DEPTH` values each they stay in the second cache.
-const BLOCK_ROWS: usize = 96;
-/// Values in a cache line.
-const LINE_VALUES: usize = 16;
+/// Rows of A in one block: with `DEPTH` values each they stay in the second cache while all panels of
+/// the task pass by.
+const BLOCK_ROWS: usize = 48;
+/// Rows and columns of one task at most.
+const TASK_ROWS: usize = 1024;
+const TASK_COLUMNS: usize = 1024;
 /// Products up to this many multiplications are not worth waking another thread.
 pub(super) const SERIAL: usize = 1 << 16;
 /// A task below this many multiplications is not split further.
@@ -53,10 +55,10 @@ pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
         let columns = n0..(n0 + block_columns).min(n);
         let wide = columns.len().next_multiple_of(isa.tile_columns());
         let fresh = if packed.is_none() { DEPTH } else { 0 };
-        let lengths =
-            [rows.len() * wide, BLOCK_ROWS * DEPTH, wide * fresh, isa.tile_columns() * fresh];
-        with_scratch(lengths, |[sums, a_block, b_block, converted]| {
-            let buffers = Buffers { sums, a_block, b_block, converted };
+        let sums = if k > DEPTH { rows.len() } else { BLOCK_ROWS.min(rows.len()) };
+        let lengths = [sums * wide, wide * fresh, isa.tile_columns() * fresh];
+        with_scratch(lengths, |[sums, b_block, converted]| {
+            let buffers = Buffers { sums, b_block, converted };
             dispatch(isa, Block { a, matrix, packed, rows, columns, buffers, finish });
         });
     };
@@ -67,16 +69,25 @@ pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
     }
 }
 
+/// How many tasks a piece of work should be cut into, if it is large enough: several for each thread,
+/// so that none waits long for the last.
+pub(crate) fn wanted_tasks() -> usize {
+    match rayon::current_num_threads() {
+        1 => 1,
+        threads => 4 * threads,
+    }
+}
+
 /// The rows and columns of one task: large enough that packing W is a small part of the work, small
 /// enough that there are several tasks for each thread.
 fn split(isa: Isa, rows: usize, n: usize, k: usize, serial: bool) -> (usize, usize) {
-    let (mut m, mut w) = (1024.min(rows), 256.min(n));
-    let wanted = if serial { 1 } else { 4 * rayon::current_num_threads() };
+    let (mut m, mut w) = (TASK_ROWS.min(rows), TASK_COLUMNS.min(n));
+    let wanted = if serial { 1 } else { wanted_tasks() };
     while rows.div_ceil(m) * n.div_ceil(w) < wanted && m * w * k > TASK {
-        if m > 192 || (w <= 64 && m > 24) {
-            m = m.div_ceil(2);
-        } else if w > 64 {
+        if w > 256 || (m <= 192 && w > 64) {
             w = w.div_ceil(2);
+        } else if m > 24 {
+            m = m.div_ceil(2);
         } else {
             break;
         }
@@ -88,10 +99,8 @@ fn split(isa: Isa, rows: usize, n: usize, k: usize, serial: bool) -> (usize, usi
 }
 
 struct Buffers<'a> {
-    /// `[rows, columns in whole panels]`.
+    /// `[rows, columns in whole panels]`; as many rows as one block has where `k` is one block.
     sums: &'a mut [f32],
-    /// `[BLOCK_ROWS, DEPTH]`.
-    a_block: &'a mut [f32],
     /// Panels of one block of W, when they are not kept.
     b_block: &'a mut [f32],
     /// `[NR, DEPTH]` values of W as `f32`.
@@ -119,9 +128,7 @@ impl<F: Finish> Kernel for Block<'_, F> {
         let panels = columns.start / S::NR..columns.end.div_ceil(S::NR);
         let all_panels = matrix.outputs().div_ceil(S::NR);
         let c_row = panels.len() * S::NR;
-        let sums = buffers.sums.as_mut_ptr();
-        // Rows of A are copied together unless they stand so already.
-        let copies = k > DEPTH;
+        let all_sums = buffers.sums.as_mut_ptr();
         for k0 in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - k0);
             // SAFETY: the buffers have the sizes given at their fields, the packed panels those of
@@ -141,30 +148,20 @@ impl<F: Finish> Kernel for Block<'_, F> {
                 };
                 for m0 in rows.clone().step_by(BLOCK_ROWS) {
                     let block = m0..(m0 + BLOCK_ROWS).min(rows.end);
-                    let mut a_block = a.as_ptr().add(m0 * k);
-                    if copies {
-                        for (i, row) in block.clone().enumerate() {
-                            buffers.a_block[i * depth..(i + 1) * depth]
-                                .copy_from_slice(&a[row * k + k0..][..depth]);
-                        }
-                        a_block = buffers.a_block.as_ptr();
-                    }
-                    let (next, next_k0) = match block.end < rows.end {
-                        true => (block.end, k0),
-                        false => (rows.start, k0 + DEPTH),
-                    };
+                    // Where one block of `k` is all, the sums of all blocks of rows take turns in
+                    // one place.
+                    let sums = all_sums.add(if k > DEPTH { (m0 - rows.start) * c_row } else { 0 });
                     for panel in 0..panels.len() {
-                        prefetch_share::<S>(a, k, next..rows.end, next_k0, panel, panels.len());
                         let first = (panels.start + panel) * S::NR;
                         let vectors = if columns.end - first <= S::LANES { 1 } else { 2 };
                         let b = b.add(panel * depth * S::NR);
                         for r in (0..block.len()).step_by(S::MR) {
-                            let a = a_block.add(r * depth);
-                            let c = sums.add((m0 - rows.start + r) * c_row + panel * S::NR);
+                            let a = a.as_ptr().add((m0 + r) * k + k0);
+                            let c = sums.add(r * c_row + panel * S::NR);
                             let tile = Tile {
                                 segments: &[Segment { a, b }],
                                 depth,
-                                a_row: depth,
+                                a_row: k,
                                 c,
                                 c_row,
                                 accumulate: k0 > 0,
@@ -174,42 +171,12 @@ impl<F: Finish> Kernel for Block<'_, F> {
                     }
                     // While the sums are still near.
                     if k0 + depth == k {
-                        for row in block {
-                            let sums = sums.add((row - rows.start) * c_row);
-                            finish.row::<S>(row, columns.clone(), sums);
+                        for (r, row) in block.enumerate() {
+                            finish.row::<S>(row, columns.clone(), sums.add(r * c_row));
                         }
                     }
                 }
             }
-        }
-    }
-}
-
-/// Asks for part `part` of `parts` of the block of A that comes next: `BLOCK_ROWS` of `rows`, values
-/// `k0 ..`. Such short pieces of rows are too far apart for the CPU to foresee.
-///
-/// # Safety
-/// The CPU has the features of `S`.
-#[inline(always)]
-unsafe fn prefetch_share<S: Simd>(
-    a: &[f32],
-    k: usize,
-    rows: Range<usize>,
-    k0: usize,
-    part: usize,
-    parts: usize,
-) {
-    if k0 >= k {
-        return;
-    }
-    let depth = DEPTH.min(k - k0);
-    let share = BLOCK_ROWS.div_ceil(parts);
-    let first = rows.start + part * share;
-    let last = (first + share).min(rows.start + BLOCK_ROWS).min(rows.end);
-    for row in first..last {
-        for at in (0..depth).step_by(LINE_VALUES) {
-            // SAFETY: the caller vouches for the features; nothing is read.
-            unsafe { S::prefetch(a.as_ptr().wrapping_add(row * k + k0 + at)) };
         }
     }
 }

@@ -53,6 +53,10 @@ unsafe fn sum<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<'_>)
     // SAFETY: the caller vouches for the tile.
     unsafe {
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
+        // The rows of C lie far apart, too far for the CPU to foresee; there is time to fetch them.
+        for i in 0..ROWS {
+            S::prefetch(tile.c.wrapping_add(i * tile.c_row));
+        }
         for segment in tile.segments {
             let Segment { mut a, mut b } = *segment;
             let a_row = tile.a_row;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Tensor;
-use crate::gemm::{Segment, Shared, Tile, pack_panels, with_scratch};
+use crate::gemm::{Segment, Shared, Tile, pack_panels, wanted_tasks, with_scratch};
 use crate::simd::{Isa, Kernel, Simd, dispatch, exp};
 
 /// Which keys a query may see.
@@ -35,7 +35,7 @@ pub struct Attention<'a> {
 }
 
 /// Queries of one task at most: packing a block of keys and values is then a small part of the work.
-const GROUP: usize = 384;
+const GROUP: usize = 1152;
 /// Queries whose scores stand in memory at once; whole tiles for every instruction set.
 const QUERIES: usize = 24;
 /// Keys of one block. Fixed, because the order of the sums depends on it.
@@ -67,7 +67,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
     let isa = Isa::current();
     let nr = isa.tile_columns();
     // Several tasks for each thread, if there are queries enough.
-    let wanted = (4 * rayon::current_num_threads()).div_ceil(heads);
+    let wanted = wanted_tasks().div_ceil(heads);
     let group = queries.div_ceil(wanted).clamp(QUERIES, GROUP);
     let group = queries.div_ceil(queries.div_ceil(group)).next_multiple_of(QUERIES);
     let groups = queries.div_ceil(group);

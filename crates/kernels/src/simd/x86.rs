@@ -150,7 +150,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
         // SAFETY: see above.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
@@ -306,7 +306,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
         // SAFETY: see above.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::packed::{GROUP_RUNS, Packed};
-use crate::gemm::{Segment, Shared, Tile, with_scratch};
+use crate::gemm::{Segment, Shared, Tile, wanted_tasks, with_scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Output pixels of one task, about: enough that weights are read once for many, few enough that the
@@ -91,7 +91,7 @@ pub(super) fn run(source: &Source<'_>, packed: &Packed, output: &Output) {
     let parts = width.div_ceil(span);
     let spans = frames * height * parts;
     let panels = outputs.div_ceil(isa.tile_columns());
-    let wanted = 4 * rayon::current_num_threads();
+    let wanted = wanted_tasks();
     let together = (PIXELS / span).max(1).min(spans.div_ceil(wanted).max(1));
     let span_tasks = spans.div_ceil(together);
     // Few pixels and many channels: share the channels out instead.
