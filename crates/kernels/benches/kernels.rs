@@ -137,6 +137,9 @@ fn cases() -> Vec<Case> {
     cases.push(linear_case(900, 192, 192, DType::F32));
     cases.push(linear_case(900, 192, 768, DType::F32));
     cases.push(linear_case(64, 256, 256, DType::F32));
+    cases.push(linear_case(144, 192, 192, DType::F32));
+    cases.push(linear_case(144, 192, 512, DType::F32));
+    cases.push(linear_case(144, 512, 192, DType::F32));
     cases.push(linear_case(1, 1536, 9216, DType::BF16));
     cases.push(linear_case(5, 1536, 1536, DType::F32));
     cases.push(attention_case(12, 2048, 2048, 128));
@@ -144,6 +147,8 @@ fn cases() -> Vec<Case> {
     cases.push(attention_case(4, 900, 900, 64));
     cases.push(attention_case(4, 900, 64, 48));
     cases.push(attention_case(2, 500, 500, 20));
+    cases.push(attention_case(6, 144, 144, 32));
+    cases.push(attention_case(6, 144, 12, 32));
     cases.push(conv_case([4, 120, 208], 96, 96, [3, 3, 3]));
     cases.push(conv_case([1, 30, 52], 384, 384, [3, 3, 3]));
     cases.push(conv_case([4, 60, 104], 192, 192, [1, 3, 3]));
@@ -152,6 +157,9 @@ fn cases() -> Vec<Case> {
     cases.push(conv_case([1, 16, 16], 64, 64, [3, 3, 3]));
     cases.push(conv_case([4, 128, 128], 16, 3, [3, 3, 3]));
     cases.push(conv_case([4, 128, 128], 3, 16, [3, 3, 3]));
+    cases.push(conv_case([33, 64, 64], 8, 8, [3, 3, 3]));
+    cases.push(conv_case([33, 64, 64], 8, 3, [3, 3, 3]));
+    cases.push(conv_case([33, 32, 32], 16, 16, [3, 3, 3]));
     cases.push(conv_case([4, 60, 104], 192, 384, [3, 1, 1]));
     cases.push(conv_case([4, 64, 64], 96, 192, [1, 1, 1]));
 

@@ -25,3 +25,10 @@ pub use ops::{
 pub use simd::Isa;
 pub use tensor::Tensor;
 pub use weight::{Bytes, Weight, WeightError};
+
+/// Runs `body` on a thread of the pool that the operations use. From any other thread each operation
+/// has to wake the pool and wait, and its operands move from core to core: for small models that is
+/// most of the time. Inside the pool already, it is a plain call.
+pub fn in_pool<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| body())
+}

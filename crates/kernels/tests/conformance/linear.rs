@@ -5,7 +5,7 @@ use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_ever
 
 /// Rows, outputs, inputs: below and above one tile, one panel, one block, one task, the limits of
 /// the dot products; odd everywhere.
-const SHAPES: [[usize; 3]; 12] = [
+const SHAPES: [[usize; 3]; 13] = [
     [1, 1, 1],
     [1, 300, 515],
     [3, 17, 20],
@@ -18,6 +18,7 @@ const SHAPES: [[usize; 3]; 12] = [
     [257, 70, 64],
     [301, 520, 33],
     [1100, 270, 20],
+    [50, 1050, 1030],
 ];
 
 const ACTIVATIONS: [Activation; 5] = [

@@ -1,4 +1,4 @@
-use longreel_kernels::ops::{channel_norm, layer_norm, rms_norm_rope};
+use longreel_kernels::ops::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
 use longreel_kernels::{Modulation, PerFrame, RopeTable, Tensor};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
@@ -129,6 +129,8 @@ fn channel_norm_equals_the_reference() {
                 }
                 let mut found = x.clone();
                 channel_norm(&mut found, &gamma, biased.then_some(&bias[..]), silu);
+                let new = channel_normed(&x, &gamma, biased.then_some(&bias[..]), silu);
+                assert_eq!(new, found, "{isa} channel_normed {dim}");
                 assert_close(&format!("{isa} channel_norm {dim}"), found.data(), &all);
             }
         }

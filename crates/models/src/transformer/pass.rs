@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longreel_kernels::{Activation, Mask, Modulation, PerFrame, RopeTable, Tensor, ops};
+use longreel_kernels::{Activation, Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
 
 use super::block::{Shared, split_modulation};
 use super::{Context, ForwardOptions, Transformer};
@@ -48,7 +48,7 @@ impl Transformer {
         }
         let same = timesteps.iter().all(|t| *t == timesteps[0]);
         let (temb, mut time_proj) =
-            self.time.forward(if same { &timesteps[..1] } else { timesteps });
+            in_pool(|| self.time.forward(if same { &timesteps[..1] } else { timesteps }));
         if let Some(embedding) = &self.fps {
             let rule = "this model was trained with frame rates: give one (its own is 24)";
             let fps = options.fps.ok_or_else(|| input("the frame rate", "none", rule))?;
@@ -65,8 +65,10 @@ impl Transformer {
                 Mask::BlockCausal { tokens_per_block }
             }
         };
-        let patches = ops::patchify(latents, self.patch());
-        let hidden = ops::linear(&patches, &self.patch_embedding, Activation::None);
+        let hidden = in_pool(|| {
+            let patches = ops::patchify(latents, self.patch());
+            ops::linear(&patches, &self.patch_embedding, Activation::None)
+        });
         let rope = self.rope.table(grid);
         Ok(Pass { model: self, grid, hidden, temb, time_proj, rope, mask })
     }
@@ -134,15 +136,18 @@ impl Pass<'_> {
             mask: self.mask,
             padding: context.padding,
         };
-        for (index, block) in model.blocks.iter().enumerate() {
-            match &context.blocks {
-                Some(blocks) => block.forward(&mut self.hidden, &shared, &blocks[index]),
-                None => {
-                    let context = block.context(&context.text, context.image.as_ref());
-                    block.forward(&mut self.hidden, &shared, &context);
+        let hidden = &mut self.hidden;
+        in_pool(|| {
+            for (index, block) in model.blocks.iter().enumerate() {
+                match &context.blocks {
+                    Some(blocks) => block.forward(hidden, &shared, &blocks[index]),
+                    None => {
+                        let context = block.context(&context.text, context.image.as_ref());
+                        block.forward(hidden, &shared, &context);
+                    }
                 }
             }
-        }
+        });
         Ok(())
     }
 
@@ -183,9 +188,12 @@ impl Pass<'_> {
             scale: PerFrame { values: &scale, tokens_per_frame },
         };
         let eps = model.config.eps as f32;
-        let normed = ops::layer_norm(&self.hidden, None, eps, Some(modulation));
-        drop(self.hidden);
-        let patches = ops::linear(&normed, &model.proj_out, Activation::None);
-        ops::unpatchify(&patches, self.grid, model.patch, model.out_channels())
+        let (hidden, grid) = (self.hidden, self.grid);
+        in_pool(|| {
+            let normed = ops::layer_norm(&hidden, None, eps, Some(modulation));
+            drop(hidden);
+            let patches = ops::linear(&normed, &model.proj_out, Activation::None);
+            ops::unpatchify(&patches, grid, model.patch, model.out_channels())
+        })
     }
 }

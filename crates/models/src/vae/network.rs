@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreel_kernels::{Conv3d, Linear, Tensor, UpsampledConv};
+use longreel_kernels::{Conv3d, Linear, Tensor, UpsampledConv, in_pool};
 use longreel_weights::TensorSource;
 
 use super::layers::{
@@ -143,13 +143,17 @@ impl Run<'_> {
         slots: &mut [Slot],
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut x = x;
-        for layer in &self.network.layers[self.network.groups[index].layers.clone()] {
-            if x.dim(0) == 0 {
-                return Ok(());
+        let layers = &self.network.layers[self.network.groups[index].layers.clone()];
+        let x = in_pool(|| {
+            let mut x = x;
+            for layer in layers {
+                if x.dim(0) == 0 {
+                    break;
+                }
+                x = layer.forward(x, slots);
             }
-            x = layer.forward(x, slots);
-        }
+            x
+        });
         if x.dim(0) == 0 {
             return Ok(());
         }
