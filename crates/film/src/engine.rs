@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use longreel_media::{VideoOptions, VideoReader, write_atomic};
 use longreel_models::{ClipPreprocess, ClipVision, ContextOptions, Transformer, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{Lora, ModelFolder, ModelKind};
@@ -13,13 +14,12 @@ use crate::condition::{self, Conditions, load_fitted, load_tail, read_image, to_
 use crate::defaults::Defaults;
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
-use crate::noise::NoiseFile;
+use crate::noise::NoiseSource;
 use crate::outputs::{Outputs, check_writable, run_folder};
 use crate::plan::{FilmPlan, ModelFacts, plan, step_cache};
 use crate::request::{FilmRequest, StartFrom};
 use crate::run::{Contexts, Outcome, Run, RunFile, film_options};
 use crate::texts::Texts;
-use longreel_media::{VideoOptions, VideoReader, write_atomic};
 
 /// Keys and values of the prompt that are kept for all blocks, at most, for each prompt.
 const CONTEXT_CACHE_BYTES: usize = 1 << 30;
@@ -154,11 +154,8 @@ impl Engine {
         observer.event(Event::Plan(Box::new(plan.summary().clone())));
         film_options(plan.request(), outputs).kind(&outputs.film)?;
         let folder = outputs.run_folder();
-        if folder.exists() {
-            if !outputs.overwrite && RunFile::path(&folder).exists() {
-                return Err(FilmError::Unfinished { path: outputs.film.clone() });
-            }
-            fs::remove_dir_all(&folder).map_err(FilmError::io("remove", &folder))?;
+        if !outputs.overwrite && RunFile::path(&folder).exists() {
+            return Err(FilmError::Unfinished { path: outputs.film.clone() });
         }
         for path in [&outputs.dump_latents, &outputs.dump_frames, &outputs.contact_sheet]
             .into_iter()
@@ -167,8 +164,10 @@ impl Engine {
         {
             check_writable(path)?;
         }
-        if let Some(path) = &outputs.noise {
-            NoiseFile::open(path)?;
+        let noise = NoiseSource::of(outputs.noise.as_deref())?;
+        // Only now: what is refused leaves an unfinished run as it was.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(FilmError::io("remove", &folder))?;
         }
         fs::create_dir(&folder).map_err(FilmError::io("create", &folder))?;
         let file = RunFile {
@@ -181,7 +180,7 @@ impl Engine {
         let json = serde_json::to_vec_pretty(&file)
             .map_err(|e| FilmError::io("describe", &folder)(e.into()))?;
         write_atomic(&RunFile::path(&folder), &json)?;
-        let result = self.make(plan, outputs, None, stop, observer);
+        let result = self.make(plan, outputs, noise, None, stop, observer);
         if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
             // Nothing of the film exists that resume could go on from.
             let _ = fs::remove_dir_all(&folder);
@@ -193,6 +192,7 @@ impl Engine {
         &mut self,
         plan: &FilmPlan,
         outputs: &Outputs,
+        noise: NoiseSource,
         checkpoint: Option<checkpoint::Checkpoint>,
         stop: &StopSignal,
         observer: &mut dyn Observer,
@@ -225,8 +225,9 @@ impl Engine {
             self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
         let cache = step_cache(request, &self.facts)?;
         let metadata = metadata(request, outputs, &self.facts);
-        let run =
-            Run::new(plan, outputs, networks, &contexts, conditions, cache, metadata, checkpoint)?;
+        let run = Run::new(
+            plan, outputs, networks, &contexts, conditions, noise, cache, metadata, checkpoint,
+        )?;
         run.finish(stop, observer)
     }
 
@@ -380,5 +381,6 @@ pub fn resume(
     }
     let planned = engine.plan(&file.request)?;
     observer.event(Event::Plan(Box::new(planned.summary().clone())));
-    engine.make(&planned, &outputs, found, stop, observer)
+    let noise = NoiseSource::of(outputs.noise.as_deref())?;
+    engine.make(&planned, &outputs, noise, found, stop, observer)
 }

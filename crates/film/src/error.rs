@@ -79,28 +79,19 @@ from_sampling! {
 
 /// A message of the sampling crate, whose quantities are flags here.
 fn in_flags(error: &dyn std::fmt::Display) -> String {
-    const FLAGS: [(&str, &str); 7] = [
-        ("base_num_frames", "--base-num-frames"),
-        ("num_frames", "--num-frames"),
-        ("overlap_history", "--overlap-history"),
-        ("causal_block_size", "--causal-block-size"),
-        ("ar_step", "--ar-step"),
-        ("addnoise_condition", "--addnoise-condition"),
-        ("guidance_scale", "--guidance-scale"),
+    // A name that ends in another comes before it.
+    const NAMES: [&str; 7] = [
+        "base_num_frames",
+        "num_frames",
+        "overlap_history",
+        "causal_block_size",
+        "ar_step",
+        "addnoise_condition",
+        "guidance_scale",
     ];
-    let mut text = String::new();
-    let message = error.to_string();
-    let mut rest = message.as_str();
-    while let Some(first) = rest.chars().next() {
-        if let Some((name, flag)) = FLAGS.iter().find(|(name, _)| rest.starts_with(name)) {
-            text += flag;
-            rest = &rest[name.len()..];
-        } else {
-            text.push(first);
-            rest = &rest[first.len_utf8()..];
-        }
-    }
-    text
+    NAMES.iter().fold(error.to_string(), |message, name| {
+        message.replace(name, &format!("--{}", name.replace('_', "-")))
+    })
 }
 
 /// Why a run ended before its film was complete.

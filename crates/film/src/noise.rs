@@ -22,6 +22,17 @@ pub enum NoiseSource {
 }
 
 impl NoiseSource {
+    /// The noise of `file`, or without one the seed's.
+    ///
+    /// # Errors
+    /// Those of [`NoiseFile::open`].
+    pub fn of(file: Option<&Path>) -> Result<Self, FilmError> {
+        Ok(match file {
+            Some(path) => Self::File(NoiseFile::open(path)?),
+            None => Self::Seeded,
+        })
+    }
+
     /// The initial noise of segment `segment`, `[T, C, h, w]` for `shape` `[T, C, h, w]`.
     ///
     /// # Errors

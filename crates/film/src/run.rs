@@ -25,7 +25,7 @@ use crate::engine::{EngineOptions, Networks};
 use crate::error::FilmError;
 use crate::estimate::peak_memory_bytes;
 use crate::events::{Event, Observer, Stop, StopSignal};
-use crate::noise::{NoiseFile, NoiseSource};
+use crate::noise::NoiseSource;
 use crate::outputs::Outputs;
 use crate::plan::FilmPlan;
 use crate::request::{Carry, FilmRequest, StartFrom};
@@ -134,16 +134,13 @@ impl<'a> Run<'a> {
         networks: &'a Networks,
         contexts: &'a Contexts,
         conditions: Conditions,
+        noise: NoiseSource,
         cache: Option<Box<dyn StepCache>>,
         metadata: String,
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self, FilmError> {
         let request = plan.request();
         let folder = outputs.run_folder();
-        let noise = match &outputs.noise {
-            Some(path) => NoiseSource::File(NoiseFile::open(path)?),
-            None => NoiseSource::Seeded,
-        };
         let mut options = film_options(request, outputs);
         options.metadata = Some(metadata);
         let mut run = Self {
@@ -436,24 +433,30 @@ impl<'a> Run<'a> {
         // Out of `self` for the call: the sink writes to everything else of it.
         let networks = self.networks;
         networks.vae.decoder.decode_each(latents, state, VAE_BUDGET_BYTES, |frames| {
-            let rest = |count: &mut usize| {
+            let dropped = |count: &mut usize| {
                 let dropped = (*count).min(frames.dim(0));
                 *count -= dropped;
-                frames.slice0(dropped..frames.dim(0))
+                dropped
             };
-            self.dump_frames(&rest(&mut undumped))?;
-            self.write_frames(&rest(&mut skip))
+            self.dump_frames(&frames, dropped(&mut undumped))?;
+            match dropped(&mut skip) {
+                0 => self.write_frames(&frames),
+                first => self.write_frames(&frames.slice0(first..frames.dim(0))),
+            }
         })
     }
 
-    /// Adds decoded frames `[F, H, W, 3]` in [-1, 1] to the dump, when there is one.
-    fn dump_frames(&mut self, frames: &Tensor) -> Result<(), FilmError> {
+    /// Adds decoded frames `[F, H, W, 3]` in [-1, 1] from frame `first` on to the dump, when there is
+    /// one.
+    fn dump_frames(&mut self, frames: &Tensor, first: usize) -> Result<(), FilmError> {
         let Some(file) = self.appended.get_mut(FRAMES) else {
             return Ok(());
         };
-        let values: Vec<f32> = frames.data().iter().map(|&v| unit(v)).collect();
+        let frame_len = frames.shape()[1..].iter().product::<usize>();
+        let values: Vec<f32> =
+            frames.data()[first * frame_len..].iter().map(|&v| unit(v)).collect();
         file.write_f32(&values).map_err(FilmError::io("write", FRAMES))?;
-        self.progress.dumped_frames += frames.dim(0) as u64;
+        self.progress.dumped_frames += (frames.dim(0) - first) as u64;
         Ok(())
     }
 

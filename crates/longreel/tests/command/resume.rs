@@ -128,6 +128,9 @@ fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
     }
     let mut anew = words();
     anew.push("--overwrite".into());
+    let refused = [&anew[..], &["--noise".into(), "no.safetensors".into()]].concat();
+    place.run(&refused).expect_code(2);
+    assert!(place.path("film.mp4.longreel/run.json").exists(), "a refused start lost the run");
     place.run(&anew).expect_code(0);
     assert!(results(&place) == results(&whole), "another film");
 }
