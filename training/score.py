@@ -3,9 +3,9 @@
     score.py --films FOLDER [--prompts held_out.json] [--last 100]
 
 FOLDER holds one film for each prompt, named by the prompt's number: 000.npy (uint8 [frames, height, width, 3]),
-000.mp4 (or another video, which ffmpeg then reads; -1, -2 and so on as `longreel --prompts` numbers them will do) or 000/ with PNG frames. `--truth` scores the drawn films themselves,
-`--round-trip MODEL` the drawn films after encoding and decoding, which is what the scorer and the autoencoder
-allow at best.
+000.mp4 or another video that ffmpeg reads, 000/ with PNG frames, or film-001.mp4 and so on, counted from 1, as
+`longreel --prompts` names its films. `--truth` scores the drawn films themselves, `--round-trip MODEL` the drawn
+films after encoding and decoding, which is what the scorer and the autoencoder allow at best.
 
 What is measured, over the frames looked at (every fourth):
   background  the nearest named colour of the median pixel

@@ -5,23 +5,15 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::fixtures;
+use common::{fixtures, take_all};
 use longreel_kernels::{Bytes, DType, Weight};
 use longreel_weights::TensorSource;
 
 /// Every tensor of the file as f32.
 fn values(path: &Path) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
-    let mut source = TensorSource::open_file(path).unwrap_or_else(|e| panic!("{e}"));
-    let names: Vec<String> = source.names().map(str::to_owned).collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let shape = source.shape(&name).unwrap().to_vec();
-            let weight = source.take(&name, &shape).unwrap();
-            assert_eq!(weight.shape(), shape);
-            (name, (shape, weight.to_f32()))
-        })
-        .collect()
+    let source = TensorSource::open_file(path).unwrap_or_else(|e| panic!("{e}"));
+    let values = |weight: Weight| (weight.shape().to_vec(), weight.to_f32());
+    take_all(source).into_iter().map(|(name, weight)| (name, values(weight))).collect()
 }
 
 /// Reading formats and dequantising blocks is exact, so values are compared bit by bit.

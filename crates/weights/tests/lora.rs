@@ -5,25 +5,13 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::fixtures;
+use common::{fixtures, take_all};
 use longreel_kernels::{Bytes, DType, Weight};
 use longreel_weights::{Lora, TensorSource};
 use tempfile::TempDir;
 
 /// The weight of every recorded merge.
 const WEIGHT: f32 = 0.7;
-
-fn all(mut source: TensorSource) -> HashMap<String, Weight> {
-    let names: Vec<String> = source.names().map(str::to_owned).collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let shape = source.shape(&name).unwrap().to_vec();
-            let weight = source.take(&name, &shape).unwrap();
-            (name, weight)
-        })
-        .collect()
-}
 
 fn model() -> TensorSource {
     TensorSource::open_file(&fixtures("lora").join("model.safetensors")).unwrap()
@@ -51,10 +39,10 @@ fn merges_as_the_reference(name: &str) {
     let lora = Lora::open(folder.join(format!("{name}.safetensors"))).unwrap();
     let mut source = model();
     lora.apply(&mut source, WEIGHT).unwrap();
-    let merged = all(source);
-    let before = all(model());
+    let merged = take_all(source);
+    let before = take_all(model());
     let fused = TensorSource::open_file(&folder.join(format!("{name}.fused.safetensors"))).unwrap();
-    let fused = all(fused);
+    let fused = take_all(fused);
     assert_eq!(lora.len(), fused.len(), "{name}");
     for (tensor, weight) in &merged {
         match fused.get(tensor) {
@@ -96,9 +84,9 @@ fn several_loras_add_up_and_a_weight_of_zero_changes_nothing() {
         for (lora, weight) in loras {
             lora.apply(&mut source, *weight).unwrap();
         }
-        all(source)
+        take_all(source)
     };
-    let before = all(model());
+    let before = take_all(model());
     let both = merged(&[(&first, 0.5), (&second, -0.25)]);
     let (one, other) = (merged(&[(&first, 0.5)]), merged(&[(&second, -0.25)]));
     let none = merged(&[(&first, 0.0), (&second, 0.0)]);
@@ -182,14 +170,14 @@ fn plain_formats_are_kept_and_quantised_ones_become_bf16() {
 #[test]
 fn a_lora_that_does_not_fit_is_refused_by_name_and_changes_nothing() {
     let folder = TempDir::new().unwrap();
-    let before = all(model());
+    let before = take_all(model());
     let refused = |lora: &Lora, weight: f32, words: &[&str]| {
         let mut source = model();
         let message = lora.apply(&mut source, weight).unwrap_err().to_string();
         for word in words {
             assert!(message.contains(word), "{word:?} is not in {message}");
         }
-        for (name, weight) in all(source) {
+        for (name, weight) in take_all(source) {
             assert_eq!(weight.bytes(), before[&name].bytes(), "{name}");
         }
     };

@@ -1,6 +1,4 @@
-//! Moves of values: embedding rows, patches, enlargement.
-
-use rayon::prelude::*;
+//! Moves of values: embedding rows, patches.
 
 use crate::{Tensor, Weight};
 
@@ -11,20 +9,6 @@ pub fn embedding(table: &Weight, ids: &[u32]) -> Tensor {
     for (row, &id) in out.data_mut().chunks_exact_mut(dim).zip(ids) {
         table.rows_to_f32(id as usize..id as usize + 1, row);
     }
-    out
-}
-
-/// Nearest-neighbour doubling of height and width: `[T, H, W, C]` to `[T, 2H, 2W, C]`.
-pub fn upsample_nearest_2x(x: &Tensor) -> Tensor {
-    let (t, h, w, c) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
-    let mut out = Tensor::zeros(&[t, 2 * h, 2 * w, c]);
-    out.data_mut().par_chunks_mut(2 * w * c).enumerate().for_each(|(line, out)| {
-        let source = &x.data()[(line / 2) * w * c..(line / 2 + 1) * w * c];
-        for (pair, v) in out.chunks_exact_mut(2 * c).zip(source.chunks_exact(c)) {
-            pair[..c].copy_from_slice(v);
-            pair[c..].copy_from_slice(v);
-        }
-    });
     out
 }
 

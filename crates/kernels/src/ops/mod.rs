@@ -13,7 +13,7 @@ mod pointwise;
 pub use activation::{Activation, activate_inplace};
 pub use attention::{Attention, Mask, attention};
 pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
-pub use layout::{embedding, patchify, unpatchify, upsample_nearest_2x};
+pub use layout::{embedding, patchify, unpatchify};
 pub use linear::{Linear, feed_forward_residual, linear, linear_residual};
 pub use norm::{RopeTable, channel_norm, channel_normed, layer_norm, rms_norm_rope};
 pub use per_frame::{Modulation, PerFrame};

@@ -83,11 +83,7 @@ pub fn rms_norm_rope(
 /// The VAE's norm over channels, `x / max(|x|, 1e-12) * sqrt(C) * gamma`, then, when `silu`, SiLU.
 /// `x` is `[..., C]`, `gamma` `[C]`, `bias` `[C]` or none.
 pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) {
-    let dim = gamma.len();
-    assert_eq!(x.shape().last(), Some(&dim), "channel_norm: {:?} with {dim}", x.shape());
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), dim, "channel_norm: bias against {dim}");
-    }
+    let dim = channels("channel_norm", x, gamma, bias);
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |_, rows| {
         let (x, len) = (rows.as_mut_ptr(), rows.len());
@@ -95,13 +91,9 @@ pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: b
     });
 }
 
-/// As [`channel_norm`], into a new tensor.
+/// As [`channel_norm`], into a new tensor of the shape of `x`.
 pub fn channel_normed(x: &Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) -> Tensor {
-    let dim = gamma.len();
-    assert_eq!(x.shape().last(), Some(&dim), "channel_normed: {:?} with {dim}", x.shape());
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), dim, "channel_normed: bias against {dim}");
-    }
+    let dim = channels("channel_normed", x, gamma, bias);
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.
     unsafe {
@@ -113,6 +105,16 @@ pub fn channel_normed(x: &Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: boo
             });
         })
     }
+}
+
+/// The channels of `x`; panics when `gamma` or `bias` have others.
+fn channels(op: &str, x: &Tensor, gamma: &[f32], bias: Option<&[f32]>) -> usize {
+    let dim = gamma.len();
+    assert_eq!(x.shape().last(), Some(&dim), "{op}: {:?} with {dim}", x.shape());
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), dim, "{op}: bias against {dim}");
+    }
+    dim
 }
 
 /// The sum of `f(x)` over a row, in four vectors of partial sums.

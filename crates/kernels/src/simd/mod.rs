@@ -64,7 +64,7 @@ pub(crate) trait Simd: Copy {
     unsafe fn fma_sub_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Turns a square: `to[c * to_row + r] = from[r * from_row + c]`.
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
-    /// Asks for the cache line at `at`, which may be any address, to be brought to the second cache.
+    /// Asks for the cache line at `at`, which may be any address, to be brought near.
     unsafe fn prefetch(at: *const f32);
     /// One GEMM tile, compiled as a function of its own.
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>);

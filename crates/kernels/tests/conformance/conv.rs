@@ -1,4 +1,4 @@
-use longreel_kernels::ops::{conv3d, conv3d_add, upsample_nearest_2x, upsampled_conv};
+use longreel_kernels::ops::{conv3d, conv3d_add, upsampled_conv};
 use longreel_kernels::{Conv3d, Tensor, UpsampledConv, Weight};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
@@ -189,7 +189,7 @@ fn convolution_of_the_doubled_picture_equals_doubling_first() {
                 padding: [1; 4],
                 history: 0,
             };
-            let doubled = upsample_nearest_2x(&x);
+            let doubled = crate::upsample_nearest_2x(&x);
             let (shape, expected) = case.reference(&doubled, None, &weight, &bias);
             let weight = Weight::from_f32(&[outputs, inputs, 3, 3], &weight);
             let found = upsampled_conv(&x, &UpsampledConv::new(&weight, Some(bias)));

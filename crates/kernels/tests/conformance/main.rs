@@ -96,3 +96,13 @@ pub(crate) fn assert_same_on_any_threads(what: &str, body: impl Fn() -> Tensor +
         assert_eq!(differs, None, "{what}: {threads} threads differ from one at this index");
     }
 }
+
+/// Nearest-neighbour doubling of height and width, what `upsampled_conv` folds into its weights:
+/// `[T, H, W, C]` to `[T, 2H, 2W, C]`.
+fn upsample_nearest_2x(x: &Tensor) -> Tensor {
+    let (t, h, w, c) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
+    let lines = (0..t * 2 * h).map(|line| line / 2 * w);
+    let pixels = lines.flat_map(|line| (0..2 * w).map(move |column| (line + column / 2) * c));
+    let values = pixels.flat_map(|at| x.data()[at..at + c].iter().copied()).collect();
+    Tensor::from_vec(&[t, 2 * h, 2 * w, c], values)
+}

@@ -1,6 +1,4 @@
-use longreel_kernels::ops::{
-    activate_inplace, gate_residual, mul_inplace, patchify, unpatchify, upsample_nearest_2x,
-};
+use longreel_kernels::ops::{activate_inplace, gate_residual, mul_inplace, patchify, unpatchify};
 use longreel_kernels::{Activation, PerFrame, Tensor};
 
 use crate::linear::activation;
@@ -80,7 +78,7 @@ fn patches_come_back_where_they_were() {
 #[test]
 fn enlargement_repeats_each_pixel_in_a_square() {
     let x = Numbers::new(8).tensor(&[2, 3, 4, 5]);
-    let y = upsample_nearest_2x(&x);
+    let y = crate::upsample_nearest_2x(&x);
     assert_eq!(y.shape(), [2, 6, 8, 5]);
     for (i, v) in y.data().iter().enumerate() {
         let (t, h, w, c) = (i / 240, i / 40 % 6, i / 5 % 8, i % 5);

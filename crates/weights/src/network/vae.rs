@@ -52,8 +52,8 @@ fn decoder(config: &VaeConfig, list: &mut List) {
     let mut inputs = width(0);
     conv(list, "decoder.conv_in", config.z_dim, inputs);
     middle(list, "decoder", inputs);
-    let time: Vec<bool> = config.temperal_downsample.iter().rev().copied().collect();
-    let is_temporal = |level: usize| time[level];
+    let times = &config.temperal_downsample;
+    let is_temporal = |level: usize| times[times.len() - 1 - level];
     for level in 0..levels {
         let outputs = width(level);
         let name = format!("decoder.up_blocks.{level}");

@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "every test file uses some of these")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use longreel_kernels::Weight;
+use longreel_weights::TensorSource;
 
 /// Name and shape.
 pub type Tensor = (String, Vec<usize>);
@@ -13,6 +16,20 @@ pub type Tensor = (String, Vec<usize>);
 /// A folder of the recorded files, `parity/fixtures/…`.
 pub fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures").join(folder)
+}
+
+/// Every tensor of a file, in the format that the file has.
+pub fn take_all(mut source: TensorSource) -> HashMap<String, Weight> {
+    let names: Vec<String> = source.names().map(str::to_owned).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let shape = source.shape(&name).unwrap().to_vec();
+            let weight = source.take(&name, &shape).unwrap();
+            assert_eq!(weight.shape(), shape);
+            (name, weight)
+        })
+        .collect()
 }
 
 /// One of the JSON files that `parity/layouts.py` wrote.

@@ -72,8 +72,7 @@ impl CharsMap {
         longest
     }
 
-    /// `text` as sentencepiece normalises it: the longest rule at each place. Each part comes with
-    /// whether it is a replacement.
+    /// `text` as sentencepiece normalises it: the longest rule at each place, in parts.
     pub fn sentencepiece<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
         let mut rest = text;
         std::iter::from_fn(move || {

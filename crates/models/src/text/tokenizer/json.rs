@@ -155,10 +155,7 @@ fn unigram(
     let pieces: Vec<_> =
         (0..).zip(scores).map(|(id, (text, score))| ScoredPiece { text, id, score }).collect();
     let worst = pieces.iter().map(|piece| piece.score).fold(f64::INFINITY, f64::min);
-    let bytes = byte_fallback.then(|| {
-        let ids: HashMap<_, _> =
-            pieces.iter().map(|piece| (piece.text.as_str(), piece.id)).collect();
-        Unigram::byte_tokens(|name| ids.get(name).copied())
-    });
+    let named = || pieces.iter().map(|piece| (piece.text.as_str(), piece.id));
+    let bytes = byte_fallback.then(|| Unigram::byte_tokens(named()));
     Ok(Unigram::new(pieces, worst, unknown, bytes))
 }

@@ -127,9 +127,18 @@ impl Unigram {
         Self { pieces: Pieces::new(pieces), unknown, unknown_score: worst - UNKNOWN_PENALTY, bytes }
     }
 
-    /// The ids of the 256 tokens "<0x00>" to "<0xFF>".
-    pub fn byte_tokens(id: impl Fn(&str) -> Option<u32>) -> Vec<Option<u32>> {
-        (0..=255u8).map(|byte| id(&format!("<0x{byte:02X}>"))).collect()
+    /// The ids of the 256 tokens "<0x00>" to "<0xFF>" among `pieces`; of one listed twice, the last.
+    pub fn byte_tokens<'a>(pieces: impl Iterator<Item = (&'a str, u32)>) -> Vec<Option<u32>> {
+        let mut ids = vec![None; 256];
+        for (text, id) in pieces {
+            let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+            let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            // Other spellings of a number are words like any other.
+            if let Some(byte) = byte.filter(|byte| text == format!("<0x{byte:02X}>")) {
+                ids[usize::from(byte)] = Some(id);
+            }
+        }
+        ids
     }
 
     fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {

@@ -1,7 +1,5 @@
 //! A tokenizer from a sentencepiece model.
 
-use std::collections::HashMap;
-
 use super::charsmap::CharsMap;
 use super::model::{Model, ScoredPiece, Unigram};
 use super::{Text, Tokenizer};
@@ -86,14 +84,9 @@ fn unigram(pieces: Vec<SpiecePiece>, byte_fallback: bool) -> Result<Unigram, Str
     if worst > best {
         return Err("it has no normal piece".into());
     }
-    let bytes = byte_fallback.then(|| {
-        let ids: HashMap<_, _> = (0u32..)
-            .zip(&pieces)
-            .filter(|(_, piece)| piece.kind == kind::BYTE)
-            .map(|(id, piece)| (piece.text.as_str(), id))
-            .collect();
-        Unigram::byte_tokens(|name| ids.get(name).copied())
-    });
+    let of_bytes = (0u32..).zip(&pieces).filter(|(_, piece)| piece.kind == kind::BYTE);
+    let bytes = byte_fallback
+        .then(|| Unigram::byte_tokens(of_bytes.map(|(id, piece)| (piece.text.as_str(), id))));
     let scored = (0..)
         .zip(pieces)
         .filter_map(|(id, SpiecePiece { text, score, kind })| {
