@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use longreel_media::{VideoOptions, VideoReader, write_atomic};
 use longreel_models::{ClipPreprocess, ClipVision, ContextOptions, Transformer, Vae};
 use longreel_sampling::SchedulerConfig;
-use longreel_weights::{Lora, ModelFolder, ModelKind};
+use longreel_weights::{Lora, ModelFolder, ModelKind, WeightDtype};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
@@ -33,14 +33,23 @@ pub struct EngineOptions {
     pub label: Option<String>,
     /// LoRA files and their weights, merged at load.
     pub loras: Vec<(PathBuf, f32)>,
+    /// What the weights of the transformer and the encoders are converted to at load; as the files
+    /// have them when `None`.
+    pub dtype: Option<WeightDtype>,
     /// Refuse a plan that needs more memory than is available.
     pub check_memory: bool,
 }
 
 impl EngineOptions {
-    /// A model without adapters, with the memory check.
+    /// A model as it is, with the memory check.
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self { model: model.into(), label: None, loras: Vec::new(), check_memory: true }
+        Self {
+            model: model.into(),
+            label: None,
+            loras: Vec::new(),
+            dtype: None,
+            check_memory: true,
+        }
     }
 }
 
@@ -69,6 +78,10 @@ impl Engine {
     /// When it is not a model of the family, or files of it are missing or damaged.
     pub fn open(options: &EngineOptions) -> Result<Self, FilmError> {
         let folder = ModelFolder::open(&options.model)?;
+        let folder = match options.dtype {
+            Some(dtype) => folder.in_dtype(dtype),
+            None => folder,
+        };
         let scheduler = match folder.scheduler_json() {
             Some(json) => SchedulerConfig::from_json(json).map_err(PlanError::from)?,
             None => SchedulerConfig::default(),

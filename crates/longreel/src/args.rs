@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use longreel_weights::WeightDtype;
 
 use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps};
 
@@ -113,6 +114,26 @@ pub enum Fit {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// 4 bytes a value
+    F32,
+    /// 2 bytes a value
+    F16,
+    /// 2 bytes a value
+    Bf16,
+}
+
+impl From<DtypeArg> for WeightDtype {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CarryArg {
     /// As latents: one continuous stream, nothing is encoded twice
     Latents,
@@ -174,7 +195,7 @@ pub struct PromptArgs {
     #[arg(value_name = "PROMPT")]
     pub words: Vec<String>,
     /// The same as PROMPT, as the official script has it
-    #[arg(long, value_name = "PROMPT", conflicts_with = "words")]
+    #[arg(long, value_name = "PROMPT")]
     pub prompt: Option<String>,
     /// What the film should not show [default: the model's own]
     #[arg(long, value_name = "TEXT")]
@@ -186,7 +207,7 @@ pub struct PromptArgs {
     #[arg(long, value_name = "FILE")]
     pub story: Option<PathBuf>,
     /// Many films: a file with one prompt a line
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["words", "prompt", "story"])]
+    #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// Seed of everything random [default: a new one, printed and kept in the film]
     #[arg(long, value_name = "N")]
@@ -203,7 +224,7 @@ pub struct PictureArgs {
     #[arg(long, value_name = "WxH")]
     pub size: Option<Size>,
     /// Size by name
-    #[arg(long, value_enum, ignore_case = true, conflicts_with = "size")]
+    #[arg(long, value_enum, ignore_case = true)]
     pub resolution: Option<Resolution>,
     /// Higher than wide
     #[arg(long)]
@@ -215,7 +236,7 @@ pub struct PictureArgs {
     #[arg(long, value_name = "FILE")]
     pub end_image: Option<PathBuf>,
     /// A video to extend
-    #[arg(long, value_name = "FILE", alias = "video-path", conflicts_with = "image")]
+    #[arg(long, value_name = "FILE", alias = "video-path")]
     pub video: Option<PathBuf>,
     /// How an image or video of another size is fitted [default: crop]
     #[arg(long, value_enum)]
@@ -312,6 +333,10 @@ pub struct ModelArgs {
     /// A LoRA and its weight; may be given many times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<Lora>,
+    /// Convert the weights when they are loaded: f32 computes fastest, bf16 and f16 take half its
+    /// memory [default: as in the files, which are read as they are needed]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub dtype: Option<DtypeArg>,
     /// Start even when memory seems too small
     #[arg(long)]
     pub no_memory_check: Option<bool>,

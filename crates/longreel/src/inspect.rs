@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use longreel_film::{Engine, human_bytes};
+use longreel_film::{Engine, EngineOptions, human_bytes};
 use longreel_media::read_metadata;
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::demo;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::remake;
 use crate::report::{print, print_json};
-use crate::run::{engine_options, model};
+use crate::run::model;
 
 /// Endings of model files; anything else that is a file is taken for a film.
 const MODEL_ENDINGS: [&str; 4] = ["safetensors", "gguf", "pth", "pt"];
@@ -118,7 +118,8 @@ fn short(text: &str) -> String {
 
 fn inspect_model(path: &Path, json: bool) -> Result<u8> {
     let (folder, label) = model(Some(path))?;
-    let engine = Engine::open(&engine_options(folder, label, Vec::new(), false))?;
+    let engine =
+        Engine::open(&EngineOptions { label, check_memory: false, ..EngineOptions::new(folder) })?;
     let facts = engine.facts();
     let defaults = engine.defaults(engine.kind().takes_image())?;
     if json {

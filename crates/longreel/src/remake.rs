@@ -46,6 +46,9 @@ fn words(
     for (lora, weight) in &engine.loras {
         flag("--lora", format!("{}:{weight}", path(lora)));
     }
+    if let Some(dtype) = engine.dtype {
+        flag("--dtype", dtype.to_string());
+    }
     flag("--seed", request.seed.to_string());
     flag("--size", format!("{}x{}", request.width, request.height));
     if let Length::Frames(frames) = request.length {
@@ -136,6 +139,7 @@ mod tests {
     use clap::FromArgMatches;
     use longreel_film::{Defaults, Encoding, TimedPrompt};
     use longreel_media::Codec;
+    use longreel_weights::WeightDtype;
 
     fn awkward() -> (FilmRequest, EngineOptions, Outputs) {
         let request = FilmRequest {
@@ -168,7 +172,8 @@ mod tests {
         let engine = EngineOptions {
             model: "m".into(),
             loras: vec![("a:b.safetensors".into(), -0.5)],
-            ..options()
+            dtype: Some(WeightDtype::Bf16),
+            ..EngineOptions::new("m")
         };
         let outputs = Outputs {
             film: "my film.mp4".into(),
@@ -183,10 +188,6 @@ mod tests {
             program_version: String::new(),
         };
         (request, engine, outputs)
-    }
-
-    fn options() -> EngineOptions {
-        crate::run::engine_options("m".into(), None, Vec::new(), true)
     }
 
     #[test]
@@ -218,6 +219,7 @@ mod tests {
         assert_eq!(again, request);
         assert_eq!(args.model.lora[0].weight, -0.5);
         assert_eq!(args.model.lora[0].path, engine.loras[0].0);
+        assert_eq!(args.model.dtype.map(Into::into), engine.dtype);
         assert_eq!(crate::outputs::encoding(&args.output), outputs.encoding);
     }
 

@@ -146,10 +146,14 @@ impl<'a> Session<'a> {
 }
 
 fn options(args: &ModelArgs) -> Result<EngineOptions> {
-    let loras = args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect();
-    let check_memory = args.no_memory_check != Some(true);
     let (model, label) = model(args.model.as_deref())?;
-    Ok(engine_options(model, label, loras, check_memory))
+    Ok(EngineOptions {
+        model,
+        label,
+        loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect(),
+        dtype: args.dtype.map(Into::into),
+        check_memory: args.no_memory_check != Some(true),
+    })
 }
 
 /// A model's place, and its name when that is not its place.
@@ -158,16 +162,6 @@ pub fn model(typed: Option<&Path>) -> Result<(PathBuf, Option<String>)> {
         Some(path) if path != Path::new(demo::NAME) => Ok((path.to_path_buf(), None)),
         _ => Ok((demo::folder()?, Some(demo::NAME.to_string()))),
     }
-}
-
-/// The engine's options.
-pub fn engine_options(
-    model: PathBuf,
-    label: Option<String>,
-    loras: Vec<(PathBuf, f32)>,
-    check_memory: bool,
-) -> EngineOptions {
-    EngineOptions { model, label, loras, check_memory }
 }
 
 /// The exit code that an error calls for.

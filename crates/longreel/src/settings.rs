@@ -19,8 +19,8 @@ use crate::args::Cli;
 use crate::outcome::bad_input;
 use crate::story::read_text;
 
-/// Flags of which one replaces the others: when a layer sets one, what the layers below it say
-/// about the others no longer counts.
+/// Flags of which one replaces the others: a layer may set one of a group, and what the layers below
+/// it say about the others no longer counts.
 const ONE_OF: [&[&str]; 6] = [
     &["size", "resolution"],
     &["num_frames", "seconds", "endless"],
@@ -60,6 +60,8 @@ fn parse_in(
     let (name, flags) = typed.subcommand().ok_or_else(|| {
         Ended::Settings(bad_input("name a command: generate, resume, plan or inspect"))
     })?;
+    let typed_flags = typed_flags(&command, name, flags);
+    refuse_rivals(&typed_flags, flags).map_err(Ended::Settings)?;
     let known = known_keys(&command);
     let in_environment = environment_layer(environment, &known).map_err(Ended::Settings)?;
     let file = flags.get_one::<PathBuf>("config").cloned();
@@ -71,7 +73,7 @@ fn parse_in(
     };
 
     let mut origins = BTreeMap::new();
-    let layered = layer(&command, name, flags, in_environment, in_file, file, &mut origins)
+    let layered = layer(&command, name, typed_flags, in_environment, in_file, file, &mut origins)
         .map_err(Ended::Settings)?;
     let matches = layered
         .try_get_matches_from(&words)
@@ -79,18 +81,9 @@ fn parse_in(
     Cli::from_arg_matches(&matches).map_err(clap)
 }
 
-/// Gives the layers' values to the flags of subcommand `name` as their defaults.
-fn layer(
-    command: &Command,
-    name: &str,
-    typed: &ArgMatches,
-    environment: Layer,
-    file: Layer,
-    path: Option<PathBuf>,
-    origins: &mut BTreeMap<String, String>,
-) -> Result<Command> {
-    let file_name = path.map_or_else(String::new, |p| p.display().to_string());
-    let mut taken: Vec<String> = command
+/// The flags that stand on the command line of subcommand `name`.
+fn typed_flags(command: &Command, name: &str, typed: &ArgMatches) -> Vec<String> {
+    command
         .find_subcommand(name)
         .into_iter()
         .flat_map(Command::get_arguments)
@@ -100,7 +93,42 @@ fn layer(
             typed.try_contains_id(id).is_ok()
                 && typed.value_source(id) == Some(ValueSource::CommandLine)
         })
-        .collect();
+        .collect()
+}
+
+/// Two flags of one group are typed, and neither is a switch that is switched off.
+fn refuse_rivals(typed: &[String], matches: &ArgMatches) -> Result<()> {
+    let asks = |id: &&&str| {
+        let off = matches!(matches.try_get_one::<bool>(id), Ok(Some(false)));
+        !off && typed.iter().any(|t| t == **id)
+    };
+    for group in ONE_OF {
+        let mut asked = group.iter().filter(asks).map(|id| match *id {
+            "words" => "PROMPT".to_string(),
+            id => format!("--{}", id.replace('_', "-")),
+        });
+        if let (Some(one), Some(other)) = (asked.next(), asked.next()) {
+            return Err(contradiction(&one, &other));
+        }
+    }
+    Ok(())
+}
+
+fn contradiction(one: &str, other: &str) -> anyhow::Error {
+    bad_input(format!("{one} and {other} contradict each other; keep one"))
+}
+
+/// Gives the layers' values to the flags of subcommand `name` as their defaults.
+fn layer(
+    command: &Command,
+    name: &str,
+    mut taken: Vec<String>,
+    environment: Layer,
+    file: Layer,
+    path: Option<PathBuf>,
+    origins: &mut BTreeMap<String, String>,
+) -> Result<Command> {
+    let file_name = path.map_or_else(String::new, |p| p.display().to_string());
     let mut values = Layer::new();
     for (layer, origin) in [(environment, None), (file, Some(file_name))] {
         let below: Vec<String> = layer.keys().cloned().collect();
@@ -118,11 +146,7 @@ fn layer(
                 continue;
             }
             if let Some(rival) = rivals.find(|&&rival| below.iter().any(|b| b == rival) && !off) {
-                return Err(bad_input(format!(
-                    "{} and {} contradict each other; keep one",
-                    name_of(&key),
-                    name_of(rival)
-                )));
+                return Err(contradiction(&name_of(&key), &name_of(rival)));
             }
             origins.insert(key.clone(), name_of(&key));
             values.insert(key, value);
@@ -365,6 +389,29 @@ mod tests {
         let args = parsed("generate dog", &[("LONGREEL_SECONDS", "2")], file).expect("valid");
         assert_eq!(args.picture.size, Some(Size { width: 64, height: 64 }));
         assert_eq!((args.length.endless, args.length.seconds), (None, Some(Span::Seconds(2.0))));
+    }
+
+    #[test]
+    fn of_flags_that_replace_each_other_one_may_be_typed() {
+        for (line, parts) in [
+            ("generate dog --seed 1 --seeds 2..3", ["--seed ", "--seeds"]),
+            ("generate dog --num-frames 9 --seconds 2", ["--num-frames", "--seconds"]),
+            ("generate dog --seconds 2 --endless", ["--seconds", "--endless"]),
+            ("generate dog --prompt cat", ["PROMPT", "--prompt "]),
+            ("generate dog --story a.toml", ["PROMPT", "--story"]),
+            ("plan dog --size 64x64 --resolution 540p", ["--size", "--resolution"]),
+            ("generate dog --teacache --easycache", ["--teacache", "--easycache"]),
+        ] {
+            let message = parsed(line, &[], None).expect_err(line);
+            for part in parts {
+                assert!(message.contains(part), "{line}: no {part:?} in {message}");
+            }
+        }
+        let line = "generate dog --seconds 2 --endless=off --easycache --teacache=off";
+        assert_eq!(
+            parsed(line, &[], None).expect("nothing contradicts").length.endless,
+            Some(false)
+        );
     }
 
     #[test]

@@ -7,9 +7,12 @@ mod survey;
 
 use std::path::{Path, PathBuf};
 
+use longreel_kernels::DType;
+
 use crate::WeightsError;
 use crate::config::{ClipVisionConfig, TextConfig, TransformerConfig, VaeConfig};
 use crate::container::Extent;
+use crate::dtype::WeightDtype;
 use crate::kind::{Family, ModelKind};
 use crate::revision::Revision;
 use crate::source::TensorSource;
@@ -35,6 +38,7 @@ pub struct ModelFolder {
     image_processor_json: Option<String>,
     revision: String,
     notes: Vec<String>,
+    dtype: Option<WeightDtype>,
 }
 
 impl ModelFolder {
@@ -83,7 +87,16 @@ impl ModelFolder {
             image_processor_json: survey.image_processor_json,
             revision: revision.finish(),
             notes: survey.notes,
+            dtype: None,
         })
+    }
+
+    /// The same model with its transformer and encoders of text and images converted to `dtype` when
+    /// they are loaded, instead of computed with as they are in the files. The autoencoder stays as it
+    /// is: it is small, and what it loses is seen at once.
+    #[must_use]
+    pub fn in_dtype(self, dtype: WeightDtype) -> Self {
+        Self { dtype: Some(dtype), ..self }
     }
 
     /// How the files are laid out.
@@ -138,7 +151,7 @@ impl ModelFolder {
     /// # Errors
     /// None at present; reserved for sources that are opened late.
     pub fn transformer(&self) -> Result<(TransformerConfig, TensorSource), WeightsError> {
-        Ok(source(&self.transformer))
+        Ok(self.source(&self.transformer))
     }
 
     /// The autoencoder, ready to be built.
@@ -154,7 +167,7 @@ impl ModelFolder {
     /// # Errors
     /// None at present; reserved for sources that are opened late.
     pub fn text_encoder(&self) -> Result<(TextConfig, TensorSource), WeightsError> {
-        Ok(source(&self.text_encoder))
+        Ok(self.source(&self.text_encoder))
     }
 
     /// The image encoder, ready to be built; `None` for models that look at no image.
@@ -162,7 +175,7 @@ impl ModelFolder {
     /// # Errors
     /// None at present; reserved for sources that are opened late.
     pub fn image_encoder(&self) -> Result<Option<(ClipVisionConfig, TensorSource)>, WeightsError> {
-        Ok(self.image_encoder.as_ref().map(source))
+        Ok(self.image_encoder.as_ref().map(|part| self.source(part)))
     }
 
     /// The folder that holds `tokenizer.json` or `spiece.model`.
@@ -194,9 +207,9 @@ impl ModelFolder {
         self.image_processor_json.as_deref()
     }
 
-    /// Bytes of the transformer's tensors in the files.
+    /// Bytes of the transformer's tensors, in the files or in the format they are converted to.
     pub fn transformer_bytes(&self) -> u64 {
-        self.transformer.bytes()
+        self.bytes(&self.transformer)
     }
 
     /// Bytes of the autoencoder's tensors in the files.
@@ -204,14 +217,14 @@ impl ModelFolder {
         self.vae.bytes()
     }
 
-    /// Bytes of the text encoder's tensors in the files.
+    /// Bytes of the text encoder's tensors, in the files or in the format they are converted to.
     pub fn text_encoder_bytes(&self) -> u64 {
-        self.text_encoder.bytes()
+        self.bytes(&self.text_encoder)
     }
 
-    /// Bytes of the image encoder's tensors in the files; 0 when there is none.
+    /// Bytes of the image encoder's tensors, likewise; 0 when there is none.
     pub fn image_encoder_bytes(&self) -> u64 {
-        self.image_encoder.as_ref().map_or(0, Part::bytes)
+        self.image_encoder.as_ref().map_or(0, |part| self.bytes(part))
     }
 
     /// Parameters of all networks together.
@@ -220,6 +233,21 @@ impl ModelFolder {
             + self.vae.parameters()
             + self.text_encoder.parameters()
             + self.image_encoder.as_ref().map_or(0, Part::parameters)
+    }
+
+    fn source<C: Clone>(&self, part: &Part<C>) -> (C, TensorSource) {
+        let (config, source) = source(part);
+        match self.dtype {
+            Some(dtype) => (config, source.in_dtype(dtype)),
+            None => (config, source),
+        }
+    }
+
+    fn bytes<C>(&self, part: &Part<C>) -> u64 {
+        match self.dtype.map(DType::from) {
+            Some(dtype) => part.parameters() * dtype.block_bytes() as u64,
+            None => part.bytes(),
+        }
     }
 }
 

@@ -24,6 +24,7 @@
 
 mod config;
 mod container;
+mod dtype;
 mod error;
 mod folder;
 #[doc(hidden)]
@@ -38,6 +39,7 @@ mod revision;
 mod source;
 
 pub use config::{ClipVisionConfig, TextConfig, TransformerConfig, VaeConfig};
+pub use dtype::WeightDtype;
 pub use error::WeightsError;
 pub use folder::{Layout, ModelFolder};
 pub use inspect::{ComponentReport, Report, inspect};

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use longreel_kernels::Weight;
+use longreel_kernels::{DType, Weight};
 
 use crate::WeightsError;
 use crate::container::{self, Container};
+use crate::dtype::WeightDtype;
 use crate::error::some_names;
 use crate::lora::Delta;
 use crate::names::Named;
@@ -24,6 +25,8 @@ use stored::Stored;
 #[derive(Debug)]
 pub struct TensorSource {
     tensors: BTreeMap<String, Stored>,
+    /// What weights are converted to when they are taken, where that is not the file's own format.
+    dtype: Option<DType>,
     /// The files, for messages.
     origin: Arc<str>,
 }
@@ -35,6 +38,7 @@ impl TensorSource {
         let stored = |weight| Stored::in_memory(weight, origin.clone());
         Self {
             tensors: tensors.into_iter().map(|(name, weight)| (name, stored(weight))).collect(),
+            dtype: None,
             origin: origin.clone(),
         }
     }
@@ -54,7 +58,7 @@ impl TensorSource {
             let name = tensor.name.clone();
             (name, Stored::in_file(tensor, None, origin.clone()))
         });
-        Self { tensors: tensors.collect(), origin: origin.clone() }
+        Self { tensors: tensors.collect(), dtype: None, origin: origin.clone() }
     }
 
     /// The tensors of a network found in files.
@@ -66,7 +70,13 @@ impl TensorSource {
             let stored = Stored::in_file(named.stored.clone(), named.scale.clone(), label.clone());
             (named.name.clone(), stored)
         });
-        Self { tensors: tensors.collect(), origin: origin.into() }
+        Self { tensors: tensors.collect(), dtype: None, origin: origin.into() }
+    }
+
+    /// The same tensors, taken as `dtype` instead of in their own formats.
+    #[must_use]
+    pub fn in_dtype(self, dtype: WeightDtype) -> Self {
+        Self { dtype: Some(dtype.into()), ..self }
     }
 
     /// Whether there is a tensor of this name that nobody took.
@@ -84,14 +94,14 @@ impl TensorSource {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Takes a tensor in its own format. Axes of length 1 may be there or not (layouts differ in
+    /// Takes a tensor in its own format, or in that of [`in_dtype`](Self::in_dtype). Axes of length 1 may be there or not (layouts differ in
     /// them); the result has exactly the shape asked for. Large tensors are not searched for NaN.
     ///
     /// # Errors
     /// When it is missing, has another shape, or is in a format that networks do not compute with.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
         let stored = self.take_stored(name, shape)?;
-        stored.weight(name, shape)
+        stored.weight(name, shape, self.dtype)
     }
 
     /// Takes a small tensor (norm, bias, table) as `f32` values, row-major.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{fixtures, take_all};
 use longreel_kernels::{Bytes, DType, Weight};
-use longreel_weights::TensorSource;
+use longreel_weights::{TensorSource, WeightDtype};
 
 /// Every tensor of the file as f32.
 fn values(path: &Path) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
@@ -90,5 +90,28 @@ fn blocks_longer_than_the_rows_of_a_convolution_are_dequantised() {
     for (at, (a, b)) in conv.to_f32().iter().zip(flat.to_f32()).enumerate() {
         // bf16 keeps 8 bits.
         assert!((a - b).abs() <= b.abs() / 256.0, "conv[{at}] is {a} and should be {b}");
+    }
+}
+
+#[test]
+fn weights_are_converted_from_every_format_to_the_one_asked_for() {
+    let open = || TensorSource::open_file(&fixtures("containers").join("formats.gguf")).unwrap();
+    let stored = take_all(open());
+    for (wanted, dtype, bits_kept) in [
+        (WeightDtype::F32, DType::F32, 24),
+        (WeightDtype::F16, DType::F16, 11),
+        (WeightDtype::Bf16, DType::BF16, 8),
+    ] {
+        for (name, weight) in take_all(open().in_dtype(wanted)) {
+            assert_eq!(weight.dtype(), dtype, "{name}");
+            for (found, exact) in weight.to_f32().iter().zip(stored[&name].to_f32()) {
+                // Below 2^-14 a half has fewer bits.
+                let allowed = exact.abs().max(6.2e-5) * 0.5f32.powi(bits_kept);
+                assert!(
+                    (found - exact).abs() <= allowed,
+                    "{name}: {exact} became {found} in {wanted}"
+                );
+            }
+        }
     }
 }

@@ -48,11 +48,18 @@ impl Stored {
         self.deltas.push(delta);
     }
 
-    /// The tensor in the file's format, or in `bf16` when it had to be computed from a format that
-    /// cannot take the result. `shape` is the tensor's own but for axes of length 1.
-    pub fn weight(self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
+    /// The tensor in `wanted`, or else in the file's format, or in `bf16` when it had to be computed
+    /// from a format that cannot take the result. `shape` is the tensor's own but for axes of length 1.
+    pub fn weight(
+        self,
+        name: &str,
+        shape: &[usize],
+        wanted: Option<DType>,
+    ) -> Result<Weight, WeightsError> {
         let bytes = |source| self.bytes_error(name, source);
-        if self.scale.is_none() && self.deltas.is_empty() {
+        let stored = self.dtype(name)?;
+        let as_stored = wanted.is_none_or(|wanted| wanted == stored);
+        if as_stored && self.scale.is_none() && self.deltas.is_empty() {
             let view = self.view(name)?;
             if view.shape() == shape {
                 return Ok(view);
@@ -63,7 +70,7 @@ impl Stored {
                 return view.reshape(shape).map_err(bytes);
             }
         }
-        let dtype = match self.dtype(name)? {
+        let dtype = match wanted.unwrap_or(stored) {
             plain @ (DType::F32 | DType::F16 | DType::BF16) => plain,
             _ => DType::BF16,
         };
