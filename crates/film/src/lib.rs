@@ -55,7 +55,9 @@ pub use defaults::Defaults;
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
-pub use estimate::{ForwardFlops, available_memory_bytes, peak_memory_bytes};
+pub use estimate::{
+    ForwardFlops, available_memory_bytes, forward_flops, peak_memory_bytes, tokens_per_frame,
+};
 pub use events::{Event, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{FilmPlan, ModelFacts, PlanSummary, Saving, human_bytes, human_seconds, plan};

@@ -93,7 +93,7 @@ fn split(isa: Isa, rows: usize, n: usize, k: usize, serial: bool) -> (usize, usi
         }
     }
     // Even parts in whole tiles.
-    let m = rows.div_ceil(rows.div_ceil(m)).next_multiple_of(isa.tile_rows());
+    let m = rows.div_ceil(rows.div_ceil(m)).next_multiple_of(isa.tile_rows(n));
     let w = n.div_ceil(n.div_ceil(w)).next_multiple_of(isa.tile_columns());
     (m, w)
 }
@@ -155,7 +155,7 @@ impl<F: Finish> Kernel for Block<'_, F> {
                         let first = (panels.start + panel) * S::NR;
                         let vectors = if columns.end - first <= S::LANES { 1 } else { 2 };
                         let b = b.add(panel * depth * S::NR);
-                        for r in (0..block.len()).step_by(S::MR) {
+                        for r in (0..block.len()).step_by(S::rows(vectors)) {
                             let a = a.as_ptr().add((m0 + r) * k + k0);
                             let c = sums.add(r * c_row + panel * S::NR);
                             let tile = Tile {
@@ -166,7 +166,7 @@ impl<F: Finish> Kernel for Block<'_, F> {
                                 c_row,
                                 accumulate: k0 > 0,
                             };
-                            S::tile((block.len() - r).min(S::MR), vectors, &tile);
+                            S::tile((block.len() - r).min(S::rows(vectors)), vectors, &tile);
                         }
                     }
                     // While the sums are still near.

@@ -25,25 +25,32 @@ pub(crate) struct Tile<'a> {
     pub accumulate: bool,
 }
 
-/// Chooses the tile of `rows` (1 to `MR`) by `vectors` (1 or 2).
+/// Chooses the tile of `rows` (1 to `S::rows(vectors)`) by `vectors` (1 or 2).
 ///
 /// # Safety
 /// The segments' rows and panels and the tile of C are valid, C for `vectors` whole vectors a row;
 /// the CPU has the features of `S`.
 #[inline(always)]
 pub(crate) unsafe fn tile_body<S: Simd>(rows: usize, vectors: usize, tile: &Tile<'_>) {
-    debug_assert!(0 < rows && rows <= S::MR && (vectors == 1 || vectors == 2));
+    debug_assert!(0 < rows && (vectors == 1 || vectors == 2) && rows <= S::rows(vectors));
     macro_rules! choose {
-        ($($rows:literal)*) => {
+        ($($rows:literal)*; $($more:literal)*) => {
             match (rows, vectors) {
                 $(($rows, 2) => sum::<S, $rows, 2>(tile),
                 ($rows, _) => sum::<S, $rows, 1>(tile),)*
-                _ => unreachable!("a tile of {rows} rows"),
+                $(($more, 1) => sum::<S, $more, 1>(tile),)*
+                _ => unreachable!("a tile of {rows} rows by {vectors}"),
             }
         };
     }
     // SAFETY: the caller vouches for the tile.
-    unsafe { if S::MR == 6 { choose!(6 5 4 3 2 1) } else { choose!(12 11 10 9 8 7 6 5 4 3 2 1) } }
+    unsafe {
+        if S::MR == 6 {
+            choose!(6 5 4 3 2 1; 7 8 9 10 11 12)
+        } else {
+            choose!(12 11 10 9 8 7 6 5 4 3 2 1; 13 14 15 16 17 18 19 20 21 22 23 24)
+        }
+    }
 }
 
 // Plain indices: with iterators the sums do not always stay in registers.

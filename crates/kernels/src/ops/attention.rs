@@ -242,7 +242,7 @@ impl Group<'_> {
             for (panel, j) in (0..seen).step_by(S::NR).enumerate() {
                 let vectors = if keys - j <= S::LANES { 1 } else { 2 };
                 let b = self.buffers.keys.as_ptr().add(panel * size * S::NR);
-                for r in part.clone().step_by(S::MR) {
+                for r in part.clone().step_by(S::rows(vectors)) {
                     let a = self.buffers.queries.as_ptr().add(r * size);
                     let c = self.buffers.scores.as_mut_ptr();
                     let tile = Tile {
@@ -253,7 +253,7 @@ impl Group<'_> {
                         c_row: self.block,
                         accumulate: false,
                     };
-                    S::tile((part.end - r).min(S::MR), vectors, &tile);
+                    S::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
                 }
             }
         }
@@ -358,7 +358,7 @@ impl Group<'_> {
             for (panel, d0) in (0..size).step_by(S::NR).enumerate() {
                 let vectors = if size - d0 <= S::LANES { 1 } else { 2 };
                 let b = self.buffers.values.as_ptr().add(panel * keys * S::NR);
-                for r in part.clone().step_by(S::MR) {
+                for r in part.clone().step_by(S::rows(vectors)) {
                     let a = self.buffers.scores.as_ptr().add((r - part.start) * self.block);
                     let c = self.buffers.sums.as_mut_ptr();
                     let tile = Tile {
@@ -369,7 +369,7 @@ impl Group<'_> {
                         c_row: self.wide,
                         accumulate,
                     };
-                    S::tile((part.end - r).min(S::MR), vectors, &tile);
+                    S::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
                 }
             }
         }

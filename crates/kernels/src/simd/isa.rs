@@ -49,12 +49,14 @@ impl Isa {
         }
     }
 
-    /// Rows of a GEMM tile.
-    pub(crate) fn tile_rows(self) -> usize {
-        match self {
+    /// Rows of a GEMM tile in a product of so many columns; where half a panel holds them, tiles are
+    /// half as wide and twice as high.
+    pub(crate) fn tile_rows(self, columns: usize) -> usize {
+        let rows = match self {
             Self::Plain | Self::Avx2 => 6,
             Self::PlainWide | Self::Avx512 => 12,
-        }
+        };
+        if columns <= self.tile_columns() / 2 { 2 * rows } else { rows }
     }
 
     /// Columns of a GEMM tile, which is a panel's width.

@@ -26,7 +26,7 @@ pub(crate) trait Simd: Copy {
     type V: Copy;
     /// Its number of values.
     const LANES: usize;
-    /// Rows of a GEMM tile.
+    /// Rows of a GEMM tile of two vectors.
     const MR: usize;
     /// Columns of a GEMM tile: two vectors.
     const NR: usize = 2 * Self::LANES;
@@ -68,6 +68,12 @@ pub(crate) trait Simd: Copy {
     unsafe fn prefetch(at: *const f32);
     /// One GEMM tile, compiled as a function of its own.
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>);
+
+    /// Rows of a GEMM tile of one or two vectors: the sums always fill the registers.
+    #[inline(always)]
+    fn rows(vectors: usize) -> usize {
+        Self::MR * 2 / vectors
+    }
 
     /// The first `n <= LANES` values, zeros behind them.
     #[inline(always)]

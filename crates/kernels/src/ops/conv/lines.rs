@@ -87,7 +87,7 @@ pub(super) fn run(source: &Source<'_>, packed: &Packed, output: &Output) {
 
     // Spans of a line of at most PIXELS, and as many lines as make about PIXELS.
     let parts = width.div_ceil(PIXELS);
-    let span = width.div_ceil(parts).next_multiple_of(isa.tile_rows()).min(width);
+    let span = width.div_ceil(parts).next_multiple_of(isa.tile_rows(outputs)).min(width);
     let parts = width.div_ceil(span);
     let spans = frames * height * parts;
     let panels = outputs.div_ceil(isa.tile_columns());
@@ -142,7 +142,7 @@ impl<'a> Plan<'a> {
             self.lines.push(line);
         }
         // Even tiles: two of four rows are faster than one of six and one of two.
-        let tiles = x.len().div_ceil(self.packed.isa.tile_rows());
+        let tiles = x.len().div_ceil(self.packed.isa.tile_rows(self.packed.outputs));
         let (stride, left) = (self.source.stride[2], self.source.left);
         let mut at = x.start;
         for tile in 0..tiles {
