@@ -54,6 +54,16 @@ pub enum WeightError {
         /// What is there.
         found: usize,
     },
+    /// There is neither one factor nor one for each row.
+    #[error(
+        "{found} factors scale a tensor of shape {shape:?}; one, or one for each row, would do"
+    )]
+    Scales {
+        /// Shape.
+        shape: Vec<usize>,
+        /// How many factors are there.
+        found: usize,
+    },
 }
 
 /// A parameter tensor in its storage format. Rows (the last axis) hold whole blocks.
@@ -62,6 +72,9 @@ pub struct Weight {
     shape: Vec<usize>,
     dtype: DType,
     bytes: Bytes,
+    /// What the stored values are multiplied by, in equal parts: one factor for all, or one for each
+    /// row of the first axis.
+    scales: Option<Arc<[f32]>>,
 }
 
 impl Weight {
@@ -81,14 +94,27 @@ impl Weight {
                 found,
             });
         }
-        Ok(Self { shape: shape.to_vec(), dtype, bytes })
+        Ok(Self { shape: shape.to_vec(), dtype, bytes, scales: None })
+    }
+
+    /// The same values multiplied by one factor, or by one for each row of the first axis, when they
+    /// are read: how 8-bit floats are given their range.
+    ///
+    /// # Errors
+    /// When there is another number of factors.
+    pub fn scaled(self, scales: &[f32]) -> Result<Self, WeightError> {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        if scales.is_empty() || (scales.len() != 1 && scales.len() != rows) {
+            return Err(WeightError::Scales { shape: self.shape, found: scales.len() });
+        }
+        Ok(Self { scales: Some(scales.into()), ..self })
     }
 
     /// A weight of `f32` values made in memory.
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "Weight::from_f32: {shape:?}");
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self { shape: shape.to_vec(), dtype: DType::F32, bytes: bytes.into() }
+        Self { shape: shape.to_vec(), dtype: DType::F32, bytes: bytes.into(), scales: None }
     }
 
     /// The shape, outermost axis first.
@@ -98,12 +124,18 @@ impl Weight {
 
     /// The same values under another shape of the same size, whose rows still hold whole blocks.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self, WeightError> {
-        Self::new(shape, self.dtype, self.bytes.clone())
+        let scales = self.scales.clone();
+        Ok(Self { scales, ..Self::new(shape, self.dtype, self.bytes.clone())? })
     }
 
     /// The storage format.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Whether the values are the stored ones, without factors.
+    pub fn is_unscaled(&self) -> bool {
+        self.scales.is_none()
     }
 
     /// The bytes as stored.
@@ -124,16 +156,31 @@ impl Weight {
     /// All values as `f32`.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
-        dequantize(self.dtype, self.bytes(), &mut out);
+        self.values_to_f32(0, &mut out);
         out
+    }
+
+    /// Values `start ..` in storage order, as `f32`; both ends lie between whole blocks.
+    pub fn values_to_f32(&self, start: usize, out: &mut [f32]) {
+        let byte = |values: usize| self.dtype.byte_len(values).expect("ends lie between blocks");
+        dequantize(self.dtype, &self.bytes()[byte(start)..byte(start + out.len())], out);
+        let Some(scales) = &self.scales else { return };
+        let part = (self.len() / scales.len()).max(1);
+        let mut at = start;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (here, behind) = rest.split_at_mut(rest.len().min(part - at % part));
+            let factor = scales[at / part];
+            here.iter_mut().for_each(|v| *v *= factor);
+            at += here.len();
+            rest = behind;
+        }
     }
 
     /// The rows `rows` of the weight seen as a matrix `[rows, last axis]`, as `f32`.
     pub fn rows_to_f32(&self, rows: Range<usize>, out: &mut [f32]) {
         let row = self.shape.last().copied().unwrap_or(1);
         assert_eq!(out.len(), rows.len() * row, "rows_to_f32: output size");
-        let row_bytes = self.dtype.byte_len(row).expect("rows hold whole blocks");
-        let bytes = &self.bytes()[rows.start * row_bytes..rows.end * row_bytes];
-        dequantize(self.dtype, bytes, out);
+        self.values_to_f32(rows.start * row, out);
     }
 }

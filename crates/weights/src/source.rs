@@ -21,7 +21,7 @@ use stored::Stored;
 /// A network takes each tensor with the shape its configuration gives, then calls
 /// [`finish`](Self::finish), which fails when any is left over. Taking is cheap: a weight is a view
 /// into the mapped file, and its pages are read when they are first used. Only tensors that must be
-/// computed (scaled fp8, merged LoRAs, PyTorch views with gaps) are written to memory, when taken.
+/// computed (converted formats, merged LoRAs, PyTorch views with gaps) are written to memory, when taken.
 #[derive(Debug)]
 pub struct TensorSource {
     tensors: BTreeMap<String, Stored>,

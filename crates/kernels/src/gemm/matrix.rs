@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Aligned, DEPTH, pack_panels, panel_offset, with_scratch};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
-use crate::{DType, Weight, dequantize};
+use crate::{DType, Weight};
 
 /// Up to this many values a matrix is packed once and kept as `f32`: 4 MiB a layer. Small models are
 /// then packed once for all; large ones keep their weights in the mapped file alone.
@@ -64,6 +64,7 @@ impl Matrix {
     pub(super) fn in_place(&self, row: usize, k0: usize) -> Option<*const f32> {
         let start = self.weight.bytes().as_ptr().cast::<f32>();
         let usable = self.weight.dtype() == DType::F32
+            && self.weight.is_unscaled()
             && start.is_aligned()
             && cfg!(target_endian = "little");
         // `wrapping_add`: the offset is inside, but nothing is read here.
@@ -72,10 +73,7 @@ impl Matrix {
 
     /// Values `k0 ..` of row `row` as `f32`; both ends lie between whole blocks.
     pub(super) fn convert(&self, row: usize, k0: usize, out: &mut [f32]) {
-        let dtype = self.weight.dtype();
-        let at = |values: usize| values / dtype.block_len() * dtype.block_bytes();
-        let start = row * self.inputs + k0;
-        dequantize(dtype, &self.weight.bytes()[at(start)..at(start + out.len())], out);
+        self.weight.values_to_f32(row * self.inputs + k0, out);
     }
 
     /// Packs the panels `panels` of the block `k0 .. k0 + depth` to `to`, one behind the other.

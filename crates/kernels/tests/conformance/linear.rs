@@ -154,6 +154,41 @@ fn linear_takes_every_stored_format() {
     });
 }
 
+/// One factor for all values, or one for each row, whatever way the product takes.
+#[test]
+fn linear_scales_stored_values() {
+    on_every_isa(|isa| {
+        for (dtype, rows, n) in [
+            (DType::F8E4M3, 2, 37),
+            (DType::F8E4M3, 45, 37),
+            (DType::F8E4M3, 45, 1400),
+            (DType::F32, 2, 1400),
+            (DType::F32, 45, 1400),
+        ] {
+            let k = 768;
+            for factors in [1, n] {
+                let mut numbers = Numbers::new(9);
+                let scales = numbers.vec(factors);
+                let weight = stored(dtype, n, k, &mut numbers);
+                let x = numbers.tensor(&[rows, k]);
+                let mut w = weight.to_f32();
+                for (part, scale) in w.chunks_mut(n * k / factors).zip(&scales) {
+                    part.iter_mut().for_each(|v| *v *= scale);
+                }
+                let weight = weight.scaled(&scales).expect("one, or one for each row");
+                assert_eq!(weight.to_f32(), w);
+                let mut row = vec![0.0; k];
+                weight.rows_to_f32(n - 1..n, &mut row);
+                assert_eq!(row, w[(n - 1) * k..]);
+                let expected = product(x.data(), &w, None, n, k);
+                let y = linear(&x, &Linear::new(weight, None), Activation::None);
+                let name = format!("{isa} linear {rows}x{n}x{k} {} by {factors}", dtype.name());
+                assert_close(&name, y.data(), &expected);
+            }
+        }
+    });
+}
+
 /// Files do not align tensors, so a weight may begin at any byte.
 #[test]
 fn linear_takes_f32_weights_at_any_address() {

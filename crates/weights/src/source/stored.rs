@@ -59,7 +59,7 @@ impl Stored {
         let bytes = |source| self.bytes_error(name, source);
         let stored = self.dtype(name)?;
         let as_stored = wanted.is_none_or(|wanted| wanted == stored);
-        if as_stored && self.scale.is_none() && self.deltas.is_empty() {
+        if as_stored && self.deltas.is_empty() {
             let view = self.view(name)?;
             if view.shape() == shape {
                 return Ok(view);
@@ -81,23 +81,6 @@ impl Stored {
     /// All values, scaled and merged.
     pub fn values(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         let mut values = self.view(name)?.to_f32();
-        if let Some(scale) = &self.scale {
-            let factors =
-                Self::in_file(scale.clone(), None, self.origin.clone()).values(&scale.name)?;
-            let rows = self.shape().first().copied().unwrap_or(1);
-            if factors.is_empty() || !(factors.len() == 1 || factors.len() == rows) {
-                return Err(WeightsError::Shape {
-                    tensor: scale.name.clone(),
-                    origin: self.origin.to_string(),
-                    expected: vec![1],
-                    found: scale.shape.clone(),
-                });
-            }
-            let per_factor = values.len() / factors.len();
-            for (row, factor) in values.chunks_mut(per_factor.max(1)).zip(&factors) {
-                row.iter_mut().for_each(|v| *v *= factor);
-            }
-        }
         for delta in &self.deltas {
             delta.add_to(&mut values);
         }
@@ -122,7 +105,7 @@ impl Stored {
         WeightsError::Bytes { tensor: name.to_owned(), origin: self.origin.to_string(), source }
     }
 
-    /// The tensor as it is in the file.
+    /// The tensor as it is in the file, with its scale.
     fn view(&self, name: &str) -> Result<Weight, WeightsError> {
         let dtype = self.dtype(name)?;
         let tensor = match &self.content {
@@ -138,7 +121,11 @@ impl Stored {
         let whole = tensor.shape.last().is_none_or(|row| row.is_multiple_of(dtype.block_len()));
         let flat = [tensor.values()];
         let shape = if whole { tensor.shape.as_slice() } else { &flat };
-        Weight::new(shape, dtype, bytes).map_err(|e| self.bytes_error(name, e))
+        let weight = Weight::new(shape, dtype, bytes).map_err(|e| self.bytes_error(name, e))?;
+        let Some(scale) = &self.scale else { return Ok(weight) };
+        let factors =
+            Self::in_file(scale.clone(), None, self.origin.clone()).values(&scale.name)?;
+        weight.scaled(&factors).map_err(|e| self.bytes_error(&scale.name, e))
     }
 }
 
