@@ -123,9 +123,6 @@ fn check_numbers(args: &GenerateArgs) -> Result<()> {
             return Err(bad_input(format!("{flag} {value}: must be a number from 0 up")));
         }
     }
-    if args.speed.teacache == Some(true) && args.speed.easycache.is_some() {
-        return Err(bad_input("--easycache: cannot be combined with --teacache; keep one of them"));
-    }
     Ok(())
 }
 
@@ -269,11 +266,6 @@ fn length(
     overlap: usize,
 ) -> Result<Length> {
     if args.length.endless == Some(true) {
-        if args.length.num_frames.is_some() || args.length.seconds.is_some() {
-            return Err(bad_input(
-                "--endless: cannot be combined with --num-frames or --seconds; keep one of them",
-            ));
-        }
         return Ok(Length::Endless);
     }
     // A count of frames has the video's last ones in it, as the reference counts; seconds are of new
@@ -449,8 +441,6 @@ mod tests {
             ("dog --shift inf", &["--shift inf", "number"]),
             ("dog --guidance-scale=-1", &["--guidance-scale -1"]),
             ("dog --solver few-step", &["--timesteps 1000"]),
-            ("dog --teacache --easycache", &["--easycache", "--teacache", "keep one"]),
-            ("dog --endless --num-frames 9", &["--endless", "keep one"]),
             ("_", &["PROMPT is empty", "red circle"]),
             ("--seed 3", &["PROMPT is missing", "red circle"]),
             ("--prompt-at 1s:dog", &["PROMPT is missing"]),
