@@ -7,9 +7,11 @@
 
 mod lines;
 mod packed;
+mod winograd;
 
-use self::lines::{Output, Source, run};
+use self::lines::{Output, Source};
 use self::packed::Packed;
+use self::winograd::Winograd;
 use super::linear::{Linear, rows_to};
 use crate::{Activation, Tensor, Weight};
 
@@ -30,6 +32,8 @@ enum Body {
     /// One pixel in, one pixel out: a linear layer.
     Pixel(Linear),
     Window(Packed),
+    /// 3 x 3 in space.
+    Squares(Winograd),
 }
 
 /// A 2-D convolution of 3 x 3 with a border of one zero, after nearest-neighbour doubling of height
@@ -70,6 +74,8 @@ impl Conv3d {
         );
         let body = if kernel == [1; 3] && stride == [1; 3] && padding == [0; 4] {
             Body::Pixel(Linear::new(weight.clone(), bias))
+        } else if Winograd::fits(inputs, kernel, stride, padding) {
+            Body::Squares(Winograd::new(&weight.to_f32(), inputs, outputs, kernel[0], bias))
         } else {
             Body::Window(Packed::new(&weight.to_f32(), inputs, outputs, kernel, bias))
         };
@@ -121,6 +127,15 @@ impl Conv3d {
         ]
     }
 
+    /// By windows. A convolution of single pixels has a way of its own.
+    fn run(&self, source: &Source<'_>, output: &Output) {
+        match &self.body {
+            Body::Pixel(_) => unreachable!("a convolution of single pixels is a linear layer"),
+            Body::Window(packed) => lines::run(source, packed, output),
+            Body::Squares(weights) => winograd::run(source, weights, output),
+        }
+    }
+
     fn source<'a>(&self, x: &'a Tensor, history: Option<&'a Tensor>) -> Source<'a> {
         Source {
             frames: x.data(),
@@ -141,15 +156,12 @@ pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
     let shape = conv.output_shape(x, history);
     match &conv.body {
         Body::Pixel(layer) => rows_to(&shape, x.data(), layer, Activation::None),
-        Body::Window(packed) => {
-            // SAFETY: `run` writes every pixel of an output with steps of one.
-            unsafe {
-                Tensor::fill(&shape, |out| {
-                    let output = Output::whole(out, shape, false);
-                    run(&conv.source(x, history), packed, &output);
-                })
-            }
-        }
+        // SAFETY: both write every pixel of an output with steps of one.
+        Body::Window(_) | Body::Squares(_) => unsafe {
+            Tensor::fill(&shape, |out| {
+                conv.run(&conv.source(x, history), &Output::whole(out, shape, false));
+            })
+        },
     }
 }
 
@@ -161,9 +173,9 @@ pub fn conv3d_add(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d, into: &mu
         Body::Pixel(layer) => {
             layer.add_rows(into.data_mut(), x.data());
         }
-        Body::Window(packed) => {
+        Body::Window(_) | Body::Squares(_) => {
             let out = crate::gemm::Shared::new(into.data_mut().as_mut_ptr());
-            run(&conv.source(x, history), packed, &Output::whole(out, shape, true));
+            conv.run(&conv.source(x, history), &Output::whole(out, shape, true));
         }
     }
 }
@@ -228,7 +240,7 @@ pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
                     top: 1 - a,
                     left: 1 - b,
                 };
-                run(
+                lines::run(
                     &source,
                     packed,
                     &Output::quarter(out, [frames, height, width, conv.outputs], a, b),

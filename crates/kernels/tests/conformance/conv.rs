@@ -27,6 +27,13 @@ fn cases() -> Vec<Case> {
         case([4, 3, 4, 10, 18], [3, 1, 1], [1, 1, 1], [0; 4], 1),
         case([2, 5, 13, 96, 96], [3; 3], [1; 3], [1; 4], 2),
         case([1, 3, 3, 384, 40], [3; 3], [1; 3], [1; 4], 0),
+        // In squares of 2 x 2: one pixel, one line, the most channels, more squares than a task has.
+        case([2, 1, 1, 8, 8], [3; 3], [1; 3], [1; 4], 2),
+        case([1, 1, 9, 17, 12], [1, 3, 3], [1; 3], [1; 4], 0),
+        case([2, 3, 2, 256, 9], [2, 3, 3], [1; 3], [1; 4], 1),
+        case([2, 31, 30, 8, 5], [3; 3], [1; 3], [1; 4], 1),
+        // By windows, since one side is padded otherwise.
+        case([2, 5, 7, 16, 20], [3; 3], [1; 3], [1, 1, 1, 2], 1),
         case([3, 4, 5, 32, 64], [1; 3], [1; 3], [0; 4], 0),
         case([1, 14, 28, 3, 30], [1, 7, 7], [1, 7, 7], [0; 4], 0),
         case([1, 3, 2, 5, 6], [2, 5, 5], [1, 1, 1], [2, 2, 2, 2], 1),
@@ -125,36 +132,41 @@ fn convolution_equals_the_reference_at_awkward_shapes() {
 #[test]
 fn a_stream_with_history_equals_the_whole() {
     on_every_isa(|isa| {
-        let case = Case {
-            size: [6, 7, 9, 12, 10],
-            kernel: [3; 3],
-            stride: [1; 3],
-            padding: [1; 4],
-            history: 0,
-        };
-        let (x, _, _, _, conv) = case.make(1);
-        let whole = conv3d(&x, None, &conv);
-        let mut parts = Vec::new();
-        for (start, end) in [(0usize, 1usize), (1, 2), (2, 5), (5, 6)] {
-            let history = (start > 0).then(|| x.slice0(start.saturating_sub(2)..start));
-            parts.push(conv3d(&x.slice0(start..end), history.as_ref(), &conv));
+        // In squares, and by windows.
+        for inputs in [12, 5] {
+            let case = Case {
+                size: [6, 7, 9, inputs, 10],
+                kernel: [3; 3],
+                stride: [1; 3],
+                padding: [1; 4],
+                history: 0,
+            };
+            let (x, _, _, _, conv) = case.make(1);
+            let whole = conv3d(&x, None, &conv);
+            let mut parts = Vec::new();
+            for (start, end) in [(0usize, 1usize), (1, 2), (2, 5), (5, 6)] {
+                let history = (start > 0).then(|| x.slice0(start.saturating_sub(2)..start));
+                parts.push(conv3d(&x.slice0(start..end), history.as_ref(), &conv));
+            }
+            let joined = Tensor::concat0(&parts.iter().collect::<Vec<_>>());
+            assert!(joined == whole, "{isa} with {inputs} inputs");
         }
-        let joined = Tensor::concat0(&parts.iter().collect::<Vec<_>>());
-        assert!(joined == whole, "{isa}");
     });
 }
 
 #[test]
 fn convolution_does_not_depend_on_the_number_of_threads() {
-    let case = Case {
-        size: [2, 17, 31, 20, 40],
-        kernel: [3; 3],
-        stride: [1; 3],
-        padding: [1; 4],
-        history: 1,
-    };
-    let (x, history, _, _, conv) = case.make(2);
-    assert_same_on_any_threads("conv3d", || conv3d(&x, history.as_ref(), &conv));
+    for inputs in [20, 7] {
+        let case = Case {
+            size: [2, 17, 31, inputs, 40],
+            kernel: [3; 3],
+            stride: [1; 3],
+            padding: [1; 4],
+            history: 1,
+        };
+        let (x, history, _, _, conv) = case.make(2);
+        assert_same_on_any_threads("conv3d", || conv3d(&x, history.as_ref(), &conv));
+    }
 }
 
 #[test]

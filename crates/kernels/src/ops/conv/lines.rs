@@ -27,16 +27,41 @@ pub(super) struct Source<'a> {
 /// `offset + t * frame + y * line + x * pixel`.
 pub(super) struct Output {
     out: Shared,
-    shape: [usize; 4],
+    pub shape: [usize; 4],
     offset: usize,
     frame: usize,
     line: usize,
     pixel: usize,
     /// Whether results are added to what is there.
-    add: bool,
+    pub add: bool,
+}
+
+impl<'a> Source<'a> {
+    /// Frame `index` of all that a window of `window` frames may reach, the first of which is frame 0:
+    /// of the history, of the input, or none where nothing is known.
+    pub fn frame(&self, inputs: usize, window: usize, index: usize) -> Option<&'a [f32]> {
+        let size = self.height * self.width * inputs;
+        let lead = window - 1;
+        let (data, frame) = match index.checked_sub(lead) {
+            Some(frame) => (self.frames, frame),
+            None => (self.history, (self.history.len() / size + index).checked_sub(lead)?),
+        };
+        Some(&data[frame * size..][..size])
+    }
 }
 
 impl Output {
+    /// Where a pixel's values begin.
+    ///
+    /// # Safety
+    /// The pixel lies inside the output.
+    #[inline(always)]
+    pub unsafe fn at(&self, t: usize, y: usize, x: usize) -> *mut f32 {
+        let place = self.offset + t * self.frame + y * self.line + x * self.pixel;
+        // SAFETY: the caller vouches for the pixel.
+        unsafe { self.out.at(place) }
+    }
+
     pub fn whole(out: Shared, shape: [usize; 4], add: bool) -> Self {
         let [_, h, w, o] = shape;
         Self { out, shape, offset: 0, frame: h * w * o, line: w * o, pixel: o, add }
@@ -162,15 +187,11 @@ impl<'a> Plan<'a> {
     /// Line `dy` of the window of output line `y`, in frame `frame` counted from the first frame the
     /// window may reach.
     fn input_line(&self, frame: usize, y: usize, dy: usize) -> Option<&'a [f32]> {
-        let Source { frames, history, height, width, stride, top, .. } = *self.source;
+        let Source { height, width, stride, top, .. } = *self.source;
         let line = width * self.packed.inputs;
         let y = (y * stride[1] + dy).checked_sub(top).filter(|&y| y < height)?;
-        let lead = self.packed.kernel[0] - 1;
-        let (data, frame) = match frame.checked_sub(lead) {
-            Some(frame) => (frames, frame),
-            None => (history, (history.len() / (line * height) + frame).checked_sub(lead)?),
-        };
-        Some(&data[(frame * height + y) * line..][..line])
+        let frame = self.source.frame(self.packed.inputs, self.packed.kernel[0], frame)?;
+        Some(&frame[y * line..][..line])
     }
 
     /// Values of one line of the window over `pixels` output pixels.
