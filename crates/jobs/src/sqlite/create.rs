@@ -8,6 +8,7 @@ use super::rows::{
     integer, job, job_by_id, job_query, no_job, number, optional_number, parsed, relation_name,
 };
 use super::steps::add_state_event;
+use super::work::cut;
 use crate::admission::{Limit, OwnerLimits, retry_after_ms};
 use crate::error::{LimitValue, StoreError};
 use crate::id::JobId;
@@ -20,12 +21,16 @@ const PROMPT_BYTES: usize = 64 << 10;
 /// Recent jobs whose time is looked at to say when a place comes free.
 const RECENT_JOBS: i64 = 20;
 
-/// A text within its length.
+/// A text within its length, and without the one character that not every database can keep.
 pub(super) fn check_text(
     field: &'static str,
     text: &str,
     bytes: std::ops::RangeInclusive<usize>,
 ) -> Result<(), StoreError> {
+    if text.contains('\0') {
+        let rule = "a text here cannot hold the character NUL (U+0000)";
+        return Err(StoreError::invalid(field, format!("{:?}", cut(text, 64)), rule));
+    }
     if bytes.contains(&text.len()) {
         return Ok(());
     }

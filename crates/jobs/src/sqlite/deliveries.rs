@@ -8,7 +8,7 @@ use super::SqliteStore;
 use super::failure::Attempted;
 use super::jobs::page_size;
 use super::rows::{named, number, optional_number, parsed};
-use super::work::cut;
+use super::work::kept;
 use crate::delivery::{
     Attempt, Delivery, DeliveryEvent, DeliveryFilter, DeliveryLease, DeliveryState, Outcome,
 };
@@ -130,7 +130,7 @@ impl SqliteStore {
         .bind(attempts)
         .bind(now_ms)
         .bind(outcome.status)
-        .bind(outcome.error.as_deref().map(|error| cut(error, ERROR_BYTES)))
+        .bind(outcome.error.as_deref().map(|error| kept(error, ERROR_BYTES)))
         .bind(millis(outcome.duration_ms))
         .bind(outcome.retry_after_ms.map(millis))
         .execute(&mut *tx)

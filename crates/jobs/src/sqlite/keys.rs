@@ -124,13 +124,14 @@ impl KeyStore for SqliteStore {
             let is_noted = key
                 .last_used_ms
                 .is_some_and(|last| (0..LAST_USED_STEP_MS).contains(&now_ms.saturating_sub(last)));
-            if !is_noted {
+            // Noted in passing: who calls does not wait for other writers of this process, and is not
+            // turned away because a disk is full or locked.
+            if !is_noted && let Some(mut writer) = self.writer.try_acquire() {
                 let noted = sqlx::query("UPDATE api_keys SET last_used_ms = ? WHERE id = ?")
                     .bind(now_ms)
                     .bind(key.id.to_string())
-                    .execute(&self.writer)
+                    .execute(&mut *writer)
                     .await;
-                // A full or locked disk is no reason to turn callers away.
                 if noted.is_ok() {
                     key.last_used_ms = Some(now_ms);
                 }

@@ -130,3 +130,36 @@ fn check_options(options: &StoreOptions) -> Result<(), StoreError> {
     at_least_one("share_half_life_ms", options.share_half_life_ms.max(0) as u64)?;
     at_least_one("backoff.max_attempts", options.backoff.max_attempts.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{JobStore, ListFilter, NewJob};
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_that_says_so_and_work_goes_on_when_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.db");
+        let store = SqliteStore::open(&path, StoreOptions::default()).await.unwrap();
+        // SQLite gives the same error for a file that may not grow as for a disk that is full.
+        let may_grow_to = async |pages: &'static str| {
+            sqlx::query(pages).execute(&store.writer).await.unwrap();
+        };
+        may_grow_to("PRAGMA max_page_count = 60").await;
+        let film = || NewJob::new("ann", "p".repeat(60_000), serde_json::json!({}));
+        let mut taken = 0;
+        let error = loop {
+            match store.create(film()).await {
+                Ok(_) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+        assert!(error.is_transient(), "{error}");
+        let jobs = async || store.list(ListFilter::default()).await.unwrap().jobs.len();
+        assert_eq!(jobs().await, taken);
+        may_grow_to("PRAGMA max_page_count = 6000").await;
+        store.create(film()).await.unwrap();
+        assert_eq!(jobs().await, taken + 1);
+    }
+}

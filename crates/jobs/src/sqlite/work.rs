@@ -22,6 +22,11 @@ const EVENT_BYTES: usize = 64 << 10;
 /// Longest message of an error, and longest reason of a death.
 const MESSAGE_BYTES: usize = 4 << 10;
 
+/// What a program said, as it can be kept: at most `bytes` long, and without NUL.
+pub(super) fn kept(text: &str, bytes: usize) -> String {
+    cut(text, bytes).replace('\0', " ")
+}
+
 /// Cut at a character, at most `bytes` long.
 pub(super) fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
@@ -238,7 +243,7 @@ impl WorkStore for SqliteStore {
 
     async fn fail(&self, lease: &Lease, error: JobError) -> Result<Job, StoreError> {
         check_text("code", &error.code, 1..=64)?;
-        let error = JobError::new(error.code, cut(&error.message, MESSAGE_BYTES));
+        let error = JobError::new(error.code, kept(&error.message, MESSAGE_BYTES));
         self.explain("fail a job", async {
             let mut tx = self.begin().await?;
             let job = job_by_lease(&mut tx, lease).await?;
@@ -256,9 +261,9 @@ impl WorkStore for SqliteStore {
             let job = job_by_lease(&mut tx, lease).await?;
             let died = match &how {
                 HandBack::Stopped => None,
-                HandBack::Died { reason } => Some(cut(reason, MESSAGE_BYTES)),
+                HandBack::Died { reason } => Some(kept(reason, MESSAGE_BYTES)),
             };
-            self.let_go(&mut tx, &job, died, self.now_ms()).await?;
+            self.let_go(&mut tx, &job, died.as_deref(), self.now_ms()).await?;
             let job = job_by_id(&mut tx, lease.job).await?;
             tx.commit().await?;
             Ok(job)
