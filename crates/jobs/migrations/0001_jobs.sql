@@ -69,8 +69,9 @@ CREATE UNIQUE INDEX jobs_by_idempotency ON jobs (owner, idempotency_key)
 -- Lists of one owner, or of all (by id, which is unique already).
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
 CREATE INDEX jobs_by_state ON jobs (state, id);
--- The queue: counted by owner, and each owner's next job.
-CREATE INDEX jobs_waiting ON jobs (owner, priority DESC, seq) WHERE state = 'queued';
+-- The queue: each owner's next job is found without reading any job.
+CREATE INDEX jobs_waiting ON jobs (owner, priority DESC, seq, paused, deadline_ms, model)
+    WHERE state = 'queued';
 CREATE INDEX jobs_running ON jobs (owner) WHERE state = 'running';
 CREATE INDEX jobs_finished ON jobs (finished_ms) WHERE finished_ms IS NOT NULL;
 CREATE INDEX jobs_by_parent ON jobs (parent) WHERE parent IS NOT NULL;

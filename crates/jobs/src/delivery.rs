@@ -104,7 +104,7 @@ pub struct DeliveryLease {
 
 /// How an attempt went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct DeliveryOutcome {
     /// HTTP status of the answer; `None` when there was none.
     pub status: Option<u16>,
     /// What went wrong, when there was no answer. Cut at 1 KiB.
@@ -116,7 +116,7 @@ pub struct Outcome {
     pub retry_after_ms: Option<u64>,
 }
 
-impl Outcome {
+impl DeliveryOutcome {
     /// True for the statuses 200 to 299, the only ones that count as taken.
     pub fn is_delivered(&self) -> bool {
         self.status.is_some_and(|status| (200..300).contains(&status))
@@ -130,13 +130,13 @@ impl Outcome {
 
 /// An attempt, for the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct DeliveryAttempt {
     /// From 1.
     pub number: u32,
     /// When its outcome was recorded, in milliseconds since 1970.
     pub at_ms: i64,
     /// How it went.
-    pub outcome: Outcome,
+    pub outcome: DeliveryOutcome,
 }
 
 /// When a failed delivery is tried again.

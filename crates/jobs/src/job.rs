@@ -39,6 +39,7 @@ pub struct NewJob {
     /// check. At most 2048 bytes.
     pub webhook_url: Option<String>,
     /// When the job is no longer wanted, in milliseconds since 1970: it fails then, waiting or not.
+    /// Not in the past.
     pub deadline_ms: Option<i64>,
 }
 
@@ -234,7 +235,8 @@ pub struct ListFilter {
     pub owner: Option<String>,
     /// In one of these states; empty is any.
     pub states: Vec<JobState>,
-    /// With this text in the prompt, letter case ignored for ASCII. Empty is any.
+    /// With this text in the prompt, letter case ignored for ASCII. Empty is any; at most
+    /// 1 KiB.
     pub text: String,
     /// After this job in the order; it may be gone by now.
     pub after: Option<JobId>,

@@ -52,8 +52,8 @@ pub use artifact_name::{Artifact, ArtifactKind, ArtifactName, Format, ParseArtif
 pub use artifacts::{ArtifactError, Artifacts};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use delivery::{
-    Attempt, Backoff, Delivery, DeliveryEvent, DeliveryFilter, DeliveryLease, DeliveryState,
-    Outcome,
+    Backoff, Delivery, DeliveryAttempt, DeliveryEvent, DeliveryFilter, DeliveryLease,
+    DeliveryOutcome, DeliveryState,
 };
 pub use error::{LimitValue, StoreError};
 pub use event::{Changes, Event, EventKind, WorkerEvent};

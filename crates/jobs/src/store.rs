@@ -9,7 +9,8 @@ use crate::admission::{Limits, OwnerLimits};
 use crate::artifact_name::Artifact;
 use crate::clock::{Clock, SystemClock};
 use crate::delivery::{
-    Attempt, Backoff, Delivery, DeliveryFilter, DeliveryLease, DeliveryState, Outcome,
+    Backoff, Delivery, DeliveryAttempt, DeliveryFilter, DeliveryLease, DeliveryOutcome,
+    DeliveryState,
 };
 use crate::error::StoreError;
 use crate::event::{Changes, Event, WorkerEvent};
@@ -299,7 +300,7 @@ pub trait DeliveryStore: Send + Sync {
     async fn record_delivery(
         &self,
         lease: &DeliveryLease,
-        outcome: Outcome,
+        outcome: DeliveryOutcome,
     ) -> Result<DeliveryState, StoreError>;
 
     /// Deliveries that pass a filter, the newest first.
@@ -312,7 +313,7 @@ pub trait DeliveryStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
-    async fn delivery_log(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
+    async fn delivery_log(&self, delivery: DeliveryId) -> Result<Vec<DeliveryAttempt>, StoreError>;
 }
 
 /// A store of jobs: every side of it.

@@ -96,6 +96,7 @@ conforms! {
         a_segment_report_brings_the_orders_for_the_next_one;
     reading:
         a_reader_goes_on_after_the_last_event_it_saw
+        events_are_added_all_or_none
         progress_in_a_row_is_thinned_out_to_the_last
         one_poll_names_the_jobs_with_new_events
         previews_become_artifacts_but_do_not_swell_the_record;

@@ -60,13 +60,24 @@ impl SqliteStore {
         models: &[String],
         now_ms: i64,
     ) -> Attempted<Vec<Candidate>> {
+        // From owner to owner along the index, one step each, so that a long queue of few owners costs
+        // no more than a short one.
         let mut query = QueryBuilder::<Sqlite>::new(
-            "WITH waiting AS (
-                SELECT owner, priority, seq, ROW_NUMBER() OVER (
-                    PARTITION BY owner ORDER BY priority DESC, seq
-                ) AS place
-                FROM jobs
-                WHERE state = 'queued' AND paused = 0 AND (deadline_ms IS NULL OR deadline_ms > ",
+            "WITH RECURSIVE waiting (owner) AS (
+                SELECT MIN(owner) FROM jobs INDEXED BY jobs_waiting WHERE state = 'queued'
+                UNION ALL
+                SELECT (SELECT MIN(jobs.owner) FROM jobs INDEXED BY jobs_waiting
+                        WHERE state = 'queued' AND jobs.owner > waiting.owner)
+                FROM waiting WHERE waiting.owner IS NOT NULL
+             )
+             SELECT waiting.owner, job.priority, job.seq, work, work_ms, running_limit,
+                (SELECT COUNT(*) FROM jobs INDEXED BY jobs_running
+                 WHERE state = 'running' AND jobs.owner = waiting.owner) AS running
+             FROM waiting
+             JOIN jobs AS job ON job.seq = (
+                SELECT seq FROM jobs INDEXED BY jobs_waiting
+                WHERE state = 'queued' AND jobs.owner = waiting.owner AND paused = 0
+                    AND (deadline_ms IS NULL OR deadline_ms > ",
         );
         query.push_bind(now_ms).push(")");
         if !models.is_empty() {
@@ -78,11 +89,8 @@ impl SqliteStore {
             query.push(")");
         }
         query.push(
-            ") SELECT waiting.owner, priority, seq, work, work_ms, running_limit,
-                (SELECT COUNT(*) FROM jobs WHERE state = 'running' AND jobs.owner = waiting.owner)
-                    AS running
-               FROM waiting LEFT JOIN owners ON owners.owner = waiting.owner
-               WHERE place = 1",
+            " ORDER BY jobs.priority DESC, seq LIMIT 1)
+             LEFT JOIN owners ON owners.owner = waiting.owner",
         );
         let mut candidates = Vec::new();
         for row in query.build().fetch_all(tx).await? {

@@ -63,6 +63,12 @@ impl SqliteStore {
         if let Some(known) = known(&mut tx, &new).await? {
             return Ok(Created::Known(known));
         }
+        if let Some(deadline_ms) = new.deadline_ms
+            && deadline_ms <= now_ms
+        {
+            let rule = format!("it has to be later than now, {now_ms} ms since 1970");
+            return Err(StoreError::invalid("deadline_ms", deadline_ms, rule).into());
+        }
         if let Some(parent) = &new.parent {
             let there: Option<i64> = sqlx::query_scalar("SELECT seq FROM jobs WHERE id = ?")
                 .bind(parent.job.to_string())
@@ -137,7 +143,7 @@ impl SqliteStore {
             }
         };
         let durations: Vec<i64> = sqlx::query_scalar(
-            "SELECT finished_ms - started_ms FROM jobs
+            "SELECT finished_ms - started_ms FROM jobs INDEXED BY jobs_finished
              WHERE finished_ms IS NOT NULL AND state = 'completed'
              ORDER BY finished_ms DESC LIMIT ?",
         )

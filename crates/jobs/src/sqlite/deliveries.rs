@@ -10,7 +10,8 @@ use super::jobs::page_size;
 use super::rows::{named, number, optional_number, parsed};
 use super::work::kept;
 use crate::delivery::{
-    Attempt, Delivery, DeliveryEvent, DeliveryFilter, DeliveryLease, DeliveryState, Outcome,
+    Delivery, DeliveryAttempt, DeliveryEvent, DeliveryFilter, DeliveryLease, DeliveryOutcome,
+    DeliveryState,
 };
 use crate::error::StoreError;
 use crate::id::DeliveryId;
@@ -33,11 +34,11 @@ fn delivery(row: &SqliteRow) -> Attempted<Delivery> {
     })
 }
 
-fn attempt(row: &SqliteRow) -> Attempted<Attempt> {
-    Ok(Attempt {
+fn attempt(row: &SqliteRow) -> Attempted<DeliveryAttempt> {
+    Ok(DeliveryAttempt {
         number: number(row, "number")?,
         at_ms: row.try_get("at_ms")?,
-        outcome: Outcome {
+        outcome: DeliveryOutcome {
             status: optional_number(row, "status")?,
             error: row.try_get("error")?,
             duration_ms: number(row, "duration_ms")?,
@@ -88,7 +89,11 @@ impl SqliteStore {
         Ok(taken)
     }
 
-    async fn record(&self, lease: &DeliveryLease, outcome: &Outcome) -> Attempted<DeliveryState> {
+    async fn record(
+        &self,
+        lease: &DeliveryLease,
+        outcome: &DeliveryOutcome,
+    ) -> Attempted<DeliveryState> {
         let id = lease.delivery.id.to_string();
         let mut tx = self.begin().await?;
         let now_ms = self.now_ms();
@@ -158,7 +163,7 @@ impl DeliveryStore for SqliteStore {
     async fn record_delivery(
         &self,
         lease: &DeliveryLease,
-        outcome: Outcome,
+        outcome: DeliveryOutcome,
     ) -> Result<DeliveryState, StoreError> {
         self.explain("record a webhook delivery", self.record(lease, &outcome)).await
     }
@@ -183,7 +188,7 @@ impl DeliveryStore for SqliteStore {
         .await
     }
 
-    async fn delivery_log(&self, id: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
+    async fn delivery_log(&self, id: DeliveryId) -> Result<Vec<DeliveryAttempt>, StoreError> {
         self.explain("read the log of a delivery", async {
             let there: Option<i64> =
                 sqlx::query_scalar("SELECT attempts FROM deliveries WHERE id = ?")

@@ -20,6 +20,8 @@ use crate::store::JobStore;
 
 /// Prompt changes of one job.
 const MAX_PROMPT_CHANGES: usize = 10_000;
+/// Longest text that is searched for.
+const TEXT_BYTES: usize = 1 << 10;
 /// Events looked through by one call of `changes`.
 const CHANGES_AT_ONCE: i64 = 10_000;
 
@@ -103,6 +105,7 @@ impl JobStore for SqliteStore {
 
     async fn list(&self, filter: ListFilter) -> Result<Page, StoreError> {
         let limit = page_size(filter.limit, 100)?;
+        check_text("text", &filter.text, 0..=TEXT_BYTES)?;
         let mut query = QueryBuilder::<Sqlite>::new(job_query!("WHERE TRUE"));
         if let Some(owner) = &filter.owner {
             query.push(" AND owner = ").push_bind(owner);
@@ -110,7 +113,8 @@ impl JobStore for SqliteStore {
         if !filter.states.is_empty() {
             query.push(" AND state IN (");
             let mut list = query.separated(", ");
-            for state in &filter.states {
+            // Each once, however often it was named.
+            for state in JobState::ALL.into_iter().filter(|state| filter.states.contains(state)) {
                 list.push_bind(state.as_str());
             }
             query.push(")");
@@ -141,7 +145,7 @@ impl JobStore for SqliteStore {
         self.explain("look at the queue", async {
             let row = sqlx::query(
                 "SELECT state = 'queued' AND paused = 0 AS waits,
-                    (SELECT COUNT(*) FROM jobs AS other
+                    (SELECT COUNT(*) FROM jobs AS other INDEXED BY jobs_waiting
                      WHERE other.state = 'queued' AND other.paused = 0
                         AND (other.priority > jobs.priority
                             OR other.priority = jobs.priority AND other.seq < jobs.seq)) AS before

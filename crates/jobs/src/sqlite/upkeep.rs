@@ -120,7 +120,9 @@ impl UpkeepStore for SqliteStore {
             let now_ms = self.now_ms();
             let mut swept = self.take_back_expired(&mut tx, now_ms).await?;
             let rows = sqlx::query(job_query!(
-                "WHERE state = 'queued' AND deadline_ms IS NOT NULL AND deadline_ms <= ? ORDER BY seq"
+                "INDEXED BY jobs_by_deadline
+                 WHERE state = 'queued' AND deadline_ms IS NOT NULL AND deadline_ms <= ?
+                 ORDER BY seq"
             ))
             .bind(now_ms)
             .fetch_all(&mut *tx)

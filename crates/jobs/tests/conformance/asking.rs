@@ -139,6 +139,7 @@ pub async fn values_out_of_their_range_are_refused_by_name(bench: Bench) {
         ("prompt", NewJob { prompt: "p".repeat(65_537), ..film("a") }),
         ("prompt", NewJob { prompt: "a\0b".into(), ..film("a") }),
         ("request", NewJob { request: json!("r".repeat(1 << 20)), ..film("a") }),
+        ("deadline_ms", NewJob { deadline_ms: Some(1_750_000_000_000), ..film("a") }),
         ("webhook_url", NewJob { webhook_url: Some("u".repeat(2_049)), ..film("a") }),
     ];
     for (name, new) in cases {
@@ -149,7 +150,11 @@ pub async fn values_out_of_their_range_are_refused_by_name(bench: Bench) {
     }
     let filter = ListFilter { limit: 101, ..ListFilter::default() };
     assert!(matches!(bench.store.list(filter).await, Err(StoreError::Invalid { .. })));
-    assert!(bench.store.list(ListFilter::default()).await.unwrap().jobs.is_empty());
+    let filter = ListFilter { text: "%".repeat(1_025), ..ListFilter::default() };
+    assert!(matches!(bench.store.list(filter).await, Err(StoreError::Invalid { .. })));
+    let states = vec![JobState::Queued; 100_000];
+    let page = bench.store.list(ListFilter { states, ..ListFilter::default() }).await.unwrap();
+    assert!(page.jobs.is_empty());
 }
 
 pub async fn lists_are_newest_first_and_pages_fit_together(bench: Bench) {

@@ -38,6 +38,19 @@ pub async fn a_reader_goes_on_after_the_last_event_it_saw(bench: Bench) {
     assert!(matches!(refused, Err(StoreError::Invalid { field: "limit", .. })));
 }
 
+pub async fn events_are_added_all_or_none(bench: Bench) {
+    let job = bench.create(film("ann")).await.id;
+    let lease = bench.lease().await.lease;
+    let before = bench.get(job).await;
+    let done = |frames| WorkerEvent::SegmentDone { segment: 0, frames };
+    let refused = bench.store.append(&lease, vec![done(97), done(u64::MAX)], 0).await;
+    assert!(matches!(refused, Err(StoreError::Invalid { field: "frames", .. })), "{refused:?}");
+    let large = WorkerEvent::Drift { segment: 0, drift: json!("d".repeat(65_537)) };
+    let refused = bench.store.append(&lease, vec![done(97), large], 0).await;
+    assert!(matches!(refused, Err(StoreError::Invalid { field: "drift", .. })), "{refused:?}");
+    assert_eq!(bench.get(job).await, before);
+}
+
 pub async fn progress_in_a_row_is_thinned_out_to_the_last(bench: Bench) {
     let job = bench.create(film("ann")).await;
     let lease = bench.lease().await.lease;

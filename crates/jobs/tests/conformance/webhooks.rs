@@ -1,8 +1,8 @@
 //! What receivers are owed.
 
 use longreel_jobs::{
-    Backoff, Delivery, DeliveryEvent, DeliveryFilter, DeliveryState, JobError, NewJob, Outcome,
-    StoreError, StoreOptions,
+    Backoff, Delivery, DeliveryEvent, DeliveryFilter, DeliveryOutcome, DeliveryState, JobError,
+    NewJob, StoreError, StoreOptions,
 };
 
 use super::{Bench, film};
@@ -13,8 +13,8 @@ pub fn adjust(options: &mut StoreOptions) {
 
 const LEASE_MS: i64 = 30_000;
 
-fn answer(status: u16) -> Outcome {
-    Outcome { status: Some(status), error: None, duration_ms: 12, retry_after_ms: None }
+fn answer(status: u16) -> DeliveryOutcome {
+    DeliveryOutcome { status: Some(status), error: None, duration_ms: 12, retry_after_ms: None }
 }
 
 fn watched() -> NewJob {
@@ -76,7 +76,7 @@ pub async fn a_failed_delivery_is_tried_again_later_and_later_and_then_given_up(
     let delivery = owed(&bench).await;
     for (attempt, wait_ms) in [(1, 1_000), (2, 10_000), (3, 60_000), (4, 0)] {
         let lease = bench.store.take_deliveries(1, LEASE_MS).await.unwrap().remove(0);
-        let outcome = Outcome { status: None, error: Some("é".repeat(999)), ..answer(0) };
+        let outcome = DeliveryOutcome { status: None, error: Some("é".repeat(999)), ..answer(0) };
         let outcome = if attempt % 2 == 0 { answer(500) } else { outcome };
         let state = bench.store.record_delivery(&lease, outcome).await.unwrap();
         let last = attempt == 4;
@@ -106,13 +106,13 @@ pub async fn a_receiver_that_is_gone_or_asks_for_time_is_heard(bench: Bench) {
 
     owed(&bench).await;
     let lease = bench.store.take_deliveries(1, LEASE_MS).await.unwrap().remove(0);
-    let busy = Outcome { retry_after_ms: Some(40_000), ..answer(429) };
+    let busy = DeliveryOutcome { retry_after_ms: Some(40_000), ..answer(429) };
     bench.store.record_delivery(&lease, busy).await.unwrap();
     bench.clock.advance_ms(39_999);
     assert_eq!(due(&bench).await, 0);
     bench.clock.advance_ms(1);
     let lease = bench.store.take_deliveries(1, LEASE_MS).await.unwrap().remove(0);
-    let for_ever = Outcome { retry_after_ms: Some(u64::MAX), ..answer(429) };
+    let for_ever = DeliveryOutcome { retry_after_ms: Some(u64::MAX), ..answer(429) };
     bench.store.record_delivery(&lease, for_ever).await.unwrap();
     bench.clock.advance_ms(60_000);
     assert_eq!(due(&bench).await, 1, "no longer than the ceiling");
