@@ -140,9 +140,11 @@ CREATE TABLE artifacts (
 
 CREATE INDEX artifacts_of_record ON artifacts (job) WHERE per_segment = 0;
 
--- Deleted jobs whose files may still be there.
+-- Ids under which files may lie that no job owns: of deleted jobs, due at once, and of jobs that are
+-- still being asked for, due when that takes too long.
 CREATE TABLE removals (
-    job TEXT PRIMARY KEY
+    job TEXT PRIMARY KEY,
+    due_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE owners (

@@ -11,9 +11,9 @@ use crate::state::JobState;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is nothing of this name.
-    #[error("there is no {what} {id}; it may have been deleted")]
+    #[error("there is no {what} {id}; it may have been deleted, or its time is over")]
     NotFound {
-        /// `job`, `key` or `delivery`.
+        /// `job`, `reservation`, `key` or `delivery`.
         what: &'static str,
         /// Its name.
         id: String,

@@ -64,7 +64,7 @@ pub use job::{
 };
 pub use key::{ApiKey, ApiKeySecret, IssuedKey, KeyRefusal, NewKey, RateLimit, Scope};
 pub use lease::{Completion, HandBack, Lease, LeaseRequest, Leased, Orders, Proceed, Renewal};
-pub use retention::{Removed, Retention, Swept, SweptReason};
+pub use retention::{Counts, Removed, Retention, Swept, SweptReason};
 pub use signature::{SecretError, SigningSecret};
 pub use sqlite::SqliteStore;
 pub use state::{JobState, Stop};

@@ -26,6 +26,28 @@ pub struct Removed {
     pub artifacts: Vec<ArtifactName>,
 }
 
+/// What a store holds at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Jobs that wait, paused ones included.
+    pub queued: u64,
+    /// Of these, the paused ones.
+    pub paused: u64,
+    /// Jobs that a worker holds.
+    pub running: u64,
+    /// Films that are whole.
+    pub completed: u64,
+    /// Jobs that ended with an error.
+    pub failed: u64,
+    /// Jobs that were called off.
+    pub cancelled: u64,
+    /// When the job that waits longest, paused ones left aside, was taken in, in milliseconds since
+    /// 1970.
+    pub oldest_waiting_ms: Option<i64>,
+    /// Webhook deliveries that are still owed.
+    pub pending_deliveries: u64,
+}
+
 /// Why a job was moved on by [`crate::UpkeepStore::sweep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -18,7 +18,7 @@ use crate::id::{DeliveryId, Ids, JobId, KeyId, RandomIds};
 use crate::job::{Created, Job, JobError, ListFilter, NewJob, Page, PromptChange};
 use crate::key::{ApiKey, IssuedKey, NewKey};
 use crate::lease::{Completion, HandBack, Lease, LeaseRequest, Leased, Orders, Renewal};
-use crate::retention::{Removed, Retention, Swept};
+use crate::retention::{Counts, Removed, Retention, Swept};
 
 /// What a store is opened with.
 #[derive(Debug, Clone)]
@@ -63,6 +63,25 @@ pub trait JobStore: Send + Sync {
     /// [`StoreError::LimitReached`], [`StoreError::IdempotencyConflict`], [`StoreError::Invalid`],
     /// [`StoreError::NotFound`] for a parent that is gone.
     async fn create(&self, job: NewJob) -> Result<Created, StoreError>;
+
+    /// An id for a job whose files are stored before it is asked for, so that no worker sees it without
+    /// them. When it is not asked for within an hour, the files are owed to
+    /// [`UpkeepStore::pending_removals`]; so whoever is refused, or dies, leaves nothing behind.
+    ///
+    /// # Errors
+    /// Those of the database.
+    async fn reserve(&self) -> Result<JobId, StoreError>;
+
+    /// Takes a job in under a reserved id, with the files that were stored for it.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and [`StoreError::NotFound`] when the reservation is used or over.
+    async fn create_reserved(
+        &self,
+        id: JobId,
+        job: NewJob,
+        inputs: Vec<Artifact>,
+    ) -> Result<Created, StoreError>;
 
     /// One job.
     ///
@@ -231,8 +250,9 @@ pub trait UpkeepStore: Send + Sync {
     /// Those of the database.
     async fn retire(&self, retention: Retention) -> Result<Vec<Removed>, StoreError>;
 
-    /// Deleted jobs whose files may still be there, at most 1000. Kept until [`Self::removal_done`],
-    /// so that files are not forgotten when a process dies between the two.
+    /// Ids under which files may still be that no job owns, of deleted jobs and of reservations whose
+    /// time is over; at most 1000. Kept until [`Self::removal_done`], so that files are not forgotten
+    /// when a process dies between the two.
     ///
     /// # Errors
     /// Those of the database.
@@ -243,6 +263,12 @@ pub trait UpkeepStore: Send + Sync {
     /// # Errors
     /// Those of the database.
     async fn removal_done(&self, job: JobId) -> Result<(), StoreError>;
+
+    /// How many jobs are in which state, for whoever watches the service.
+    ///
+    /// # Errors
+    /// Those of the database.
+    async fn counts(&self) -> Result<Counts, StoreError>;
 
     /// Bytes of all artifacts that were reported.
     ///

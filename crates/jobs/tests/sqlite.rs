@@ -65,7 +65,8 @@ conforms! {
         lists_are_newest_first_and_pages_fit_together
         a_list_goes_on_after_a_job_that_was_deleted
         search_takes_the_text_literally
-        a_parent_has_to_exist;
+        a_parent_has_to_exist
+        files_that_come_before_their_job_belong_to_it_or_are_removed;
     leasing:
         higher_priority_goes_first_then_age
         owners_share_by_the_work_they_were_given_lately
@@ -102,6 +103,7 @@ conforms! {
         previews_become_artifacts_but_do_not_swell_the_record;
     upkeep:
         old_films_are_retired_by_age_but_never_running_ones
+        counts_tell_what_waits_runs_and_has_ended
         the_oldest_films_go_until_the_size_fits
         a_clock_that_jumps_back_does_not_keep_a_dead_workers_job
         a_clock_that_jumps_about_loses_and_repeats_no_job;

@@ -7,9 +7,10 @@ use super::failure::Attempted;
 use super::rows::{
     integer, job, job_by_id, job_query, no_job, number, optional_number, parsed, relation_name,
 };
-use super::steps::add_state_event;
+use super::steps::{add_artifacts, add_state_event};
 use super::work::cut;
 use crate::admission::{Limit, OwnerLimits, retry_after_ms};
+use crate::artifact_name::Artifact;
 use crate::error::{LimitValue, StoreError};
 use crate::id::JobId;
 use crate::job::{Created, Job, NewJob};
@@ -56,7 +57,13 @@ fn check(new: &NewJob) -> Result<(), StoreError> {
 }
 
 impl SqliteStore {
-    pub(super) async fn create_job(&self, new: NewJob) -> Attempted<Created> {
+    /// Takes a job in, under the id that was reserved for it when its files came first.
+    pub(super) async fn create_job(
+        &self,
+        reserved: Option<JobId>,
+        new: NewJob,
+        inputs: &[Artifact],
+    ) -> Attempted<Created> {
         check(&new)?;
         let mut tx = self.begin().await?;
         let now_ms = self.now_ms();
@@ -77,8 +84,15 @@ impl SqliteStore {
             there.ok_or_else(|| no_job(parent.job))?;
         }
         self.check_limits(&mut tx, &new).await?;
-        let id = JobId::new(self.options.ids.id(now_ms)?);
+        let id = match reserved {
+            None => JobId::new(self.options.ids.id(now_ms)?),
+            Some(id) => {
+                redeem(&mut tx, id, now_ms).await?;
+                id
+            }
+        };
         insert(&mut tx, id, &new, now_ms).await?;
+        add_artifacts(&mut tx, id, inputs).await?;
         let job = job_by_id(&mut tx, id).await?;
         add_state_event(&mut tx, &job, now_ms).await?;
         tx.commit().await?;
@@ -158,6 +172,20 @@ impl SqliteStore {
         };
         Err(error.into())
     }
+}
+
+/// Takes a reservation, so that the files under it are not removed any more.
+async fn redeem(tx: &mut SqliteConnection, id: JobId, now_ms: i64) -> Attempted<()> {
+    // One that is due may be being removed at this moment.
+    let redeemed = sqlx::query("DELETE FROM removals WHERE job = ? AND due_ms > ?")
+        .bind(id.to_string())
+        .bind(now_ms)
+        .execute(tx)
+        .await?;
+    if redeemed.rows_affected() == 0 {
+        return Err(StoreError::NotFound { what: "reservation", id: id.to_string() }.into());
+    }
+    Ok(())
 }
 
 /// The job that the same request made before.

@@ -20,6 +20,8 @@ use crate::store::JobStore;
 
 /// Prompt changes of one job.
 const MAX_PROMPT_CHANGES: usize = 10_000;
+/// How long files may be on their way before their job is asked for.
+const RESERVED_MS: i64 = 3_600_000;
 /// Longest text that is searched for.
 const TEXT_BYTES: usize = 1 << 10;
 /// Events looked through by one call of `changes`.
@@ -83,7 +85,7 @@ pub(super) async fn delete_rows(tx: &mut SqliteConnection, id: JobId) -> Attempt
         .await?;
     let artifacts = rows.iter().map(|row| parsed(row, "name")).collect::<Attempted<_>>()?;
     sqlx::query("DELETE FROM jobs WHERE id = ?").bind(id.to_string()).execute(&mut *tx).await?;
-    sqlx::query("INSERT OR IGNORE INTO removals (job) VALUES (?)")
+    sqlx::query("INSERT OR IGNORE INTO removals (job, due_ms) VALUES (?, 0)")
         .bind(id.to_string())
         .execute(&mut *tx)
         .await?;
@@ -93,7 +95,32 @@ pub(super) async fn delete_rows(tx: &mut SqliteConnection, id: JobId) -> Attempt
 #[async_trait]
 impl JobStore for SqliteStore {
     async fn create(&self, new: NewJob) -> Result<Created, StoreError> {
-        self.explain("take a job in", self.create_job(new)).await
+        self.explain("take a job in", self.create_job(None, new, &[])).await
+    }
+
+    async fn reserve(&self) -> Result<JobId, StoreError> {
+        self.explain("reserve a job", async {
+            let mut tx = self.begin().await?;
+            let now_ms = self.now_ms();
+            let id = JobId::new(self.options.ids.id(now_ms)?);
+            sqlx::query("INSERT INTO removals (job, due_ms) VALUES (?, ?)")
+                .bind(id.to_string())
+                .bind(now_ms.saturating_add(RESERVED_MS))
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn create_reserved(
+        &self,
+        id: JobId,
+        new: NewJob,
+        inputs: Vec<Artifact>,
+    ) -> Result<Created, StoreError> {
+        self.explain("take a job in", self.create_job(Some(id), new, &inputs)).await
     }
 
     async fn get(&self, id: JobId) -> Result<Job, StoreError> {

@@ -6,11 +6,11 @@ use sqlx::{Row, SqliteConnection};
 use super::SqliteStore;
 use super::failure::Attempted;
 use super::jobs::delete_rows;
-use super::rows::{integer, job, job_query, parsed};
+use super::rows::{integer, job, job_query, number, parsed};
 use super::steps::deadline_error;
 use crate::error::StoreError;
 use crate::id::JobId;
-use crate::retention::{Removed, Retention, Swept, SweptReason};
+use crate::retention::{Counts, Removed, Retention, Swept, SweptReason};
 use crate::state::JobState;
 use crate::store::UpkeepStore;
 
@@ -173,9 +173,11 @@ impl UpkeepStore for SqliteStore {
 
     async fn pending_removals(&self) -> Result<Vec<JobId>, StoreError> {
         self.explain("look for files to remove", async {
-            let rows = sqlx::query("SELECT job FROM removals ORDER BY job LIMIT 1000")
-                .fetch_all(&self.readers)
-                .await?;
+            let rows =
+                sqlx::query("SELECT job FROM removals WHERE due_ms <= ? ORDER BY job LIMIT 1000")
+                    .bind(self.now_ms())
+                    .fetch_all(&self.readers)
+                    .await?;
             rows.iter().map(|row| parsed(row, "job")).collect()
         })
         .await
@@ -190,6 +192,39 @@ impl UpkeepStore for SqliteStore {
                 .await?;
             tx.commit().await?;
             Ok(())
+        })
+        .await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.explain("count jobs", async {
+            let row = sqlx::query(
+                "SELECT
+                    (SELECT COUNT(*) FROM jobs WHERE state = 'queued') AS queued,
+                    (SELECT COUNT(*) FROM jobs INDEXED BY jobs_waiting
+                     WHERE state = 'queued' AND paused = 1) AS paused,
+                    (SELECT COUNT(*) FROM jobs WHERE state = 'running') AS running,
+                    (SELECT COUNT(*) FROM jobs WHERE state = 'completed') AS completed,
+                    (SELECT COUNT(*) FROM jobs WHERE state = 'failed') AS failed,
+                    (SELECT COUNT(*) FROM jobs WHERE state = 'cancelled') AS cancelled,
+                    (SELECT created_ms FROM jobs WHERE seq = (
+                        SELECT MIN(seq) FROM jobs INDEXED BY jobs_waiting
+                        WHERE state = 'queued' AND paused = 0)) AS oldest_waiting_ms,
+                    (SELECT COUNT(*) FROM deliveries WHERE state = 'pending')
+                        AS pending_deliveries",
+            )
+            .fetch_one(&self.readers)
+            .await?;
+            Ok(Counts {
+                queued: number(&row, "queued")?,
+                paused: number(&row, "paused")?,
+                running: number(&row, "running")?,
+                completed: number(&row, "completed")?,
+                failed: number(&row, "failed")?,
+                cancelled: number(&row, "cancelled")?,
+                oldest_waiting_ms: row.try_get("oldest_waiting_ms")?,
+                pending_deliveries: number(&row, "pending_deliveries")?,
+            })
         })
         .await
     }

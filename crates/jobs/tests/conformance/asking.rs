@@ -1,8 +1,8 @@
 //! Taking jobs in, and finding them again.
 
 use longreel_jobs::{
-    Created, JobId, JobState, Limit, LimitValue, ListFilter, ListOrder, NewJob, OwnerLimits,
-    Parent, Relation, StoreError, StoreOptions,
+    Artifact, ArtifactKind, ArtifactName, Created, Format, JobId, JobState, Limit, LimitValue,
+    ListFilter, ListOrder, NewJob, OwnerLimits, Parent, Relation, StoreError, StoreOptions,
 };
 use serde_json::json;
 
@@ -228,4 +228,27 @@ pub async fn a_parent_has_to_exist(bench: Bench) {
         Err(StoreError::NotFound { what: "job", .. })
     ));
     assert!(matches!(bench.store.get(JobId::new(7)).await, Err(StoreError::NotFound { .. })));
+}
+
+pub async fn files_that_come_before_their_job_belong_to_it_or_are_removed(bench: Bench) {
+    let name = ArtifactName { kind: ArtifactKind::Input(0), format: Format::Png };
+    let picture = Artifact { name, size_bytes: 9 };
+    let store = &bench.store;
+    let (asked, refused, late) = (
+        store.reserve().await.unwrap(),
+        store.reserve().await.unwrap(),
+        store.reserve().await.unwrap(),
+    );
+    let job = store.create_reserved(asked, film("ann"), vec![picture]).await.unwrap().into_job();
+    assert_eq!((job.id, &job.artifacts), (asked, &vec![picture]));
+    assert_eq!(bench.get(asked).await, job);
+    let long = NewJob { frames: None, ..film("ann") };
+    assert!(store.create_reserved(refused, long, vec![picture]).await.is_err());
+    let again = store.create_reserved(asked, film("ann"), vec![]).await;
+    assert!(matches!(again, Err(StoreError::NotFound { what: "reservation", .. })), "{again:?}");
+    assert!(store.pending_removals().await.unwrap().is_empty());
+    bench.clock.advance_ms(3_600_000);
+    assert_eq!(store.pending_removals().await.unwrap(), [refused, late]);
+    let late = store.create_reserved(late, film("ann"), vec![picture]).await;
+    assert!(matches!(late, Err(StoreError::NotFound { what: "reservation", .. })), "{late:?}");
 }

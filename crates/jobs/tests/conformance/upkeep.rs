@@ -1,8 +1,8 @@
 //! What is done by time and by size, also when the time is wrong.
 
 use longreel_jobs::{
-    Artifact, ArtifactKind, ArtifactName, Completion, Format, JobId, JobState, LeaseRequest,
-    NewJob, Renewal, Retention, StoreOptions,
+    Artifact, ArtifactKind, ArtifactName, Completion, Counts, Format, JobId, JobState,
+    LeaseRequest, NewJob, Renewal, Retention, StoreOptions,
 };
 
 use super::{Bench, assert_lost, film};
@@ -57,6 +57,33 @@ pub async fn the_oldest_films_go_until_the_size_fits(bench: Bench) {
     bench.get(empty).await;
     let removed = bench.store.retire(fit(0)).await.unwrap();
     assert_eq!(removed.iter().map(|one| one.job).collect::<Vec<_>>(), [last]);
+}
+
+pub async fn counts_tell_what_waits_runs_and_has_ended(bench: Bench) {
+    assert_eq!(bench.store.counts().await.unwrap(), Counts::default());
+    finished(&bench, 1).await;
+    bench.create(film("ann")).await;
+    bench.lease().await;
+    let paused = bench.create(film("ann")).await.id;
+    bench.store.pause(paused).await.unwrap();
+    bench.clock.advance_ms(5);
+    let waiting = bench.create(film("ann")).await;
+    bench.clock.advance_ms(5);
+    bench.create(film("ann")).await;
+    let webhook_url = Some("https://example.com".into());
+    let watched = bench.create(NewJob { webhook_url, ..film("ann") }).await.id;
+    bench.store.cancel(watched).await.unwrap();
+    let expected = Counts {
+        queued: 3,
+        paused: 1,
+        running: 1,
+        completed: 1,
+        failed: 0,
+        cancelled: 1,
+        oldest_waiting_ms: Some(waiting.timings.created_ms),
+        pending_deliveries: 1,
+    };
+    assert_eq!(bench.store.counts().await.unwrap(), expected);
 }
 
 pub async fn a_clock_that_jumps_back_does_not_keep_a_dead_workers_job(bench: Bench) {
