@@ -1,8 +1,11 @@
 //! API keys.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use tokio::time::timeout;
 
 use super::SqliteStore;
 use super::create::check_text;
@@ -17,6 +20,9 @@ use crate::store::KeyStore;
 
 /// How exactly the last use of a key is kept; finer would make a write of each call.
 const LAST_USED_STEP_MS: i64 = 60_000;
+
+/// How long a call waits to have its key's use noted.
+const NOTE_PATIENCE: Duration = Duration::from_millis(250);
 
 fn key(row: &SqliteRow) -> Attempted<ApiKey> {
     let per_minute = optional_number(row, "per_minute")?;
@@ -124,17 +130,21 @@ impl KeyStore for SqliteStore {
             let is_noted = key
                 .last_used_ms
                 .is_some_and(|last| (0..LAST_USED_STEP_MS).contains(&now_ms.saturating_sub(last)));
-            // Noted in passing: who calls does not wait for other writers of this process, and is not
-            // turned away because a disk is full or locked.
-            if !is_noted && let Some(mut writer) = self.writer.try_acquire() {
-                let noted = sqlx::query("UPDATE api_keys SET last_used_ms = ? WHERE id = ?")
+            if is_noted {
+                return Ok(key);
+            }
+            let note = async {
+                let mut writer = self.writer.acquire().await?;
+                sqlx::query("UPDATE api_keys SET last_used_ms = ? WHERE id = ?")
                     .bind(now_ms)
                     .bind(key.id.to_string())
                     .execute(&mut *writer)
-                    .await;
-                if noted.is_ok() {
-                    key.last_used_ms = Some(now_ms);
-                }
+                    .await
+            };
+            // Noted in passing: who calls does not queue for long behind those who write, and is not
+            // turned away because a disk is full or locked.
+            if let Ok(Ok(_)) = timeout(NOTE_PATIENCE, note).await {
+                key.last_used_ms = Some(now_ms);
             }
             Ok(key)
         })
