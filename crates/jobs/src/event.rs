@@ -1,0 +1,127 @@
+//! What happened to a job, in order, so that a reader can go on where it was.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::artifact_name::{Artifact, ArtifactName};
+use crate::id::JobId;
+use crate::job::Progress;
+
+/// What kind of thing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The job was queued, leased, paused, resumed, steered or asked to stop. Data: `state`,
+    /// `paused`, `stop`, `prompts_revision`.
+    State,
+    /// Steps were made. Data: a [`Progress`]. Of several in a row the last one is kept.
+    Progress,
+    /// A segment is finished and can be played. Data: `segment`, `frames` of the film so far.
+    Segment,
+    /// There is a new picture of the segment in work. Data: `segment`, `artifact`.
+    Preview,
+    /// The look of a finished segment. Data: `segment`, `drift`.
+    Drift,
+    /// The job reached its final state; nothing follows. Data: `state`, `error`.
+    Done,
+}
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::State, Self::Progress, Self::Segment, Self::Preview, Self::Drift, Self::Done];
+
+    /// As it is written in the database and in server-sent events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Progress => "progress",
+            Self::Segment => "segment",
+            Self::Preview => "preview",
+            Self::Drift => "drift",
+            Self::Done => "done",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number within the job, from 1, rising; numbers of thinned-out progress are missing.
+    pub seq: u64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// What kind.
+    pub kind: EventKind,
+    /// What exactly, as [`EventKind`] says.
+    pub data: Value,
+}
+
+/// What a worker reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerEvent {
+    /// Steps were made.
+    Progress(Progress),
+    /// A segment is finished and its checkpoint is safe.
+    SegmentDone {
+        /// From 0.
+        segment: u32,
+        /// Pixel frames of the film so far.
+        frames: u64,
+    },
+    /// There is a new picture of the segment in work.
+    Preview {
+        /// From 0.
+        segment: u32,
+        /// The picture, already stored.
+        artifact: Artifact,
+    },
+    /// The look of a finished segment.
+    Drift {
+        /// From 0.
+        segment: u32,
+        /// Its measures. At most 64 KiB of JSON.
+        drift: Value,
+    },
+}
+
+impl WorkerEvent {
+    /// Its kind.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Progress(_) => EventKind::Progress,
+            Self::SegmentDone { .. } => EventKind::Segment,
+            Self::Preview { .. } => EventKind::Preview,
+            Self::Drift { .. } => EventKind::Drift,
+        }
+    }
+
+    /// Its data as a reader sees it.
+    pub(crate) fn data(&self) -> Value {
+        match self {
+            Self::Progress(progress) => json!(progress),
+            Self::SegmentDone { segment, frames } => json!({"segment": segment, "frames": frames}),
+            Self::Preview { segment, artifact: Artifact { name, .. } } => preview(*segment, *name),
+            Self::Drift { segment, drift } => json!({"segment": segment, "drift": drift}),
+        }
+    }
+}
+
+fn preview(segment: u32, name: ArtifactName) -> Value {
+    json!({"segment": segment, "artifact": name})
+}
+
+/// Which jobs have new events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// Each job once.
+    pub jobs: Vec<JobId>,
+    /// Where to go on from.
+    pub cursor: i64,
+}

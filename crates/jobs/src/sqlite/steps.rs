@@ -1,0 +1,223 @@
+//! The steps of the state machine, each with the events, deliveries and shares that go with it.
+
+use serde_json::{Value, json};
+use sqlx::SqliteConnection;
+
+use super::SqliteStore;
+use super::failure::Attempted;
+use super::rows::integer;
+use crate::artifact_name::Artifact;
+use crate::delivery::DeliveryEvent;
+use crate::event::EventKind;
+use crate::id::{DeliveryId, JobId};
+use crate::job::{Job, JobError};
+use crate::state::{JobState, Stop};
+
+/// Frames that an endless film counts as when work is shared.
+const ENDLESS_FRAMES: u64 = 2_000;
+
+/// What a job still costs, in frames; at least one, so that being given a job always counts.
+pub(super) fn work_left(job: &Job) -> u64 {
+    let left = job.asked.frames.map(|frames| frames.saturating_sub(job.frames_done));
+    left.unwrap_or(ENDLESS_FRAMES).max(1)
+}
+
+/// True when a job is not wanted any more.
+pub(super) fn is_past_deadline(job: &Job, now_ms: i64) -> bool {
+    job.asked.deadline_ms.is_some_and(|deadline| deadline <= now_ms)
+}
+
+/// Writes an event down. Of several reports of progress in a row the last one stays.
+pub(super) async fn add_event(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    at_ms: i64,
+    kind: EventKind,
+    data: &Value,
+) -> Attempted<()> {
+    let job = job.to_string();
+    let seq: i64 = sqlx::query_scalar(
+        "UPDATE jobs SET last_event = last_event + 1 WHERE id = ? RETURNING last_event",
+    )
+    .bind(&job)
+    .fetch_one(&mut *tx)
+    .await?;
+    if kind == EventKind::Progress {
+        sqlx::query("DELETE FROM events WHERE job = ? AND seq = ? AND kind = 'progress'")
+            .bind(&job)
+            .bind(seq - 1)
+            .execute(&mut *tx)
+            .await?;
+    }
+    sqlx::query("INSERT INTO events (job, seq, at_ms, kind, data) VALUES (?, ?, ?, ?, ?)")
+        .bind(&job)
+        .bind(seq)
+        .bind(at_ms)
+        .bind(kind.as_str())
+        .bind(data.to_string())
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
+}
+
+/// Tells readers what changed about a job that has not ended.
+pub(super) async fn add_state_event(
+    tx: &mut SqliteConnection,
+    job: &Job,
+    at_ms: i64,
+) -> Attempted<()> {
+    let data = json!({
+        "state": job.state,
+        "paused": job.paused,
+        "stop": job.stop,
+        "prompts_revision": job.prompts_revision,
+    });
+    add_event(tx, job.id, at_ms, EventKind::State, &data).await
+}
+
+/// Makes stored files known.
+pub(super) async fn add_artifacts(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    artifacts: &[Artifact],
+) -> Attempted<()> {
+    for artifact in artifacts {
+        sqlx::query(
+            "INSERT INTO artifacts (job, name, size_bytes, per_segment) VALUES (?, ?, ?, ?)
+             ON CONFLICT (job, name) DO UPDATE SET size_bytes = excluded.size_bytes",
+        )
+        .bind(job.to_string())
+        .bind(artifact.name.to_string())
+        .bind(integer("size_bytes", artifact.size_bytes)?)
+        .bind(i64::from(artifact.name.kind.is_per_segment()))
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+impl SqliteStore {
+    /// The last step of a job: into a final state, with its last event and what its webhook is owed.
+    pub(super) async fn finish(
+        &self,
+        tx: &mut SqliteConnection,
+        job: &Job,
+        to: JobState,
+        error: Option<&JobError>,
+        now_ms: i64,
+    ) -> Attempted<()> {
+        sqlx::query(
+            "UPDATE jobs SET state = ?, finished_ms = ?, error_code = ?, error_message = ?,
+                paused = 0, stop = NULL, worker = NULL, lease_token = NULL, lease_ms = NULL,
+                lease_renewed_ms = NULL, lease_expires_ms = NULL
+             WHERE id = ?",
+        )
+        .bind(to.as_str())
+        .bind(now_ms)
+        .bind(error.map(|error| &error.code))
+        .bind(error.map(|error| &error.message))
+        .bind(job.id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        let data = json!({"state": to, "error": error});
+        add_event(tx, job.id, now_ms, EventKind::Done, &data).await?;
+        let event = match to {
+            JobState::Completed => DeliveryEvent::Completed,
+            JobState::Failed => DeliveryEvent::Failed,
+            _ => DeliveryEvent::Cancelled,
+        };
+        if let Some(url) = &job.asked.webhook_url {
+            let id = DeliveryId::new(self.options.ids.id(now_ms)?);
+            sqlx::query(
+                "INSERT INTO deliveries (id, job, event, url, state, created_ms, next_ms)
+                 VALUES (?, ?, ?, ?, 'pending', ?, ?)",
+            )
+            .bind(id.to_string())
+            .bind(job.id.to_string())
+            .bind(event.as_str())
+            .bind(url)
+            .bind(now_ms)
+            .bind(now_ms)
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// A running job is let go, by its worker or because that died (`died` says how). Where it goes is
+    /// what was asked for in the meantime.
+    pub(super) async fn let_go(
+        &self,
+        tx: &mut SqliteConnection,
+        job: &Job,
+        died: Option<&str>,
+        now_ms: i64,
+    ) -> Attempted<JobState> {
+        let mut deaths_in_row = job.deaths_in_row;
+        if died.is_some() {
+            deaths_in_row = deaths_in_row.saturating_add(1);
+            sqlx::query(
+                "UPDATE jobs SET deaths = deaths + 1, deaths_in_row = deaths_in_row + 1
+                 WHERE id = ?",
+            )
+            .bind(job.id.to_string())
+            .execute(&mut *tx)
+            .await?;
+        }
+        if job.stop == Some(Stop::Cancel) {
+            self.finish(tx, job, JobState::Cancelled, None, now_ms).await?;
+            return Ok(JobState::Cancelled);
+        }
+        let error = match died {
+            _ if is_past_deadline(job, now_ms) => Some(deadline_error()),
+            Some(how) if deaths_in_row >= self.options.max_deaths => {
+                Some(died_error(job, deaths_in_row, how))
+            }
+            _ => None,
+        };
+        if let Some(error) = error {
+            self.finish(tx, job, JobState::Failed, Some(&error), now_ms).await?;
+            return Ok(JobState::Failed);
+        }
+        let paused = job.stop == Some(Stop::Pause);
+        sqlx::query(
+            "UPDATE jobs SET state = 'queued', paused = ?, stop = NULL, worker = NULL,
+                lease_token = NULL, lease_ms = NULL, lease_renewed_ms = NULL,
+                lease_expires_ms = NULL
+             WHERE id = ?",
+        )
+        .bind(i64::from(paused))
+        .bind(job.id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        // What the owner did not get does not count as given.
+        sqlx::query("UPDATE owners SET work = MAX(0.0, work - ?) WHERE owner = ?")
+            .bind(work_left(job) as f64)
+            .bind(&job.asked.owner)
+            .execute(&mut *tx)
+            .await?;
+        let now = Job { state: JobState::Queued, paused, stop: None, ..job.clone() };
+        add_state_event(tx, &now, now_ms).await?;
+        Ok(JobState::Queued)
+    }
+}
+
+/// The error of a job that is past its deadline.
+pub(super) fn deadline_error() -> JobError {
+    JobError::new(
+        JobError::DEADLINE_EXCEEDED,
+        "the deadline passed before the film was finished; ask again with a later one or a shorter film",
+    )
+}
+
+fn died_error(job: &Job, deaths: u32, how: &str) -> JobError {
+    let segment = job.segments_done;
+    let times = if deaths == 1 { "once".to_owned() } else { format!("{deaths} times in a row") };
+    JobError::new(
+        JobError::WORKER_DIED,
+        format!(
+            "the worker died {times} while making segment {segment} (the last time: {how}); it may need \
+             more memory than there is: ask for a smaller size or a smaller model"
+        ),
+    )
+}

@@ -1,0 +1,56 @@
+//! Prompts that change while a film is made.
+
+use longreel_jobs::{HandBack, PromptChange, Renewal, StoreError, StoreOptions, WorkerEvent};
+
+use super::{Bench, film};
+
+pub fn adjust(_: &mut StoreOptions) {}
+
+fn change(from_segment: u32, prompt: &str) -> PromptChange {
+    PromptChange { from_segment, prompt: prompt.into() }
+}
+
+pub async fn a_changed_prompt_reaches_the_worker_once(bench: Bench) {
+    let job = bench.create(film("ann")).await;
+    let lease = bench.lease().await.lease;
+    bench.store.steer(job.id, change(5, "dusk")).await.unwrap();
+    bench.store.steer(job.id, change(2, "rain")).await.unwrap();
+    let job = bench.store.steer(job.id, change(5, "night")).await.unwrap();
+    assert_eq!(job.prompts, [change(2, "rain"), change(5, "night")]);
+    let orders = bench.store.renew(&lease, Renewal::default()).await.unwrap();
+    assert_eq!((orders.prompts_revision, orders.prompts), (3, Some(job.prompts.clone())));
+    let known = Renewal { prompts_revision: 3, ..Renewal::default() };
+    assert_eq!(bench.store.renew(&lease, known).await.unwrap().prompts, None);
+    // The next worker finds them with the job.
+    bench.store.hand_back(&lease, HandBack::Stopped).await.unwrap();
+    assert_eq!(bench.lease().await.job.prompts, job.prompts);
+}
+
+pub async fn a_segment_that_is_begun_keeps_its_prompt(bench: Bench) {
+    let job = bench.create(film("ann")).await;
+    bench.store.steer(job.id, change(0, "waiting jobs take any")).await.unwrap();
+    let lease = bench.lease().await.lease;
+    let refused =
+        async |from_segment| match bench.store.steer(job.id, change(from_segment, "p")).await {
+            Err(StoreError::SegmentBegun { first_open, .. }) => Some(first_open),
+            Ok(_) => None,
+            Err(other) => panic!("{other}"),
+        };
+    assert_eq!(refused(0).await, Some(1));
+    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    bench.store.append(&lease, vec![done], 0).await.unwrap();
+    assert_eq!(refused(1).await, Some(2));
+    assert_eq!(refused(2).await, None);
+    bench.store.hand_back(&lease, HandBack::Stopped).await.unwrap();
+    assert_eq!(refused(0).await, Some(1));
+    assert_eq!(refused(1).await, None);
+}
+
+pub async fn a_segment_report_brings_the_orders_for_the_next_one(bench: Bench) {
+    let job = bench.create(film("ann")).await;
+    let lease = bench.lease().await.lease;
+    bench.store.steer(job.id, change(1, "rain")).await.unwrap();
+    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    let orders = bench.store.append(&lease, vec![done], 0).await.unwrap();
+    assert_eq!(orders.prompts, Some(vec![change(1, "rain")]));
+}
