@@ -15,7 +15,7 @@ import text as text_module
 import transformer as transformer_module
 
 DEFAULTS = dict(
-    width=64, height=64, num_frames=97, base_num_frames=33, overlap_history=9, steps=20, guidance_scale=4.0,
+    width=64, height=64, num_frames=97, base_num_frames=33, overlap_history=9, steps=20, guidance_scale=3.0,
     shift=3.0, fps=24, negative_prompt="",
 )
 
@@ -66,6 +66,11 @@ def main():
     for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_side", "truncation_strategy",
                  "pad_to_multiple_of", "pad_token_type_id", "padding_side"):
         settings.pop(name, None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    # Where the autoencoder was loaded from concerns nobody.
+    config = args.out / "vae" / "config.json"
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2) + "\n")
     (args.out / "longreel.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())

@@ -7,7 +7,7 @@ than hard ones.
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -45,12 +45,14 @@ DIRECTIONS = {
 # Speed in parts of the picture's width for each frame (24 frames a second).
 SPEEDS = {"slowly": 0.006, "": 0.0115, "quickly": 0.021}
 CHANGES = ("none", "colour", "grows", "shrinks")
-# Frames over which a change runs; before and after it the object keeps its state for ever.
-COLOUR_CHANGE_FRAMES = (20, 68)
-SIZE_CHANGE_FRAMES = (0, 72)
+# Frames over which a change runs; before and after it the object keeps its state for ever. A change is over
+# within the first segment of a film (33 frames): a later segment sees nine frames of history and no clock, so
+# it could not tell how far a slow change has come.
+COLOUR_CHANGE_FRAMES = (4, 28)
+SIZE_CHANGE_FRAMES = (0, 28)
 RADIUS = 0.175
 RADIUS_OF_TWO = 0.15
-RADIUS_SMALL, RADIUS_BIG = 0.115, 0.235
+RADIUS_SMALL, RADIUS_BIG = 0.125, 0.235
 
 
 @dataclass
@@ -88,23 +90,55 @@ def is_held_out(scene: Scene) -> bool:
     return number % 11 == 0
 
 
-def draw_scene(rng: random.Random, held_out=False) -> Scene:
-    """A random scene whose first object's combination belongs to the training or, if asked, to the held-out set."""
+def draw_scene(rng: random.Random, held_out=False, two=0.2) -> Scene:
+    """A random scene whose first object's combination belongs to the training or, if asked, to the held-out set;
+    with two objects in the given part of the cases."""
     while True:
-        scene = _draw_any_scene(rng)
+        scene = _draw_any_scene(rng, two)
         if is_held_out(scene) == held_out:
             return scene
 
 
-def _draw_any_scene(rng: random.Random) -> Scene:
-    """One object in four of five films, two in lanes of their own otherwise."""
+def draw_turn(scene: Scene, frame: int, rng: random.Random) -> Scene:
+    """What may follow a scene when the prompt changes at `frame`: its objects go on from where they are then, in
+    another direction, colour or shape, or on another background."""
+    while True:
+        after = Scene([replace(thing) for thing in scene.objects], scene.background)
+        for thing in after.objects:
+            position, _, _ = object_state(thing, torch.tensor([float(frame)]))
+            thing.start = tuple(float(x) % 1 for x in position[0])
+            thing.colour, thing.colour_after = thing.colour_after or thing.colour, ""
+            if thing.change in ("grows", "shrinks"):
+                thing.radius = RADIUS_BIG if thing.change == "grows" else RADIUS_SMALL
+            thing.change = "none"
+        changed, what = rng.choice(after.objects), rng.choice(["direction", "direction", "colour", "colour", "shape", "background"])
+        taken = {thing.colour for thing in after.objects} | {after.background}
+        if what == "direction":
+            # Two objects keep to their lanes.
+            lane = len(after.objects) == 2
+            upright = lane and abs(after.objects[0].start[0] - after.objects[1].start[0]) > 0.4
+            ways = (["up", "down"] if upright else ["left", "right"]) if lane else list(DIRECTIONS)
+            changed.direction = rng.choice([d for d in ways if d != changed.direction])
+            changed.speed = "" if changed.direction == "still" else rng.choice(list(SPEEDS))
+        elif what == "colour":
+            changed.colour = rng.choice([c for c in COLOURS if c not in taken])
+        elif what == "shape":
+            changed.shape = rng.choice([s for s in SHAPES if s != changed.shape])
+        else:
+            after.background = rng.choice([b for b in BACKGROUNDS if b not in taken])
+        if not is_held_out(after):
+            return after
+
+
+def _draw_any_scene(rng: random.Random, two: float) -> Scene:
+    """One object, or two in lanes of their own."""
     background = rng.choice(list(BACKGROUNDS))
     colours = [name for name in COLOURS if name != background]
 
     def speed():
         return rng.choices(list(SPEEDS), [0.27, 0.46, 0.27])[0]
 
-    if rng.random() < 0.8:
+    if rng.random() < 1 - two:
         direction = rng.choices(list(DIRECTIONS), [15, 15, 15, 15, 6, 6, 6, 6, 16])[0]
         thing = Object(rng.choice(SHAPES), rng.choice(colours), direction)
         thing.speed = "" if direction == "still" else speed()

@@ -191,7 +191,7 @@ def score_film(frames, case, first_frame=0):
         else:
             result["colour"] &= Counter(c for _, c in colours).most_common(1)[0][0] == thing["colour"]
         if thing["change"] in ("grows", "shrinks"):
-            early = [a for f, a in areas if f <= 16]
+            early = [a for f, a in areas if f <= 8]
             late = [a for f, a in areas if f >= 60]
             if early and late:
                 ratio = np.median(late) / np.median(early)

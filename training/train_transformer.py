@@ -22,6 +22,10 @@ import transformer as transformer_module
 from optimiser import Average, MuonAdamW, split_parameters
 
 STREAM_LATENTS = 37
+# Where the prompt changes in a film with a turn: the first latent frame of the new scene.
+TURN_LATENT = 14
+TWO_OBJECTS = 0.42
+TURNS = 0.12
 SHIFT = 3.0
 CAPTION_DROPOUT = 0.1
 WORDINGS = 4
@@ -35,7 +39,7 @@ class Films:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         self.encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder").float().eval()
         self.size, self.rng = size, random.Random(seed)
-        self.latents, self.covers, self.texts = [], [], []
+        self.latents, self.covers, self.texts, self.turns = [], [], [], []
         self.empty = self.embed([""])[0]
 
     @torch.no_grad()
@@ -47,8 +51,17 @@ class Films:
         return [output[i, : int(n)].clone() for i, n in enumerate(mask.sum(1))]
 
     def add(self):
-        scene, rng = films.draw_scene(self.rng), self.rng
-        frames, cover = films.render(scene, 0, 4 * STREAM_LATENTS - 3, self.size)
+        rng, count = self.rng, 4 * STREAM_LATENTS - 3
+        scene = films.draw_scene(rng, two=TWO_OBJECTS)
+        turn = rng.random() < TURNS
+        if turn:
+            at = 4 * TURN_LATENT - 3
+            before, scene = scene, films.draw_turn(scene, at, rng)
+            parts = films.render(before, 0, at, self.size), films.render(scene, 0, count - at, self.size)
+            frames, cover = (torch.cat(part) for part in zip(*parts))
+        else:
+            frames, cover = films.render(scene, 0, count, self.size)
+        self.turns.append(turn)
         latents = self.encode(frames.transpose(0, 1)[None])
         self.latents.append(((latents - self.mean) / self.deviation)[0].half())
         cover = torch.cat([cover[:1].expand(3, -1, -1, -1), cover]).view(STREAM_LATENTS, 4, 1, self.size, self.size)
@@ -57,18 +70,26 @@ class Films:
         wordings = [films.caption(scene, rng, plain=i == 0) for i in range(WORDINGS)]
         self.texts.append(self.embed([wordings[0]] + [text_module._noisy(w, rng) for w in wordings[1:]]))
 
-    def windows(self, count, length, from_start):
-        """(latents [count, 16, length, h, w], object cover [count, 1, length, h, w], texts, whether at a start)."""
-        latents, covers, texts, starts = [], [], [], []
+    def windows(self, count, length, history, from_start):
+        """(latents [count, 16, length, h, w], object cover [count, 1, length, h, w], texts, how many leading latent
+        frames are history: a number, or None where that is free)."""
+        latents, covers, texts, known = [], [], [], []
         for _ in range(count):
             i = self.rng.randrange(len(self.latents))
-            start = 0 if self.rng.random() < from_start else self.rng.randrange(1, STREAM_LATENTS - length + 1)
+            history_here = min(history, length - 1)
+            if self.turns[i]:
+                start, prefix = TURN_LATENT - history_here, history_here
+            elif self.rng.random() < from_start:
+                start, prefix = 0, None if self.rng.random() < 0.12 else 0
+            else:
+                start = self.rng.randrange(1, STREAM_LATENTS - length + 1)
+                prefix = history_here if self.rng.random() < 0.6 else None
             latents.append(self.latents[i][:, start : start + length].float())
             covers.append(self.covers[i][:, start : start + length].float())
             dropped = self.rng.random() < CAPTION_DROPOUT
             texts.append(self.empty if dropped else self.rng.choice(self.texts[i]))
-            starts.append(start == 0)
-        return torch.stack(latents), torch.stack(covers), texts, starts
+            known.append(prefix)
+        return torch.stack(latents), torch.stack(covers), texts, known
 
 
 def pad_texts(texts):
@@ -80,14 +101,14 @@ def pad_texts(texts):
     return padded, transformer_module.padding_bias(torch.tensor([len(t) for t in texts]), longest)
 
 
-def draw_sigmas(starts, length, history, rng):
+def draw_sigmas(known, length, rng):
     """Noise levels [B, length] and how many leading frames of each window are history."""
-    sigmas, known = torch.zeros(len(starts), length), []
-    for i, at_start in enumerate(starts):
+    sigmas, prefixes = torch.zeros(len(known), length), []
+    for i, prefix in enumerate(known):
         shifted = lambda u: SHIFT * u / (1 + (SHIFT - 1) * u)  # noqa: E731
-        kind, prefix = rng.random(), 0
-        if not at_start or kind < 0.12:
-            prefix = min(history, length - 1) if rng.random() < 0.6 else rng.randrange(1, length)
+        kind = rng.random()
+        if prefix is None:
+            prefix = rng.randrange(1, length)
         rest = length - prefix
         if kind > 0.88:
             # Frames further ahead are noisier, as in an asynchronous timetable.
@@ -95,8 +116,8 @@ def draw_sigmas(starts, length, history, rng):
         else:
             level = torch.rand(1).expand(rest)
         sigmas[i, prefix:] = shifted(level)
-        known.append(prefix)
-    return sigmas, known
+        prefixes.append(prefix)
+    return sigmas, prefixes
 
 
 def spoil_history(latents, sigmas, known, rng):
@@ -115,9 +136,9 @@ def spoil_history(latents, sigmas, known, rng):
     return clean
 
 
-def loss_of(model, batch, history, rng):
-    latents, covers, texts, starts = batch
-    sigmas, known = draw_sigmas(starts, latents.shape[2], history, rng)
+def loss_of(model, batch, rng):
+    latents, covers, texts, known = batch
+    sigmas, known = draw_sigmas(known, latents.shape[2], rng)
     given = spoil_history(latents, sigmas, known, rng)
     noise = torch.randn_like(latents)
     sigma = sigmas[:, None, :, None, None]
@@ -133,7 +154,7 @@ def loss_of(model, batch, history, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder with vae/, text_encoder/ and tokenizer/")
-    parser.add_argument("--minutes", type=float, default=100, help="wall time of the whole training")
+    parser.add_argument("--minutes", type=float, default=100, help="processor time for each thread, over all runs")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -163,17 +184,18 @@ def main():
     for _ in range(min(160, 60 + step)):
         data.add()
     print("films drawn", flush=True)
-    begun, said, losses, rng = time.time() - spent, time.time(), [], random.Random(step)
+    begun, said, losses, rng = time.process_time(), time.time(), [], random.Random(step)
     while True:
-        progress = (time.time() - begun) / (60 * args.minutes)
+        spent_now = spent + (time.process_time() - begun) / args.threads
+        progress = spent_now / (60 * args.minutes)
         length, count = next((t, n) for until, t, n in args.lengths if progress <= until or until == args.lengths[-1][0])
         # Constant, then down to nothing over the last 45%.
         rate = args.lr * min(1.0, (step + 1) / 60) * min(1.0, max(0.01, (1 - progress) / 0.45))
         for group in optimiser.param_groups:
             group["lr"] = rate if group["muon"] else 0.7 * rate
-        if len(data.latents) < args.films and (len(data.latents) < 400 or step % 3 == 0):
+        if len(data.latents) < args.films and (len(data.latents) < 400 or step % 2 == 0):
             data.add()
-        loss = loss_of(model, data.windows(count, length, from_start=0.45), args.history, rng)
+        loss = loss_of(model, data.windows(count, length, args.history, from_start=0.5), rng)
         optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -184,11 +206,11 @@ def main():
         losses.append(loss.item())
         if time.time() - said > 120 or progress >= 1:
             print(
-                f"step {step} {time.time() - begun:.0f} s length {length} films {len(data.latents)} "
-                f"loss {sum(losses) / len(losses):.4f} cpu {time.process_time():.0f}", flush=True,
+                f"step {step} {spent_now:.0f} s length {length} films {len(data.latents)} "
+                f"loss {sum(losses) / len(losses):.4f}", flush=True,
             )
             state = dict(live=model.state_dict(), optimiser=optimiser.state_dict(), average=average.shadow,
-                         step=step, spent=time.time() - begun)
+                         step=step, spent=spent_now)
             torch.save(state, args.model / "transformer.tmp")
             (args.model / "transformer.tmp").replace(checkpoint)
             said, losses = time.time(), []
