@@ -223,10 +223,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_says_nothing_is_killed_and_one_that_is_alive_is_not() {
-        let short = Duration::from_millis(300);
+        let short = Duration::from_secs(3);
         let Heard::Gone(reason) = heard("sleep 60", short).await else { panic!("it spoke") };
         assert!(reason.contains("said nothing"), "{reason}");
-        let alive = r#"for i in 1 2 3 4 5 6; do echo '{"event":"alive"}'; sleep 0.1; done
+        let alive = r#"for i in 1 2 3 4 5 6 7 8; do echo '{"event":"alive"}'; sleep 0.5; done
             echo '{"event":"ready","seconds":1.0}'; sleep 60"#;
         assert_eq!(heard(alive, short).await, Heard::Told(Told::Ready { seconds: 1.0 }));
     }
