@@ -130,7 +130,9 @@ impl Engine {
     /// # Errors
     /// Everything that cannot work, with the nearest values that do.
     pub fn plan(&self, request: &FilmRequest) -> Result<FilmPlan, PlanError> {
-        let planned = plan(request, &self.facts, self.options.check_memory)?;
+        // A model that is loaded is in what is not available any more, and would count twice.
+        let check_memory = self.options.check_memory && self.networks.is_none();
+        let planned = plan(request, &self.facts, check_memory)?;
         if let StartFrom::Image(path) = &request.start {
             read_image(path)?;
         }
@@ -199,6 +201,49 @@ impl Engine {
             let _ = fs::remove_dir_all(&folder);
         }
         result
+    }
+
+    /// Goes on with the unfinished run of `film`, as [`resume`] does, with this model, which stays
+    /// loaded.
+    ///
+    /// # Errors
+    /// Those of [`resume`].
+    pub fn resume(
+        &mut self,
+        film: &Path,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, FilmError> {
+        self.go_on(film, read_run(film)?, stop, observer)
+    }
+
+    fn go_on(
+        &mut self,
+        film: &Path,
+        file: RunFile,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, FilmError> {
+        let folder = run_folder(film);
+        let mut outputs = file.outputs;
+        // The folder may have been moved since.
+        outputs.film = film.to_owned();
+        let (found, damaged) = checkpoint::newest(&folder)
+            .map_err(FilmError::io("read the checkpoints in", &folder))?;
+        for message in damaged {
+            observer.event(Event::Warning { message });
+        }
+        if self.facts.revision != file.revision {
+            return Err(FilmError::OtherModel {
+                model: self.options.model.clone(),
+                began: file.revision,
+                now: self.facts.revision.clone(),
+            });
+        }
+        let planned = self.plan(&file.request)?;
+        observer.event(Event::Plan(Box::new(planned.summary().clone())));
+        let noise = NoiseSource::of(outputs.noise.as_deref())?;
+        self.make(&planned, &outputs, noise, found, stop, observer)
     }
 
     fn make(
@@ -360,8 +405,13 @@ pub fn resume(
     stop: &StopSignal,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, FilmError> {
-    let folder = run_folder(film);
-    let path = RunFile::path(&folder);
+    let file = read_run(film)?;
+    Engine::open(&file.engine)?.go_on(film, file, stop, observer)
+}
+
+/// What the folder of an unfinished run says of it.
+fn read_run(film: &Path) -> Result<RunFile, FilmError> {
+    let path = RunFile::path(&run_folder(film));
     let nothing = |problem: &str| FilmError::NothingToResume {
         path: film.to_owned(),
         problem: problem.to_owned(),
@@ -374,26 +424,6 @@ pub fn resume(
         }));
     }
     let text = fs::read(&path).map_err(FilmError::io("read", &path))?;
-    let file: RunFile = serde_json::from_slice(&text)
-        .map_err(|e| nothing(&format!("{} cannot be read: {e}", path.display())))?;
-    let mut outputs = file.outputs;
-    // The folder may have been moved since.
-    outputs.film = film.to_owned();
-    let (found, damaged) =
-        checkpoint::newest(&folder).map_err(FilmError::io("read the checkpoints in", &folder))?;
-    for message in damaged {
-        observer.event(Event::Warning { message });
-    }
-    let mut engine = Engine::open(&file.engine)?;
-    if engine.facts.revision != file.revision {
-        return Err(FilmError::OtherModel {
-            model: file.engine.model,
-            began: file.revision,
-            now: engine.facts.revision,
-        });
-    }
-    let planned = engine.plan(&file.request)?;
-    observer.event(Event::Plan(Box::new(planned.summary().clone())));
-    let noise = NoiseSource::of(outputs.noise.as_deref())?;
-    engine.make(&planned, &outputs, noise, found, stop, observer)
+    serde_json::from_slice(&text)
+        .map_err(|e| nothing(&format!("{} cannot be read: {e}", path.display())))
 }

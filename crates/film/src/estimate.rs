@@ -1,5 +1,6 @@
 //! What a film costs, before it is begun: arithmetic, memory, disk and time.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use longreel_kernels::{Activation, Linear, Tensor, Weight, ops};
@@ -144,9 +145,14 @@ pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     4 * (6 * tokens as u64 * dim + 2 * context) + (64 << 20)
 }
 
-/// What this machine reaches in the linear layer that decides the time, in operations a second.
-/// Takes a few hundredths of a second.
+/// What this machine reaches in the linear layer that decides the time, in operations a second. The
+/// first call measures it, which takes a few hundredths of a second.
 pub fn probe_flops_per_second() -> f64 {
+    static MEASURED: OnceLock<f64> = OnceLock::new();
+    *MEASURED.get_or_init(measure_flops_per_second)
+}
+
+fn measure_flops_per_second() -> f64 {
     let (rows, dim) = (768, 1024);
     let value = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
     let weight: Vec<f32> = (0..dim * dim).map(value).collect();

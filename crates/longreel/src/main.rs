@@ -5,6 +5,7 @@
 
 mod args;
 mod demo;
+mod films;
 mod inspect;
 mod interrupt;
 mod outcome;
@@ -13,6 +14,7 @@ mod remake;
 mod report;
 mod resolve;
 mod run;
+mod serve;
 mod settings;
 mod shell;
 mod story;
@@ -67,6 +69,8 @@ fn run(cli: &Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Generate(args) => run::generate(args, verbosity, screen),
         Command::Resume(args) => run::go_on(&args.film, verbosity, screen),
         Command::Plan(args) => run::plan(args, verbosity),
+        Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
+        Command::Worker => serve::work(),
         Command::Inspect(args) => inspect::inspect(&args.path, verbosity.json),
     }
 }

@@ -145,7 +145,8 @@ impl<'a> Session<'a> {
     }
 }
 
-fn options(args: &ModelArgs) -> Result<EngineOptions> {
+/// Which model, and how it is used.
+pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
     let (model, label) = model(args.model.as_deref())?;
     Ok(EngineOptions {
         model,

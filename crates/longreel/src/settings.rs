@@ -58,7 +58,7 @@ fn parse_in(
     let command = command();
     let typed = command.clone().try_get_matches_from(&words).map_err(clap)?;
     let (name, flags) = typed.subcommand().ok_or_else(|| {
-        Ended::Settings(bad_input("name a command: generate, resume, plan or inspect"))
+        Ended::Settings(bad_input("name a command: generate, resume, plan, serve or inspect"))
     })?;
     let typed_flags = typed_flags(&command, name, flags);
     refuse_rivals(&typed_flags, flags).map_err(Ended::Settings)?;

@@ -1,0 +1,317 @@
+//! A request in JSON, taken as a typed command is.
+//!
+//! The keys of a request are flags of `generate`, and become words of it: what is not said comes from
+//! the same layers, and what is wrong is told in the same words. Only keys that name nothing on this
+//! machine are taken.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use longreel_film::{
+    Engine, EngineOptions, ModelFacts, Outputs, available_memory_bytes, human_bytes, plan,
+};
+use longreel_server::{Film, Films, ModelInfo, Refusal};
+use serde_json::{Map, Value};
+
+use crate::args::{Command, GenerateArgs, ModelArgs};
+use crate::resolve;
+use crate::settings::{self, Ended};
+use crate::{demo, remake};
+
+/// What a client may say. Each is the flag of `generate` of the same name.
+const KEYS: [&str; 26] = [
+    "addnoise_condition",
+    "ar_step",
+    "base_num_frames",
+    "carry",
+    "causal_attention",
+    "causal_block_size",
+    "easycache",
+    "fps",
+    "guidance_scale",
+    "negative_prompt",
+    "num_frames",
+    "overlap_history",
+    "portrait",
+    "prompt",
+    "prompt_at",
+    "resolution",
+    "seconds",
+    "seed",
+    "shift",
+    "size",
+    "solver",
+    "steps",
+    "teacache",
+    "teacache_thresh",
+    "timesteps",
+    "use_ret_steps",
+];
+/// The name of a film in the command that its metadata keeps.
+const FILM: &str = "film.mp4";
+
+/// Films as a typed command makes them.
+pub struct TypedFilms {
+    info: ModelInfo,
+    facts: ModelFacts,
+    model: ModelArgs,
+    engine: EngineOptions,
+    config: Option<PathBuf>,
+    /// Memory before any model was loaded.
+    memory_bytes: Option<u64>,
+}
+
+impl TypedFilms {
+    /// Reads what the model says of itself; loads nothing.
+    pub fn open(model: &ModelArgs, engine: &EngineOptions, config: Option<&Path>) -> Result<Self> {
+        let opened = Engine::open(engine)?;
+        let facts = opened.facts().clone();
+        let info = ModelInfo {
+            name: short_name(engine),
+            revision: facts.revision.clone(),
+            kind: facts.kind.to_string(),
+            defaults: opened.defaults(false)?,
+            program_version: env!("CARGO_PKG_VERSION").to_string(),
+        };
+        // A plan measures this machine the first time; no client should wait for that.
+        let (any, of) = (info.defaults.request("any prompt"), facts.clone());
+        std::thread::spawn(move || plan(&any, &of, false).is_ok());
+        Ok(Self {
+            info,
+            facts,
+            model: model.clone(),
+            engine: engine.clone(),
+            config: config.map(Path::to_path_buf),
+            memory_bytes: available_memory_bytes(),
+        })
+    }
+
+    fn args(&self, asked: &Map<String, Value>) -> Result<GenerateArgs, Refusal> {
+        let mut words: Vec<OsString> = vec!["longreel".into(), "generate".into()];
+        if let Some(config) = &self.config {
+            words.extend(["--config".into(), config.into()]);
+        }
+        words.extend(words_of(asked)?);
+        let cli = settings::parse(words).map_err(|ended| match ended {
+            Ended::Clap(error) => clients(&first_line(&error.render().to_string())),
+            // Contradictions between keys are told here too; the rest is the operator's to see.
+            Ended::Settings(error) => clients(&format!("{error:#}")),
+        })?;
+        let Command::Generate(args) = cli.command else {
+            return Err(operators("a request was not read as a film"));
+        };
+        let mut args = *args;
+        // What the settings say of files and many films is meant for commands.
+        args.prompt.words.clear();
+        args.prompt.story = None;
+        args.prompt.prompts = None;
+        args.prompt.seeds = None;
+        if !asked.contains_key("prompt") {
+            args.prompt.prompt = None;
+        }
+        if !asked.contains_key("prompt_at") {
+            args.prompt.prompt_at.clear();
+        }
+        if args.length.endless == Some(true) {
+            args.length.endless = None;
+        }
+        args.picture.image = None;
+        args.picture.end_image = None;
+        args.picture.video = None;
+        args.model = self.model.clone();
+        Ok(args)
+    }
+}
+
+impl Films for TypedFilms {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn film(&self, asked: &Map<String, Value>) -> Result<Film, Refusal> {
+        let args = self.args(asked)?;
+        let checked = resolve::check(&args, &mut resolve::random_seed)
+            .map_err(|e| clients(&format!("{e:#}")))?;
+        let take = &checked.takes[0];
+        let request = resolve::request(&args, &self.info.defaults, &checked, take)
+            .map_err(|e| clients(&format!("{e:#}")))?;
+        // Not with the memory of now: the workers' models are in it.
+        let plan = plan(&request, &self.facts, false).map_err(|e| clients(&e.to_string()))?;
+        let summary = plan.summary();
+        if let Some(available) = self.memory_bytes
+            && self.engine.check_memory
+            && summary.memory_bytes > available
+        {
+            return Err(clients(&format!(
+                "this film needs about {} of memory and the server has {}; use a smaller --size or \
+                 --base-num-frames",
+                human_bytes(summary.memory_bytes),
+                human_bytes(available)
+            )));
+        }
+        let mut outputs = Outputs::new(FILM);
+        outputs.program_version = env!("CARGO_PKG_VERSION").to_string();
+        let model = self.model.model.as_deref();
+        let command = remake::command(&request, model, &self.engine, &outputs);
+        let warnings = checked.warnings.iter().chain(&summary.notes);
+        Ok(Film {
+            expected_seconds: summary.expected_seconds,
+            warnings: warnings.map(|warning| in_keys(warning)).collect(),
+            command,
+            request,
+        })
+    }
+}
+
+/// The model's name without its place, which is nothing for clients.
+fn short_name(engine: &EngineOptions) -> String {
+    let file = || engine.model.file_name().map(|name| name.to_string_lossy().into_owned());
+    engine.label.clone().or_else(file).unwrap_or_else(|| demo::NAME.to_string())
+}
+
+fn words_of(asked: &Map<String, Value>) -> Result<Vec<OsString>, Refusal> {
+    let mut words = Vec::new();
+    for (key, value) in asked {
+        if !KEYS.contains(&key.as_str()) {
+            return Err(unknown(key));
+        }
+        let flag = format!("--{}", key.replace('_', "-"));
+        let mut add = |value: String| words.push(format!("{flag}={value}").into());
+        match (key.as_str(), value) {
+            (_, Value::Null) => {}
+            ("prompt_at", Value::Array(values)) => {
+                values.iter().try_for_each(|value| scalar(key, value).map(&mut add))?;
+            }
+            ("timesteps", Value::Array(values)) => {
+                let values: Vec<String> =
+                    values.iter().map(|value| scalar(key, value)).collect::<Result<_, _>>()?;
+                add(values.join(","));
+            }
+            // A switch with a value of its own.
+            ("easycache", Value::Bool(false)) => {}
+            ("easycache", Value::Bool(true)) => words.push(flag.into()),
+            (_, value) => add(scalar(key, value)?),
+        }
+    }
+    Ok(words)
+}
+
+fn scalar(key: &str, value: &Value) -> Result<String, Refusal> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(on) => Ok(on.to_string()),
+        _ => Err(clients(&format!("{key} must be one value, a text, a number or true or false"))),
+    }
+}
+
+fn unknown(key: &str) -> Refusal {
+    let shown: String = key.chars().take(64).collect();
+    let nearest = KEYS
+        .iter()
+        .map(|known| (strsim::jaro_winkler(known, &shown), known))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let detail = match nearest {
+        Some((_, nearest)) => format!("there is no key {shown:?}; did you mean {nearest:?}?"),
+        None => format!("there is no key {shown:?}; there are {}", KEYS.join(", ")),
+    };
+    Refusal { code: "unknown_key", detail, is_clients: true }
+}
+
+/// What the client can put right, with flags as it knows them.
+fn clients(message: &str) -> Refusal {
+    Refusal { code: "invalid_value", detail: in_keys(message), is_clients: true }
+}
+
+fn operators(message: &str) -> Refusal {
+    Refusal { code: "internal", detail: message.to_string(), is_clients: false }
+}
+
+/// A message about flags, about keys.
+fn in_keys(message: &str) -> String {
+    // A name that begins another comes after it.
+    let mut keys = KEYS;
+    keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.len()));
+    keys.iter().fold(message.replace("PROMPT is", "prompt is"), |message, key| {
+        message.replace(&format!("--{}", key.replace('_', "-")), key)
+    })
+}
+
+/// What clap says, without its hints for the command line.
+fn first_line(rendered: &str) -> String {
+    let said: Vec<&str> =
+        rendered.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    said.join(" ").trim_start_matches("error: ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn films() -> TypedFilms {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+        let engine = EngineOptions::new(model);
+        let args = ModelArgs { model: None, lora: Vec::new(), dtype: None, no_memory_check: None };
+        TypedFilms::open(&args, &engine, None).expect("a model")
+    }
+
+    fn film(asked: Value) -> Result<Film, Refusal> {
+        let Value::Object(asked) = asked else { panic!("an object") };
+        films().film(&asked)
+    }
+
+    #[test]
+    fn every_key_is_a_flag_of_generate_and_none_names_a_file() {
+        let command = settings::command();
+        let generate = command.find_subcommand("generate").expect("a command");
+        for key in KEYS {
+            let flag = generate.get_arguments().find(|arg| arg.get_id() == key);
+            let flag = flag.unwrap_or_else(|| panic!("{key} is no flag"));
+            let names_file = flag.get_value_parser().type_id() == std::any::TypeId::of::<PathBuf>();
+            assert!(!names_file, "{key} names a file");
+        }
+    }
+
+    #[test]
+    fn values_of_every_type_become_a_request() {
+        let asked = json!({
+            "prompt": "--a dog\nruns", "negative_prompt": "", "prompt_at": ["1s: a cat"],
+            "seed": 18446744073709551615_u64, "size": "48x32", "num_frames": 29,
+            "base_num_frames": 17, "overlap_history": 5, "fps": 8, "steps": 4,
+            "guidance_scale": 1.5, "portrait": true, "easycache": true, "teacache": false,
+            "solver": null,
+        });
+        let film = film(asked).unwrap_or_else(|e| panic!("{e:?}"));
+        let request = film.request;
+        assert_eq!(request.prompts[0].prompt, "--a dog\nruns");
+        assert_eq!((request.prompts[1].from_frame, request.prompts.len()), (8, 2));
+        assert_eq!((request.width, request.height), (32, 48));
+        assert_eq!((request.seed, request.steps), (u64::MAX, 4));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_in_the_clients_own_words() {
+        for (asked, parts) in [
+            (json!({"prompt": "a", "num_frames": 96}), &["num_frames 96", "93 or 97"][..]),
+            (json!({"prompt": "a", "steps": "many"}), &["many", "steps"]),
+            (json!({"prompt": "a", "promt_at": "1s:b"}), &["promt_at", "prompt_at"]),
+            (json!({"prompt": "a", "xyzzy": 1}), &["xyzzy", "guidance_scale"]),
+            (json!({"prompt": "a", "image": "/etc/passwd"}), &["no key \"image\""]),
+            (json!({"prompt": "a", "output": "x.mp4"}), &["no key \"output\""]),
+            (json!({"prompt": ["a"]}), &["prompt must be one value"]),
+            (json!({"prompt": "a", "seconds": 2, "num_frames": 9}), &["seconds", "keep one"]),
+            (json!({"prompt": " "}), &["prompt is empty"]),
+            (json!({}), &["prompt is missing"]),
+        ] {
+            let refusal = film(asked.clone()).expect_err("it cannot be");
+            assert!(refusal.is_clients, "{asked}: {refusal:?}");
+            for part in parts {
+                assert!(refusal.detail.contains(part), "{asked}: no {part:?} in {refusal:?}");
+            }
+            assert!(!refusal.detail.contains("--"), "{refusal:?}");
+        }
+    }
+}

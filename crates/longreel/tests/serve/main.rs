@@ -1,0 +1,14 @@
+//! `longreel serve`, run as people run it: the real program with real workers on tiny models, over real
+//! HTTP, killed where it hurts.
+
+#[allow(dead_code, reason = "the tests of the command use the rest")]
+#[path = "../command/program.rs"]
+mod program;
+
+mod asking;
+#[cfg(target_os = "linux")]
+mod ending;
+mod making;
+#[cfg(target_os = "linux")]
+mod orders;
+mod server;

@@ -1,0 +1,125 @@
+//! What holds for every request: its id, who may call a server that wants no keys, and problems
+//! written out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest request id that is taken from a client.
+const ID_BYTES: usize = 64;
+
+/// Gives the request an id, or takes the client's, and writes problems out with it.
+pub async fn request_id(request: Request, next: Next) -> Response {
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let id = id.filter(|id| is_plain(id)).map_or_else(new_id, str::to_owned);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions().get::<Arc<Problem>>().cloned() {
+        response = problem.respond(&id);
+    }
+    let status = response.status();
+    // A service that is not ready yet is asked about it many times.
+    if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+        tracing::warn!(request_id = id, %method, path, %status, "request");
+    } else {
+        tracing::debug!(request_id = id, %method, path, %status, "request");
+    }
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+fn is_plain(id: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    (1..=ID_BYTES).contains(&id.len()) && id.bytes().all(plain)
+}
+
+fn new_id() -> String {
+    let mut bytes = [0; 8];
+    // Without random numbers an id says little, and the request is answered all the same.
+    let _ = getrandom::fill(&mut bytes);
+    format!("{:016x}", u64::from_le_bytes(bytes))
+}
+
+/// Without keys, whoever is on this machine may call; a page in somebody's browser is not on this
+/// machine, though its requests come from it. So the host has to be a name of this machine, which a
+/// page's own is not (DNS rebinding), and the origin, where there is one, has to be this server.
+pub async fn only_this_machine(request: Request, next: Next) -> Response {
+    match check(request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = uri.authority().map(|a| a.as_str()).or_else(|| text(header::HOST)).unwrap_or("");
+    if !is_loopback(host) {
+        let detail = format!(
+            "the host {host:?} is not a name of this machine, and without API keys only this machine \
+             may ask; use http://127.0.0.1 or http://localhost"
+        );
+        return Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail));
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or("");
+    if origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host)) {
+        return Ok(());
+    }
+    let detail = format!("pages of {origin:?} may not use this server; use its own page");
+    Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail))
+}
+
+/// Whether `host`, with or without a port, is a name of this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(host: &'static str, origin: Option<&'static str>) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static(host));
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+        }
+        check(&headers, &Uri::from_static("/health")).is_ok()
+    }
+
+    #[test]
+    fn pages_of_others_are_refused_by_host_or_origin() {
+        for host in ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "LocalHost", "127.1.2.3"] {
+            assert!(checked(host, None), "{host}");
+        }
+        for host in ["evil.example:8000", "localhost.evil.example", "10.0.0.1", "", "[::2]:1"] {
+            assert!(!checked(host, None), "{host}");
+        }
+        assert!(checked("localhost:8000", Some("http://localhost:8000")));
+        for origin in ["http://evil.example", "http://localhost:3000", "null", ""] {
+            assert!(!checked("localhost:8000", Some(origin)), "{origin}");
+        }
+    }
+
+    #[test]
+    fn only_plain_request_ids_are_taken_over() {
+        assert!(is_plain("trace-1.a:b_C"));
+        for id in ["", "a b", "a\"b", "é", &"x".repeat(65)] {
+            assert!(!is_plain(id), "{id}");
+        }
+    }
+}

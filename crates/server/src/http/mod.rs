@@ -1,0 +1,90 @@
+//! The service over HTTP.
+
+mod asked;
+mod content;
+mod events;
+mod middleware;
+mod problem;
+mod tasks;
+mod videos;
+mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::shared::Shared;
+use problem::Problem;
+
+/// Longest body of a request. A prompt has room in it, a picture has not.
+const BODY_BYTES: usize = 1 << 20;
+
+const PAGE: &str = include_str!("../../../../web/index.html");
+/// The page loads nothing from anywhere and is shown in no other page.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
+    style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; media-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Every address of the service.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/health", get(tasks::health))
+        .route("/health/live", get(|| async { "alive\n" }))
+        .route("/health/ready", get(ready))
+        .route("/models/info", get(tasks::models_info))
+        .route("/generate", post(tasks::generate))
+        .route("/status/{id}", get(tasks::status))
+        .route("/download/{id}", get(tasks::download))
+        .route("/v1/videos", get(videos::list).post(videos::create))
+        .route("/v1/videos/{id}", get(videos::retrieve).delete(videos::delete))
+        .route("/v1/videos/{id}/content", get(videos::video_content))
+        .route("/v1/videos/{id}/files/{name}", get(videos::file))
+        .route("/v1/videos/{id}/events", get(events::events))
+        .route("/v1/videos/{id}/cancel", post(videos::cancel))
+        .route("/v1/videos/{id}/pause", post(videos::pause))
+        .route("/v1/videos/{id}/resume", post(videos::resume))
+        .fallback(no_such_address)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(axum::middleware::from_fn(middleware::only_this_machine))
+        .layer(axum::middleware::from_fn(middleware::request_id))
+        .with_state(shared)
+}
+
+async fn page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, PAGE).into_response()
+}
+
+/// GET /health/ready: a job that came now would be made.
+async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
+    if shared.is_ending() {
+        let detail = "the server ends after the segments in work";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", detail));
+    }
+    if !shared.slots.is_ready() {
+        let detail = "no worker has its model loaded yet; jobs are taken and wait";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail));
+    }
+    Ok("ready\n")
+}
+
+async fn no_such_address(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{} does not take {method}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}

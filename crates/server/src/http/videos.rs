@@ -1,0 +1,200 @@
+//! The OpenAI videos API, and what can be done with a film beyond it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use longreel_jobs::{
+    ArtifactKind, ArtifactName, Created, Format, Job, JobId, JobState, ListFilter, ListOrder,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::{asked, content, view};
+use crate::shared::Shared;
+use crate::upkeep;
+
+/// POST /v1/videos
+pub async fn create(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let wanted = asked::object(&headers, body).await?;
+    let created = asked::create(&shared, wanted, Vec::new(), &headers).await?;
+    let status = match created {
+        Created::New(_) => StatusCode::CREATED,
+        Created::Known(_) => StatusCode::OK,
+    };
+    let job = created.into_job();
+    let location = format!("/v1/videos/{}", job.id);
+    Ok((status, [(header::LOCATION, location)], shown(&shared, &job).await?).into_response())
+}
+
+/// A job's name as it stands in an address.
+pub fn job_id(id: &str) -> Result<JobId, Problem> {
+    id.parse().map_err(|_| {
+        let shown: String = id.chars().take(64).collect();
+        Problem::not_found(format!("there is no video {shown:?}; it may have been deleted"))
+    })
+}
+
+async fn shown(shared: &Shared, job: &Job) -> Result<Json<Value>, Problem> {
+    let position = match job.state {
+        JobState::Queued => shared.store.queue_position(job.id).await?,
+        _ => None,
+    };
+    Ok(Json(view::video(job, position)))
+}
+
+/// GET /v1/videos/{id}
+pub async fn retrieve(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let job = shared.store.get(job_id(&id)?).await?;
+    shown(&shared, &job).await
+}
+
+/// What a list is asked for.
+#[derive(Debug, Deserialize)]
+pub struct Listing {
+    after: Option<String>,
+    limit: Option<u32>,
+    order: Option<String>,
+}
+
+/// GET /v1/videos
+pub async fn list(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<Listing>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
+    let limit = query.limit.unwrap_or(20);
+    if !(1..=100).contains(&limit) {
+        return Err(Problem::invalid(format!("limit is {limit}; it can be 1 to 100")));
+    }
+    let order = match query.order.as_deref() {
+        None | Some("desc") => ListOrder::Descending,
+        Some("asc") => ListOrder::Ascending,
+        Some(other) => {
+            return Err(Problem::invalid(format!("order is {other:?}; it can be asc or desc")));
+        }
+    };
+    let after = query.after.as_deref().map(job_id).transpose()?;
+    let filter = ListFilter { after, order, limit, ..ListFilter::default() };
+    let page = shared.store.list(filter).await?;
+    let mut data = Vec::with_capacity(page.jobs.len());
+    for job in &page.jobs {
+        data.push(shown(&shared, job).await?.0);
+    }
+    Ok(Json(json!({
+        "object": "list",
+        "first_id": page.jobs.first().map(|job| job.id),
+        "last_id": page.jobs.last().map(|job| job.id),
+        "has_more": page.has_more,
+        "data": data,
+    })))
+}
+
+/// DELETE /v1/videos/{id}
+pub async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let job = job_id(&id)?;
+    shared.store.delete(job).await?;
+    upkeep::remove_files(&shared, job).await;
+    Ok(Json(json!({"id": job, "object": "video.deleted", "deleted": true})))
+}
+
+/// POST /v1/videos/{id}/cancel
+pub async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let job = shared.store.cancel(job_id(&id)?).await?;
+    shared.wake();
+    shown(&shared, &job).await
+}
+
+/// POST /v1/videos/{id}/pause
+pub async fn pause(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let job = shared.store.pause(job_id(&id)?).await?;
+    shared.wake();
+    shown(&shared, &job).await
+}
+
+/// POST /v1/videos/{id}/resume
+pub async fn resume(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let job = shared.store.resume(job_id(&id)?).await?;
+    shared.wake();
+    shown(&shared, &job).await
+}
+
+/// Which content is asked for.
+#[derive(Debug, Deserialize)]
+pub struct Variant {
+    variant: Option<String>,
+}
+
+/// GET /v1/videos/{id}/content
+pub async fn video_content(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    query: Result<Query<Variant>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
+    let (kind, format) = match query.variant.as_deref() {
+        None | Some("video") => (ArtifactKind::Film, Format::Mp4),
+        Some("thumbnail") => (ArtifactKind::Thumbnail, Format::Png),
+        Some(other) => {
+            let detail = format!("variant is {other:?}; it can be video or thumbnail");
+            return Err(Problem::invalid(detail));
+        }
+    };
+    film(shared, job_id(&id)?, ArtifactName { kind, format }, &headers, None).await
+}
+
+/// A file that is there when the film is whole.
+pub async fn film(
+    shared: Arc<Shared>,
+    job: JobId,
+    name: ArtifactName,
+    headers: &HeaderMap,
+    download: Option<&str>,
+) -> Result<Response, Problem> {
+    let state = shared.store.get(job).await?.state;
+    if state != JobState::Completed {
+        let detail = match state.is_final() {
+            true => format!("video {job} is {state} and has no film"),
+            false => format!("video {job} is {state}; its film is there when it is completed"),
+        };
+        return Err(Problem::new(StatusCode::CONFLICT, "not_completed", detail));
+    }
+    content::respond(shared, job, name, headers, download).await
+}
+
+/// GET /v1/videos/{id}/files/{name}: one of the files that events and [`view::video`] name.
+pub async fn file(
+    State(shared): State<Arc<Shared>>,
+    Path((id, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let job = job_id(&id)?;
+    // Names are of a fixed set, so that no text from a client becomes a path.
+    let name = name.parse::<ArtifactName>().map_err(|e| Problem::not_found(e.to_string()))?;
+    content::respond(shared, job, name, &headers, None).await
+}

@@ -1,0 +1,36 @@
+//! Films over HTTP.
+//!
+//! The nouns:
+//! - [`serve`]: the service: takes jobs in over HTTP, keeps them in a database in its data folder, and
+//!   has them made by workers.
+//! - [`Films`]: how a request in JSON becomes a film; the program implements it.
+//! - [`worker`]: a process that holds a model and makes one film at a time. The server starts as many
+//!   as it is told to, gives them jobs, and starts new ones in the place of those that die.
+//!
+//! ```text
+//!  client ──HTTP──► http ──► store (SQLite) ◄── supervisor ──stdin───► worker process
+//!           ◄─SSE── live ◄──┘    ▲                  │  ◄──stdout──  (one film, one folder)
+//!                                └── upkeep         └──► artifacts (film, previews)
+//! ```
+//!
+//! What must hold: whatever process is killed at whatever instant, each job ends once, with the film
+//! that an undisturbed run would have made. Everything that is known of a job is in the database; a
+//! film in the making lies in a folder that one process at a time may write to, which a lock on a file
+//! of it sees to. A worker whose server is gone ends by itself.
+#![warn(missing_docs)]
+
+mod assignment;
+mod films;
+mod http;
+mod live;
+mod process;
+mod protocol;
+mod serve;
+mod shared;
+mod supervisor;
+mod upkeep;
+pub mod worker;
+
+pub use films::{Film, Films, ModelInfo, Refusal};
+pub use process::WorkerCommand;
+pub use serve::{ServeError, ServeOptions, serve};

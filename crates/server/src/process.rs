@@ -1,0 +1,233 @@
+//! A worker process as the server sees it.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::protocol::{Order, Told};
+
+/// Lines of a worker that wait to be read; beyond them the worker waits.
+const WAITING_LINES: usize = 256;
+/// Last lines of stderr that are told when a worker dies.
+const LAST_WORDS: usize = 5;
+/// How long a worker that was asked to exit may take.
+const EXIT_TIME: Duration = Duration::from_secs(5);
+
+/// How a worker is started.
+#[derive(Debug, Clone)]
+pub struct WorkerCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its words.
+    pub arguments: Vec<OsString>,
+}
+
+/// What there is to hear from a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// It said something.
+    Told(Told),
+    /// It is no more, or was given up and killed; why, for people.
+    Gone(String),
+}
+
+/// A worker process. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct WorkerProcess {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    told: mpsc::Receiver<Told>,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+    last_heard: Instant,
+    patience: Duration,
+}
+
+impl WorkerProcess {
+    /// Starts a worker. One that says nothing for `patience`, not even that it is alive, is killed.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(command: &WorkerCommand, patience: Duration) -> io::Result<Self> {
+        let mut process = Command::new(&command.program);
+        process
+            .args(&command.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        // Ctrl-C in a terminal goes to a whole group; when a worker stops is the server's to say.
+        #[cfg(unix)]
+        process.process_group(0);
+        let mut child = process.spawn()?;
+        let (sender, told) = mpsc::channel(WAITING_LINES);
+        let last_words = Arc::<Mutex<VecDeque<String>>>::default();
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(read_told(stdout, sender));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(read_words(stderr, last_words.clone()));
+        }
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin, told, last_words, last_heard: Instant::now(), patience })
+    }
+
+    /// Its process id, while it lives.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Gives an order. A worker that is gone does not get it; [`Self::hear`] says so.
+    pub async fn order(&mut self, order: &Order) {
+        let Some(stdin) = &mut self.stdin else { return };
+        let Ok(mut line) = serde_json::to_vec(order) else { return };
+        line.push(b'\n');
+        if stdin.write_all(&line).await.is_err() || stdin.flush().await.is_err() {
+            self.stdin = None;
+        }
+    }
+
+    /// Waits for the next thing to hear. May be dropped while it waits without losing anything.
+    pub async fn hear(&mut self) -> Heard {
+        loop {
+            match timeout_at(self.last_heard + self.patience, self.told.recv()).await {
+                Ok(Some(told)) => {
+                    self.last_heard = Instant::now();
+                    if told != Told::Alive {
+                        return Heard::Told(told);
+                    }
+                }
+                Ok(None) => return Heard::Gone(self.exited().await),
+                Err(_) => {
+                    self.kill().await;
+                    let seconds = self.patience.as_secs();
+                    return Heard::Gone(format!("it said nothing for {seconds} s and was killed"));
+                }
+            }
+        }
+    }
+
+    /// Lets an idle worker exit.
+    pub async fn dismiss(mut self) {
+        self.stdin = None;
+        if timeout(EXIT_TIME, self.child.wait()).await.is_err() {
+            self.kill().await;
+        }
+    }
+
+    /// Ends it, whatever it is doing.
+    pub async fn kill(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::warn!(%error, "a worker could not be killed");
+        }
+    }
+
+    /// Its stdout has ended; says how it did.
+    async fn exited(&mut self) -> String {
+        let how = match timeout(EXIT_TIME, self.child.wait()).await {
+            Ok(Ok(status)) => describe(status),
+            Ok(Err(error)) => format!("it is gone ({error})"),
+            Err(_) => {
+                self.kill().await;
+                "it closed its output and was killed".to_owned()
+            }
+        };
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if words.is_empty() { how } else { format!("{how}; it said: {}", words.join(" / ")) }
+    }
+}
+
+async fn read_told(stdout: impl AsyncRead + Unpin, sender: mpsc::Sender<Told>) {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(told) => {
+                if sender.send(told).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!(%error, line, "a worker said what is not understood"),
+        }
+    }
+}
+
+async fn read_words(stderr: impl AsyncRead + Unpin, last_words: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::warn!(target: "longreel::worker", "{line}");
+        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.push_back(line);
+        if words.len() > LAST_WORDS {
+            words.pop_front();
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return format!("killed by signal {signal}{}", signal_meaning(signal));
+    }
+    match status.code() {
+        Some(code) => format!("ended with exit code {code}"),
+        None => "ended".to_owned(),
+    }
+}
+
+#[cfg(unix)]
+fn signal_meaning(signal: i32) -> &'static str {
+    match signal {
+        4 => " (illegal instruction)",
+        6 => " (aborted)",
+        7 => " (bus error: a file that is mapped was cut short, or the disk failed)",
+        9 => " (killed, often because memory ran out)",
+        11 => " (segmentation fault)",
+        15 => " (terminated)",
+        _ => "",
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> WorkerCommand {
+        let arguments = ["-c".into(), script.into()].into();
+        WorkerCommand { program: "/bin/sh".into(), arguments }
+    }
+
+    async fn heard(script: &str, patience: Duration) -> Heard {
+        let mut process = WorkerProcess::spawn(&shell(script), patience).expect("a shell");
+        process.hear().await
+    }
+
+    #[tokio::test]
+    async fn a_death_is_told_with_its_signal_or_its_last_words() {
+        let long = Duration::from_secs(60);
+        let Heard::Gone(reason) = heard("kill -9 $$", long).await else { panic!("it lives") };
+        assert!(reason.starts_with("killed by signal 9"), "{reason}");
+        let Heard::Gone(reason) = heard("echo oh no >&2; exit 3", long).await else {
+            panic!("it lives")
+        };
+        assert!(reason.contains("exit code 3") && reason.contains("oh no"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_says_nothing_is_killed_and_one_that_is_alive_is_not() {
+        let short = Duration::from_secs(3);
+        let Heard::Gone(reason) = heard("sleep 60", short).await else { panic!("it spoke") };
+        assert!(reason.contains("said nothing"), "{reason}");
+        let alive = r#"for i in 1 2 3 4 5 6 7 8; do echo '{"event":"alive"}'; sleep 0.5; done
+            echo '{"event":"ready","seconds":1.0}'; sleep 60"#;
+        assert_eq!(heard(alive, short).await, Heard::Told(Told::Ready { seconds: 1.0 }));
+    }
+}

@@ -1,0 +1,121 @@
+//! What the parts of the server share.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use longreel_film::EngineOptions;
+use longreel_jobs::{Artifacts, JobId, Store};
+use tokio::sync::watch;
+
+use crate::films::Films;
+use crate::live::Live;
+use crate::process::WorkerCommand;
+
+/// What the parts of the server share.
+pub struct Shared {
+    /// The jobs.
+    pub store: Arc<dyn Store>,
+    /// Their files.
+    pub artifacts: Artifacts,
+    /// What a request becomes.
+    pub films: Arc<dyn Films>,
+    /// Who has news for whom.
+    pub live: Live,
+    /// Rises whenever a job came or changed, so that nobody sleeps through it.
+    pub wakes: watch::Sender<u64>,
+    /// Whether and how the server is ending.
+    pub ending: watch::Sender<Ending>,
+    /// Folders of films that are being made.
+    pub work: PathBuf,
+    /// The model, for workers.
+    pub engine: EngineOptions,
+    /// How workers are started.
+    pub worker: WorkerCommand,
+    /// How long a worker may say nothing.
+    pub patience: Duration,
+    /// The state of each worker.
+    pub slots: Slots,
+}
+
+/// How far the server's end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// It works.
+    No,
+    /// Films stop after their segments; nothing new is begun.
+    AfterSegment,
+    /// Films stop at once.
+    Now,
+    /// No worker is left; connections end.
+    Closed,
+}
+
+impl Shared {
+    /// Tells everybody who waits that a job came or changed.
+    pub fn wake(&self) {
+        self.wakes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Where a job's film is made.
+    pub fn work_folder(&self, job: JobId) -> PathBuf {
+        self.work.join(job.to_string())
+    }
+
+    /// Whether the server is ending.
+    pub fn is_ending(&self) -> bool {
+        *self.ending.borrow() != Ending::No
+    }
+}
+
+/// Removes a folder; one that is not there is no matter, one that stays is told.
+pub async fn remove_folder(folder: &Path) {
+    match tokio::fs::remove_dir_all(folder).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "a folder could not be removed");
+        }
+        _ => {}
+    }
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    /// It loads and warms up the model.
+    Starting,
+    /// It waits for a job.
+    Idle,
+    /// It makes a film.
+    Working,
+    /// It ended, and is started again after a while.
+    Down,
+}
+
+/// The state of each worker.
+#[derive(Debug)]
+pub struct Slots(Mutex<Vec<SlotState>>);
+
+impl Slots {
+    /// So many workers, none of them ready.
+    pub fn new(count: usize) -> Self {
+        Self(Mutex::new(vec![SlotState::Starting; count]))
+    }
+
+    /// Notes what a worker is doing.
+    pub fn set(&self, slot: usize, state: SlotState) {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = slots.get_mut(slot) {
+            *current = state;
+        }
+    }
+
+    /// All of them.
+    pub fn get(&self) -> Vec<SlotState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a job that came now would be made: some worker has its model loaded.
+    pub fn is_ready(&self) -> bool {
+        self.get().iter().any(|slot| matches!(slot, SlotState::Idle | SlotState::Working))
+    }
+}

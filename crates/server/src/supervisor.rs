@@ -1,0 +1,209 @@
+//! Keeps workers running and gives them jobs.
+//!
+//! Each slot is one task: it starts a worker, waits until it is ready, leases jobs and hands them to
+//! it, and starts another one when it is gone, after a while that doubles with each start that came
+//! to nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longreel_jobs::{
+    HandBack, Job, JobState, Lease, LeaseRequest, Leased, ListFilter, ListOrder, StoreError,
+};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::assignment::{Assignment, Finished};
+use crate::process::{Heard, WorkerProcess};
+use crate::protocol::{Order, Outcome, Told};
+use crate::shared::{Ending, Shared, SlotState};
+
+/// How long a lease lasts without renewal, in milliseconds.
+const LEASE_MS: i64 = 30_000;
+/// How often an idle worker asks for a job that nobody woke it for: one that was put into the
+/// database by another process, or whose lease ran out.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// Waits before a worker is started again.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Wait after a job could go on only when there is room on the disk again.
+const DISK_FULL_WAIT: Duration = Duration::from_secs(15);
+
+/// How the life of one worker process ended.
+enum Life {
+    /// The server is ending.
+    Dismissed,
+    /// It is gone.
+    Gone {
+        /// Why, for people.
+        reason: String,
+        /// It was ready and so is worth a new start at once.
+        was_ready: bool,
+    },
+}
+
+/// Runs one slot until the server ends.
+pub async fn run(shared: Arc<Shared>, slot: usize) {
+    let mut ending = shared.ending.subscribe();
+    let mut fruitless = 0_u32;
+    while !shared.is_ending() {
+        shared.slots.set(slot, SlotState::Starting);
+        let Life::Gone { reason, was_ready } = live(&shared, slot, &mut ending).await else {
+            return;
+        };
+        fruitless = if was_ready { 0 } else { fruitless.saturating_add(1) };
+        let wait = BACKOFF_FIRST.saturating_mul(1 << fruitless.min(10)).min(BACKOFF_MAX);
+        tracing::warn!(slot, reason, again_in = ?wait, "a worker is gone");
+        shared.slots.set(slot, SlotState::Down);
+        tokio::select! {
+            () = sleep(wait) => {}
+            _ = ending.changed() => {}
+        }
+    }
+}
+
+async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<Ending>) -> Life {
+    let gone = |reason, was_ready| Life::Gone { reason, was_ready };
+    let mut process = match WorkerProcess::spawn(&shared.worker, shared.patience) {
+        Ok(process) => process,
+        Err(error) => {
+            let program = shared.worker.program.display();
+            return gone(format!("{program} cannot be started: {error}"), false);
+        }
+    };
+    let pid = process.id().unwrap_or_default();
+    let warm_up = shared.work.join(format!("warm-up-{slot}"));
+    process.order(&Order::Start { engine: shared.engine.clone(), warm_up }).await;
+    loop {
+        tokio::select! {
+            heard = process.hear() => match heard {
+                Heard::Told(Told::Ready { seconds }) => {
+                    tracing::info!(slot, pid, seconds, "a worker is ready");
+                    break;
+                }
+                Heard::Told(Told::Ended { outcome: Outcome::Failed { message, .. } }) => {
+                    return gone(message, false);
+                }
+                Heard::Told(_) => {}
+                Heard::Gone(reason) => return gone(reason, false),
+            },
+            _ = ending.changed() => {
+                // It is loading and has nothing to lose.
+                process.kill().await;
+                return Life::Dismissed;
+            }
+        }
+    }
+    let request = LeaseRequest {
+        // Another name for each process, as the store wants it.
+        worker: format!("serve-{}-{slot}-{pid}", std::process::id()),
+        duration_ms: LEASE_MS,
+        models: vec![shared.films.model().name.clone()],
+    };
+    let mut wakes = shared.wakes.subscribe();
+    loop {
+        shared.slots.set(slot, SlotState::Idle);
+        wakes.mark_unchanged();
+        if shared.is_ending() {
+            process.dismiss().await;
+            return Life::Dismissed;
+        }
+        // Not within the select below: a lease that was given must not be dropped.
+        match shared.store.lease(request.clone()).await {
+            Ok(Some(leased)) => {
+                if let Some(life) = work(shared, slot, leased, &mut process).await {
+                    return life;
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "no job could be leased"),
+        }
+        tokio::select! {
+            heard = process.hear() => {
+                if let Heard::Gone(reason) = heard {
+                    return gone(reason, true);
+                }
+            }
+            _ = wakes.changed() => {}
+            _ = ending.changed() => {}
+            () = sleep(ASK_EVERY) => {}
+        }
+    }
+}
+
+/// Has one job made; the end of the worker's life when it did not survive it.
+async fn work(
+    shared: &Arc<Shared>,
+    slot: usize,
+    leased: Leased,
+    process: &mut WorkerProcess,
+) -> Option<Life> {
+    let job = leased.job.id;
+    shared.slots.set(slot, SlotState::Working);
+    tracing::info!(slot, %job, attempt = leased.job.attempts, "a job begins");
+    match Assignment::new(shared, leased, process).run().await {
+        Finished::Done => None,
+        Finished::DiskFull => {
+            tracing::error!(%job, "no room on the disk; the job waits until there is");
+            let mut ending = shared.ending.subscribe();
+            tokio::select! {
+                () = sleep(DISK_FULL_WAIT) => {}
+                _ = ending.changed() => {}
+            }
+            None
+        }
+        Finished::WorkerGone(reason) => Some(Life::Gone { reason, was_ready: true }),
+    }
+}
+
+/// Gives jobs back that the server before this one held when it was killed. The data folder is
+/// locked, so whoever held them is gone.
+///
+/// A lease that was written down is handed back as stopped: a killed server says nothing against the
+/// job. Without it all that is known is that a worker is gone, which counts against the job.
+///
+/// # Errors
+/// Those of the database.
+pub async fn recover(shared: &Shared) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let states = vec![JobState::Running];
+        let order = ListOrder::Ascending;
+        let filter = ListFilter { states, order, after, limit: 100, ..ListFilter::default() };
+        let page = shared.store.list(filter).await?;
+        for job in &page.jobs {
+            take_back(shared, job).await?;
+        }
+        after = page.jobs.last().map(|job| job.id);
+        if !page.has_more {
+            return Ok(());
+        }
+    }
+}
+
+async fn take_back(shared: &Shared, job: &Job) -> Result<(), StoreError> {
+    tracing::info!(job = %job.id, "goes on: the server before this one ended while it was made");
+    if let Some(token) = read_lease(&shared.work_folder(job.id)).await {
+        let lease = Lease { job: job.id, token };
+        match shared.store.hand_back(&lease, HandBack::Stopped).await {
+            // It was killed between the lease and the writing down of it.
+            Err(StoreError::LeaseLost { .. }) => {}
+            handed_back => return handed_back.map(drop),
+        }
+    }
+    let worker = job.worker.as_deref().unwrap_or_default();
+    shared.store.worker_gone(worker).await.map(drop)
+}
+
+/// Writes down the lease on a job, so that the server after this one can hand it back.
+pub async fn write_lease(folder: &Path, token: &str) -> std::io::Result<()> {
+    tokio::fs::create_dir_all(folder).await?;
+    tokio::fs::write(folder.join("lease"), token).await
+}
+
+async fn read_lease(folder: &Path) -> Option<String> {
+    let token = tokio::fs::read_to_string(folder.join("lease")).await.ok()?;
+    (token.len() == 64).then_some(token)
+}

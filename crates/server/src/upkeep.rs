@@ -1,0 +1,82 @@
+//! What is done from time to time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longreel_jobs::{JobId, StoreError};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::shared::{Ending, Shared, remove_folder};
+
+/// How often leases and deadlines are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// In which of the sweeps folders are looked at too.
+const TIDY_IN: u32 = 12;
+
+/// Runs until the server ends.
+pub async fn run(shared: Arc<Shared>) {
+    let mut ending = shared.ending.subscribe();
+    let mut ticks = interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut round = 0_u32;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = ending.wait_for(|ending| *ending == Ending::Closed) => return,
+        }
+        match shared.store.sweep().await {
+            Ok(swept) if swept.is_empty() => {}
+            Ok(swept) => {
+                for swept in swept {
+                    tracing::warn!(job = %swept.job, reason = ?swept.reason, "taken back");
+                }
+                shared.wake();
+            }
+            Err(error) => tracing::error!(%error, "leases and deadlines could not be looked at"),
+        }
+        if round.is_multiple_of(TIDY_IN) {
+            tidy(&shared).await;
+        }
+        round = round.wrapping_add(1);
+    }
+}
+
+/// Removes the files of deleted jobs, and folders in which no film is made any more.
+async fn tidy(shared: &Shared) {
+    match shared.store.pending_removals().await {
+        Ok(jobs) => {
+            for job in jobs {
+                remove_files(shared, job).await;
+            }
+        }
+        Err(error) => tracing::error!(%error, "files to remove could not be looked up"),
+    }
+    let Ok(mut folders) = tokio::fs::read_dir(&shared.work).await else { return };
+    while let Ok(Some(entry)) = folders.next_entry().await {
+        // Whatever else lies there is not ours.
+        let Some(job) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let is_over = match shared.store.get(job).await {
+            Ok(job) => job.state.is_final(),
+            Err(error) => matches!(error, StoreError::NotFound { .. }),
+        };
+        if is_over {
+            remove_folder(&entry.path()).await;
+        }
+    }
+}
+
+/// Removes all files of a job that was deleted.
+pub async fn remove_files(shared: &Shared, job: JobId) {
+    remove_folder(&shared.work_folder(job)).await;
+    let removed = shared.artifacts.delete_job(job).await;
+    match removed {
+        Ok(()) => {
+            if let Err(error) = shared.store.removal_done(job).await {
+                tracing::warn!(%job, %error, "files are removed, which is not noted");
+            }
+        }
+        Err(error) => tracing::error!(%job, %error, "files could not be removed"),
+    }
+}

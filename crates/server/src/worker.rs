@@ -1,0 +1,217 @@
+//! The worker: a process that holds one model and makes one film at a time, as it is told on stdin.
+//!
+//! It is a process of its own so that whatever happens to it, from an out-of-memory kill to a fault in
+//! a driver, happens to one film and not to the service. It touches nothing but its own folders.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use longreel_film::{
+    Engine, EngineOptions, Event, FilmError, Length, Outputs, RunFile, Stop, StopSignal,
+};
+use longreel_media::MediaError;
+use serde::Serialize;
+
+use crate::protocol::{Order, Outcome, Task, Tell};
+
+/// How often a worker says that it is alive.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// How often it looks whether another process has let go of a film's folder.
+const LOCK_EVERY: Duration = Duration::from_millis(100);
+/// Longest side of the picture that a worker warms up with, in pixels.
+const WARM_UP_SIDE: usize = 128;
+/// The film's name in a job's folder.
+const FILM: &str = "film.mp4";
+
+/// Works until stdin ends or the model turns out to be unusable.
+///
+/// # Errors
+/// When stdin does not begin with [`Order::Start`].
+pub fn run() -> io::Result<()> {
+    let started = Instant::now();
+    let mut first = String::new();
+    io::stdin().read_line(&mut first)?;
+    let Ok(Order::Start { engine, warm_up }) = serde_json::from_str(&first) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a worker is started by `longreel serve`, which tells it what to do",
+        ));
+    };
+    let (sender, tasks) = mpsc::channel();
+    std::thread::spawn(move || obey(io::stdin().lines(), &sender));
+    std::thread::spawn(|| {
+        loop {
+            std::thread::sleep(ALIVE_EVERY);
+            tell(&Tell::Alive);
+        }
+    });
+    let mut engine = match start(&engine, &warm_up) {
+        Ok(engine) => engine,
+        Err(error) => {
+            tell(&Tell::Ended { outcome: failed(&error) });
+            return Ok(());
+        }
+    };
+    tell(&Tell::Ready { seconds: started.elapsed().as_secs_f64() });
+    work(&mut engine, &tasks);
+    Ok(())
+}
+
+/// Reads orders until stdin ends.
+fn obey(lines: impl Iterator<Item = io::Result<String>>, tasks: &Sender<(Task, StopSignal)>) {
+    let mut current = StopSignal::default();
+    for line in lines {
+        let Ok(line) = line else { break };
+        match serde_json::from_str(&line) {
+            Ok(Order::Make(task)) => {
+                // A signal of its own for each film, so that an order that comes too late for one
+                // does not stop the next.
+                current = StopSignal::default();
+                if tasks.send((*task, current.clone())).is_err() {
+                    return;
+                }
+            }
+            Ok(Order::Stop { when }) => current.request(when.into()),
+            Ok(Order::Start { .. }) => {}
+            Err(error) => tell(&Tell::Warning { message: format!("not an order: {error}") }),
+        }
+    }
+    current.request(Stop::AfterSegment);
+}
+
+fn work(engine: &mut Engine, tasks: &Receiver<(Task, StopSignal)>) {
+    while let Ok((task, stop)) = tasks.recv() {
+        let outcome = make(engine, &task, &stop).unwrap_or_else(|error| failed(&error));
+        tell(&Tell::Ended { outcome });
+    }
+}
+
+/// Opens the model and makes a film of a few frames, so that whoever is told that it is ready does
+/// not wait for weights, caches and threads.
+fn start(options: &EngineOptions, warm_up: &Path) -> Result<Engine, Box<FilmError>> {
+    let mut engine = Engine::open(options)?;
+    let mut request = engine.defaults(false)?.request("warm-up");
+    request.length = Length::Frames(5);
+    request.steps = 1;
+    // Every weight is read for a small picture as for a large one.
+    request.width = request.width.min(WARM_UP_SIDE);
+    request.height = request.height.min(WARM_UP_SIDE);
+    // A model that wants an image has none here; it is loaded by its first film.
+    if let Ok(plan) = engine.plan(&request) {
+        create(warm_up)?;
+        let outputs = Outputs { overwrite: true, ..Outputs::new(warm_up.join(FILM)) };
+        engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {})?;
+        // What a warm-up leaves is of no use to anybody, and the next one takes its place.
+        let _ = fs::remove_dir_all(warm_up);
+    }
+    Ok(engine)
+}
+
+fn make(engine: &mut Engine, task: &Task, stop: &StopSignal) -> Result<Outcome, Box<FilmError>> {
+    create(&task.folder)?;
+    let Some(_lock) = lock(&task.folder, stop)? else { return Ok(Outcome::Stopped) };
+    let film = task.folder.join(FILM);
+    let outputs = Outputs { previews: true, command: task.command.clone(), ..Outputs::new(&film) };
+    let complete = || Outcome::Complete { film: film.clone(), drift: outputs.drift_path() };
+    let observer = &mut |event: Event| tell(&keep_preview(event, &task.folder));
+    let outcome = if RunFile::path(&outputs.run_folder()).exists() {
+        engine.resume(&film, stop, observer)?
+    } else if film.exists() && outputs.drift_path().exists() {
+        // The drift is written after the film is closed and before the run's folder goes: this film
+        // was whole when its worker or the server was killed.
+        return Ok(complete());
+    } else {
+        let plan = engine.plan(&task.request).map_err(FilmError::from)?;
+        let outputs = Outputs { overwrite: true, ..outputs.clone() };
+        engine.run(&plan, &outputs, stop, observer)?
+    };
+    Ok(if outcome.stopped { Outcome::Stopped } else { complete() })
+}
+
+/// Moves a preview out of the run's folder, which goes with the end of the film, maybe before the server
+/// has looked at it.
+fn keep_preview(mut event: Event, folder: &Path) -> Event {
+    if let Event::Part { preview: Some(path), .. } = &mut event
+        && let Some(kept) = Path::new(path.as_str()).file_name().map(|name| folder.join(name))
+        && fs::rename(path.as_str(), &kept).is_ok()
+    {
+        *path = kept.display().to_string();
+    }
+    event
+}
+
+/// Waits until no other process works in a film's folder: a worker whose server was killed finishes
+/// its segment first. `None` when it is told to stop meanwhile.
+fn lock(folder: &Path, stop: &StopSignal) -> Result<Option<File>, Box<FilmError>> {
+    let path = folder.join("lock");
+    let failed = |cause| Box::new(FilmError::Io { action: "lock", path: path.clone(), cause });
+    let file = File::create(&path).map_err(failed)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if stop.get() != Stop::No => return Ok(None),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_EVERY),
+            Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+        }
+    }
+}
+
+fn create(folder: &Path) -> Result<(), Box<FilmError>> {
+    let path = folder.to_owned();
+    fs::create_dir_all(folder)
+        .map_err(|cause| Box::new(FilmError::Io { action: "create", path, cause }))
+}
+
+fn failed(error: &FilmError) -> Outcome {
+    Outcome::Failed { code: code(error).to_owned(), message: error.to_string() }
+}
+
+/// The stable name of an error.
+fn code(error: &FilmError) -> &'static str {
+    match error {
+        FilmError::Media(MediaError::DiskFull { .. }) => Outcome::DISK_FULL,
+        FilmError::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull => {
+            Outcome::DISK_FULL
+        }
+        FilmError::Plan(_) => "invalid_request",
+        FilmError::Weights(_) | FilmError::Model(_) => "model_unusable",
+        FilmError::NotFinite { .. } => "output_not_finite",
+        FilmError::OtherModel { .. } => "model_changed",
+        FilmError::Media(_) | FilmError::Io { .. } => "storage_failed",
+        _ => "generation_failed",
+    }
+}
+
+/// A server that is gone cannot be told anything; the end of stdin says what to do then.
+fn tell(event: &impl Serialize) {
+    let Ok(mut line) = serde_json::to_vec(event) else { return };
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(&line).and_then(|()| stdout.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::When;
+
+    #[test]
+    fn the_end_of_stdin_stops_the_film_in_work_after_its_segment() {
+        let (sender, tasks) = mpsc::channel();
+        let order = |stop: &str| Ok(stop.to_owned());
+        let now = serde_json::to_string(&Order::Stop { when: When::Now }).expect("JSON");
+        obey([order("not an order")].into_iter(), &sender);
+        obey([order(&now)].into_iter(), &sender);
+        assert!(tasks.try_recv().is_err(), "there was no film to make");
+        let stop = StopSignal::default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let held = lock(folder.path(), &stop).expect("a lock").expect("nobody has it");
+        stop.request(Stop::AfterSegment);
+        assert!(lock(folder.path(), &stop).expect("no error").is_none(), "two have one lock");
+        drop(held);
+        assert!(lock(folder.path(), &stop).expect("no error").is_some());
+    }
+}
