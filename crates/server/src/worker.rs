@@ -29,7 +29,7 @@ const FILM: &str = "film.mp4";
 /// Works until stdin ends or the model turns out to be unusable.
 ///
 /// # Errors
-/// When stdin does not begin with [`Order::Start`].
+/// When stdin does not begin with the order to start.
 pub fn run() -> io::Result<()> {
     let started = Instant::now();
     let mut first = String::new();
