@@ -2,7 +2,7 @@
 //! machine's measured peak.
 //!
 //! `cargo bench -p longreel-kernels` runs all; words after `--` choose those whose name has one of
-//! them. `benches/kernels.py` prints the same table for torch, and runs both in turn.
+//! them. `benches/against_torch.py` prints the same table for torch, and runs both in turn.
 //! `LONGREEL_ISA` (plain, avx2, avx512) compares instruction sets.
 
 use std::hint::black_box;

@@ -1,7 +1,7 @@
 """Speed of torch at the shapes of crates/kernels/benches/kernels.rs, and of both in turn.
 
-Run: python benches/kernels.py THREADS            torch alone
-     python benches/kernels.py THREADS BENCH ...  torch and the bench binary in turn,
+Run: python benches/against_torch.py THREADS            torch alone
+     python benches/against_torch.py THREADS BENCH ...  torch and the bench binary in turn,
                                                        case by case, with the ratio
 Versions: torch 2.x. Other programs on the machine slow both down alike: compare ratios.
 """
