@@ -46,11 +46,24 @@ pub struct SegmentTask<'a> {
     pub addnoise_condition: f32,
 }
 
+/// A row that is done.
+pub struct RowDone<'a> {
+    /// Rows done.
+    pub done: usize,
+    /// Rows of the segment.
+    pub rows: usize,
+    /// Seconds the row took.
+    pub seconds: f64,
+    /// The latent `[1, C, h, w]` in the middle of those that the row moved, as the network takes it to
+    /// be without noise.
+    pub clean: &'a dyn Fn() -> Tensor,
+}
+
 /// Told after each row; returns false to give the segment up.
-pub type OnRow<'a> = dyn FnMut(usize, usize, f64) -> bool + 'a;
+pub type OnRow<'a> = dyn FnMut(&RowDone<'_>) -> Result<bool, FilmError> + 'a;
 
 /// Denoises `window`, `[window, C, h, w]`, in place: frozen frames hold their latents, the others
-/// noise. Returns false when `on_row(rows done, rows, seconds of the row)` gave it up.
+/// noise. Returns false when `on_row` gave it up.
 ///
 /// The reference is the denoising loop of `SkyReelsV2DiffusionForcingPipeline.__call__`
 /// (diffusers 0.42.1) and, for models without diffusion forcing, that of `SkyReelsV2Pipeline`, whose
@@ -92,7 +105,10 @@ pub fn denoise(
             let frames = task.timetable.groups()[group].clone();
             advance(task, &mut *solvers[group], &velocity, window, index, row, frames)?;
         }
-        if !on_row(index + 1, rows.len(), started.elapsed().as_secs_f64()) {
+        let seconds = started.elapsed().as_secs_f64();
+        let clean = || clean_latent(task.timetable, row, &input, &velocity);
+        let row_done = RowDone { done: index + 1, rows: rows.len(), seconds, clean: &clean };
+        if !on_row(&row_done)? {
             return Ok(false);
         }
     }
@@ -140,6 +156,21 @@ fn model_input(
             Tensor::from_vec(&[frames, channels + more, height, width], joined)
         }
     })
+}
+
+/// See [`RowDone::clean`]: x0 = x - sigma * v, of flow matching (Lipman et al. 2023), with sigma the
+/// timestep in thousandths.
+fn clean_latent(timetable: &Timetable, row: &Row, input: &Tensor, velocity: &Tensor) -> Tensor {
+    let shown = row.interval.clone();
+    let moved = row.updated_groups.get(row.updated_groups.len() / 2);
+    let frames = moved.map_or(shown.clone(), |&group| timetable.groups()[group].clone());
+    let frame = ((frames.start + frames.end) / 2).clamp(shown.start, shown.end - 1);
+    let sigma = row.timesteps[frame] / 1000.0;
+    let of = |tensor: &Tensor| tensor.slice0(frame - shown.start..frame - shown.start + 1);
+    let (noised, velocity) = (of(input), of(velocity));
+    // Image-to-video models are shown more channels than they answer; the first ones are the latent.
+    let values = noised.data().iter().zip(velocity.data()).map(|(x, v)| x - sigma * v).collect();
+    Tensor::from_vec(velocity.shape(), values)
 }
 
 /// One branch of guidance, or what the step cache remembers of it.

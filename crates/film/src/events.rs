@@ -55,9 +55,29 @@ pub enum Event {
         frames: u64,
         /// Film seconds so far.
         film_seconds: f64,
-        /// A PNG of a frame of this part, when previews are asked for.
+        /// The prompt it was made from.
+        prompt: String,
+        /// The seed it was made from.
+        seed: u64,
+        /// First byte of this part and byte behind its last one, when it lies in one file as whole
+        /// fragments (MP4). Counted from the end of the file's head, where the first part begins, since
+        /// the head may be written anew.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes: Option<[u64; 2]>,
+        /// A picture of this part, when previews are asked for.
         #[serde(skip_serializing_if = "Option::is_none")]
         preview: Option<String>,
+    },
+    /// There is a picture of the segment in work, when the film is made live.
+    Preview {
+        /// From 0.
+        segment: usize,
+        /// Rows done in this segment.
+        step: usize,
+        /// Seconds that it took.
+        seconds: f64,
+        /// The picture, beside the film. It is the reader's to remove.
+        path: String,
     },
     /// How a segment differs from the first.
     Drift(SegmentDrift),

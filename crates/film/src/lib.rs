@@ -45,6 +45,7 @@ mod estimate;
 mod events;
 mod noise;
 mod outputs;
+mod peek;
 mod plan;
 mod request;
 mod run;
@@ -60,7 +61,9 @@ pub use estimate::{
 };
 pub use events::{Event, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};
-pub use plan::{FilmPlan, ModelFacts, PlanSummary, Saving, human_bytes, human_seconds, plan};
+pub use plan::{
+    FilmPlan, ModelFacts, PlanSummary, PlannedSegment, Saving, human_bytes, human_seconds, plan,
+};
 pub use request::{
     CacheChoice, Carry, FilmRequest, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
 };

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use longreel_media::{Codec, MediaError, write_atomic};
 use serde::{Deserialize, Serialize};
 
+/// Longest side of a frame on the contact sheet of a film that is made live.
+const LIVE_SHEET_SIDE: u32 = 320;
+
 /// Codec and quality of the film.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Encoding {
@@ -27,13 +30,19 @@ pub struct Outputs {
     /// What the final latents decode to, safetensors `frames` f32 `[F, H, W, 3]` in [0, 1]. A video
     /// that is extended is not in it, but for the history that the first segment saw.
     pub dump_frames: Option<PathBuf>,
-    /// A sheet of frames as a PNG.
+    /// A sheet of frames: a JPEG when the path ends so, else a PNG.
     pub contact_sheet: Option<PathBuf>,
     /// Noise to use instead of the seed's: safetensors with `segment_{s}` and, where the condition is
     /// noised, `condition_noise_{s}`.
     pub noise: Option<PathBuf>,
-    /// A PNG of a frame for each segment, written into the run's folder and named by the events.
+    /// A picture (JPEG) of the last frame of each segment, written into the run's folder and named by
+    /// the events.
     pub previews: bool,
+    /// What a service shows while the film is made, and keeps afterwards, all beside the film: previews,
+    /// also of the segment in work; [`Outputs::journal_path`]; a contact sheet of small frames, unless
+    /// another is asked for.
+    #[serde(default)]
+    pub live: bool,
     /// Start anew where an unfinished run is.
     pub overwrite: bool,
     /// The command that makes this film again, kept in its metadata.
@@ -53,6 +62,7 @@ impl Outputs {
             contact_sheet: None,
             noise: None,
             previews: false,
+            live: false,
             overwrite: false,
             command: String::new(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -62,6 +72,29 @@ impl Outputs {
     /// The folder beside the film that holds the unfinished run.
     pub fn run_folder(&self) -> PathBuf {
         run_folder(&self.film)
+    }
+
+    /// Where the events of finished segments are kept, as lines of JSON, when the film is made live.
+    /// It is as durable as the segments are, so that whoever reads the events of a run that was killed
+    /// finds here what it was not told; it stays when the film is complete.
+    pub fn journal_path(&self) -> PathBuf {
+        self.film.with_extension("journal")
+    }
+
+    /// Where the contact sheet goes, and the longest side of a frame on it, in pixels.
+    pub fn sheet(&self) -> Option<(PathBuf, u32)> {
+        match &self.contact_sheet {
+            Some(path) => Some((path.clone(), u32::MAX)),
+            None => self.live.then(|| (self.film.with_extension("sheet.jpg"), LIVE_SHEET_SIDE)),
+        }
+    }
+
+    /// Where previews are written.
+    pub(crate) fn preview_folder(&self) -> PathBuf {
+        match self.live {
+            true => self.film.parent().map(Path::to_path_buf).unwrap_or_default(),
+            false => self.run_folder(),
+        }
     }
 
     /// Where the drift of each segment is written: `film.mp4` has `film.drift.json`.

@@ -17,6 +17,7 @@ use crate::estimate::{
     probe_flops_per_second, tokens_per_frame,
 };
 use crate::request::{CacheChoice, Carry, FilmRequest, Length, SolverChoice, StartFrom};
+use crate::run::pixel_frame;
 use crate::solvers::{few_step_schedule, solver_kind};
 
 /// Sides beyond this are refused: no published model knows them, and the arithmetic of a mistyped
@@ -78,6 +79,20 @@ impl FilmPlan {
         &self.summary
     }
 
+    /// Segment `index` as it is planned, or `None` beyond the end of the film.
+    pub fn planned(&self, index: usize) -> Option<PlannedSegment> {
+        let segment = self.segments.segment(index)?;
+        let first = pixel_frame(segment.first_new_latent);
+        let end = pixel_frame(segment.first_new_latent + segment.new_latents);
+        let prompt = self.request.prompt_at(first);
+        Some(PlannedSegment {
+            // What a film starts from counts to its first segment.
+            frames: end - if index == 0 { 0 } else { first },
+            prompt,
+            seed: self.request.prompts[prompt].seed.unwrap_or(self.request.seed),
+        })
+    }
+
     pub(crate) fn timetable(&self, segment: &Segment) -> Result<Timetable, PlanError> {
         let shape = TimetableShape::of(
             segment,
@@ -87,6 +102,17 @@ impl FilmPlan {
         );
         Ok(Timetable::new(&shape, &self.schedule.timesteps)?)
     }
+}
+
+/// What is known of a segment before it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedSegment {
+    /// Pixel frames that it adds. A video that is extended adds its own length to the first segment.
+    pub frames: u64,
+    /// The prompt it will be made from, as an index into [`FilmRequest::prompts`].
+    pub prompt: usize,
+    /// Its seed.
+    pub seed: u64,
 }
 
 /// An option that would make the film cheaper.

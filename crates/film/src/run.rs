@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use longreel_kernels::Tensor;
 use longreel_media::{
     FilmOptions, FilmState, FilmWriter, Frame, FrameRate, VideoOptions, VideoReader, contact_sheet,
-    write_atomic, write_png,
+    thumbnail, write_atomic, write_jpeg, write_png,
 };
 use longreel_models::{Context, ForwardOptions, VaeDecoderState};
 use longreel_sampling::{Segment, StepCache};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::append::{self, AppendFile};
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::condition::{Conditions, VAE_BUDGET_BYTES, fit_frame, to_tensor};
-use crate::denoise::{SegmentTask, denoise};
+use crate::denoise::{RowDone, SegmentTask, denoise};
 use crate::drift::{DriftMeter, SegmentDrift};
 use crate::engine::{EngineOptions, Networks};
 use crate::error::FilmError;
@@ -27,6 +27,7 @@ use crate::estimate::peak_memory_bytes;
 use crate::events::{Event, Observer, Stop, StopSignal};
 use crate::noise::NoiseSource;
 use crate::outputs::Outputs;
+use crate::peek::Peeks;
 use crate::plan::FilmPlan;
 use crate::request::{Carry, FilmRequest, StartFrom};
 
@@ -35,6 +36,7 @@ const LATENTS: &str = "latents.raw";
 const FRAMES: &str = "frames.raw";
 const DRIFT: &str = "drift.jsonl";
 const SHEET: &str = "sheet.raw";
+const JOURNAL: &str = "journal";
 /// Frames of a contact sheet at most; of a longer film every n-th is kept.
 const SHEET_FRAMES: usize = 48;
 
@@ -110,6 +112,9 @@ pub struct Run<'a> {
     started: Instant,
     seconds_before: f64,
     timing: Timing,
+    peeks: Peeks,
+    /// Prompt and seed of the segment in work.
+    made_from: (String, u64),
     last_drift: Option<SegmentDrift>,
 }
 
@@ -172,6 +177,8 @@ impl<'a> Run<'a> {
             started: Instant::now(),
             seconds_before: 0.0,
             timing: Timing::default(),
+            peeks: Peeks::default(),
+            made_from: Default::default(),
             last_drift: None,
             folder,
         };
@@ -181,9 +188,13 @@ impl<'a> Run<'a> {
         let mut names = vec![DRIFT];
         names.extend(outputs.dump_latents.as_ref().map(|_| LATENTS));
         names.extend(outputs.dump_frames.as_ref().map(|_| FRAMES));
-        names.extend(outputs.contact_sheet.as_ref().map(|_| SHEET));
+        names.extend(outputs.sheet().map(|_| SHEET));
+        names.extend(outputs.live.then_some(JOURNAL));
         for name in names {
-            let path = run.folder.join(name);
+            let path = match name {
+                JOURNAL => outputs.journal_path(),
+                _ => run.folder.join(name),
+            };
             let length = run.progress.lengths.get(name).copied().unwrap_or(0);
             let file = AppendFile::open(&path, length).map_err(FilmError::io("open", &path))?;
             run.appended.insert(name, file);
@@ -264,6 +275,8 @@ impl<'a> Run<'a> {
             segments: self.plan.segments.count(),
             prompt: request.prompts[prompt].prompt.clone(),
         });
+        self.peeks.begin(self.timing.row_seconds);
+        self.made_from = (request.prompts[prompt].prompt.clone(), seed);
         let mut window = self.window(segment, seed)?;
         let timetable = self.plan.timetable(segment)?;
         let task = SegmentTask {
@@ -284,8 +297,10 @@ impl<'a> Run<'a> {
         };
         let rows_after = self.rows_after(segment, timetable.rows().len());
         let latents_left = self.plan.segments.total().map(|t| t.get() - self.progress.latents);
-        let timing = &mut self.timing;
-        let mut on_row = |done: usize, rows: usize, seconds: f64| {
+        let (timing, peeks) = (&mut self.timing, &mut self.peeks);
+        let (decoder, outputs) = (&self.networks.vae.decoder, self.outputs);
+        let mut on_row = |row: &RowDone<'_>| -> Result<bool, FilmError> {
+            let RowDone { done, rows, seconds, .. } = *row;
             timing.row_seconds += seconds;
             timing.rows += 1;
             let left = rows_after.zip(latents_left).map(|(after, latents)| {
@@ -300,7 +315,20 @@ impl<'a> Run<'a> {
                 seconds,
                 left_seconds: left,
             });
-            stop.get() != Stop::Now
+            // The last row is followed by the segment's frames themselves.
+            if outputs.live
+                && done < rows
+                && peeks.is_due(timing.row_seconds)
+                && let Some(frame) = peeks.make(timing.row_seconds, decoder, &(row.clean)())?
+            {
+                let name = format!("preview-{:06}-{done:04}.jpg", segment.index);
+                let path = outputs.preview_folder().join(name);
+                write_jpeg(&path, &frame)?;
+                let path = path.display().to_string();
+                let (segment, seconds) = (segment.index, peeks.last_seconds());
+                observer.event(Event::Preview { segment, step: done, seconds, path });
+            }
+            Ok(stop.get() != Stop::Now)
         };
         let whole = denoise(&task, &mut window, self.cache.as_deref_mut(), &mut on_row)?;
         if !whole {
@@ -489,8 +517,10 @@ impl<'a> Run<'a> {
         self.meter.push(frame.width() as usize, frame.rgb());
         if let Some(file) = self.appended.get_mut(SHEET)
             && self.progress.frames.is_multiple_of(sheet_step(self.plan.request()))
+            && let Some((_, side)) = self.outputs.sheet()
         {
-            file.write(frame.rgb()).map_err(FilmError::io("write", SHEET))?;
+            let small = thumbnail(&frame, side)?;
+            file.write(small.rgb()).map_err(FilmError::io("write", SHEET))?;
         }
         self.writer.as_mut().expect("begin_film opened it").push(&frame)?;
         self.progress.frames += 1;
@@ -522,15 +552,30 @@ impl<'a> Run<'a> {
     ) -> Result<(), FilmError> {
         let writer = self.writer.as_mut().expect("begin_film opened it");
         let part = writer.end_part()?;
+        let head = writer.init_segment().map(|head| head.len() as u64);
         self.progress.writer = serde_json::to_value(&part.state)
             .map_err(|e| FilmError::io("describe", &self.outputs.film)(e.into()))?;
         let drift = self.meter.finish_segment(segment.index);
         if let Some(drift) = &drift {
-            let mut line = serde_json::to_string(drift)
-                .map_err(|e| FilmError::io("describe", DRIFT)(e.into()))?;
-            line.push('\n');
             let file = self.appended.get_mut(DRIFT).expect("opened in new");
-            file.write(line.as_bytes()).map_err(FilmError::io("write", DRIFT))?;
+            write_line(file, drift).map_err(FilmError::io("write", DRIFT))?;
+        }
+        let part = Event::Part {
+            segment: segment.index,
+            frames: self.progress.frames,
+            film_seconds: self.progress.frames as f64 / f64::from(self.plan.request().fps),
+            prompt: self.made_from.0.clone(),
+            seed: self.made_from.1,
+            bytes: head.map(|head| [part.bytes.start - head, part.bytes.end - head]),
+            preview: self.preview(segment)?,
+        };
+        let drift_event = drift.clone().map(Event::Drift);
+        if let Some(file) = self.appended.get_mut(JOURNAL) {
+            [Some(&part), drift_event.as_ref()]
+                .into_iter()
+                .flatten()
+                .try_for_each(|event| write_line(file, event))
+                .map_err(FilmError::io("write", JOURNAL))?;
         }
         for (name, file) in &mut self.appended {
             let length = file.sync().map_err(FilmError::io("write", *name))?;
@@ -543,16 +588,10 @@ impl<'a> Run<'a> {
                 .save(&self.folder)
                 .map_err(FilmError::io("write a checkpoint in", &self.folder))?;
         }
-        let request = self.plan.request();
-        observer.event(Event::Part {
-            segment: segment.index,
-            frames: self.progress.frames,
-            film_seconds: self.progress.frames as f64 / f64::from(request.fps),
-            preview: self.preview(segment)?,
-        });
-        if let Some(drift) = drift {
-            observer.event(Event::Drift(drift.clone()));
-            self.last_drift = Some(drift);
+        observer.event(part);
+        if let Some(event) = drift_event {
+            observer.event(event);
+            self.last_drift = drift;
         }
         Ok(())
     }
@@ -563,8 +602,9 @@ impl<'a> Run<'a> {
         };
         let request = self.plan.request();
         let frame = Frame::new(request.width as u32, request.height as u32, rgb.to_vec())?;
-        let path = self.folder.join(format!("preview-{:06}.png", segment.index));
-        write_png(&path, &frame, None)?;
+        let name = format!("preview-{:06}.jpg", segment.index);
+        let path = self.outputs.preview_folder().join(name);
+        write_jpeg(&path, &frame)?;
         Ok(Some(path.display().to_string()))
     }
 
@@ -621,10 +661,11 @@ impl<'a> Run<'a> {
                 .and_then(|mut raw| append::write_frames(&mut raw, path, shape))
                 .map_err(FilmError::io("write", path))?;
         }
-        if let (Some(file), Some(path)) = (self.appended.remove(SHEET), &self.outputs.contact_sheet)
+        if let (Some(file), Some((path, side))) =
+            (self.appended.remove(SHEET), self.outputs.sheet())
         {
             drop(file);
-            self.write_sheet(path)?;
+            self.write_sheet(&path, side)?;
         }
         if let Some(file) = self.appended.remove(DRIFT) {
             let path = self.outputs.drift_path();
@@ -648,11 +689,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn write_sheet(&self, path: &Path) -> Result<(), FilmError> {
+    fn write_sheet(&self, path: &Path, side: u32) -> Result<(), FilmError> {
         let raw = self.folder.join(SHEET);
         let request = self.plan.request();
-        let (width, height) = (request.width, request.height);
-        let size = width * height * 3;
+        let black = Frame::filled(request.width as u32, request.height as u32, [0; 3]);
+        let small = thumbnail(&black, side)?;
+        let (width, height) = (small.width(), small.height());
+        let size = small.rgb().len();
         let read = || -> std::io::Result<Vec<Vec<u8>>> {
             let mut file = File::open(&raw)?;
             let count = file.metadata()?.len() / size as u64;
@@ -670,9 +713,13 @@ impl<'a> Run<'a> {
         let frames = read()
             .map_err(FilmError::io("read", &raw))?
             .into_iter()
-            .map(|rgb| Frame::new(width as u32, height as u32, rgb))
+            .map(|rgb| Frame::new(width, height, rgb))
             .collect::<Result<Vec<_>, _>>()?;
-        write_png(path, &contact_sheet(&frames, 8)?, None)?;
+        let sheet = contact_sheet(&frames, 8)?;
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("jpg" | "jpeg") => write_jpeg(path, &sheet)?,
+            _ => write_png(path, &sheet, None)?,
+        }
         Ok(())
     }
 }
@@ -684,6 +731,13 @@ pub fn film_options(request: &FilmRequest, outputs: &Outputs) -> FilmOptions {
     options.codec = outputs.encoding.codec;
     options.crf = outputs.encoding.crf;
     options
+}
+
+/// Appends a value as a line of JSON.
+fn write_line(file: &mut AppendFile, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    file.write(&line)
 }
 
 /// Every how many frames one goes to the contact sheet.
@@ -700,7 +754,7 @@ fn unit(v: f32) -> f32 {
 }
 
 /// The first pixel frame of latent frame `latent`: 0, 1, 5, 9, ...
-fn pixel_frame(latent: usize) -> u64 {
+pub(crate) fn pixel_frame(latent: usize) -> u64 {
     match latent {
         0 => 0,
         n => 4 * (n as u64 - 1) + 1,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use longreel_jobs::{
     JobStore, KeyStore, LeaseRequest, Limits, ListFilter, NewJob, NewKey, OwnerLimits, Progress,
-    Renewal, Retention, Scope, SqliteStore, StoreOptions, UpkeepStore, WorkStore, WorkerEvent,
+    Renewal, Retention, Scope, SegmentDone, SqliteStore, StoreOptions, UpkeepStore, WorkStore,
+    WorkerEvent,
 };
 use serde_json::json;
 
@@ -63,7 +64,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let progress = Some(Progress { step, steps: 30, ..Progress::default() });
             time!(renew, store.renew(&leased.lease, Renewal { progress, prompts_revision: 0 }));
         }
-        let done = vec![WorkerEvent::SegmentDone { segment: 0, frames: 97 }];
+        let done = vec![WorkerEvent::SegmentDone(SegmentDone::new(0, 97))];
         time!(append, store.append(&leased.lease, done, 0));
         time!(complete, store.complete(&leased.lease, Default::default()));
     }

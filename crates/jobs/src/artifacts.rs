@@ -13,7 +13,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::artifact_name::{Artifact, ArtifactName};
 use crate::id::JobId;
@@ -122,7 +122,42 @@ impl Artifacts {
         file: &Path,
     ) -> Result<Artifact, ArtifactError> {
         let failed = |action| move |cause| ArtifactError::Io { action, path: file.into(), cause };
-        let mut source = tokio::fs::File::open(file).await.map_err(failed("open"))?;
+        let source = tokio::fs::File::open(file).await.map_err(failed("open"))?;
+        self.put(job, name, source, file).await
+    }
+
+    /// Stores the next `length` bytes of an open file, as [`Self::put_file`] stores all of one. `path`
+    /// names it in errors.
+    ///
+    /// # Errors
+    /// Those of [`Self::put_file`], and [`ArtifactError::Io`] when the file ends before; then nothing is
+    /// stored under the name.
+    pub async fn put_part(
+        &self,
+        job: JobId,
+        name: ArtifactName,
+        source: impl AsyncRead + Unpin,
+        length: u64,
+        path: &Path,
+    ) -> Result<Artifact, ArtifactError> {
+        let artifact = self.put(job, name, source.take(length), path).await?;
+        if artifact.size_bytes == length {
+            return Ok(artifact);
+        }
+        self.delete(job, name).await?;
+        let text = format!("it has {} of {length} bytes", artifact.size_bytes);
+        let cause = io::Error::new(io::ErrorKind::UnexpectedEof, text);
+        Err(ArtifactError::Io { action: "read", path: path.into(), cause })
+    }
+
+    async fn put(
+        &self,
+        job: JobId,
+        name: ArtifactName,
+        mut source: impl AsyncRead + Unpin,
+        path: &Path,
+    ) -> Result<Artifact, ArtifactError> {
+        let failed = |action| move |cause| ArtifactError::Io { action, path: path.into(), cause };
         let action = "store a file";
         let upload = self.store.put_multipart(&key(job, name)).await;
         let upload = upload.map_err(|e| unexpected(action, e))?;
@@ -176,6 +211,44 @@ impl Artifacts {
     pub async fn size_bytes(&self, job: JobId, name: ArtifactName) -> Result<u64, ArtifactError> {
         let head = self.store.head(&key(job, name)).await;
         Ok(head.map_err(|e| missing_or("look at a file", job, name, e))?.size)
+    }
+
+    /// The size of a file, and a text that changes whenever its content does.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`], or when the store fails.
+    pub async fn head(
+        &self,
+        job: JobId,
+        name: ArtifactName,
+    ) -> Result<(u64, String), ArtifactError> {
+        let head = self.store.head(&key(job, name)).await;
+        let head = head.map_err(|e| missing_or("look at a file", job, name, e))?;
+        let tag = head.e_tag.unwrap_or_else(|| head.last_modified.to_string());
+        Ok((head.size, tag))
+    }
+
+    /// Removes one file. No error when it is not there.
+    ///
+    /// # Errors
+    /// When the store fails; the call can be repeated.
+    pub async fn delete(&self, job: JobId, name: ArtifactName) -> Result<(), ArtifactError> {
+        match self.store.delete(&key(job, name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(cause) => Err(unexpected("delete a file", cause)),
+        }
+    }
+
+    /// The names of everything stored for a job.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn names(&self, job: JobId) -> Result<Vec<ArtifactName>, ArtifactError> {
+        let listed = self.store.list(Some(&folder(job))).try_collect::<Vec<_>>().await;
+        let listed = listed.map_err(|e| unexpected("list files", e))?;
+        // Whatever else lies there is not ours.
+        let name = |meta: object_store::ObjectMeta| meta.location.filename()?.parse().ok();
+        Ok(listed.into_iter().filter_map(name).collect())
     }
 
     /// Bytes of a file from `range.start` up to, not with, `range.end`. The caller keeps ranges small.

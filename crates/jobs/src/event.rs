@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::artifact_name::{Artifact, ArtifactName};
 use crate::id::JobId;
 use crate::job::Progress;
+use crate::segment::SegmentDone;
 
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,7 +19,8 @@ pub enum EventKind {
     Progress,
     /// A segment is finished and can be played. Data: `segment`, `frames` of the film so far.
     Segment,
-    /// There is a new picture of the segment in work. Data: `segment`, `artifact`.
+    /// There is a new picture of a segment. Data: `segment`, `artifact`. It takes the place of an
+    /// earlier one of that segment, whose event goes.
     Preview,
     /// The look of a finished segment. Data: `segment`, `drift`.
     Drift,
@@ -69,13 +71,8 @@ pub enum WorkerEvent {
     /// Steps were made.
     Progress(Progress),
     /// A segment is finished and its checkpoint is safe.
-    SegmentDone {
-        /// From 0.
-        segment: u32,
-        /// Pixel frames of the film so far.
-        frames: u64,
-    },
-    /// There is a new picture of the segment in work.
+    SegmentDone(SegmentDone),
+    /// There is a new picture of a segment, in work or finished.
     Preview {
         /// From 0.
         segment: u32,
@@ -96,7 +93,7 @@ impl WorkerEvent {
     pub fn kind(&self) -> EventKind {
         match self {
             Self::Progress(_) => EventKind::Progress,
-            Self::SegmentDone { .. } => EventKind::Segment,
+            Self::SegmentDone(_) => EventKind::Segment,
             Self::Preview { .. } => EventKind::Preview,
             Self::Drift { .. } => EventKind::Drift,
         }
@@ -106,7 +103,7 @@ impl WorkerEvent {
     pub(crate) fn data(&self) -> Value {
         match self {
             Self::Progress(progress) => json!(progress),
-            Self::SegmentDone { segment, frames } => json!({"segment": segment, "frames": frames}),
+            Self::SegmentDone(done) => json!({"segment": done.segment, "frames": done.frames}),
             Self::Preview { segment, artifact: Artifact { name, .. } } => preview(*segment, *name),
             Self::Drift { segment, drift } => json!({"segment": segment, "drift": drift}),
         }

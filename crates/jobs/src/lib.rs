@@ -42,6 +42,7 @@ mod job;
 mod key;
 mod lease;
 mod retention;
+mod segment;
 mod signature;
 mod sqlite;
 pub mod state;
@@ -65,6 +66,7 @@ pub use job::{
 pub use key::{ApiKey, ApiKeySecret, IssuedKey, KeyRefusal, NewKey, RateLimit, Scope};
 pub use lease::{Completion, HandBack, Lease, LeaseRequest, Leased, Orders, Proceed, Renewal};
 pub use retention::{Counts, Removed, Retention, Swept, SweptReason};
+pub use segment::{PartBytes, Segment, SegmentDone};
 pub use signature::{SecretError, SigningSecret};
 pub use sqlite::SqliteStore;
 pub use state::{JobState, Stop};

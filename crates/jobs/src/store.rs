@@ -19,6 +19,7 @@ use crate::job::{Created, Job, JobError, ListFilter, NewJob, Page, PromptChange}
 use crate::key::{ApiKey, IssuedKey, NewKey};
 use crate::lease::{Completion, HandBack, Lease, LeaseRequest, Leased, Orders, Renewal};
 use crate::retention::{Counts, Removed, Retention, Swept};
+use crate::segment::{PartBytes, Segment};
 
 /// What a store is opened with.
 #[derive(Debug, Clone)]
@@ -148,6 +149,25 @@ pub trait JobStore: Send + Sync {
     /// [`StoreError::NotFound`].
     async fn artifacts(&self, job: JobId) -> Result<Vec<Artifact>, StoreError>;
 
+    /// Finished segments of a job after segment `after`, `None` from the first on, in order, at most
+    /// `limit` (1 to 1000; 0 is 20).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Invalid`].
+    async fn segments(
+        &self,
+        job: JobId,
+        after: Option<u32>,
+        limit: u32,
+    ) -> Result<Vec<Segment>, StoreError>;
+
+    /// For each finished segment, in order, the frames of the film with it and its bytes in the film's
+    /// file: all that a playlist says of it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn parts(&self, job: JobId) -> Result<Vec<(u64, PartBytes)>, StoreError>;
+
     /// Which jobs had events since a cursor, so that one poll serves any number of readers. Without a
     /// cursor: no jobs, and the cursor of now.
     ///
@@ -206,7 +226,8 @@ pub trait WorkStore: Send + Sync {
         artifacts: Vec<Artifact>,
     ) -> Result<(), StoreError>;
 
-    /// The film is whole. Also when the job was called off meanwhile: it is here now.
+    /// The film is whole. Also when the job was called off meanwhile: it is here now. When the film is
+    /// among what was stored, its parts ([`crate::ArtifactKind::Part`]) count as stored no longer.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], [`StoreError::Invalid`].

@@ -45,6 +45,34 @@ async fn a_file_of_many_pieces_comes_back_in_ranges_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_part_of_a_growing_file_is_stored_or_nothing_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = film_file(folder.path());
+    let part = ArtifactName { kind: ArtifactKind::Part(7), format: Format::M4s };
+    for artifacts in stores(folder.path()) {
+        let job = JobId::new(1);
+        for range in [0..0, 5..17, 100..9_000_000] {
+            let size = range.end - range.start;
+            let source = &bytes[range.start as usize..];
+            let stored = artifacts.put_part(job, part, source, size, &path).await.unwrap();
+            assert_eq!((stored.name, stored.size_bytes), (part, size));
+            let read = artifacts.get_range(job, part, 0..size).await.unwrap();
+            assert_eq!(read, bytes[range.start as usize..range.end as usize], "{range:?}");
+        }
+        let before = artifacts.head(job, part).await.unwrap();
+        artifacts.put_bytes(job, part, vec![1; before.0 as usize]).await.unwrap();
+        let after = artifacts.head(job, part).await.unwrap();
+        assert!(before.0 == after.0 && before.1 != after.1, "{before:?} {after:?}");
+        assert_eq!(artifacts.names(job).await.unwrap(), [part]);
+        let rest = &bytes[bytes.len() - 5..];
+        let error = artifacts.put_part(job, part, rest, 6, &path).await.unwrap_err();
+        assert!(error.to_string().contains("5 of 6 bytes"), "{error}");
+        assert!(artifacts.names(job).await.unwrap().is_empty(), "half a part is left");
+        artifacts.delete(job, part).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_file_replaces_one_of_the_same_name_and_an_empty_one_is_a_file() {
     let folder = tempfile::tempdir().unwrap();
     for artifacts in stores(folder.path()) {

@@ -98,6 +98,8 @@ conforms! {
     reading:
         a_reader_goes_on_after_the_last_event_it_saw
         events_are_added_all_or_none
+        segments_are_kept_as_they_were_first_reported
+        a_picture_that_takes_the_place_of_another_takes_its_event_too
         progress_in_a_row_is_thinned_out_to_the_last
         one_poll_names_the_jobs_with_new_events
         previews_become_artifacts_but_do_not_swell_the_record;

@@ -374,10 +374,10 @@ pub struct OutputArgs {
     /// Quality: lower is better and larger [default: the codec's own]
     #[arg(long, value_name = "N")]
     pub crf: Option<u8>,
-    /// A PNG with frames from the whole film
+    /// A picture (PNG or JPEG) with frames from the whole film
     #[arg(long, value_name = "FILE")]
     pub contact_sheet: Option<PathBuf>,
-    /// With --json, name a PNG of a frame of each part
+    /// With --json, name a picture (JPEG) of each part
     #[arg(long)]
     pub previews: Option<bool>,
     /// Noise to start from, instead of the seed's (safetensors)

@@ -5,11 +5,13 @@
 //! machine are taken.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use longreel_film::{
-    Engine, EngineOptions, ModelFacts, Outputs, available_memory_bytes, human_bytes, plan,
+    Engine, EngineOptions, FilmRequest, ModelFacts, Outputs, PlannedSegment,
+    available_memory_bytes, human_bytes, plan,
 };
 use longreel_server::{Film, Films, ModelInfo, Refusal};
 use serde_json::{Map, Value};
@@ -161,6 +163,12 @@ impl Films for TypedFilms {
             command,
             request,
         })
+    }
+
+    fn planned(&self, request: &FilmRequest, segments: Range<usize>) -> Vec<PlannedSegment> {
+        // A request that was planned once can be planned again, unless the model is another by now.
+        let Ok(plan) = plan(request, &self.facts, false) else { return Vec::new() };
+        segments.map_while(|index| plan.planned(index)).collect()
     }
 }
 

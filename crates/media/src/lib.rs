@@ -34,6 +34,7 @@ mod film;
 mod frame;
 mod h264;
 mod image;
+mod jpeg_file;
 mod metadata;
 mod mp4;
 mod png_file;
@@ -50,7 +51,9 @@ pub use image::{
     Filter, Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, decode_image, fit, load_image,
     resize,
 };
+pub use jpeg_file::{encode_jpeg, write_jpeg};
 pub use metadata::read_metadata;
+pub use mp4::stream::{HEAD_START_BYTES, head_length, stream_head};
 pub use png_file::{encode_png, write_png};
 pub use sheet::{contact_sheet, thumbnail};
 pub use video::{VideoInfo, VideoOptions, VideoReader, last_frames};

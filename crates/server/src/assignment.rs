@@ -1,22 +1,28 @@
 //! One job in the hands of one worker, from lease to end.
 
 use std::future::Future;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use longreel_jobs::{
     Artifact, ArtifactError, ArtifactKind, ArtifactName, Completion, Format, HandBack, Job,
-    JobError, Lease, Leased, Orders, Proceed, Progress, Renewal, StoreError, WorkerEvent,
+    JobError, Lease, Leased, Orders, PartBytes, Proceed, Progress, Renewal, SegmentDone,
+    StoreError, WorkerEvent,
 };
+use longreel_media::{HEAD_START_BYTES, head_length, stream_head};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::films::Resolved;
 use crate::process::{Heard, WorkerProcess};
 use crate::protocol::{Order, Outcome, Task, Told, When};
-use crate::shared::{Ending, Shared, remove_folder};
+use crate::shared::{Ending, Shared};
 use crate::supervisor::write_lease;
+use crate::upkeep;
+use crate::worker::FILM;
 
 /// How often steps are written down. A small model makes a hundred a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -27,6 +33,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const STOP_NOW_TIME: Duration = Duration::from_secs(3);
 /// Wait before the database is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// Longest head of a film: its metadata, the request among them, has room in it.
+const HEAD_BYTES_MAX: u64 = 64 << 20;
 /// Longest drift report that is kept with the job itself.
 const DRIFT_BYTES: usize = 512 << 10;
 
@@ -54,6 +62,14 @@ pub struct Assignment<'a> {
     told_to_stop: Option<When>,
     /// The job was given to somebody else or has ended: nothing may be said about it any more.
     lost: bool,
+    /// The first segment that is not reported yet. A worker that had to go back to an older checkpoint
+    /// makes some again, which are the same as before.
+    next_segment: u32,
+    /// Whether the look of the last reported segment is.
+    has_drift: bool,
+    /// A part could not be stored: the worker stops, and what was not reported is told again when the
+    /// job goes on.
+    stuck: bool,
 }
 
 impl<'a> Assignment<'a> {
@@ -63,6 +79,9 @@ impl<'a> Assignment<'a> {
             shared,
             process,
             lease: leased.lease,
+            next_segment: leased.job.segments_done,
+            has_drift: true,
+            stuck: false,
             job: leased.job,
             progress: Progress::default(),
             is_new: false,
@@ -89,7 +108,13 @@ impl<'a> Assignment<'a> {
             self.hand_back(HandBack::Stopped).await;
             return Finished::DiskFull;
         }
-        let task = Task { folder, request: resolved.request, command: resolved.command };
+        self.has_drift = self.last_has_drift().await;
+        let task = Task {
+            folder,
+            request: resolved.request,
+            command: resolved.command,
+            segments_done: self.next_segment,
+        };
         self.process.order(&Order::Make(Box::new(task))).await;
 
         let mut ending = self.shared.ending.subscribe();
@@ -143,31 +168,109 @@ impl<'a> Assignment<'a> {
                 self.progress = Progress { segment, segments, step, steps, left_seconds };
                 self.is_new = true;
             }
-            Told::Part { segment, frames, preview } => {
-                let mut events = vec![WorkerEvent::SegmentDone { segment, frames }];
-                if let Some(preview) = preview {
-                    events.extend(self.preview(segment, &preview).await);
+            Told::Part { segment, frames, prompt, seed, bytes, preview } => {
+                let bytes = bytes.map(|(start, end)| PartBytes { start, end });
+                let done = SegmentDone { segment, frames, prompt, seed, bytes };
+                self.segment(done, preview).await;
+            }
+            Told::Preview { segment, path } => {
+                if segment >= self.next_segment && !self.stuck {
+                    let preview = self.preview(segment, &path).await;
+                    self.append(preview.into_iter().collect()).await;
                 }
-                self.append(events).await;
             }
             Told::Drift(drift) => {
                 let segment = drift.get("segment").and_then(Value::as_u64).unwrap_or_default();
                 let segment = u32::try_from(segment).unwrap_or(u32::MAX);
-                self.append(vec![WorkerEvent::Drift { segment, drift: drift.into() }]).await;
+                if segment.checked_add(1) == Some(self.next_segment) && !self.has_drift {
+                    self.has_drift = true;
+                    self.append(vec![WorkerEvent::Drift { segment, drift: drift.into() }]).await;
+                }
             }
             Told::Warning { message } => tracing::warn!(job = %self.job.id, message, "a warning"),
             Told::Alive | Told::Ready { .. } | Told::Ended { .. } | Told::Other => {}
         }
     }
 
+    /// Whether the look of the last finished segment was reported before the worker before this one, or
+    /// the server, was killed.
+    async fn last_has_drift(&self) -> bool {
+        let Some(last) = self.next_segment.checked_sub(1) else { return true };
+        let (store, job) = (&self.shared.store, self.job.id);
+        let found = store.segments(job, last.checked_sub(1), 1).await;
+        // One report too many does no harm.
+        found.is_ok_and(|found| found.first().is_some_and(|segment| segment.drift.is_some()))
+    }
+
+    /// A finished segment: what players need of it is stored before anybody hears of it.
+    async fn segment(&mut self, done: SegmentDone, preview: Option<PathBuf>) {
+        if self.stuck || done.segment < self.next_segment {
+            return;
+        }
+        let segment = done.segment;
+        if let Some(bytes) = done.bytes
+            && let Err(error) = self.part(segment, bytes).await
+        {
+            tracing::error!(job = %self.job.id, segment, %error, "a part could not be stored");
+            self.stuck = true;
+            return self.stop(When::Now).await;
+        }
+        let mut events = vec![WorkerEvent::SegmentDone(done)];
+        if let Some(preview) = preview {
+            events.extend(self.preview(segment, &preview).await);
+        }
+        self.next_segment = segment.saturating_add(1);
+        self.has_drift = false;
+        self.append(events).await;
+    }
+
+    /// Stores a part of the film for players, and with the first one what comes before it.
+    async fn part(&mut self, segment: u32, bytes: PartBytes) -> Result<(), PartError> {
+        let path = self.shared.work_folder(self.job.id).join(FILM);
+        // One file for both: another may take its place when the film is finished.
+        let mut film = tokio::fs::File::open(&path).await?;
+        let head = read_head(&mut film).await?;
+        let start = io::SeekFrom::Start(head.len() as u64 + bytes.start);
+        film.seek(start).await?;
+        let (shared, job) = (self.shared.clone(), self.job.id);
+        let mut stored = Vec::new();
+        if segment == 0 {
+            let name = ArtifactName { kind: ArtifactKind::Init, format: Format::Mp4 };
+            stored.push(shared.artifacts.put_bytes(job, name, head).await?);
+        }
+        let name = ArtifactName { kind: ArtifactKind::Part(segment), format: Format::M4s };
+        let length = bytes.end.saturating_sub(bytes.start);
+        let put = shared.artifacts.put_part(job, name, film, length, &path);
+        stored.push(self.meanwhile(put).await?);
+        let (store, lease) = (&self.shared.store, &self.lease);
+        patiently("note a part", || store.add_artifacts(lease, stored.clone())).await?;
+        Ok(())
+    }
+
+    /// Keeps the lease while something is done that takes its time.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = sleep(RENEW_EVERY) => self.renew().await,
+            }
+        }
+    }
+
     /// A film without a preview is still a film, so that failing here only leaves a line in the log.
     async fn preview(&mut self, segment: u32, file: &Path) -> Option<WorkerEvent> {
-        let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Png };
+        let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Jpeg };
         match self.put(name, file).await {
             Ok(artifact) => {
                 // A long film would leave many; the folder goes in the end anyway.
                 let _ = tokio::fs::remove_file(file).await;
                 Some(WorkerEvent::Preview { segment, artifact })
+            }
+            // It was stored when it was told of before, and its file removed.
+            Err(ArtifactError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                let size_bytes = self.shared.artifacts.size_bytes(self.job.id, name).await.ok()?;
+                Some(WorkerEvent::Preview { segment, artifact: Artifact { name, size_bytes } })
             }
             Err(error) => {
                 tracing::warn!(job = %self.job.id, segment, %error, "a preview is not kept");
@@ -176,8 +279,9 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    async fn put(&self, name: ArtifactName, file: &Path) -> Result<Artifact, ArtifactError> {
-        self.shared.artifacts.put_file(self.job.id, name, file).await
+    async fn put(&mut self, name: ArtifactName, file: &Path) -> Result<Artifact, ArtifactError> {
+        let (shared, job) = (self.shared.clone(), self.job.id);
+        self.meanwhile(shared.artifacts.put_file(job, name, file)).await
     }
 
     /// Says how far it is and hears what to do.
@@ -229,7 +333,13 @@ impl<'a> Assignment<'a> {
 
     async fn ended(mut self, outcome: Outcome) -> Finished {
         match outcome {
-            Outcome::Complete { film, drift } => return self.complete(&film, &drift).await,
+            _ if self.stuck => {
+                self.hand_back(HandBack::Stopped).await;
+                return Finished::DiskFull;
+            }
+            Outcome::Complete { film, drift, sheet } => {
+                return self.complete(&film, &drift, sheet.as_deref()).await;
+            }
             Outcome::Stopped => self.hand_back(HandBack::Stopped).await,
             Outcome::Failed { code, .. } if code == Outcome::DISK_FULL => {
                 self.hand_back(HandBack::Stopped).await;
@@ -245,7 +355,7 @@ impl<'a> Assignment<'a> {
     }
 
     /// Stores the film and only then says that it is there.
-    async fn complete(&mut self, film: &Path, drift: &Path) -> Finished {
+    async fn complete(&mut self, film: &Path, drift: &Path, sheet: Option<&Path>) -> Finished {
         let mut artifacts = Vec::new();
         let files = [
             (ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 }, film),
@@ -263,6 +373,14 @@ impl<'a> Assignment<'a> {
             }
         }
         artifacts.extend(self.thumbnail().await);
+        if let Some(sheet) = sheet {
+            let name = ArtifactName { kind: ArtifactKind::Spritesheet, format: Format::Jpeg };
+            match self.put(name, sheet).await {
+                Ok(artifact) => artifacts.push(artifact),
+                // A film without it is still a film.
+                Err(error) => tracing::warn!(job = %self.job.id, %error, "the sheet is not kept"),
+            }
+        }
         let drift = tokio::fs::read(drift).await.ok().filter(|json| json.len() <= DRIFT_BYTES);
         let drift = drift.and_then(|json| serde_json::from_slice(&json).ok());
         if std::mem::take(&mut self.is_new) {
@@ -278,8 +396,8 @@ impl<'a> Assignment<'a> {
 
     /// The first segment's picture stands for the film.
     async fn thumbnail(&self) -> Option<Artifact> {
-        let preview = ArtifactName { kind: ArtifactKind::Preview(0), format: Format::Png };
-        let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Png };
+        let preview = ArtifactName { kind: ArtifactKind::Preview(0), format: Format::Jpeg };
+        let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Jpeg };
         let (artifacts, job) = (&self.shared.artifacts, self.job.id);
         let size = artifacts.size_bytes(job, preview).await.ok()?;
         let bytes = artifacts.get_range(job, preview, 0..size).await.ok()?;
@@ -318,7 +436,7 @@ impl<'a> Assignment<'a> {
             Ok(job) => {
                 tracing::info!(job = %job.id, state = %job.state, paused = job.paused, "let go");
                 if job.state.is_final() {
-                    remove_folder(&self.shared.work_folder(job.id)).await;
+                    upkeep::tidy_up(self.shared, &job).await;
                 } else {
                     self.shared.wake();
                 }
@@ -329,6 +447,31 @@ impl<'a> Assignment<'a> {
             }
         }
     }
+}
+
+/// Why a part could not be stored.
+#[derive(Debug, thiserror::Error)]
+enum PartError {
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the film cannot be read: {0}")]
+    Film(#[from] io::Error),
+}
+
+/// The head of a film in the making, for players. Its worker writes the duration into it meanwhile,
+/// which is the part of it that players are not shown.
+async fn read_head(film: &mut tokio::fs::File) -> io::Result<Vec<u8>> {
+    let other = || io::Error::other("it is not that of a film of fragments");
+    let mut head = vec![0; HEAD_START_BYTES];
+    film.read_exact(&mut head).await?;
+    let length = head_length(&head).filter(|&length| length <= HEAD_BYTES_MAX);
+    let length = length.and_then(|length| usize::try_from(length).ok()).ok_or_else(other)?;
+    let known = head.len().min(length);
+    head.resize(length, 0);
+    film.read_exact(&mut head[known..]).await?;
+    stream_head(&head).ok_or_else(other)
 }
 
 /// Tries again for as long as the database only has to be waited for.

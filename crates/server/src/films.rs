@@ -2,7 +2,9 @@
 //! The program implements it with the path that its typed commands take, so that defaults, checks
 //! and messages are the same ones.
 
-use longreel_film::{Defaults, FilmRequest};
+use std::ops::Range;
+
+use longreel_film::{Defaults, FilmRequest, PlannedSegment};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -16,6 +18,9 @@ pub trait Films: Send + Sync {
     /// # Errors
     /// What cannot be made, with the value, the limit and the way out.
     fn film(&self, asked: &Map<String, Value>) -> Result<Film, Refusal>;
+
+    /// Those of the segments numbered `segments` that a film will have, as far as they can be known.
+    fn planned(&self, request: &FilmRequest, segments: Range<usize>) -> Vec<PlannedSegment>;
 }
 
 /// A model, for people and for choosing jobs.

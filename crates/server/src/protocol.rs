@@ -37,6 +37,9 @@ pub struct Task {
     pub request: FilmRequest,
     /// The command that makes the film again, kept in its metadata.
     pub command: String,
+    /// Segments that the server knows to be finished. Of later ones that are finished too, because the
+    /// worker before was killed before it could say so, it is told again.
+    pub segments_done: u32,
 }
 
 /// When a film is stopped.
@@ -87,8 +90,21 @@ pub enum Told {
         segment: u32,
         /// Frames in the film so far.
         frames: u64,
+        /// The prompt it was made from.
+        prompt: String,
+        /// The seed it was made from.
+        seed: u64,
+        /// First byte and byte behind the last one in the film's file.
+        bytes: Option<(u64, u64)>,
         /// A picture of it.
         preview: Option<PathBuf>,
+    },
+    /// There is a picture of the segment in work.
+    Preview {
+        /// From 0.
+        segment: u32,
+        /// The picture, the server's to remove.
+        path: PathBuf,
     },
     /// The look of a finished segment.
     Drift(Map<String, Value>),
@@ -147,6 +163,8 @@ pub enum Outcome {
         film: PathBuf,
         /// How its look moved, as JSON.
         drift: PathBuf,
+        /// Small frames of it in one picture.
+        sheet: Option<PathBuf>,
     },
     /// It was stopped as ordered; what is finished stays in its folder.
     Stopped,
@@ -180,10 +198,30 @@ mod tests {
             Event::Step { segment: 2, step: 3, steps: 20, seconds: 0.1, left_seconds: Some(4.5) };
         let expected = Told::Step { segment: 2, step: 3, steps: 20, left_seconds: Some(4.5) };
         assert_eq!(told(&step), expected);
-        let preview = Some("work/preview-000000.png".to_owned());
-        let part = Event::Part { segment: 0, frames: 33, film_seconds: 1.4, preview };
-        let preview = Some(PathBuf::from("work/preview-000000.png"));
-        assert_eq!(told(&part), Told::Part { segment: 0, frames: 33, preview });
+        let preview = Some("work/preview-000000.jpg".to_owned());
+        let (prompt, seed) = ("a dog".to_owned(), u64::MAX);
+        let part = |bytes| Event::Part {
+            segment: 0,
+            frames: 33,
+            film_seconds: 1.4,
+            prompt: prompt.clone(),
+            seed,
+            bytes,
+            preview: preview.clone(),
+        };
+        let expected = |bytes| Told::Part {
+            segment: 0,
+            frames: 33,
+            prompt: prompt.clone(),
+            seed,
+            bytes,
+            preview: preview.clone().map(PathBuf::from),
+        };
+        assert_eq!(told(&part(Some([812, 9000]))), expected(Some((812, 9000))));
+        assert_eq!(told(&part(None)), expected(None));
+        let path = "work/preview-000000-0003.jpg".to_owned();
+        let picture = Event::Preview { segment: 1, step: 3, seconds: 0.1, path: path.clone() };
+        assert_eq!(told(&picture), Told::Preview { segment: 1, path: path.into() });
         let begins = Event::Segment { segment: 1, segments: None, prompt: "a dog".into() };
         assert_eq!(told(&begins), Told::Segment { segment: 1, segments: None });
         assert_eq!(told(&Event::Stage { what: "loading the model".into() }), Told::Other);

@@ -22,6 +22,9 @@ use crate::process::WorkerCommand;
 use crate::shared::{Ending, Shared, Slots};
 use crate::{supervisor, upkeep};
 
+/// Files that may be open at once, where the system lets us have as many.
+#[cfg(unix)]
+const FILES_MAX: u64 = 65_536;
 /// How long connections may take to end when everything else has.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
@@ -97,6 +100,7 @@ pub async fn serve(
     films: Arc<dyn Films>,
     listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
+    raise_file_limit();
     let address = options.listen;
     if !address.ip().is_loopback() {
         return Err(ServeError::NotLoopback { address });
@@ -164,6 +168,25 @@ pub async fn serve(
     helpers.shutdown().await;
     store.close().await;
     Ok(())
+}
+
+/// Each client that listens to events holds a connection, and systems begin with 1024 or fewer open
+/// files for a process, though it may have many more.
+fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        let wanted = limit.maximum.map_or(FILES_MAX, |maximum| maximum.min(FILES_MAX));
+        // No number is no limit.
+        if limit.current.is_none_or(|current| current >= wanted) {
+            return;
+        }
+        limit.current = Some(wanted);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "no more files than before can be open");
+        }
+    }
 }
 
 /// The data folder, made and locked. The lock goes with the process, however it ends.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use longreel_jobs::{JobId, StoreError};
+use longreel_jobs::{ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, StoreError};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::shared::{Ending, Shared, remove_folder};
@@ -57,14 +57,34 @@ async fn tidy(shared: &Shared) {
         let Some(job) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let is_over = match shared.store.get(job).await {
-            Ok(job) => job.state.is_final(),
-            Err(error) => matches!(error, StoreError::NotFound { .. }),
-        };
-        if is_over {
-            remove_folder(&entry.path()).await;
+        match shared.store.get(job).await {
+            Ok(job) if job.state.is_final() => tidy_up(shared, &job).await,
+            Err(StoreError::NotFound { .. }) => remove_folder(&entry.path()).await,
+            _ => {}
         }
     }
+}
+
+/// Removes what nobody needs any more of a job that has ended: its folder and, when the film is
+/// stored, the parts of it. The folder goes last, so that a server that is killed in between is
+/// followed by one that knows that something is left.
+pub async fn tidy_up(shared: &Shared, job: &Job) {
+    if job.state == JobState::Completed
+        && let Err(error) = remove_parts(&shared.artifacts, job.id).await
+    {
+        tracing::error!(job = %job.id, %error, "the parts of a film could not be removed");
+        return;
+    }
+    remove_folder(&shared.work_folder(job.id)).await;
+}
+
+async fn remove_parts(artifacts: &Artifacts, job: JobId) -> Result<(), ArtifactError> {
+    for name in artifacts.names(job).await? {
+        if matches!(name.kind, ArtifactKind::Part(_)) {
+            artifacts.delete(job, name).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes all files of a job that was deleted.

@@ -4,13 +4,13 @@
 //! a driver, happens to one film and not to the service. It touches nothing but its own folders.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use longreel_film::{
-    Engine, EngineOptions, Event, FilmError, Length, Outputs, RunFile, Stop, StopSignal,
+    Engine, EngineOptions, Event, FilmError, Length, Observer, Outputs, RunFile, Stop, StopSignal,
 };
 use longreel_media::MediaError;
 use serde::Serialize;
@@ -24,7 +24,7 @@ const LOCK_EVERY: Duration = Duration::from_millis(100);
 /// Longest side of the picture that a worker warms up with, in pixels.
 const WARM_UP_SIDE: usize = 128;
 /// The film's name in a job's folder.
-const FILM: &str = "film.mp4";
+pub(crate) const FILM: &str = "film.mp4";
 
 /// Works until stdin ends or the model turns out to be unusable.
 ///
@@ -114,33 +114,94 @@ fn make(engine: &mut Engine, task: &Task, stop: &StopSignal) -> Result<Outcome, 
     create(&task.folder)?;
     let Some(_lock) = lock(&task.folder, stop)? else { return Ok(Outcome::Stopped) };
     let film = task.folder.join(FILM);
-    let outputs = Outputs { previews: true, command: task.command.clone(), ..Outputs::new(&film) };
-    let complete = || Outcome::Complete { film: film.clone(), drift: outputs.drift_path() };
-    let observer = &mut |event: Event| tell(&keep_preview(event, &task.folder));
+    let command = task.command.clone();
+    let outputs = Outputs { previews: true, live: true, command, ..Outputs::new(&film) };
+    let complete = || Outcome::Complete {
+        film: film.clone(),
+        drift: outputs.drift_path(),
+        sheet: outputs.sheet().map(|sheet| sheet.0).filter(|sheet| sheet.exists()),
+    };
+    let observer = &mut Teller {
+        journal: outputs.journal_path(),
+        segments_done: task.segments_done,
+        stop,
+        again: None,
+    };
     let outcome = if RunFile::path(&outputs.run_folder()).exists() {
         engine.resume(&film, stop, observer)?
     } else if film.exists() && outputs.drift_path().exists() {
         // The drift is written after the film is closed and before the run's folder goes: this film
         // was whole when its worker or the server was killed.
+        observer.again()?;
         return Ok(complete());
     } else {
         let plan = engine.plan(&task.request).map_err(FilmError::from)?;
         let outputs = Outputs { overwrite: true, ..outputs.clone() };
         engine.run(&plan, &outputs, stop, observer)?
     };
+    if !outcome.stopped {
+        // There may have been no segment left to make.
+        observer.again()?;
+    }
+    if let Some(Err(error)) = observer.again.take() {
+        return Err(error);
+    }
     Ok(if outcome.stopped { Outcome::Stopped } else { complete() })
 }
 
-/// Moves a preview out of the run's folder, which goes with the end of the film, maybe before the server
-/// has looked at it.
-fn keep_preview(mut event: Event, folder: &Path) -> Event {
-    if let Event::Part { preview: Some(path), .. } = &mut event
-        && let Some(kept) = Path::new(path.as_str()).file_name().map(|name| folder.join(name))
-        && fs::rename(path.as_str(), &kept).is_ok()
-    {
-        *path = kept.display().to_string();
+/// Tells the server what a run tells, and before that what it may not have heard of an earlier one.
+struct Teller<'a> {
+    journal: PathBuf,
+    segments_done: u32,
+    stop: &'a StopSignal,
+    /// How it went to tell again, once that is done.
+    again: Option<Result<(), Box<FilmError>>>,
+}
+
+impl Teller<'_> {
+    /// Tells what was not heard, unless that is done.
+    fn again(&mut self) -> Result<(), Box<FilmError>> {
+        match self.again.replace(Ok(())) {
+            None => tell_again(&self.journal, self.segments_done),
+            Some(result) => result,
+        }
     }
-    event
+}
+
+impl Observer for Teller<'_> {
+    fn event(&mut self, event: Event) {
+        // Now the journal is cut back to the checkpoint from which the film goes on.
+        if self.again.is_none() && matches!(event, Event::Segment { .. }) {
+            let told = tell_again(&self.journal, self.segments_done);
+            if told.is_err() {
+                self.stop.request(Stop::Now);
+            }
+            self.again = Some(told);
+        }
+        tell(&event);
+    }
+}
+
+/// Tells what the journal of a film says of segments from `first` on, and of the look of the one
+/// before, which may not have come through.
+fn tell_again(journal: &Path, first: u32) -> Result<(), Box<FilmError>> {
+    let failed = |cause| Box::new(FilmError::Io { action: "read", path: journal.into(), cause });
+    let file = match File::open(journal) {
+        Ok(file) => file,
+        // A film that was begun before there were journals.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(failed)?;
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+        let segment = event["segment"].as_u64().unwrap_or_default();
+        let from = u64::from(first).saturating_sub(u64::from(event["event"] == "drift"));
+        if segment >= from {
+            write(line.into_bytes());
+        }
+    }
+    Ok(())
 }
 
 /// Waits until no other process works in a film's folder: a worker whose server was killed finishes
@@ -187,7 +248,12 @@ fn code(error: &FilmError) -> &'static str {
 
 /// A server that is gone cannot be told anything; the end of stdin says what to do then.
 fn tell(event: &impl Serialize) {
-    let Ok(mut line) = serde_json::to_vec(event) else { return };
+    if let Ok(line) = serde_json::to_vec(event) {
+        write(line);
+    }
+}
+
+fn write(mut line: Vec<u8>) {
     line.push(b'\n');
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(&line).and_then(|()| stdout.flush());

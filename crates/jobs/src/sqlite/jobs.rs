@@ -15,6 +15,7 @@ use crate::event::{Changes, Event, EventKind};
 use crate::id::JobId;
 use crate::job::{Created, Job, ListFilter, ListOrder, NewJob, Page, PromptChange};
 use crate::retention::Removed;
+use crate::segment::{PartBytes, Segment};
 use crate::state::{JobState, Stop};
 use crate::store::JobStore;
 
@@ -344,6 +345,19 @@ impl JobStore for SqliteStore {
             rows.iter().map(artifact).collect()
         })
         .await
+    }
+
+    async fn segments(
+        &self,
+        id: JobId,
+        after: Option<u32>,
+        limit: u32,
+    ) -> Result<Vec<Segment>, StoreError> {
+        self.read_segments(id, after, limit).await
+    }
+
+    async fn parts(&self, id: JobId) -> Result<Vec<(u64, PartBytes)>, StoreError> {
+        self.read_parts(id).await
     }
 
     async fn changes(&self, cursor: Option<i64>) -> Result<Changes, StoreError> {

@@ -13,6 +13,7 @@ mod jobs;
 mod keys;
 mod migrate;
 mod rows;
+mod segments;
 mod steps;
 mod upkeep;
 mod work;

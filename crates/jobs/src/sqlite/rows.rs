@@ -63,7 +63,11 @@ pub(super) fn json<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Attemp
     serde_json::from_str(&text).map_err(|e| unreadable(column, &e.to_string()))
 }
 
-fn optional_json<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Attempted<Option<T>> {
+/// The same where the column may be null.
+pub(super) fn optional_json<T: DeserializeOwned>(
+    row: &SqliteRow,
+    column: &str,
+) -> Attempted<Option<T>> {
     match row.try_get::<Option<String>, _>(column)? {
         None => Ok(None),
         Some(_) => json(row, column).map(Some),

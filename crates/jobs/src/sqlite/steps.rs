@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use super::SqliteStore;
 use super::failure::Attempted;
 use super::rows::integer;
-use crate::artifact_name::Artifact;
+use crate::artifact_name::{Artifact, ArtifactKind};
 use crate::delivery::DeliveryEvent;
 use crate::event::EventKind;
 use crate::id::{DeliveryId, JobId};
@@ -73,6 +73,43 @@ pub(super) async fn add_state_event(
         "prompts_revision": job.prompts_revision,
     });
     add_event(tx, job.id, at_ms, EventKind::State, &data).await
+}
+
+/// Events behind the last one among which an earlier event of the same picture is looked for.
+const PREVIEW_EVENTS: i64 = 256;
+
+/// Removes the last event that told of a picture which is about to be told of again: the picture it
+/// meant is gone.
+pub(super) async fn forget_preview(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    data: &Value,
+) -> Attempted<()> {
+    sqlx::query(
+        "DELETE FROM events WHERE job = ?1 AND kind = 'preview' AND data = ?2
+            AND seq > (SELECT last_event FROM jobs WHERE id = ?1) - ?3",
+    )
+    .bind(job.to_string())
+    .bind(data.to_string())
+    .bind(PREVIEW_EVENTS)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A film that is stored holds its parts, which are kept no longer by themselves.
+pub(super) async fn forget_parts(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    artifacts: &[Artifact],
+) -> Attempted<()> {
+    if artifacts.iter().any(|artifact| artifact.name.kind == ArtifactKind::Film) {
+        sqlx::query("DELETE FROM artifacts WHERE job = ? AND name GLOB 'part-*'")
+            .bind(job.to_string())
+            .execute(tx)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Makes stored files known.

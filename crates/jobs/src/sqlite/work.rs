@@ -7,8 +7,11 @@ use sqlx::SqliteConnection;
 use super::SqliteStore;
 use super::create::{JSON_BYTES, check_text};
 use super::failure::Attempted;
-use super::rows::{integer, job_by_id, job_by_lease};
-use super::steps::{add_artifacts, add_event, add_state_event, is_past_deadline};
+use super::rows::{job_by_id, job_by_lease};
+use super::segments::{segment_done, segment_drift};
+use super::steps::{
+    add_artifacts, add_event, add_state_event, forget_parts, forget_preview, is_past_deadline,
+};
 use crate::artifact_name::Artifact;
 use crate::error::StoreError;
 use crate::event::{EventKind, WorkerEvent};
@@ -121,13 +124,16 @@ impl SqliteStore {
                     report(&mut tx, lease, progress, now_ms).await?;
                     continue;
                 }
-                WorkerEvent::SegmentDone { segment, frames } => {
-                    segment_done(&mut tx, lease, *segment, *frames, now_ms).await?;
+                WorkerEvent::SegmentDone(done) => {
+                    segment_done(&mut tx, lease.job, done, now_ms).await?;
                 }
                 WorkerEvent::Preview { artifact, .. } => {
                     add_artifacts(&mut tx, lease.job, &[*artifact]).await?;
+                    forget_preview(&mut tx, lease.job, &event.data()).await?;
                 }
-                WorkerEvent::Drift { .. } => {}
+                WorkerEvent::Drift { segment, drift } => {
+                    segment_drift(&mut tx, lease.job, *segment, drift).await?;
+                }
             }
             add_event(&mut tx, lease.job, now_ms, event.kind(), &event.data()).await?;
         }
@@ -135,30 +141,6 @@ impl SqliteStore {
         tx.commit().await?;
         Ok(orders(&job, prompts_revision, expires_ms, now_ms))
     }
-}
-
-/// A worker that begins again from an older checkpoint takes nothing back, and only a segment that
-/// was never finished before shows that the job does not kill its workers.
-async fn segment_done(
-    tx: &mut SqliteConnection,
-    lease: &Lease,
-    segment: u32,
-    frames: u64,
-    now_ms: i64,
-) -> Attempted<()> {
-    sqlx::query(
-        "UPDATE jobs SET first_frame_ms = COALESCE(first_frame_ms, ?1),
-            deaths_in_row = CASE WHEN ?2 > segments_done THEN 0 ELSE deaths_in_row END,
-            segments_done = MAX(segments_done, ?2), frames_done = MAX(frames_done, ?3)
-         WHERE id = ?4",
-    )
-    .bind(now_ms)
-    .bind(i64::from(segment) + 1)
-    .bind(integer("frames", frames)?)
-    .bind(lease.job.to_string())
-    .execute(tx)
-    .await?;
-    Ok(())
 }
 
 #[async_trait]
@@ -227,6 +209,7 @@ impl WorkStore for SqliteStore {
         self.explain("complete a job", async {
             let mut tx = self.begin().await?;
             let job = job_by_lease(&mut tx, lease).await?;
+            forget_parts(&mut tx, lease.job, &completion.artifacts).await?;
             add_artifacts(&mut tx, lease.job, &completion.artifacts).await?;
             sqlx::query("UPDATE jobs SET drift = COALESCE(?, drift) WHERE id = ?")
                 .bind(drift)

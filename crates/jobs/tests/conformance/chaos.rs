@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use longreel_jobs::{
     Completion, EventKind, HandBack, Job, JobError, JobId, JobState, Lease, LeaseRequest,
-    ListFilter, NewJob, Progress, PromptChange, Renewal, Retention, Store, StoreError,
+    ListFilter, NewJob, Progress, PromptChange, Renewal, Retention, SegmentDone, Store, StoreError,
     StoreOptions, WorkerEvent,
 };
 
@@ -102,7 +102,7 @@ pub async fn random_operations_never_break_an_invariant(bench: Bench) {
             }
             8 | 9 => {
                 let segment = random.below(5) as u32;
-                let done = WorkerEvent::SegmentDone { segment, frames: 97 };
+                let done = WorkerEvent::SegmentDone(SegmentDone::new(segment, 97));
                 by_lease = Some(store.append(&lease, vec![done], 0).await.map(|_| ()));
             }
             10 => {
@@ -215,13 +215,13 @@ pub async fn many_processes_finish_every_job_exactly_once(bench: Bench) {
                     let result = match random.below(8) {
                         // Death, seen by nobody.
                         0 => {
-                            let done = WorkerEvent::SegmentDone { segment, frames: 1 };
+                            let done = WorkerEvent::SegmentDone(SegmentDone::new(segment, 1));
                             let _ = store.append(&lease, vec![done], 0).await;
                             clock.advance_ms(if random.below(4) == 0 { -20_000 } else { 20_000 });
                             continue;
                         }
                         1 => {
-                            let done = WorkerEvent::SegmentDone { segment, frames: 1 };
+                            let done = WorkerEvent::SegmentDone(SegmentDone::new(segment, 1));
                             let _ = store.append(&lease, vec![done], 0).await;
                             store.hand_back(&lease, HandBack::Stopped).await.map(|_| 0)
                         }

@@ -2,8 +2,8 @@
 
 use longreel_jobs::{
     Artifact, ArtifactKind, ArtifactName, Completion, EventKind, Format, HandBack, JobError,
-    JobState, LeaseRequest, NewJob, Parent, Proceed, PromptChange, Relation, Renewal, Stop,
-    StoreError, StoreOptions, WorkerEvent,
+    JobState, LeaseRequest, NewJob, Parent, Proceed, PromptChange, Relation, Renewal, SegmentDone,
+    Stop, StoreError, StoreOptions, WorkerEvent,
 };
 use serde_json::json;
 
@@ -22,7 +22,7 @@ pub async fn a_completed_job_has_its_film_timings_and_last_event(bench: Bench) {
     let leased = bench.lease().await;
     bench.store.add_artifacts(&leased.lease, vec![film_file(1)]).await.unwrap();
     bench.clock.advance_ms(10);
-    let done = |segment| WorkerEvent::SegmentDone { segment, frames: 97 };
+    let done = |segment| WorkerEvent::SegmentDone(SegmentDone::new(segment, 97));
     bench.store.append(&leased.lease, vec![done(0)], 0).await.unwrap();
     bench.clock.advance_ms(10);
     bench.store.append(&leased.lease, vec![done(1)], 0).await.unwrap();
@@ -83,7 +83,7 @@ pub async fn pausing_waits_for_the_segment_and_resuming_goes_on(bench: Bench) {
     );
     let orders = bench.store.renew(&lease, Renewal::default()).await.unwrap();
     assert_eq!(orders.proceed, Proceed::Pause);
-    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    let done = WorkerEvent::SegmentDone(SegmentDone::new(0, 97));
     let orders = bench.store.append(&lease, vec![done], 0).await.unwrap();
     assert_eq!(orders.proceed, Proceed::Pause);
     let job = bench.store.hand_back(&lease, HandBack::Stopped).await.unwrap();

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use longreel_jobs::{
     Artifact, ArtifactKind, ArtifactName, Format, HandBack, JobError, JobId, JobState,
-    LeaseRequest, NewJob, OwnerLimits, Renewal, StoreError, StoreOptions, SweptReason, WorkerEvent,
+    LeaseRequest, NewJob, OwnerLimits, Renewal, SegmentDone, StoreError, StoreOptions, SweptReason,
+    WorkerEvent,
 };
 
 use super::{Bench, assert_lost, film};
@@ -108,7 +109,7 @@ pub async fn a_lost_lease_changes_nothing_whatever_is_called(bench: Bench) {
     let before = bench.get(lost.job).await;
     let name = ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 };
     let artifacts = vec![Artifact { name, size_bytes: 1 }];
-    let done = vec![WorkerEvent::SegmentDone { segment: 0, frames: 97 }];
+    let done = vec![WorkerEvent::SegmentDone(SegmentDone::new(0, 97))];
     let store = &bench.store;
     assert_lost(store.renew(&lost, Renewal::default()).await, &lost);
     assert_lost(store.append(&lost, done, 0).await, &lost);
@@ -164,14 +165,14 @@ pub async fn a_finished_segment_forgives_deaths(bench: Bench) {
     bench.create(NewJob { frames: None, ..film("ann") }).await;
     for segment in 0..10 {
         let leased = bench.lease().await;
-        let done = WorkerEvent::SegmentDone { segment, frames: 97 };
+        let done = WorkerEvent::SegmentDone(SegmentDone::new(segment, 97));
         bench.store.append(&leased.lease, vec![done], 0).await.unwrap();
         bench.clock.advance_ms(30_000);
     }
     // Finishing the same segment again and again is no progress.
     for _ in 0..2 {
         let leased = bench.lease().await;
-        let again = WorkerEvent::SegmentDone { segment: 9, frames: 97 };
+        let again = WorkerEvent::SegmentDone(SegmentDone::new(9, 97));
         bench.store.append(&leased.lease, vec![again], 0).await.unwrap();
         bench.clock.advance_ms(30_000);
     }

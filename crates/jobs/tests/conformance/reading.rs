@@ -1,8 +1,8 @@
 //! Events and those who read them.
 
 use longreel_jobs::{
-    Artifact, ArtifactKind, ArtifactName, EventKind, Format, Progress, Renewal, StoreError,
-    StoreOptions, WorkerEvent,
+    Artifact, ArtifactKind, ArtifactName, Completion, EventKind, Format, PartBytes, Progress,
+    Renewal, SegmentDone, StoreError, StoreOptions, WorkerEvent,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub async fn a_reader_goes_on_after_the_last_event_it_saw(bench: Bench) {
     let job = bench.create(film("ann")).await;
     let lease = bench.lease().await.lease;
     let drift = WorkerEvent::Drift { segment: 0, drift: json!({"contrast": 1.25}) };
-    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    let done = WorkerEvent::SegmentDone(SegmentDone::new(0, 97));
     bench.store.append(&lease, vec![done, drift], 0).await.unwrap();
     bench.store.complete(&lease, Default::default()).await.unwrap();
     let all = bench.store.events(job.id, 0, 1000).await.unwrap();
@@ -42,13 +42,83 @@ pub async fn events_are_added_all_or_none(bench: Bench) {
     let job = bench.create(film("ann")).await.id;
     let lease = bench.lease().await.lease;
     let before = bench.get(job).await;
-    let done = |frames| WorkerEvent::SegmentDone { segment: 0, frames };
+    let done = |frames| WorkerEvent::SegmentDone(SegmentDone::new(0, frames));
     let refused = bench.store.append(&lease, vec![done(97), done(u64::MAX)], 0).await;
     assert!(matches!(refused, Err(StoreError::Invalid { field: "frames", .. })), "{refused:?}");
     let large = WorkerEvent::Drift { segment: 0, drift: json!("d".repeat(65_537)) };
     let refused = bench.store.append(&lease, vec![done(97), large], 0).await;
     assert!(matches!(refused, Err(StoreError::Invalid { field: "drift", .. })), "{refused:?}");
     assert_eq!(bench.get(job).await, before);
+}
+
+pub async fn segments_are_kept_as_they_were_first_reported(bench: Bench) {
+    let job = bench.create(film("ann")).await.id;
+    assert!(bench.store.segments(job, None, 10).await.unwrap().is_empty());
+    assert!(bench.store.parts(job).await.unwrap().is_empty());
+    let lease = bench.lease().await.lease;
+    let done = |segment: u32| SegmentDone {
+        segment,
+        frames: 97 + 80 * u64::from(segment),
+        prompt: format!("prompt {segment}"),
+        seed: u64::MAX - u64::from(segment),
+        bytes: Some(PartBytes {
+            start: 1000 * u64::from(segment),
+            end: 1000 * u64::from(segment) + 900,
+        }),
+    };
+    for segment in 0..3 {
+        let drift = WorkerEvent::Drift { segment, drift: json!({"contrast": segment}) };
+        let events = vec![WorkerEvent::SegmentDone(done(segment)), drift];
+        bench.store.append(&lease, events, 0).await.unwrap();
+        bench.clock.advance_ms(1_000);
+    }
+    let again = SegmentDone { prompt: "another".into(), ..SegmentDone::new(1, 5) };
+    bench.store.append(&lease, vec![WorkerEvent::SegmentDone(again)], 0).await.unwrap();
+    let backwards = SegmentDone { bytes: Some(PartBytes { start: 2, end: 1 }), ..done(3) };
+    let refused = bench.store.append(&lease, vec![WorkerEvent::SegmentDone(backwards)], 0).await;
+    assert!(matches!(refused, Err(StoreError::Invalid { field: "bytes.end", .. })), "{refused:?}");
+
+    let all = bench.store.segments(job, None, 1000).await.unwrap();
+    let kept: Vec<SegmentDone> = all.iter().map(|segment| segment.done.clone()).collect();
+    assert_eq!(kept, (0..3).map(done).collect::<Vec<_>>());
+    assert_eq!(all[1].drift, Some(json!({"contrast": 1})));
+    assert_eq!(all[1].at_ms - all[0].at_ms, 1_000);
+    assert_eq!(bench.store.segments(job, Some(0), 1).await.unwrap(), all[1..2]);
+    let parts = bench.store.parts(job).await.unwrap();
+    assert_eq!(parts, kept.iter().map(|s| (s.frames, s.bytes.unwrap())).collect::<Vec<_>>());
+
+    let part = |number| stored(ArtifactKind::Part(number), Format::M4s);
+    bench.store.add_artifacts(&lease, vec![part(0), part(1)]).await.unwrap();
+    let film = stored(ArtifactKind::Film, Format::Mp4);
+    let completion = Completion { artifacts: vec![film], drift: None };
+    bench.store.complete(&lease, completion).await.unwrap();
+    assert_eq!(bench.store.artifacts(job).await.unwrap(), [film], "the film holds its parts");
+    bench.store.delete(job).await.unwrap();
+    let gone = bench.store.segments(job, None, 1).await;
+    assert!(matches!(gone, Err(StoreError::NotFound { .. })), "{gone:?}");
+    let gone = bench.store.parts(job).await;
+    assert!(matches!(gone, Err(StoreError::NotFound { .. })), "{gone:?}");
+}
+
+fn stored(kind: ArtifactKind, format: Format) -> Artifact {
+    Artifact { name: ArtifactName { kind, format }, size_bytes: 10 }
+}
+
+pub async fn a_picture_that_takes_the_place_of_another_takes_its_event_too(bench: Bench) {
+    let job = bench.create(film("ann")).await.id;
+    let lease = bench.lease().await.lease;
+    let picture = |segment| WorkerEvent::Preview {
+        segment,
+        artifact: stored(ArtifactKind::Preview(segment), Format::Jpeg),
+    };
+    for segment in [0, 0, 1, 0, 1, 1] {
+        bench.store.append(&lease, vec![picture(segment)], 0).await.unwrap();
+    }
+    let events = bench.store.events(job, 0, 1000).await.unwrap();
+    let previews = events.iter().filter(|event| event.kind == EventKind::Preview);
+    let segments: Vec<_> = previews.map(|event| event.data["segment"].clone()).collect();
+    assert_eq!(segments, [json!(0), json!(1)]);
+    assert_eq!(events.last().map(|event| event.seq), Some(bench.get(job).await.last_event));
 }
 
 pub async fn progress_in_a_row_is_thinned_out_to_the_last(bench: Bench) {
@@ -58,7 +128,7 @@ pub async fn progress_in_a_row_is_thinned_out_to_the_last(bench: Bench) {
         let renewal = Renewal { progress: Some(step(n)), prompts_revision: 0 };
         bench.store.renew(&lease, renewal).await.unwrap();
     }
-    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    let done = WorkerEvent::SegmentDone(SegmentDone::new(0, 97));
     let events = vec![WorkerEvent::Progress(step(29)), WorkerEvent::Progress(step(30)), done];
     bench.store.append(&lease, events, 0).await.unwrap();
     bench.store.append(&lease, vec![WorkerEvent::Progress(step(1))], 0).await.unwrap();

@@ -1,6 +1,8 @@
 //! Prompts that change while a film is made.
 
-use longreel_jobs::{HandBack, PromptChange, Renewal, StoreError, StoreOptions, WorkerEvent};
+use longreel_jobs::{
+    HandBack, PromptChange, Renewal, SegmentDone, StoreError, StoreOptions, WorkerEvent,
+};
 
 use super::{Bench, film};
 
@@ -37,7 +39,7 @@ pub async fn a_segment_that_is_begun_keeps_its_prompt(bench: Bench) {
             Err(other) => panic!("{other}"),
         };
     assert_eq!(refused(0).await, Some(1));
-    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    let done = WorkerEvent::SegmentDone(SegmentDone::new(0, 97));
     bench.store.append(&lease, vec![done], 0).await.unwrap();
     assert_eq!(refused(1).await, Some(2));
     assert_eq!(refused(2).await, None);
@@ -50,7 +52,7 @@ pub async fn a_segment_report_brings_the_orders_for_the_next_one(bench: Bench) {
     let job = bench.create(film("ann")).await;
     let lease = bench.lease().await.lease;
     bench.store.steer(job.id, change(1, "rain")).await.unwrap();
-    let done = WorkerEvent::SegmentDone { segment: 0, frames: 97 };
+    let done = WorkerEvent::SegmentDone(SegmentDone::new(0, 97));
     let orders = bench.store.append(&lease, vec![done], 0).await.unwrap();
     assert_eq!(orders.prompts, Some(vec![change(1, "rain")]));
 }

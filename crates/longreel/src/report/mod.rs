@@ -184,7 +184,7 @@ impl Reporter {
                 let length = human_seconds(*film_seconds);
                 self.plainly(|| format!("{name}: done, {frames} frames, {length} of film"));
             }
-            Event::Drift(_) | Event::Done { .. } => {}
+            Event::Preview { .. } | Event::Drift(_) | Event::Done { .. } => {}
         }
         self.screen.show(Some(self.work.clone()));
     }

@@ -32,7 +32,7 @@ fn events_come_in_the_order_of_the_work() {
                 let now = event["frames"].as_u64().expect("frames");
                 assert!(now > frames, "{now} frames after {frames}");
                 frames = now;
-                assert!(event["preview"].as_str().is_some_and(|p| p.ends_with(".png")));
+                assert!(event["preview"].as_str().is_some_and(|p| p.ends_with(".jpg")));
             }
             "drift" => assert_eq!(event["segment"], segment.expect("a segment began")),
             other => panic!("an event {other}"),

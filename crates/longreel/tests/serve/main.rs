@@ -8,7 +8,11 @@ mod program;
 mod asking;
 #[cfg(target_os = "linux")]
 mod ending;
+mod live;
 mod making;
+mod openai;
 #[cfg(target_os = "linux")]
 mod orders;
 mod server;
+#[cfg(target_os = "linux")]
+mod streams;

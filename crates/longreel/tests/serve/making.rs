@@ -43,9 +43,9 @@ fn a_film_asked_for_over_http_is_in_every_byte_the_one_that_the_command_makes() 
     assert_eq!(none.content_range, format!("bytes */{}", film.len()));
     none.problem(416, "range_not_satisfiable");
     let picture = server.get(&format!("{content}?variant=thumbnail")).expect(200);
-    assert!(picture.body.starts_with(b"\x89PNG") && picture.content_type == "image/png");
-    let preview = format!("/v1/videos/{id}/files/preview-00000003.png");
-    assert!(server.get(&preview).expect(200).body.starts_with(b"\x89PNG"));
+    assert!(picture.body.starts_with(b"\xff\xd8") && picture.content_type == "image/jpeg");
+    let preview = format!("/v1/videos/{id}/files/preview-00000003.jpg");
+    assert!(server.get(&preview).expect(200).body.starts_with(b"\xff\xd8"));
     assert!(!place.path(&format!("data/work/{id}")).exists(), "its folder is left");
 
     let deleted = server.send("DELETE", &format!("/v1/videos/{id}"), &[], []).expect(200).json();

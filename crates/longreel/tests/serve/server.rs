@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -26,16 +26,32 @@ impl Server {
     }
 
     pub fn start_with(place: &Place, more: &[&str]) -> Self {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--data", "data", "--json"];
-        let words: Vec<&str> = fixed.into_iter().chain(more.iter().copied()).collect();
+        Self::spawn(place, place.command(&words(more)))
+    }
+
+    /// Starts it in a shell that lets it have so many open files unless it asks for more.
+    #[cfg(target_os = "linux")]
+    pub fn start_limited(place: &Place, files: u32) -> Self {
+        let model = model();
+        let program = place.command(&words(&["--model", &model]));
+        let line = format!("ulimit -S -n {files} && exec \"$0\" \"$@\"");
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(line).arg(program.get_program()).args(program.get_args());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell.current_dir(program.get_current_dir().expect("a folder")).stdin(Stdio::null());
+        Self::spawn(place, shell)
+    }
+
+    fn spawn(place: &Place, mut command: Command) -> Self {
         let log = place.path("log");
         let file = File::options().append(true).create(true).open(&log).expect("writable");
-        let mut child = place
-            .command(&words)
-            .stdout(Stdio::piped())
-            .stderr(file)
-            .spawn()
-            .expect("the program starts");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(file).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let Some(Ok(line)) = lines.next() else {
             panic!("it did not listen: {}", std::fs::read_to_string(log).unwrap_or_default())
@@ -84,6 +100,7 @@ impl Server {
             status: response.status().as_u16(),
             content_type: header("content-type"),
             content_range: header("content-range"),
+            cache_control: header("cache-control"),
             request_id: header("x-request-id"),
             body: response.body_mut().with_config().limit(1 << 30).read_to_vec().expect("a body"),
         }
@@ -95,6 +112,15 @@ impl Server {
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string())
+    }
+
+    /// Waits until a film that is asked for now would be made at once.
+    pub fn wait_ready(&self) {
+        let started = Instant::now();
+        while self.get("/health/ready").status != 200 {
+            assert!(started.elapsed() < PATIENCE, "never ready: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Asks for a film; its id.
@@ -197,6 +223,12 @@ impl Server {
     }
 }
 
+/// The words of a server in a folder of its own.
+fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["serve", "--listen", "127.0.0.1:0", "--data", "data", "--json"];
+    fixed.into_iter().chain(more.iter().copied()).collect()
+}
+
 #[cfg(target_os = "linux")]
 pub fn signal_process(id: u32, signal: &str) {
     let status = std::process::Command::new("kill").args([signal, &id.to_string()]).status();
@@ -212,7 +244,7 @@ impl Drop for Server {
 }
 
 /// One event.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Told {
     pub number: u64,
     pub kind: String,
@@ -225,6 +257,7 @@ pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub content_range: String,
+    pub cache_control: String,
     pub request_id: String,
     pub body: Vec<u8>,
 }

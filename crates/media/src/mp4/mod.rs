@@ -11,4 +11,5 @@ pub(crate) mod demux;
 pub(crate) mod fragment;
 pub(crate) mod init;
 pub(crate) mod read;
+pub(crate) mod stream;
 pub(crate) mod tables;

@@ -3,17 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_util::stream;
-use longreel_jobs::{ArtifactName, JobId};
+use longreel_jobs::{ArtifactError, ArtifactKind, ArtifactName, Format, JobId, PartBytes};
+use longreel_media::{HEAD_START_BYTES, head_length};
 
 use super::problem::Problem;
 use crate::shared::Shared;
 
 /// Bytes that are in memory for one reader.
 const PIECE_BYTES: u64 = 256 << 10;
+const FILM: ArtifactName = ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 };
 
 /// What a client's `Range` header comes to.
 #[derive(Debug, PartialEq)]
@@ -21,6 +23,96 @@ enum Asked {
     Whole,
     Part(Range<u64>),
     Nothing,
+}
+
+/// How long something may be kept by a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is asked for anew each time, and may be unchanged.
+    Asked,
+    /// It changes no more.
+    ForEver,
+}
+
+impl Kept {
+    fn header(self) -> &'static str {
+        match self {
+            Self::Asked => "private, no-cache",
+            Self::ForEver => "private, max-age=31536000, immutable",
+        }
+    }
+}
+
+/// What is answered with.
+#[derive(Debug)]
+pub struct Content {
+    /// Where its bytes are.
+    pub from: Place,
+    /// Changes whenever the bytes do.
+    pub tag: String,
+    /// Of which type it is.
+    pub content_type: &'static str,
+    /// How long it may be kept.
+    pub kept: Kept,
+}
+
+/// Where bytes are.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    /// A file as a whole, of this length.
+    File(ArtifactName, u64),
+    /// A part of a film: a file of its own, until the film is stored and it goes.
+    Part(ArtifactName, PartBytes),
+    /// A part of a film that is stored, whose head has this length.
+    InFilm(PartBytes, u64),
+}
+
+impl Place {
+    fn size(self) -> u64 {
+        match self {
+            Self::File(_, size) => size,
+            Self::Part(_, bytes) | Self::InFilm(bytes, _) => bytes.end.saturating_sub(bytes.start),
+        }
+    }
+
+    /// The same part in the film that is stored.
+    ///
+    /// # Errors
+    /// When there is no film.
+    pub async fn in_film(
+        shared: &Shared,
+        job: JobId,
+        bytes: PartBytes,
+    ) -> Result<Self, ArtifactError> {
+        let start = shared.artifacts.get_range(job, FILM, 0..HEAD_START_BYTES as u64).await?;
+        // What is no film holds no parts.
+        let head = head_length(&start).ok_or(ArtifactError::NotFound { job, name: FILM })?;
+        Ok(Self::InFilm(bytes, head))
+    }
+
+    /// Bytes of it from `range.start` on, and where the next ones are.
+    async fn read(
+        self,
+        shared: &Shared,
+        job: JobId,
+        range: Range<u64>,
+    ) -> Result<(Bytes, Self), ArtifactError> {
+        let read = |name, first: u64| {
+            shared.artifacts.get_range(job, name, first + range.start..first + range.end)
+        };
+        match self {
+            Self::File(name, _) => Ok((read(name, 0).await?, self)),
+            Self::InFilm(bytes, head) => Ok((read(FILM, head + bytes.start).await?, self)),
+            Self::Part(name, bytes) => match read(name, 0).await {
+                Err(ArtifactError::NotFound { .. }) => {
+                    let place = Self::in_film(shared, job, bytes).await?;
+                    let Self::InFilm(bytes, head) = place else { return Ok((Bytes::new(), place)) };
+                    Ok((read(FILM, head + bytes.start).await?, place))
+                }
+                piece => Ok((piece?, self)),
+            },
+        }
+    }
 }
 
 /// Answers with a file of a job. With `download`, as a file of this name to be saved.
@@ -34,15 +126,35 @@ pub async fn respond(
     headers: &HeaderMap,
     download: Option<&str>,
 ) -> Result<Response, Problem> {
-    let size = shared.artifacts.size_bytes(job, name).await?;
-    // A film never changes once it is there; a preview may be made again, the same.
-    let etag = format!("\"{job}-{name}-{size}\"");
+    let (size, tag) = shared.artifacts.head(job, name).await?;
+    let content = Content {
+        from: Place::File(name, size),
+        tag: tag.chars().filter(char::is_ascii_alphanumeric).collect(),
+        content_type: name.format.content_type(),
+        kept: Kept::Asked,
+    };
+    respond_with(shared, job, content, headers, download)
+}
+
+/// Answers with some content of a job.
+///
+/// # Errors
+/// When the range is not in it.
+pub fn respond_with(
+    shared: Arc<Shared>,
+    job: JobId,
+    content: Content,
+    headers: &HeaderMap,
+    download: Option<&str>,
+) -> Result<Response, Problem> {
+    let size = content.from.size();
+    let etag = format!("\"{}\"", content.tag);
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let mut response = Response::builder()
-        .header(header::CONTENT_TYPE, name.format.content_type())
+        .header(header::CONTENT_TYPE, content.content_type)
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::ETAG, &etag)
-        .header(header::CACHE_CONTROL, "private, max-age=3600")
+        .header(header::CACHE_CONTROL, content.kept.header())
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     if let Some(download) = download {
         let value = format!("attachment; filename=\"{download}\"");
@@ -73,21 +185,21 @@ pub async fn respond(
     response
         .status(status)
         .header(header::CONTENT_LENGTH, range.end - range.start)
-        .body(body(shared, job, name, range))
+        .body(body(shared, job, content.from, range))
         .map_err(|e| Problem::internal(&e))
 }
 
 /// A piece at a time, when the client has taken the one before.
-fn body(shared: Arc<Shared>, job: JobId, name: ArtifactName, range: Range<u64>) -> Body {
-    Body::from_stream(stream::try_unfold(range, move |range| {
+fn body(shared: Arc<Shared>, job: JobId, place: Place, range: Range<u64>) -> Body {
+    Body::from_stream(stream::try_unfold((place, range), move |(place, range)| {
         let shared = shared.clone();
         async move {
             if range.is_empty() {
-                return Ok(None);
+                return Ok::<_, ArtifactError>(None);
             }
             let end = range.end.min(range.start + PIECE_BYTES);
-            let piece = shared.artifacts.get_range(job, name, range.start..end).await;
-            piece.map(|piece| Some((piece, end..range.end)))
+            let (piece, place) = place.read(&shared, job, range.start..end).await?;
+            Ok(Some((piece, (place, end..range.end))))
         }
     }))
 }

@@ -5,6 +5,8 @@ mod content;
 mod events;
 mod middleware;
 mod problem;
+mod segments;
+mod stream;
 mod tasks;
 mod videos;
 mod view;
@@ -44,6 +46,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}", get(videos::retrieve).delete(videos::delete))
         .route("/v1/videos/{id}/content", get(videos::video_content))
         .route("/v1/videos/{id}/files/{name}", get(videos::file))
+        .route("/v1/videos/{id}/segments", get(segments::segments))
+        .route("/v1/videos/{id}/stream.m3u8", get(stream::playlist))
+        .route("/v1/videos/{id}/stream/{name}", get(stream::part))
         .route("/v1/videos/{id}/events", get(events::events))
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/v1/videos/{id}/pause", post(videos::pause))

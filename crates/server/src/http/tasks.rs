@@ -8,7 +8,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use longreel_jobs::{ArtifactKind, ArtifactName, Format};
+use longreel_jobs::ArtifactKind;
 use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
@@ -81,8 +81,7 @@ pub async fn download(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = videos::job_id(&id)?;
-    let name = ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 };
-    videos::film(shared, job, name, &headers, Some(&format!("{job}.mp4"))).await
+    videos::film(shared, job, ArtifactKind::Film, &headers, Some(&format!("{job}.mp4"))).await
 }
 
 /// GET /health

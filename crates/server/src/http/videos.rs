@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longreel_jobs::{
-    ArtifactKind, ArtifactName, Created, Format, Job, JobId, JobState, ListFilter, ListOrder,
+    ArtifactKind, ArtifactName, Created, Job, JobId, JobState, ListFilter, ListOrder,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -67,6 +67,23 @@ pub struct Listing {
     after: Option<String>,
     limit: Option<u32>,
     order: Option<String>,
+    /// One or more states, with commas between them.
+    state: Option<String>,
+    /// What the prompt holds.
+    text: Option<String>,
+}
+
+/// The states that a list is asked for.
+fn states(text: &str) -> Result<Vec<JobState>, Problem> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let state = |name: &str| {
+        JobState::ALL.into_iter().find(|state| state.as_str() == name).ok_or_else(|| {
+            let known = JobState::ALL.map(JobState::as_str).join(", ");
+            let shown: String = name.chars().take(64).collect();
+            Problem::invalid(format!("state is {shown:?}; it can be one or more of {known}"))
+        })
+    };
+    names.map(state).collect()
 }
 
 /// GET /v1/videos
@@ -87,7 +104,9 @@ pub async fn list(
         }
     };
     let after = query.after.as_deref().map(job_id).transpose()?;
-    let filter = ListFilter { after, order, limit, ..ListFilter::default() };
+    let states = states(query.state.as_deref().unwrap_or_default())?;
+    let text = query.text.unwrap_or_default();
+    let filter = ListFilter { after, order, limit, states, text, ..ListFilter::default() };
     let page = shared.store.list(filter).await?;
     let mut data = Vec::with_capacity(page.jobs.len());
     for job in &page.jobs {
@@ -157,26 +176,28 @@ pub async fn video_content(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
-    let (kind, format) = match query.variant.as_deref() {
-        None | Some("video") => (ArtifactKind::Film, Format::Mp4),
-        Some("thumbnail") => (ArtifactKind::Thumbnail, Format::Png),
+    let kind = match query.variant.as_deref() {
+        None | Some("video") => ArtifactKind::Film,
+        Some("thumbnail") => ArtifactKind::Thumbnail,
+        Some("spritesheet") => ArtifactKind::Spritesheet,
         Some(other) => {
-            let detail = format!("variant is {other:?}; it can be video or thumbnail");
+            let shown: String = other.chars().take(64).collect();
+            let detail = format!("variant is {shown:?}; it can be video, thumbnail or spritesheet");
             return Err(Problem::invalid(detail));
         }
     };
-    film(shared, job_id(&id)?, ArtifactName { kind, format }, &headers, None).await
+    film(shared, job_id(&id)?, kind, &headers, None).await
 }
 
 /// A file that is there when the film is whole.
 pub async fn film(
     shared: Arc<Shared>,
     job: JobId,
-    name: ArtifactName,
+    kind: ArtifactKind,
     headers: &HeaderMap,
     download: Option<&str>,
 ) -> Result<Response, Problem> {
-    let state = shared.store.get(job).await?.state;
+    let Job { state, artifacts, .. } = shared.store.get(job).await?;
     if state != JobState::Completed {
         let detail = match state.is_final() {
             true => format!("video {job} is {state} and has no film"),
@@ -184,7 +205,12 @@ pub async fn film(
         };
         return Err(Problem::new(StatusCode::CONFLICT, "not_completed", detail));
     }
-    content::respond(shared, job, name, headers, download).await
+    // In whichever form it was stored.
+    let stored = artifacts.iter().find(|artifact| artifact.name.kind == kind);
+    let stored = stored.ok_or_else(|| {
+        Problem::not_found(format!("video {job} was stored without what is asked for"))
+    })?;
+    content::respond(shared, job, stored.name, headers, download).await
 }
 
 /// GET /v1/videos/{id}/files/{name}: one of the files that events and [`view::video`] name.
