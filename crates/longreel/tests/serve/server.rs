@@ -26,7 +26,11 @@ impl Server {
     }
 
     pub fn start_with(place: &Place, more: &[&str]) -> Self {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--data", "data", "--json"];
+        Self::start_at(place, "127.0.0.1:0", more)
+    }
+
+    pub fn start_at(place: &Place, listen: &str, more: &[&str]) -> Self {
+        let fixed = ["serve", "--listen", listen, "--data", "data", "--json"];
         let words: Vec<&str> = fixed.into_iter().chain(more.iter().copied()).collect();
         let log = place.path("log");
         let file = File::options().append(true).create(true).open(&log).expect("writable");

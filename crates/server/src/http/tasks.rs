@@ -107,28 +107,6 @@ fn public(slot: SlotState) -> &'static str {
     }
 }
 
-/// GET /models/info
-pub async fn models_info(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let model = shared.films.model();
-    let defaults = &model.defaults;
-    Json(json!({
-        "model": model.name,
-        "revision": model.revision,
-        "kind": model.kind,
-        "defaults": {
-            "size": format!("{}x{}", defaults.width, defaults.height),
-            "num_frames": defaults.num_frames,
-            "base_num_frames": defaults.base_num_frames,
-            "overlap_history": defaults.overlap_history,
-            "fps": defaults.fps,
-            "steps": defaults.steps,
-            "guidance_scale": defaults.guidance_scale,
-            "shift": defaults.flow_shift,
-            "negative_prompt": defaults.negative_prompt,
-        },
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
