@@ -43,6 +43,9 @@ pub struct Outputs {
     /// another is asked for.
     #[serde(default)]
     pub live: bool,
+    /// Have the events name each checkpoint.
+    #[serde(default)]
+    pub checkpoints: bool,
     /// Start anew where an unfinished run is.
     pub overwrite: bool,
     /// The command that makes this film again, kept in its metadata.
@@ -63,6 +66,7 @@ impl Outputs {
             noise: None,
             previews: false,
             live: false,
+            checkpoints: false,
             overwrite: false,
             command: String::new(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),

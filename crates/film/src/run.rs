@@ -1,10 +1,13 @@
 //! One film, from plan to closed file: segments in order, frames out as they are decoded, a
 //! checkpoint after each segment.
 
+mod steering;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use longreel_kernels::Tensor;
@@ -12,16 +15,16 @@ use longreel_media::{
     FilmOptions, FilmState, FilmWriter, Frame, FrameRate, VideoOptions, VideoReader, contact_sheet,
     thumbnail, write_atomic, write_jpeg, write_png,
 };
-use longreel_models::{Context, ForwardOptions, VaeDecoderState};
+use longreel_models::{ForwardOptions, VaeDecoderState};
 use longreel_sampling::{Segment, StepCache};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::append::{self, AppendFile};
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::condition::{Conditions, VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::denoise::{RowDone, SegmentTask, denoise};
 use crate::drift::{DriftMeter, SegmentDrift};
-use crate::engine::{EngineOptions, Networks};
+use crate::engine::Networks;
 use crate::error::FilmError;
 use crate::estimate::peak_memory_bytes;
 use crate::events::{Event, Observer, Stop, StopSignal};
@@ -29,38 +32,18 @@ use crate::noise::NoiseSource;
 use crate::outputs::Outputs;
 use crate::peek::Peeks;
 use crate::plan::FilmPlan;
+use crate::prompts::Prompter;
 use crate::request::{Carry, FilmRequest, StartFrom};
+use crate::run_file::{Maker, RunFile};
 
 /// Names of the growing files of a run.
 const LATENTS: &str = "latents.raw";
 const FRAMES: &str = "frames.raw";
-const DRIFT: &str = "drift.jsonl";
+pub(crate) const DRIFT: &str = "drift.jsonl";
 const SHEET: &str = "sheet.raw";
 const JOURNAL: &str = "journal";
 /// Frames of a contact sheet at most; of a longer film every n-th is kept.
 const SHEET_FRAMES: usize = 48;
-
-/// What a run's folder says of it, beside the checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunFile {
-    /// Version of the program that began it.
-    pub program_version: String,
-    /// Revision of the model it began with.
-    pub revision: String,
-    /// Model and adapters.
-    pub engine: EngineOptions,
-    /// What was asked.
-    pub request: FilmRequest,
-    /// Where it goes.
-    pub outputs: Outputs,
-}
-
-impl RunFile {
-    /// Where it is kept in a run's folder.
-    pub fn path(folder: &Path) -> PathBuf {
-        folder.join("run.json")
-    }
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,21 +64,15 @@ pub struct Outcome {
     pub last_drift: Option<SegmentDrift>,
 }
 
-/// Contexts of the prompts, by index, and of the negative prompt.
-pub struct Contexts {
-    /// By index into the request's prompts.
-    pub cond: Vec<Context>,
-    /// `None` when guidance is off.
-    pub uncond: Option<Context>,
-}
-
 /// A film in the making.
 pub struct Run<'a> {
-    plan: &'a FilmPlan,
+    /// Changes when the film is steered.
+    plan: Arc<FilmPlan>,
     outputs: &'a Outputs,
+    maker: Maker<'a>,
     folder: PathBuf,
     networks: &'a Networks,
-    contexts: &'a Contexts,
+    prompter: Prompter<'a>,
     conditions: Conditions,
     noise: NoiseSource,
     cache: Option<Box<dyn StepCache>>,
@@ -134,25 +111,26 @@ impl<'a> Run<'a> {
     /// When files of the run cannot be opened, or the checkpoint does not fit them.
     #[expect(clippy::too_many_arguments, reason = "each is one stage's result")]
     pub fn new(
-        plan: &'a FilmPlan,
+        plan: &FilmPlan,
         outputs: &'a Outputs,
+        maker: Maker<'a>,
         networks: &'a Networks,
-        contexts: &'a Contexts,
+        prompter: Prompter<'a>,
         conditions: Conditions,
         noise: NoiseSource,
         cache: Option<Box<dyn StepCache>>,
-        metadata: String,
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self, FilmError> {
         let request = plan.request();
         let folder = outputs.run_folder();
         let mut options = film_options(request, outputs);
-        options.metadata = Some(metadata);
+        options.metadata = Some(maker.metadata(request, outputs, &outputs.command));
         let mut run = Self {
-            plan,
+            plan: Arc::new(plan.clone()),
             outputs,
+            maker,
             networks,
-            contexts,
+            prompter,
             conditions,
             noise,
             cache,
@@ -207,10 +185,7 @@ impl<'a> Run<'a> {
         self.seconds_before = self.progress.seconds;
         self.recent = checkpoint.take("recent_latents");
         self.recent_pixels = checkpoint.take("recent_pixels");
-        let last_frame = checkpoint
-            .take("last_frame")
-            .map(|t| t.data().iter().map(|&v| v as u8).collect::<Vec<u8>>());
-        self.meter = DriftMeter::resume(&self.progress.drift, last_frame);
+        self.meter = DriftMeter::resume(&self.progress.drift, checkpoint.last_frame);
         if let (Some(recent), Carry::Latents) = (&self.recent, self.plan.request().carry) {
             let starts_clip = recent.dim(0) == self.progress.latents;
             self.decoder_state =
@@ -238,7 +213,11 @@ impl<'a> Run<'a> {
                 stopped = true;
                 break;
             }
-            if !self.make(&segment, stop, observer)? {
+            if let Some(change) = observer.steer(segment.index) {
+                self.follow(change, observer)?;
+            }
+            // Whoever steers may have taken a while.
+            if stop.get() != Stop::No || !self.make(&segment, stop, observer)? {
                 stopped = true;
                 break;
             }
@@ -266,37 +245,37 @@ impl<'a> Run<'a> {
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<bool, FilmError> {
-        let request = self.plan.request();
-        let first_frame = pixel_frame(segment.first_new_latent);
-        let prompt = request.prompt_at(first_frame);
-        let seed = request.prompts[prompt].seed.unwrap_or(request.seed);
+        let plan = self.plan.clone();
+        let request = plan.request();
+        let (prompt, seed) = request.in_force(pixel_frame(segment.first_new_latent));
         observer.event(Event::Segment {
             segment: segment.index,
-            segments: self.plan.segments.count(),
-            prompt: request.prompts[prompt].prompt.clone(),
+            segments: plan.segments.count(),
+            prompt: prompt.to_owned(),
         });
         self.peeks.begin(self.timing.row_seconds);
-        self.made_from = (request.prompts[prompt].prompt.clone(), seed);
+        self.made_from = (prompt.to_owned(), seed);
         let mut window = self.window(segment, seed)?;
-        let timetable = self.plan.timetable(segment)?;
+        let timetable = plan.timetable(segment)?;
+        let rows_after = self.rows_after(segment, timetable.rows().len());
+        let latents_left = plan.segments.total().map(|t| t.get() - self.progress.latents);
+        let (cond, uncond) = self.prompter.contexts(prompt)?;
         let task = SegmentTask {
             transformer: &self.networks.transformer,
-            cond: &self.contexts.cond[prompt],
-            uncond: self.contexts.uncond.as_ref(),
-            guidance: self.plan.guidance,
+            cond,
+            uncond,
+            guidance: plan.guidance,
             extra_channels: self.conditions.extra_channels.as_ref(),
             timetable: &timetable,
-            schedule: &self.plan.schedule,
-            solver: &self.plan.solver,
-            forward: ForwardOptions { fps: Some(request.fps), causal_block: self.plan.causal_mask },
+            schedule: &plan.schedule,
+            solver: &plan.solver,
+            forward: ForwardOptions { fps: Some(request.fps), causal_block: plan.causal_mask },
             noise: &self.noise,
             seed,
             segment: segment.index,
             prefix: segment.prefix_latents,
             addnoise_condition: request.addnoise_condition,
         };
-        let rows_after = self.rows_after(segment, timetable.rows().len());
-        let latents_left = self.plan.segments.total().map(|t| t.get() - self.progress.latents);
         let (timing, peeks) = (&mut self.timing, &mut self.peeks);
         let (decoder, outputs) = (&self.networks.vae.decoder, self.outputs);
         let mut on_row = |row: &RowDone<'_>| -> Result<bool, FilmError> {
@@ -430,12 +409,13 @@ impl<'a> Run<'a> {
     /// Opens the film's file and, when a video is extended, puts the video's frames into it.
     fn begin_film(&mut self, observer: &mut dyn Observer) -> Result<(), FilmError> {
         self.writer = Some(FilmWriter::create(&self.outputs.film, &self.options)?);
-        let request = self.plan.request();
-        let StartFrom::Video(path) = request.start.clone() else {
+        let plan = self.plan.clone();
+        let request = plan.request();
+        let StartFrom::Video(path) = &request.start else {
             return Ok(());
         };
         observer.event(Event::Stage { what: "copying the video that is extended".into() });
-        for frame in VideoReader::open(&path, &VideoOptions::default())? {
+        for frame in VideoReader::open(path, &VideoOptions::default())? {
             let (frame, _) = fit_frame(&frame?, request)?;
             if request.carry == Carry::Pixels {
                 self.remember_pixels(&to_tensor(std::slice::from_ref(&frame)));
@@ -503,7 +483,7 @@ impl<'a> Run<'a> {
 
     /// Keeps the frames `[F, H, W, 3]` that the next segment's prefix needs.
     fn remember_pixels(&mut self, added: &Tensor) {
-        let keep = pixel_count(self.plan.segments.overlap().get());
+        let keep = pixel_count(self.plan.history_latents());
         let all = match &self.recent_pixels {
             Some(before) => Tensor::concat0(&[before, added]),
             None => added.clone(),
@@ -529,13 +509,8 @@ impl<'a> Run<'a> {
 
     /// Keeps the latents that the next segment's prefix and a resumed decoder need.
     fn remember(&mut self, added: &Tensor) {
-        let keep = self
-            .plan
-            .segments
-            .overlap()
-            .get()
-            .max(self.networks.vae.decoder.receptive_latents())
-            .max(1);
+        let receptive = self.networks.vae.decoder.receptive_latents();
+        let keep = self.plan.history_latents().max(receptive);
         let all = match &self.recent {
             Some(recent) => Tensor::concat0(&[recent, added]),
             None => added.clone(),
@@ -560,7 +535,7 @@ impl<'a> Run<'a> {
             let file = self.appended.get_mut(DRIFT).expect("opened in new");
             write_line(file, drift).map_err(FilmError::io("write", DRIFT))?;
         }
-        let part = Event::Part {
+        let mut part = Event::Part {
             segment: segment.index,
             frames: self.progress.frames,
             film_seconds: self.progress.frames as f64 / f64::from(self.plan.request().fps),
@@ -568,6 +543,7 @@ impl<'a> Run<'a> {
             seed: self.made_from.1,
             bytes: head.map(|head| [part.bytes.start - head, part.bytes.end - head]),
             preview: self.preview(segment)?,
+            checkpoint: None,
         };
         let drift_event = drift.clone().map(Event::Drift);
         if let Some(file) = self.appended.get_mut(JOURNAL) {
@@ -583,10 +559,13 @@ impl<'a> Run<'a> {
         }
         self.progress.drift = self.meter.state();
         self.progress.seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
-        if !segment.is_last {
-            self.checkpoint()?
-                .save(&self.folder)
-                .map_err(FilmError::io("write a checkpoint in", &self.folder))?;
+        // After the last segment too: another film may go on from there.
+        let checkpoint = self
+            .checkpoint()
+            .save(&self.folder)
+            .map_err(FilmError::io("write a checkpoint in", &self.folder))?;
+        if let Event::Part { checkpoint: named, .. } = &mut part {
+            *named = self.outputs.checkpoints.then(|| checkpoint.display().to_string());
         }
         observer.event(part);
         if let Some(event) = drift_event {
@@ -602,13 +581,13 @@ impl<'a> Run<'a> {
         };
         let request = self.plan.request();
         let frame = Frame::new(request.width as u32, request.height as u32, rgb.to_vec())?;
-        let name = format!("preview-{:06}.jpg", segment.index);
+        let name = format!("preview-{:08}.jpg", segment.index);
         let path = self.outputs.preview_folder().join(name);
         write_jpeg(&path, &frame)?;
         Ok(Some(path.display().to_string()))
     }
 
-    fn checkpoint(&self) -> Result<Checkpoint, FilmError> {
+    fn checkpoint(&self) -> Checkpoint {
         let mut tensors = Vec::new();
         if let Some(recent) = &self.recent {
             tensors.push(("recent_latents".to_owned(), recent.clone()));
@@ -616,11 +595,11 @@ impl<'a> Run<'a> {
         if let Some(pixels) = &self.recent_pixels {
             tensors.push(("recent_pixels".to_owned(), pixels.clone()));
         }
-        if let Some(frame) = self.meter.last_frame() {
-            let values = frame.iter().map(|&v| f32::from(v)).collect();
-            tensors.push(("last_frame".to_owned(), Tensor::from_vec(&[frame.len()], values)));
+        Checkpoint {
+            progress: self.progress.clone(),
+            tensors,
+            last_frame: self.meter.last_frame().map(<[u8]>::to_vec),
         }
-        Ok(Checkpoint { progress: self.progress.clone(), tensors })
     }
 
     /// Closes what is open. A complete film gets its dumps and drift report, and the run's folder
@@ -715,6 +694,10 @@ impl<'a> Run<'a> {
             .into_iter()
             .map(|rgb| Frame::new(width, height, rgb))
             .collect::<Result<Vec<_>, _>>()?;
+        if frames.is_empty() {
+            // A film that began with another one may have added none that goes on the sheet.
+            return Ok(());
+        }
         let sheet = contact_sheet(&frames, 8)?;
         match path.extension().and_then(|e| e.to_str()) {
             Some("jpg" | "jpeg") => write_jpeg(path, &sheet)?,

@@ -161,12 +161,12 @@ pub trait JobStore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Segment>, StoreError>;
 
-    /// For each finished segment, in order, the frames of the film with it and its bytes in the film's
-    /// file: all that a playlist says of it.
+    /// Finished segments that lie in the film's file, in order, each with its number, the frames of the
+    /// film with it, and its bytes: all that a playlist says of it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
-    async fn parts(&self, job: JobId) -> Result<Vec<(u64, PartBytes)>, StoreError>;
+    async fn parts(&self, job: JobId) -> Result<Vec<(u32, u64, PartBytes)>, StoreError>;
 
     /// Which jobs had events since a cursor, so that one poll serves any number of readers. Without a
     /// cursor: no jobs, and the cursor of now.

@@ -52,6 +52,7 @@ pub fn of(args: &OutputArgs, count: usize) -> Vec<Outputs> {
                 noise: args.noise.clone(),
                 previews: args.previews == Some(true),
                 live: false,
+                checkpoints: false,
                 overwrite: args.overwrite == Some(true),
                 command: String::new(),
                 program_version: env!("CARGO_PKG_VERSION").to_string(),

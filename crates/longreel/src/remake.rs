@@ -184,6 +184,7 @@ mod tests {
             noise: None,
             previews: false,
             live: false,
+            checkpoints: false,
             overwrite: false,
             command: String::new(),
             program_version: String::new(),

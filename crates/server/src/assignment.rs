@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use longreel_film::Change;
 use longreel_jobs::{
     Artifact, ArtifactError, ArtifactKind, ArtifactName, Completion, Format, HandBack, Job,
     JobError, Lease, Leased, Orders, PartBytes, Proceed, Progress, Renewal, SegmentDone,
@@ -17,9 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::films::Resolved;
+use crate::prepare::{Unready, prepare};
 use crate::process::{Heard, WorkerProcess};
-use crate::protocol::{Order, Outcome, Task, Told, When};
+use crate::protocol::{Order, Outcome, Told, When};
 use crate::shared::{Ending, Shared};
+use crate::steering::steered;
 use crate::supervisor::write_lease;
 use crate::upkeep;
 use crate::worker::FILM;
@@ -58,6 +61,8 @@ pub struct Assignment<'a> {
     progress: Progress,
     /// Progress that is not written down yet.
     is_new: bool,
+    /// [`Job::prompts_revision`] that the worker works by.
+    prompts_revision: u32,
     last_contact: Instant,
     told_to_stop: Option<When>,
     /// The job was given to somebody else or has ended: nothing may be said about it any more.
@@ -82,6 +87,7 @@ impl<'a> Assignment<'a> {
             next_segment: leased.job.segments_done,
             has_drift: true,
             stuck: false,
+            prompts_revision: leased.job.prompts_revision,
             job: leased.job,
             progress: Progress::default(),
             is_new: false,
@@ -109,13 +115,34 @@ impl<'a> Assignment<'a> {
             return Finished::DiskFull;
         }
         self.has_drift = self.last_has_drift().await;
-        let task = Task {
-            folder,
-            request: resolved.request,
-            command: resolved.command,
-            segments_done: self.next_segment,
+        let prepared = match prepare(self.shared, &self.job, &resolved).await {
+            Ok(prepared) => prepared,
+            Err(Unready::Refused { code, message }) => {
+                self.fail(&code, &message).await;
+                return Finished::Done;
+            }
+            Err(Unready::Later(error)) => {
+                tracing::error!(job = %self.job.id, %error, "a job's files cannot be brought");
+                self.hand_back(HandBack::Stopped).await;
+                return Finished::DiskFull;
+            }
         };
-        self.process.order(&Order::Make(Box::new(task))).await;
+        self.process.order(&Order::Make(Box::new(prepared.task))).await;
+        // Not before: what the store answers may be an order for the film in work.
+        for (done, drift) in prepared.made {
+            let segment = done.segment;
+            if segment < self.next_segment {
+                continue;
+            }
+            if !self.report(&prepared.made_in, done).await {
+                break;
+            }
+            self.has_drift = true;
+            if let Some(drift) = drift {
+                self.append(vec![WorkerEvent::Drift { segment, drift }]).await;
+            }
+        }
+        self.add_artifacts(prepared.artifacts).await;
 
         let mut ending = self.shared.ending.subscribe();
         ending.mark_changed();
@@ -168,10 +195,10 @@ impl<'a> Assignment<'a> {
                 self.progress = Progress { segment, segments, step, steps, left_seconds };
                 self.is_new = true;
             }
-            Told::Part { segment, frames, prompt, seed, bytes, preview } => {
+            Told::Part { segment, frames, prompt, seed, bytes, preview, checkpoint } => {
                 let bytes = bytes.map(|(start, end)| PartBytes { start, end });
                 let done = SegmentDone { segment, frames, prompt, seed, bytes };
-                self.segment(done, preview).await;
+                self.segment(done, preview, checkpoint).await;
             }
             Told::Preview { segment, path } => {
                 if segment >= self.next_segment && !self.stuck {
@@ -202,33 +229,66 @@ impl<'a> Assignment<'a> {
         found.is_ok_and(|found| found.first().is_some_and(|segment| segment.drift.is_some()))
     }
 
-    /// A finished segment: what players need of it is stored before anybody hears of it.
-    async fn segment(&mut self, done: SegmentDone, preview: Option<PathBuf>) {
-        if self.stuck || done.segment < self.next_segment {
+    /// A finished segment: what players need of it is stored before anybody hears of it, and it is
+    /// reported before the next one is begun.
+    async fn segment(
+        &mut self,
+        done: SegmentDone,
+        preview: Option<PathBuf>,
+        checkpoint: Option<PathBuf>,
+    ) {
+        if self.stuck {
             return;
         }
         let segment = done.segment;
+        let is_new = segment >= self.next_segment;
+        if is_new {
+            let film = self.shared.work_folder(self.job.id).join(FILM);
+            if !self.report(&film, done).await {
+                return;
+            }
+        }
+        let change = self.change().await;
+        let next = segment.saturating_add(1);
+        self.process.order(&Order::GoOn { segment: next, change }).await;
+        if !is_new {
+            return;
+        }
+        // What follows is done while the worker makes the next segment.
+        if let Some(preview) = preview {
+            let preview = self.preview(segment, &preview).await;
+            self.append(preview.into_iter().collect()).await;
+        }
+        if let Some(checkpoint) = checkpoint {
+            let kind = ArtifactKind::Checkpoint(segment);
+            let name = ArtifactName { kind, format: Format::Safetensors };
+            let kept = self.keep(name, &checkpoint).await;
+            self.add_artifacts(kept.into_iter().collect()).await;
+        }
+    }
+
+    /// Stores a part that lies in `film` and reports its segment. False when that did not work and the
+    /// worker is told to stop.
+    async fn report(&mut self, film: &Path, done: SegmentDone) -> bool {
+        let segment = done.segment;
         if let Some(bytes) = done.bytes
-            && let Err(error) = self.part(segment, bytes).await
+            && let Err(error) = self.part(film, segment, bytes).await
         {
             tracing::error!(job = %self.job.id, segment, %error, "a part could not be stored");
             self.stuck = true;
-            return self.stop(When::Now).await;
-        }
-        let mut events = vec![WorkerEvent::SegmentDone(done)];
-        if let Some(preview) = preview {
-            events.extend(self.preview(segment, &preview).await);
+            self.stop(When::Now).await;
+            return false;
         }
         self.next_segment = segment.saturating_add(1);
         self.has_drift = false;
-        self.append(events).await;
+        self.append(vec![WorkerEvent::SegmentDone(done)]).await;
+        true
     }
 
     /// Stores a part of the film for players, and with the first one what comes before it.
-    async fn part(&mut self, segment: u32, bytes: PartBytes) -> Result<(), PartError> {
-        let path = self.shared.work_folder(self.job.id).join(FILM);
+    async fn part(&mut self, path: &Path, segment: u32, bytes: PartBytes) -> Result<(), PartError> {
         // One file for both: another may take its place when the film is finished.
-        let mut film = tokio::fs::File::open(&path).await?;
+        let mut film = tokio::fs::File::open(path).await?;
         let head = read_head(&mut film).await?;
         let start = io::SeekFrom::Start(head.len() as u64 + bytes.start);
         film.seek(start).await?;
@@ -240,7 +300,7 @@ impl<'a> Assignment<'a> {
         }
         let name = ArtifactName { kind: ArtifactKind::Part(segment), format: Format::M4s };
         let length = bytes.end.saturating_sub(bytes.start);
-        let put = shared.artifacts.put_part(job, name, film, length, &path);
+        let put = shared.artifacts.put_part(job, name, film, length, path);
         stored.push(self.meanwhile(put).await?);
         let (store, lease) = (&self.shared.store, &self.lease);
         patiently("note a part", || store.add_artifacts(lease, stored.clone())).await?;
@@ -258,24 +318,42 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// A film without a preview is still a film, so that failing here only leaves a line in the log.
+    /// Stores a picture of a segment.
     async fn preview(&mut self, segment: u32, file: &Path) -> Option<WorkerEvent> {
         let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Jpeg };
+        let artifact = self.keep(name, file).await?;
+        Some(WorkerEvent::Preview { segment, artifact })
+    }
+
+    /// Stores a file of a segment. A film without it is still a film, so that failing here only leaves a
+    /// line in the log.
+    async fn keep(&mut self, name: ArtifactName, file: &Path) -> Option<Artifact> {
         match self.put(name, file).await {
             Ok(artifact) => {
                 // A long film would leave many; the folder goes in the end anyway.
                 let _ = tokio::fs::remove_file(file).await;
-                Some(WorkerEvent::Preview { segment, artifact })
+                Some(artifact)
             }
-            // It was stored when it was told of before, and its file removed.
+            // It was stored before, when it was told of or found, and its file removed.
             Err(ArtifactError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 let size_bytes = self.shared.artifacts.size_bytes(self.job.id, name).await.ok()?;
-                Some(WorkerEvent::Preview { segment, artifact: Artifact { name, size_bytes } })
+                Some(Artifact { name, size_bytes })
             }
             Err(error) => {
-                tracing::warn!(job = %self.job.id, segment, %error, "a preview is not kept");
+                tracing::warn!(job = %self.job.id, %name, %error, "a file is not kept");
                 None
             }
+        }
+    }
+
+    async fn add_artifacts(&self, artifacts: Vec<Artifact>) {
+        if artifacts.is_empty() {
+            return;
+        }
+        let (store, lease) = (&self.shared.store, &self.lease);
+        let added = patiently("write down files", || store.add_artifacts(lease, artifacts.clone()));
+        if let Err(error) = added.await {
+            tracing::error!(job = %self.job.id, %error, "files are not written down");
         }
     }
 
@@ -287,7 +365,7 @@ impl<'a> Assignment<'a> {
     /// Says how far it is and hears what to do.
     async fn renew(&mut self) {
         let progress = self.is_new.then_some(self.progress);
-        let renewal = Renewal { progress, prompts_revision: self.job.prompts_revision };
+        let renewal = Renewal { progress, prompts_revision: self.prompts_revision };
         let orders = self.shared.store.renew(&self.lease, renewal).await;
         self.is_new &= orders.is_err();
         self.follow(orders).await;
@@ -298,7 +376,7 @@ impl<'a> Assignment<'a> {
             events.insert(0, WorkerEvent::Progress(self.progress));
         }
         let (store, lease) = (&self.shared.store, &self.lease);
-        let revision = self.job.prompts_revision;
+        let revision = self.prompts_revision;
         // A segment is told once: unlike a step it has to get there.
         let orders =
             patiently("write down a segment", || store.append(lease, events.clone(), revision))
@@ -309,16 +387,43 @@ impl<'a> Assignment<'a> {
     async fn follow(&mut self, orders: Result<Orders, StoreError>) {
         self.last_contact = Instant::now();
         match orders {
-            Ok(orders) => match orders.proceed {
-                Proceed::GoOn => {}
-                Proceed::Pause => self.stop(When::AfterSegment).await,
-                Proceed::Stop => self.stop(When::Now).await,
-            },
+            Ok(orders) => {
+                if let Some(prompts) = orders.prompts {
+                    self.job.prompts = prompts;
+                    self.job.prompts_revision = orders.prompts_revision;
+                }
+                match orders.proceed {
+                    Proceed::GoOn => {}
+                    Proceed::Pause => self.stop(When::AfterSegment).await,
+                    Proceed::Stop => self.stop(When::Now).await,
+                }
+            }
             Err(StoreError::LeaseLost { .. }) => {
                 self.lost = true;
                 self.stop(When::Now).await;
             }
             Err(error) => tracing::error!(job = %self.job.id, %error, "not written down"),
+        }
+    }
+
+    /// What the next segment begins with, when prompts were changed that the worker does not know.
+    async fn change(&mut self) -> Option<Change> {
+        if self.prompts_revision == self.job.prompts_revision {
+            return None;
+        }
+        let resolved: Resolved = serde_json::from_value(self.job.asked.resolved.clone()).ok()?;
+        match steered(self.shared, &self.job, resolved.request).await {
+            Ok(film) => {
+                self.prompts_revision = self.job.prompts_revision;
+                let prompts = film.plan.request().prompts.clone();
+                Some(Change { prompts, command: Some(film.command) })
+            }
+            Err(refusal) => {
+                // Whoever changed them was told; this is another version or another model.
+                let detail = refusal.detail;
+                tracing::error!(job = %self.job.id, detail, "changed prompts cannot be used");
+                None
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use longreel_film::{EngineOptions, FilmRequest, Stop};
+use longreel_film::{Beginning, Change, EngineOptions, FilmRequest, Stop};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -21,6 +21,14 @@ pub enum Order {
     },
     /// Make a film, or go on with it when its folder holds a part of it.
     Make(Box<Task>),
+    /// Begin the next segment of the film in work: after each segment a worker waits for this, so that
+    /// whoever changes a prompt knows which segments are begun.
+    GoOn {
+        /// Which, from 0.
+        segment: u32,
+        /// Prompts it begins with.
+        change: Option<Change>,
+    },
     /// Stop the film in work.
     Stop {
         /// When.
@@ -33,13 +41,15 @@ pub enum Order {
 pub struct Task {
     /// A folder that is this job's alone.
     pub folder: PathBuf,
-    /// What is asked.
+    /// What is asked, with the prompts of now.
     pub request: FilmRequest,
     /// The command that makes the film again, kept in its metadata.
     pub command: String,
     /// Segments that the server knows to be finished. Of later ones that are finished too, because the
     /// worker before was killed before it could say so, it is told again.
     pub segments_done: u32,
+    /// What the film begins with when nothing of it is made yet.
+    pub beginning: Option<Beginning>,
 }
 
 /// When a film is stopped.
@@ -98,6 +108,8 @@ pub enum Told {
         bytes: Option<(u64, u64)>,
         /// A picture of it.
         preview: Option<PathBuf>,
+        /// The state after it.
+        checkpoint: Option<PathBuf>,
     },
     /// There is a picture of the segment in work.
     Preview {
@@ -198,7 +210,8 @@ mod tests {
             Event::Step { segment: 2, step: 3, steps: 20, seconds: 0.1, left_seconds: Some(4.5) };
         let expected = Told::Step { segment: 2, step: 3, steps: 20, left_seconds: Some(4.5) };
         assert_eq!(told(&step), expected);
-        let preview = Some("work/preview-000000.jpg".to_owned());
+        let preview = Some("work/preview-00000000.jpg".to_owned());
+        let checkpoint = Some("work/checkpoint-00000000.safetensors".to_owned());
         let (prompt, seed) = ("a dog".to_owned(), u64::MAX);
         let part = |bytes| Event::Part {
             segment: 0,
@@ -208,6 +221,7 @@ mod tests {
             seed,
             bytes,
             preview: preview.clone(),
+            checkpoint: checkpoint.clone(),
         };
         let expected = |bytes| Told::Part {
             segment: 0,
@@ -216,6 +230,7 @@ mod tests {
             seed,
             bytes,
             preview: preview.clone().map(PathBuf::from),
+            checkpoint: checkpoint.clone().map(PathBuf::from),
         };
         assert_eq!(told(&part(Some([812, 9000]))), expected(Some((812, 9000))));
         assert_eq!(told(&part(None)), expected(None));

@@ -19,7 +19,7 @@ use crate::films::Films;
 use crate::http;
 use crate::live::Live;
 use crate::process::WorkerCommand;
-use crate::shared::{Ending, Shared, Slots};
+use crate::shared::{Ending, Shared, Slots, remove_folder};
 use crate::{supervisor, upkeep};
 
 /// Files that may be open at once, where the system lets us have as many.
@@ -118,11 +118,14 @@ pub async fn serve(
         wakes: watch::channel(0).0,
         ending: watch::channel(Ending::No).0,
         work: data.join("work"),
+        uploads: data.join("uploads"),
         engine: options.engine,
         worker: options.worker,
         patience: options.patience,
         slots: Slots::new(options.workers),
     });
+    // Of a server that was killed while they came.
+    remove_folder(&shared.uploads).await;
     supervisor::recover(&shared).await?;
     let cursor = shared.store.changes(None).await?.cursor;
 

@@ -356,7 +356,7 @@ impl JobStore for SqliteStore {
         self.read_segments(id, after, limit).await
     }
 
-    async fn parts(&self, id: JobId) -> Result<Vec<(u64, PartBytes)>, StoreError> {
+    async fn parts(&self, id: JobId) -> Result<Vec<(u32, u64, PartBytes)>, StoreError> {
         self.read_parts(id).await
     }
 

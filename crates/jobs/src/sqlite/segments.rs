@@ -119,10 +119,13 @@ impl SqliteStore {
         .await
     }
 
-    pub(super) async fn read_parts(&self, id: JobId) -> Result<Vec<(u64, PartBytes)>, StoreError> {
+    pub(super) async fn read_parts(
+        &self,
+        id: JobId,
+    ) -> Result<Vec<(u32, u64, PartBytes)>, StoreError> {
         self.explain("read the parts of a film", async {
             let rows = sqlx::query(
-                "SELECT frames, part_start, part_end FROM segments
+                "SELECT segment, frames, part_start, part_end FROM segments
                  WHERE job = ? AND part_start IS NOT NULL ORDER BY segment",
             )
             .bind(id.to_string())
@@ -134,7 +137,7 @@ impl SqliteStore {
             let part = |row| {
                 let bytes =
                     PartBytes { start: number(row, "part_start")?, end: number(row, "part_end")? };
-                Ok((number(row, "frames")?, bytes))
+                Ok((number(row, "segment")?, number(row, "frames")?, bytes))
             };
             rows.iter().map(part).collect()
         })

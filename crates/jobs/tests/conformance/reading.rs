@@ -85,7 +85,10 @@ pub async fn segments_are_kept_as_they_were_first_reported(bench: Bench) {
     assert_eq!(all[1].at_ms - all[0].at_ms, 1_000);
     assert_eq!(bench.store.segments(job, Some(0), 1).await.unwrap(), all[1..2]);
     let parts = bench.store.parts(job).await.unwrap();
-    assert_eq!(parts, kept.iter().map(|s| (s.frames, s.bytes.unwrap())).collect::<Vec<_>>());
+    assert_eq!(
+        parts,
+        kept.iter().map(|s| (s.segment, s.frames, s.bytes.unwrap())).collect::<Vec<_>>()
+    );
 
     let part = |number| stored(ArtifactKind::Part(number), Format::M4s);
     bench.store.add_artifacts(&lease, vec![part(0), part(1)]).await.unwrap();

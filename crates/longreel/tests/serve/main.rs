@@ -6,6 +6,7 @@
 mod program;
 
 mod asking;
+mod branching;
 #[cfg(target_os = "linux")]
 mod ending;
 mod live;
@@ -14,5 +15,7 @@ mod openai;
 #[cfg(target_os = "linux")]
 mod orders;
 mod server;
+mod steering;
 #[cfg(target_os = "linux")]
 mod streams;
+mod uploads;

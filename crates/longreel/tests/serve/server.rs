@@ -26,14 +26,18 @@ impl Server {
     }
 
     pub fn start_with(place: &Place, more: &[&str]) -> Self {
-        Self::spawn(place, place.command(&words(more)))
+        Self::start_at(place, "127.0.0.1:0", more)
+    }
+
+    pub fn start_at(place: &Place, listen: &str, more: &[&str]) -> Self {
+        Self::spawn(place, place.command(&words(listen, more)))
     }
 
     /// Starts it in a shell that lets it have so many open files unless it asks for more.
     #[cfg(target_os = "linux")]
     pub fn start_limited(place: &Place, files: u32) -> Self {
         let model = model();
-        let program = place.command(&words(&["--model", &model]));
+        let program = place.command(&words("127.0.0.1:0", &["--model", &model]));
         let line = format!("ulimit -S -n {files} && exec \"$0\" \"$@\"");
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(line).arg(program.get_program()).args(program.get_args());
@@ -224,8 +228,8 @@ impl Server {
 }
 
 /// The words of a server in a folder of its own.
-fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    let fixed = ["serve", "--listen", "127.0.0.1:0", "--data", "data", "--json"];
+fn words<'a>(listen: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["serve", "--listen", listen, "--data", "data", "--json"];
     fixed.into_iter().chain(more.iter().copied()).collect()
 }
 

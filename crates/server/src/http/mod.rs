@@ -1,13 +1,20 @@
 //! The service over HTTP.
 
 mod asked;
+mod body;
 mod content;
 mod events;
+mod going_on;
 mod middleware;
+mod models;
+mod page;
+mod plan;
 mod problem;
 mod segments;
+mod steer;
 mod stream;
 mod tasks;
+mod uploads;
 mod videos;
 mod view;
 
@@ -15,33 +22,29 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode, Uri};
 use axum::routing::{get, post};
 
 use crate::shared::Shared;
 use problem::Problem;
 
-/// Longest body of a request. A prompt has room in it, a picture has not.
+/// Longest body of a request without its files.
 const BODY_BYTES: usize = 1 << 20;
-
-const PAGE: &str = include_str!("../../../../web/index.html");
-/// The page loads nothing from anywhere and is shown in no other page.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
-    style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; media-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Every address of the service.
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/", get(page))
+        .route("/", get(page::page))
+        .route("/web/{name}", get(page::file))
         .route("/health", get(tasks::health))
         .route("/health/live", get(|| async { "alive\n" }))
         .route("/health/ready", get(ready))
-        .route("/models/info", get(tasks::models_info))
+        .route("/models/info", get(models::info))
         .route("/generate", post(tasks::generate))
         .route("/status/{id}", get(tasks::status))
         .route("/download/{id}", get(tasks::download))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::retrieve))
         .route("/v1/videos", get(videos::list).post(videos::create))
         .route("/v1/videos/{id}", get(videos::retrieve).delete(videos::delete))
         .route("/v1/videos/{id}/content", get(videos::video_content))
@@ -53,23 +56,17 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/v1/videos/{id}/pause", post(videos::pause))
         .route("/v1/videos/{id}/resume", post(videos::resume))
+        .route("/v1/videos/{id}/steer", post(steer::steer))
+        .route("/v1/videos/{id}/remix", post(going_on::remix))
+        .route("/v1/videos/{id}/extend", post(going_on::extend))
+        .route("/v1/videos/{id}/branch", post(going_on::branch))
+        .route("/v1/plan", post(plan::plan))
         .fallback(no_such_address)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(axum::middleware::from_fn(middleware::only_this_machine))
         .layer(axum::middleware::from_fn(middleware::request_id))
         .with_state(shared)
-}
-
-async fn page() -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, PAGE).into_response()
 }
 
 /// GET /health/ready: a job that came now would be made.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use longreel_film::{FilmRequest, PlannedSegment};
+use longreel_film::{FilmPlan, PlannedSegment};
 use longreel_jobs::{ArtifactKind, ArtifactName, Job, JobState, Segment};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::videos::job_id;
 use crate::films::Resolved;
 use crate::shared::Shared;
+use crate::steering::steered;
 
 /// Segments in one answer where nothing is asked for, and at most.
 const LIMIT: u32 = 100;
@@ -51,35 +52,36 @@ pub async fn segments(
     let end = first.saturating_add(limit);
     let job = shared.store.get(id).await?;
     let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone());
-    let request = Arc::new(resolved.map_err(|error| Problem::internal(&error))?.request);
+    let request = resolved.map_err(|error| Problem::internal(&error))?.request;
+    // With another model or version than it was planned with, only what is made is known.
+    let film = steered(&shared, &job, request).await.ok();
+    let plan = film.as_ref().map(|film| &film.plan);
     let done = shared.store.segments(id, asked.after, limit).await?;
     let pictures = pictures(&shared, &job).await?;
-    let frames = frames_before(&shared, &job, &request, first).await?;
+    let frames = frames_before(&shared, &job, plan, first).await?;
     let next = done.last().map_or(first, |segment| segment.done.segment.saturating_add(1));
-    // What is not done when a film has ended is not made any more. One more than is shown says whether
-    // there are more.
-    let planned = match job.state.is_final() {
-        true => Vec::new(),
-        false => planned(&shared, &request, next, end.saturating_add(1)).await?,
-    };
+    // What is not done when a film has ended is not made any more.
+    let plan = plan.filter(|_| !job.state.is_final());
+    // One more than is shown says whether there are more.
+    let planned = (next..end.saturating_add(1))
+        .map_while(|number| Some((number, plan?.planned(number as usize)?)));
 
-    let mut film = Shown { job: &job, pictures: &pictures, frames, prompts: 0, data: Vec::new() };
+    let mut shown = Shown { job: &job, pictures: &pictures, frames, prompts: 0, data: Vec::new() };
     let mut has_more = next == end && end < job.segments_done;
     for segment in &done {
-        has_more |= !film.done(segment);
+        has_more |= !shown.done(segment);
     }
-    for (number, segment) in (next..).zip(&planned) {
-        let prompt = request.prompts.get(segment.prompt).map_or("", |p| p.prompt.as_str());
-        has_more |= has_more || number >= end || !film.planned(number, segment, prompt);
+    for (number, segment) in planned {
+        has_more |= has_more || number >= end || !shown.planned(number, &segment);
     }
-    Ok(Json(json!({"object": "list", "data": film.data, "has_more": has_more})))
+    Ok(Json(json!({"object": "list", "data": shown.data, "has_more": has_more})))
 }
 
 /// Frames of the film before segment `first`, made or planned.
 async fn frames_before(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     job: &Job,
-    request: &Arc<FilmRequest>,
+    plan: Option<&FilmPlan>,
     first: u32,
 ) -> Result<u64, Problem> {
     let Some(last) = first.checked_sub(1) else { return Ok(0) };
@@ -87,24 +89,14 @@ async fn frames_before(
         let found = shared.store.segments(job.id, last.checked_sub(1), 1).await?;
         return Ok(found.first().map_or(0, |segment| segment.done.frames));
     }
-    // Each segment but the first and the last of a film adds as many.
-    let from = job.segments_done;
-    let two = planned(shared, request, from, from.saturating_add(2)).await?;
-    let [one, other] = [0, 1].map(|at| two.get(at).map_or(0, |segment| segment.frames));
-    let rest = u64::from(last.saturating_sub(from)).saturating_mul(other);
-    Ok(job.frames_done.saturating_add(one).saturating_add(rest))
-}
-
-async fn planned(
-    shared: &Arc<Shared>,
-    request: &Arc<FilmRequest>,
-    first: u32,
-    end: u32,
-) -> Result<Vec<PlannedSegment>, Problem> {
-    let (films, request) = (shared.films.clone(), request.clone());
-    let planned =
-        tokio::task::spawn_blocking(move || films.planned(&request, first as usize..end as usize));
-    planned.await.map_err(|error| Problem::internal(&error))
+    // A video that is extended puts its own frames before what is planned.
+    let planned = |segment: u32| plan?.first_frame(segment as usize);
+    let made = match job.segments_done {
+        0 => 0,
+        done => planned(done).unwrap_or(job.frames_done),
+    };
+    let planned = planned(first).unwrap_or(made).saturating_sub(made);
+    Ok(job.frames_done.saturating_add(planned))
 }
 
 /// By segment: its picture, and whether another film can branch from it.
@@ -148,13 +140,10 @@ impl Shown<'_> {
     }
 
     /// Shows a segment that is not finished; false when there is no room.
-    fn planned(&mut self, number: u32, segment: &PlannedSegment, prompt: &str) -> bool {
+    fn planned(&mut self, number: u32, segment: &PlannedSegment<'_>) -> bool {
         let in_work = self.job.state == JobState::Running && number == self.job.segments_done;
         let state = if in_work { "running" } else { "waiting" };
-        // The last prompt that was set from an earlier segment on holds.
-        let steered = self.job.prompts.iter().rfind(|change| change.from_segment <= number);
-        let prompt = steered.map_or(prompt, |change| &change.prompt);
-        let shown = self.shown(number, segment.frames, prompt, segment.seed, state);
+        let shown = self.shown(number, segment.frames, segment.prompt, segment.seed, state);
         let is_shown = shown.is_some();
         self.data.extend(shown);
         is_shown

@@ -30,7 +30,8 @@ pub async fn playlist(
     // First the job, then its parts: a list that says that it is at its end has all of them.
     let job = shared.store.get(id).await?;
     let parts = shared.store.parts(id).await?;
-    if parts.is_empty() {
+    // A film that begins elsewhere than with its first segment is none that a player could time.
+    if parts.first().is_none_or(|first| first.0 > 0) {
         return Err(nothing_yet(&job));
     }
     let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone());
@@ -57,10 +58,10 @@ fn nothing_yet(job: &Job) -> Problem {
         .with_header(header::RETRY_AFTER, AGAIN_SECONDS)
 }
 
-/// The list. `parts` are the frames of the film with each part, and its bytes.
-fn written(request: &FilmRequest, parts: &[(u64, PartBytes)], is_over: bool) -> String {
+/// The list. `parts` are the number of each part, the frames of the film with it, and its bytes.
+fn written(request: &FilmRequest, parts: &[(u32, u64, PartBytes)], is_over: bool) -> String {
     let fps = f64::from(request.fps.max(1));
-    let first = parts.first().map_or(0, |(frames, _)| *frames);
+    let first = parts.first().map_or(0, |(_, frames, _)| *frames);
     // What may not change while the list grows. Only the first part can be longer than a window of
     // the model: by a video that is extended.
     let longest = first.max(request.base_num_frames as u64) as f64 / fps;
@@ -71,7 +72,7 @@ fn written(request: &FilmRequest, parts: &[(u64, PartBytes)], is_over: bool) -> 
         longest.ceil()
     );
     let mut before = 0;
-    for (number, (frames, _)) in parts.iter().enumerate() {
+    for (number, frames, _) in parts {
         let seconds = frames.saturating_sub(before) as f64 / fps;
         before = *frames;
         // Writing to a text does not fail.
