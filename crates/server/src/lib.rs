@@ -23,14 +23,16 @@ mod assignment;
 mod films;
 mod http;
 mod live;
+mod prepare;
 mod process;
 mod protocol;
 mod serve;
 mod shared;
+mod steering;
 mod supervisor;
 mod upkeep;
 pub mod worker;
 
-pub use films::{Film, Films, ModelInfo, Refusal};
+pub use films::{Film, Films, Inputs, ModelInfo, Refusal};
 pub use process::WorkerCommand;
 pub use serve::{ServeError, ServeOptions, serve};

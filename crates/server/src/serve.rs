@@ -19,7 +19,7 @@ use crate::films::Films;
 use crate::http;
 use crate::live::Live;
 use crate::process::WorkerCommand;
-use crate::shared::{Ending, Shared, Slots};
+use crate::shared::{Ending, Shared, Slots, remove_folder};
 use crate::{supervisor, upkeep};
 
 /// How long connections may take to end when everything else has.
@@ -114,11 +114,14 @@ pub async fn serve(
         wakes: watch::channel(0).0,
         ending: watch::channel(Ending::No).0,
         work: data.join("work"),
+        uploads: data.join("uploads"),
         engine: options.engine,
         worker: options.worker,
         patience: options.patience,
         slots: Slots::new(options.workers),
     });
+    // Of a server that was killed while they came.
+    remove_folder(&shared.uploads).await;
     supervisor::recover(&shared).await?;
     let cursor = shared.store.changes(None).await?.cursor;
 

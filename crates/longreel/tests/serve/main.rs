@@ -6,9 +6,13 @@
 mod program;
 
 mod asking;
+mod branching;
 #[cfg(target_os = "linux")]
 mod ending;
 mod making;
 #[cfg(target_os = "linux")]
 mod orders;
 mod server;
+#[cfg(target_os = "linux")]
+mod steering;
+mod uploads;

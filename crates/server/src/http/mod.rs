@@ -1,13 +1,18 @@
 //! The service over HTTP.
 
 mod asked;
+mod body;
 mod content;
 mod events;
+mod going_on;
 mod middleware;
 mod models;
 mod page;
+mod plan;
 mod problem;
+mod steer;
 mod tasks;
+mod uploads;
 mod videos;
 mod view;
 
@@ -21,7 +26,7 @@ use axum::routing::{get, post};
 use crate::shared::Shared;
 use problem::Problem;
 
-/// Longest body of a request. A prompt has room in it, a picture has not.
+/// Longest body of a request without its files.
 const BODY_BYTES: usize = 1 << 20;
 
 /// Every address of the service.
@@ -46,6 +51,11 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/v1/videos/{id}/pause", post(videos::pause))
         .route("/v1/videos/{id}/resume", post(videos::resume))
+        .route("/v1/videos/{id}/steer", post(steer::steer))
+        .route("/v1/videos/{id}/remix", post(going_on::remix))
+        .route("/v1/videos/{id}/extend", post(going_on::extend))
+        .route("/v1/videos/{id}/branch", post(going_on::branch))
+        .route("/v1/plan", post(plan::plan))
         .fallback(no_such_address)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -12,7 +11,7 @@ use longreel_jobs::{ArtifactKind, ArtifactName, Format};
 use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
-use super::{asked, videos, view};
+use super::{asked, body, videos, view};
 use crate::shared::{Shared, SlotState};
 
 /// Its names of sizes, and ours. 1080 is no multiple of 16.
@@ -25,11 +24,11 @@ const NAMES: [(&str, &str); 2] = [("duration", "seconds"), ("num_inference_steps
 pub async fn generate(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let mut wanted = asked::object(&headers, body).await?;
+    let mut wanted = body::read(&shared, &headers, body, 0).await?;
     let defaults = &shared.films.model().defaults;
-    let warnings = translate(&mut wanted, (defaults.width, defaults.height))?;
+    let warnings = translate(&mut wanted.keys, (defaults.width, defaults.height))?;
     let job = asked::create(&shared, wanted, warnings, &headers).await?.into_job();
     Ok(Json(view::task(&job)))
 }
