@@ -138,7 +138,7 @@ export function show(main, id, go) {
   const notes = make('ul', { className: 'notes', hidden: true }), facts2 = make('div', { className: 'details' });
   const detailsTitle = make('h3');
   const page = make('article', { className: 'film' }, back, screen.element,
-    make('div', { className: 'film-head' }, prompt, make('div', { className: 'film-state' }, badge, facts), progress, error, actions),
+    make('div', { className: 'film-head' }, prompt, make('div', { className: 'film-state' }, badge, facts), actions, progress, error),
     storyboard.element, make('section', {}, detailsTitle, facts2, notes));
   const missing = make('div', { className: 'empty', hidden: true });
   main.append(missing, page);
