@@ -27,7 +27,12 @@ export const isConnected = () => connected;
 /** Seeds have 64 bits, numbers of JavaScript 53. Inside a text quotes are escaped, so that this finds keys only. */
 export const parse = text => JSON.parse(text.replace(/"seed":(\d+)/g, '"seed":"$1"') || 'null');
 
-const token = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
+/* Requests whose answer never came, with their keys: whoever sends the same once more gets the film of the first. */
+const unanswered = new Map();
+const newToken = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
+
+const nameOf = (path, body) => JSON.stringify([path, body instanceof FormData
+  ? [...body].map(([name, value]) => [name, value instanceof File ? [value.name, value.size, value.lastModified] : value]) : body]);
 
 /** Sends `body` (a FormData as a form, anything else as JSON) and gives the answer's JSON. */
 export async function call(method, path, body, { signal, once = method === 'POST' } = {}) {
@@ -37,8 +42,11 @@ export async function call(method, path, body, { signal, once = method === 'POST
     options.headers['content-type'] = 'application/json';
     options.body = JSON.stringify(body);
   }
-  // A request that is repeated on a bad connection makes one film.
-  if (once && body !== undefined) options.headers['idempotency-key'] = token();
+  const name = once && body !== undefined ? nameOf(path, body) : null;
+  if (name) {
+    if (!unanswered.has(name)) unanswered.set(name, newToken());
+    options.headers['idempotency-key'] = unanswered.get(name);
+  }
   let response, text;
   try {
     response = await fetch(path, options);
@@ -50,6 +58,7 @@ export async function call(method, path, body, { signal, once = method === 'POST
   }
   const bad = [502, 503, 504].includes(response.status) && !text.startsWith('{');
   reached(!bad);
+  if (!bad) unanswered.delete(name);
   let answer = null;
   try { answer = parse(text); } catch { /* A proxy's own page, not an answer of the service. */ }
   if (response.ok) return answer;

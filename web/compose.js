@@ -12,7 +12,7 @@ const PLAN_MS = 350;
 /* A plan is asked for with each change; files beyond this are not sent along. */
 const PLAN_FILES_BYTES = 8e6;
 /* From here on the plan says what would take less. */
-const LONG_SECONDS = 3600;
+const LONG_SECONDS = 600;
 const LENGTHS = [2, 5, 10, 30];
 /* Settings beside the first ones: as numbers, or as the choices that there are. */
 const SETTINGS = [
@@ -84,6 +84,8 @@ function refuse(problem, { quietly = false } = {}) {
   if (problem.name === 'AbortError') return;
   const clients = problem.status === 400 || problem.status === 413 || problem.status === 422;
   const field = clients && problem instanceof Problem ? fieldOf(problem) : null;
+  // Nobody is told while they have not begun to write.
+  if (quietly && field?.dataset.field === 'prompt' && !value('prompt')) return;
   if (!field) {
     $('problem').replaceChildren(...problemBox(problem).childNodes);
     $('problem').hidden = false;
@@ -101,8 +103,7 @@ const heavy = files => [...files.values()].reduce((sum, { file }) => sum + file.
 async function plan() {
   planning?.abort();
   const body = asked();
-  if (!canPlan || !body.prompt.trim()) {
-    unmark();
+  if (!canPlan) {
     $('plan').hidden = $('plan-notes').hidden = true;
     return;
   }
@@ -134,7 +135,9 @@ function showPlan(answer, without) {
   ].filter(Boolean);
   say($('plan'), words.join(' · '));
   const notes = [...(answer.warnings || []), ...(answer.notes || [])];
-  if (answer.expected_seconds > LONG_SECONDS) notes.push(t('planLonger'));
+  if (answer.expected_seconds > LONG_SECONDS) {
+    for (const { key, value, expected_seconds: seconds } of answer.savings || []) notes.push(t('planSaving', `${key} ${value}`, duration(seconds)));
+  }
   if (without) notes.push(t('planFiles'));
   $('plan-notes').replaceChildren(...notes.map(note => make('li', { textContent: note })));
   $('plan-notes').hidden = !notes.length;

@@ -22,7 +22,7 @@ export default {
   make: 'Make the film', makeKeys: 'Ctrl + Enter', making: 'Sending …',
   planSegments: n => (n === 1 ? '1 segment' : `${n} segments`), planFrames: n => `${n} frames`,
   planTime: s => `about ${s} of work`, planMemory: s => `${s} memory`, planDisk: s => `${s} disk`, plan: 'Plan',
-  planLonger: 'That is long. Fewer steps, a smaller size or a shorter film take less.', planFiles: 'The plan counts without the files.',
+  planSaving: (setting, time) => `With ${setting}: about ${time}.`, planFiles: 'The plan counts without the files.',
 
   inTheMaking: 'In the making', films: 'Films', search: 'Search prompts', searchHint: 'Search prompts …', filter: 'State',
   all: 'All', more: 'Show older films', nothingFound: 'No film fits the search.', clearSearch: 'Clear the search',
@@ -51,7 +51,7 @@ export default {
   compare: 'Compare', again: 'Use these settings', delete: 'Delete', copy: 'Copy as', copyCommand: 'Command', copyCurl: 'curl',
   copyPython: 'Python', copied: 'Copied.', copyFailed: 'The browser did not let the page copy. Here it is:',
   deleteTitle: 'Delete this film?', deleteText: 'The film and all its files are removed for good.',
-  cancelTitle: 'Cancel this film?', cancelText: 'What is finished so far is removed. Pause keeps it.', cancelYes: 'Cancel the film', keepMaking: 'Keep making it',
+  cancelTitle: 'Cancel this film?', cancelText: 'It cannot go on afterwards; what is finished so far can still be watched. To go on later, pause it.', cancelYes: 'Cancel the film', keepMaking: 'Keep making it',
   gone: 'This film is not there. It may have been deleted.', notFound: 'There is nothing here.',
   live: 'Live', coming: n => `Segment ${n} as it is so far`, playWaiting: 'The next part is being made …', playSoon: 'It plays as soon as the first segment is finished.',
   playPaused: 'Paused; it goes on from here.', playNone: 'There is no film.', playFailed: 'The browser cannot play this film. Download it.',

@@ -138,7 +138,7 @@ export function show(main, id, go) {
   const notes = make('ul', { className: 'notes', hidden: true }), facts2 = make('div', { className: 'details' });
   const detailsTitle = make('h3');
   const page = make('article', { className: 'film' }, back, screen.element,
-    make('div', { className: 'film-head' }, prompt, make('div', { className: 'film-state' }, badge, facts), progress, error, actions),
+    make('div', { className: 'film-head' }, prompt, make('div', { className: 'film-state' }, badge, facts), actions, progress, error),
     storyboard.element, make('section', {}, detailsTitle, facts2, notes));
   const missing = make('div', { className: 'empty', hidden: true });
   main.append(missing, page);
@@ -182,6 +182,17 @@ export function show(main, id, go) {
     if (focused) actions.querySelector('button, a')?.focus();
   }
 
+  /* Only when they are others, so that a marked text stays marked. */
+  let factsDrawn = '';
+  function drawFacts(now) {
+    const list = details(now), { warnings } = now.video, key = list.textContent + JSON.stringify(warnings);
+    if (key === factsDrawn) return;
+    factsDrawn = key;
+    facts2.replaceChildren(list);
+    notes.replaceChildren(...(warnings || []).map(note => make('li', { textContent: note })));
+    notes.hidden = !warnings?.length;
+  }
+
   function copyMenu() {
     const menu = make('details', { className: 'menu' }, make('summary', { className: 'button', textContent: t('copy') }),
       make('div', {}, ...Object.keys(acts.copyAs).map(name => button(t(`copy${name[0].toUpperCase()}${name.slice(1)}`), () => {
@@ -217,15 +228,13 @@ export function show(main, id, go) {
     }
     drawActions();
     say(detailsTitle, t('details'));
-    facts2.replaceChildren(details(now));
-    notes.replaceChildren(...(video.warnings || []).map(note => make('li', { textContent: note })));
-    notes.hidden = !video.warnings?.length;
+    drawFacts(now);
     screen.draw(now);
     if (now.changes !== changes) {
       changes = now.changes;
       readSegments();
       if (video.segments_done) screen.update();
-    } else drawSegments();
+    }
   }
 
   function gone() {
@@ -253,7 +262,7 @@ export function show(main, id, go) {
   tray.onChange(onTray);
   begin();
   return {
-    draw: () => { drawn = ''; draw(); },
+    draw: () => { drawn = factsDrawn = ''; draw(); drawSegments(); },
     close() {
       clearInterval(tick);
       news.removeEventListener('film', onFilm);

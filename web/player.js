@@ -140,6 +140,7 @@ export class LivePlayer {
     try {
       do {
         this.#fillAgain = false;
+        this.#stretch();
         for (let part = this.#missing(); part && !this.#isClosed; part = this.#missing()) await this.#take(part);
       } while (this.#fillAgain && !this.#isClosed);
       this.#end();
@@ -171,6 +172,13 @@ export class LivePlayer {
       this.#buffer.remove(from, to);
       await settled;
     }
+  }
+
+  /* With a known length there is a bar to seek in; it grows with the film. */
+  #stretch() {
+    const { buffered } = this.#buffer;
+    const end = Math.max(this.#list.seconds, buffered.length ? buffered.end(buffered.length - 1) : 0);
+    if (this.#source.readyState === 'open' && !this.#buffer.updating && this.#source.duration !== end) this.#source.duration = end;
   }
 
   #end() {

@@ -11,16 +11,18 @@ export class Segments {
   /** Those known, by number; null before the first answer and where the service does not tell them. */
   list = null;
   #id;
+  #isThere = true;
 
   constructor(id) { this.#id = id; }
 
   async read() {
+    if (!this.#isThere) return;
     const known = this.list || [];
     const open = known.findIndex(segment => segment.state !== 'done');
     let from = Math.max(0, (open < 0 ? known.length : open) - LATE);
     for (let hasMore = true; hasMore && from < SHOWN_MAX;) {
       const page = await this.#page(from);
-      if (!page) return;
+      if (!page) { this.#isThere = false; return; }
       for (const segment of page.data) known[segment.segment] = segment;
       hasMore = Boolean(page.has_more) && page.data.length > 0;
       from = page.data.length ? page.data[page.data.length - 1].segment + 1 : from;

@@ -22,7 +22,7 @@ export default {
   make: '生成影片', makeKeys: 'Ctrl + Enter', making: '正在提交……',
   planSegments: n => `${n} 段`, planFrames: n => `${n} 帧`,
   planTime: s => `约需 ${s}`, planMemory: s => `内存 ${s}`, planDisk: s => `磁盘 ${s}`, plan: '计划',
-  planLonger: '耗时较长。减少步数、缩小尺寸或缩短时长可以更快。', planFiles: '此计划未计入所选文件。',
+  planSaving: (setting, time) => `使用 ${setting}：约 ${time}。`, planFiles: '此计划未计入所选文件。',
 
   inTheMaking: '正在生成', films: '影片', search: '搜索提示词', searchHint: '搜索提示词……', filter: '状态',
   all: '全部', more: '显示更早的影片', nothingFound: '没有符合条件的影片。', clearSearch: '清除搜索',
@@ -51,7 +51,7 @@ export default {
   compare: '对比', again: '沿用这些设置', delete: '删除', copy: '复制为', copyCommand: '命令', copyCurl: 'curl',
   copyPython: 'Python', copied: '已复制。', copyFailed: '浏览器不允许复制，内容如下：',
   deleteTitle: '删除这部影片？', deleteText: '影片及其全部文件将被永久删除。',
-  cancelTitle: '取消这部影片？', cancelText: '已完成的部分将被删除。暂停则会保留。', cancelYes: '取消影片', keepMaking: '继续生成',
+  cancelTitle: '取消这部影片？', cancelText: '取消后无法继续，但已完成的部分仍可观看。如需稍后继续，请改用暂停。', cancelYes: '取消影片', keepMaking: '继续生成',
   gone: '这部影片不存在，可能已被删除。', notFound: '这里什么都没有。',
   live: '实时', coming: n => `第 ${n} 段目前的样子`, playWaiting: '下一部分正在生成……', playSoon: '第一段完成后即可播放。',
   playPaused: '已暂停，可以从这里继续。', playNone: '没有影片。', playFailed: '浏览器无法播放这部影片，请下载。',

@@ -97,8 +97,15 @@ fn what_is_refused_is_told_beside_its_field_and_nothing_typed_is_lost() {
     browser.wait("document.getElementById('offline').checkVisibility()");
     browser.click("#make");
     browser.wait("document.getElementById('problem').innerText.includes('does not answer')");
-    let _server = Server::start_at(&place, &format!("127.0.0.1:{port}"), &[]);
+    let server = Server::start_at(&place, &format!("127.0.0.1:{port}"), &[]);
     browser.wait("!document.getElementById('offline').checkVisibility()");
+    browser.write("#set-num_frames", "5");
+    browser.click("#make");
+    browser.wait("location.hash.startsWith('#/film/') && document.querySelector('h1')?.innerText === 'a red circle'");
+    assert_eq!(
+        server.get("/v1/videos").expect(200).json()["data"].as_array().map(Vec::len),
+        Some(1)
+    );
 }
 
 #[test]

@@ -157,7 +157,8 @@ impl Browser {
         let found = self.call("POST", "/execute/sync", &json!({"script": script, "args": [id]}));
         let element = found.as_object().and_then(|found| found.values().next());
         let element = element.and_then(Value::as_str).expect("an input");
-        let path = path.display().to_string();
+        // Chromium wants it without dots.
+        let path = path.canonicalize().expect("a file").display().to_string();
         self.call("POST", &format!("/element/{element}/value"), &json!({"text": path}));
     }
 
