@@ -216,6 +216,8 @@ fn keep_files(mut event: Event, folder: &Path) -> Event {
     }
     if let Some(path) = checkpoint {
         let kept = kept(ArtifactKind::Checkpoint(segment), Format::Safetensors);
+        // Of an attempt before this one; a link does not take its place.
+        let _ = fs::remove_file(&kept);
         // The run goes on from its own; a second name costs nothing.
         let linked = fs::hard_link(path.as_str(), &kept).is_ok();
         if linked || fs::copy(path.as_str(), &kept).is_ok() {
