@@ -250,6 +250,8 @@ fn keep_checkpoint(mut event: Event, folder: &Path) -> Event {
         let kind = ArtifactKind::Checkpoint(segment);
         let name = ArtifactName { kind, format: Format::Safetensors };
         let kept = folder.join(name.to_string());
+        // Of an attempt before this one; a link does not take its place.
+        let _ = fs::remove_file(&kept);
         // The run goes on from its own; a second name costs nothing.
         let linked = fs::hard_link(path.as_str(), &kept).is_ok();
         if linked || fs::copy(path.as_str(), &kept).is_ok() {
