@@ -5,10 +5,13 @@
 #[path = "../command/program.rs"]
 mod program;
 
+mod access;
 mod asking;
 #[cfg(target_os = "linux")]
 mod ending;
+mod limits;
 mod making;
 #[cfg(target_os = "linux")]
 mod orders;
 mod server;
+mod webhooks;

@@ -26,7 +26,11 @@ impl Server {
     }
 
     pub fn start_with(place: &Place, more: &[&str]) -> Self {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--data", "data", "--json"];
+        Self::start_at(place, "127.0.0.1:0", more)
+    }
+
+    pub fn start_at(place: &Place, listen: &str, more: &[&str]) -> Self {
+        let fixed = ["serve", "--listen", listen, "--data", "data", "--json"];
         let words: Vec<&str> = fixed.into_iter().chain(more.iter().copied()).collect();
         let log = place.path("log");
         let file = File::options().append(true).create(true).open(&log).expect("writable");
@@ -85,6 +89,7 @@ impl Server {
             content_type: header("content-type"),
             content_range: header("content-range"),
             request_id: header("x-request-id"),
+            headers: response.headers().clone(),
             body: response.body_mut().with_config().limit(1 << 30).read_to_vec().expect("a body"),
         }
     }
@@ -226,10 +231,16 @@ pub struct Answer {
     pub content_type: String,
     pub content_range: String,
     pub request_id: String,
+    pub headers: ureq::http::HeaderMap,
     pub body: Vec<u8>,
 }
 
 impl Answer {
+    /// A header as text; empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
@@ -244,8 +255,9 @@ impl Answer {
 
     /// A problem with this status and code; its detail.
     #[track_caller]
-    pub fn problem(self, status: u16, code: &str) -> String {
-        let answer = self.expect(status);
+    pub fn problem(&self, status: u16, code: &str) -> String {
+        let answer = self;
+        assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.body));
         assert_eq!(answer.content_type, "application/problem+json");
         let problem = answer.json();
         assert_eq!(problem["code"], code, "{problem}");

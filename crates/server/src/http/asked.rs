@@ -12,11 +12,11 @@ use longreel_jobs::{Created, NewJob};
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
+use super::terms::Terms;
+use crate::access::Caller;
 use crate::films::Resolved;
 use crate::shared::Shared;
 
-/// Whose jobs are made where nobody has to say who they are.
-const OWNER: &str = "local";
 /// A client's key for a request that it may repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -28,17 +28,15 @@ pub async fn object(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Map<String, Value>, Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok());
-    let content_type = content_type.unwrap_or_default();
+    let content_type = content_type(headers);
     let body = body.map_err(|rejected| match rejected.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail =
-                format!("the body is longer than {} bytes; shorten the prompt", super::BODY_BYTES);
+            let detail = "the body is longer than this server takes; shorten the prompt".to_owned();
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
         }
         _ => Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", rejected.body_text()),
     });
-    match content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+    match essence(content_type).as_str() {
         "application/json" => json(&body?),
         "multipart/form-data" => form(content_type, body?).await,
         other => {
@@ -47,6 +45,20 @@ pub async fn object(
             Err(Problem::new(status, "unsupported_media_type", detail))
         }
     }
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default()
+}
+
+/// A content type without its parameters.
+fn essence(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Whether a request is said to be JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    essence(content_type(headers)) == "application/json"
 }
 
 fn json(body: &[u8]) -> Result<Map<String, Value>, Problem> {
@@ -95,6 +107,7 @@ async fn form(content_type: &str, body: Bytes) -> Result<Map<String, Value>, Pro
 /// What cannot be made, and limits.
 pub async fn create(
     shared: &Arc<Shared>,
+    caller: &Caller,
     mut asked: Map<String, Value>,
     mut warnings: Vec<String>,
     headers: &HeaderMap,
@@ -108,6 +121,7 @@ pub async fn create(
         }
     };
     let request = Value::Object(asked.clone());
+    let terms = Terms::take(shared, caller, &mut asked).await?;
     if let Some(wanted) = asked.remove("model").filter(|wanted| !wanted.is_null())
         && wanted.as_str() != Some(&model.name)
     {
@@ -142,7 +156,10 @@ pub async fn create(
         model_revision: model.revision.clone(),
         program_version: model.program_version.clone(),
         frames,
-        ..NewJob::new(OWNER, prompt, request)
+        priority: terms.priority,
+        deadline_ms: terms.deadline_ms(),
+        webhook_url: terms.webhook_url,
+        ..NewJob::new(caller.owner(), prompt, request)
     };
     let created = shared.store.create(new).await?;
     shared.wake();

@@ -1,27 +1,30 @@
 //! The service over HTTP.
 
+mod admission;
 mod asked;
 mod content;
+mod cors;
+mod deliveries;
 mod events;
 mod middleware;
 mod problem;
+mod session;
 mod tasks;
+mod terms;
 mod videos;
-mod view;
+pub mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::shared::Shared;
 use problem::Problem;
-
-/// Longest body of a request. A prompt has room in it, a picture has not.
-const BODY_BYTES: usize = 1 << 20;
 
 const PAGE: &str = include_str!("../../../../web/index.html");
 /// The page loads nothing from anywhere and is shown in no other page.
@@ -31,11 +34,15 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 
 /// Every address of the service.
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    // What a browser shows before anybody says who they are, and what watches over the server.
+    let open = Router::new()
         .route("/", get(page))
         .route("/health", get(tasks::health))
         .route("/health/live", get(|| async { "alive\n" }))
         .route("/health/ready", get(ready))
+        .route("/v1/session", get(session::show).post(session::open).delete(session::close));
+    // The rest is for callers who may: see `admission::admit`.
+    let admitted = Router::new()
         .route("/models/info", get(tasks::models_info))
         .route("/generate", post(tasks::generate))
         .route("/status/{id}", get(tasks::status))
@@ -45,14 +52,18 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}/content", get(videos::video_content))
         .route("/v1/videos/{id}/files/{name}", get(videos::file))
         .route("/v1/videos/{id}/events", get(events::events))
+        .route("/v1/videos/{id}/webhooks", get(deliveries::list))
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/v1/videos/{id}/pause", post(videos::pause))
         .route("/v1/videos/{id}/resume", post(videos::resume))
+        .route_layer(from_fn_with_state(shared.clone(), admission::admit));
+    open.merge(admitted)
         .fallback(no_such_address)
         .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(axum::middleware::from_fn(middleware::only_this_machine))
-        .layer(axum::middleware::from_fn(middleware::request_id))
+        .layer(DefaultBodyLimit::max(shared.body_bytes))
+        .layer(from_fn_with_state(shared.clone(), middleware::only_this_machine))
+        .layer(from_fn_with_state(shared.clone(), cors::cors))
+        .layer(from_fn(middleware::request_id))
         .with_state(shared)
 }
 

@@ -16,17 +16,19 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::{asked, content, view};
+use crate::access::Caller;
 use crate::shared::Shared;
 use crate::upkeep;
 
 /// POST /v1/videos
 pub async fn create(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let wanted = asked::object(&headers, body).await?;
-    let created = asked::create(&shared, wanted, Vec::new(), &headers).await?;
+    let created = asked::create(&shared, &caller, wanted, Vec::new(), &headers).await?;
     let status = match created {
         Created::New(_) => StatusCode::CREATED,
         Created::Known(_) => StatusCode::OK,
@@ -38,10 +40,13 @@ pub async fn create(
 
 /// A job's name as it stands in an address.
 pub fn job_id(id: &str) -> Result<JobId, Problem> {
-    id.parse().map_err(|_| {
-        let shown: String = id.chars().take(64).collect();
-        Problem::not_found(format!("there is no video {shown:?}; it may have been deleted"))
-    })
+    id.parse().map_err(|_| no_video(id))
+}
+
+/// There is no video of this name, or none that the caller may know of.
+pub fn no_video(id: &str) -> Problem {
+    let shown: String = id.chars().take(64).collect();
+    Problem::not_found(format!("there is no video {shown:?}; it may have been deleted"))
 }
 
 async fn shown(shared: &Shared, job: &Job) -> Result<Json<Value>, Problem> {
@@ -72,6 +77,7 @@ pub struct Listing {
 /// GET /v1/videos
 pub async fn list(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
@@ -87,7 +93,8 @@ pub async fn list(
         }
     };
     let after = query.after.as_deref().map(job_id).transpose()?;
-    let filter = ListFilter { after, order, limit, ..ListFilter::default() };
+    let owner = caller.sees_only().map(str::to_owned);
+    let filter = ListFilter { owner, after, order, limit, ..ListFilter::default() };
     let page = shared.store.list(filter).await?;
     let mut data = Vec::with_capacity(page.jobs.len());
     for job in &page.jobs {
