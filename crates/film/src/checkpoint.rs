@@ -50,9 +50,14 @@ pub struct Progress {
 pub struct Checkpoint {
     /// The small values.
     pub progress: Progress,
-    /// `history` (latents `[overlap, C, h, w]`), the decoder's caches, `last_frame`, by name.
+    /// `recent_latents` `[T, C, h, w]`, `recent_pixels` `[F, H, W, 3]`, by name.
     pub tensors: Vec<(String, Tensor)>,
+    /// The film's last frame, `[H, W, 3]`.
+    pub last_frame: Option<Vec<u8>>,
 }
+
+/// Name of [`Checkpoint::last_frame`] in the file.
+const LAST_FRAME: &str = "last_frame";
 
 impl Checkpoint {
     /// Takes a tensor out by name.
@@ -61,11 +66,12 @@ impl Checkpoint {
         Some(self.tensors.swap_remove(index).1)
     }
 
-    /// Writes the checkpoint into `folder`, durably, and removes those beyond [`KEPT`].
+    /// Writes the checkpoint into `folder`, durably, and removes those beyond [`KEPT`]. Returns its
+    /// path.
     ///
     /// # Errors
     /// Those of the file system; the checkpoints before stay as they are.
-    pub fn save(&self, folder: &Path) -> io::Result<()> {
+    pub fn save(&self, folder: &Path) -> io::Result<PathBuf> {
         let bytes: Vec<(&str, Vec<u8>, &[usize])> = self
             .tensors
             .iter()
@@ -74,14 +80,14 @@ impl Checkpoint {
                 (name.as_str(), bytes, t.shape())
             })
             .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, bytes, shape)| {
-                TensorView::new(Dtype::F32, shape.to_vec(), bytes)
-                    .map(|view| (name.to_string(), view))
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(io::Error::other)?;
+        let floats = bytes.iter().map(|(name, bytes, shape)| {
+            TensorView::new(Dtype::F32, shape.to_vec(), bytes).map(|view| (name.to_string(), view))
+        });
+        let frame = self.last_frame.iter().map(|frame| {
+            TensorView::new(Dtype::U8, vec![frame.len()], frame)
+                .map(|view| (LAST_FRAME.to_owned(), view))
+        });
+        let views = floats.chain(frame).collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
         let progress = serde_json::to_string(&self.progress)?;
         let metadata = HashMap::from([("progress".to_owned(), progress)]);
         let blob = safetensors::serialize(views, Some(metadata)).map_err(io::Error::other)?;
@@ -91,16 +97,18 @@ impl Checkpoint {
         file.write_all(&blob)?;
         file.write_all(&Sha256::digest(&blob))?;
         file.sync_all()?;
-        fs::rename(&temporary, folder.join(name))?;
+        let path = folder.join(name);
+        fs::rename(&temporary, &path)?;
         File::open(folder)?.sync_all()?;
         let all = list(folder)?;
         for old in &all[..all.len().saturating_sub(KEPT)] {
             fs::remove_file(old)?;
         }
-        Ok(())
+        Ok(path)
     }
 
-    fn load(path: &Path) -> Result<Self, String> {
+    /// Reads the checkpoint at `path`; what is wrong with it otherwise.
+    pub fn load(path: &Path) -> Result<Self, String> {
         let bytes = fs::read(path).map_err(|e| e.to_string())?;
         let split = bytes.len().checked_sub(DIGEST_BYTES).ok_or("it is cut short")?;
         let (blob, digest) = bytes.split_at(split);
@@ -115,19 +123,20 @@ impl Checkpoint {
             .ok_or("it has no progress entry")?;
         let progress = serde_json::from_str(progress).map_err(|e| e.to_string())?;
         let file = SafeTensors::deserialize(blob).map_err(|e| e.to_string())?;
-        let tensors = file
-            .tensors()
-            .into_iter()
-            .map(|(name, view)| {
-                let values = view
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect();
-                (name, Tensor::from_vec(view.shape(), values))
-            })
-            .collect();
-        Ok(Self { progress, tensors })
+        let (mut tensors, mut last_frame) = (Vec::new(), None);
+        for (name, view) in file.tensors() {
+            match view.dtype() {
+                Dtype::F32 => {
+                    let values = view.data().chunks_exact(4);
+                    let values =
+                        values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                    tensors.push((name, Tensor::from_vec(view.shape(), values)));
+                }
+                Dtype::U8 if name == LAST_FRAME => last_frame = Some(view.data().to_vec()),
+                other => return Err(format!("{name} is {other:?}")),
+            }
+        }
+        Ok(Self { progress, tensors, last_frame })
     }
 }
 
@@ -181,6 +190,7 @@ mod tests {
                 "history".to_owned(),
                 Tensor::from_vec(&[2, 3], vec![0.1, -0.0, 1e-38, f32::MAX, 5.5, segment as f32]),
             )],
+            last_frame: Some(vec![0, 7, 255, segment as u8]),
         }
     }
 

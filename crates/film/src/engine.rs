@@ -3,26 +3,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use longreel_media::{VideoOptions, VideoReader, write_atomic};
-use longreel_models::{ClipPreprocess, ClipVision, ContextOptions, Transformer, Vae};
+use longreel_models::{ClipPreprocess, ClipVision, Transformer, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{Lora, ModelFolder, ModelKind, WeightDtype};
 use serde::{Deserialize, Serialize};
 
+use crate::beginning::{self, Beginning};
 use crate::checkpoint;
-use crate::condition::{self, Conditions, load_fitted, load_tail, read_image, to_tensor};
+use crate::condition::{self, Conditions, load_fitted, load_tail, to_tensor};
 use crate::defaults::Defaults;
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
 use crate::noise::NoiseSource;
 use crate::outputs::{Outputs, check_writable, run_folder};
-use crate::plan::{FilmPlan, ModelFacts, plan, step_cache};
+use crate::plan::{FilmPlan, ModelFacts, check_inputs, plan, step_cache, video_history_frames};
+use crate::prompts::{Prompter, prompts_of};
 use crate::request::{FilmRequest, StartFrom};
-use crate::run::{Contexts, Outcome, Run, RunFile, film_options};
+use crate::run::{Outcome, Run, film_options};
+use crate::run_file::{Maker, RunFile};
 use crate::texts::Texts;
-
-/// Keys and values of the prompt that are kept for all blocks, at most, for each prompt.
-const CONTEXT_CACHE_BYTES: usize = 1 << 30;
 
 /// Which model, and how it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,24 +132,7 @@ impl Engine {
         // A model that is loaded is in what is not available any more, and would count twice.
         let check_memory = self.options.check_memory && self.networks.is_none();
         let planned = plan(request, &self.facts, check_memory)?;
-        if let StartFrom::Image(path) = &request.start {
-            read_image(path)?;
-        }
-        if let Some(path) = &request.end_image {
-            read_image(path)?;
-        }
-        if let StartFrom::Video(path) = &request.start {
-            let video = VideoReader::open(path, &VideoOptions::default())?;
-            let count = video_history_frames(&planned);
-            if let Some(frames) = video.info().frames.filter(|&f| f < count as u64) {
-                return Err(PlanError::value(
-                    "--video",
-                    path.display(),
-                    format!("has {frames} frames, and --overlap-history {count} needs that many"),
-                    "use a smaller --overlap-history or a longer video",
-                ));
-            }
-        }
+        check_inputs(&planned, Path::new(""))?;
         Ok(planned)
     }
 
@@ -192,9 +174,7 @@ impl Engine {
             request: plan.request().clone(),
             outputs: outputs.clone(),
         };
-        let json = serde_json::to_vec_pretty(&file)
-            .map_err(|e| FilmError::io("describe", &folder)(e.into()))?;
-        write_atomic(&RunFile::path(&folder), &json)?;
+        file.write(&folder)?;
         let result = self.make(plan, outputs, noise, None, stop, observer);
         if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
             // Nothing of the film exists that resume could go on from.
@@ -215,6 +195,25 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
         self.go_on(film, read_run(film)?, stop, observer)
+    }
+
+    /// Makes a film that begins with another one, of which `beginning` is a checkpoint: the planned
+    /// film has to be the same up to there, prompts and seeds included. What lies at `outputs` is
+    /// replaced.
+    ///
+    /// # Errors
+    /// A beginning that does not fit, and what can fail in a run; what was finished stays and can be
+    /// resumed.
+    pub fn go_on_from(
+        &mut self,
+        beginning: &Beginning,
+        plan: &FilmPlan,
+        outputs: &Outputs,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, FilmError> {
+        let file = beginning::prepare(beginning, plan, outputs, &self.facts, &self.options)?;
+        self.go_on(&outputs.film, file, stop, observer)
     }
 
     fn go_on(
@@ -240,6 +239,14 @@ impl Engine {
                 now: self.facts.revision.clone(),
             });
         }
+        let same = |options: &EngineOptions| (options.loras.clone(), options.dtype);
+        if same(&file.engine) != same(&self.options) {
+            let adaptation = |engine| Maker { facts: &self.facts, engine }.adaptation().to_string();
+            return Err(FilmError::OtherEngine {
+                began: adaptation(&file.engine),
+                now: adaptation(&self.options),
+            });
+        }
         let planned = self.plan(&file.request)?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
@@ -256,12 +263,7 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
         let request = plan.request();
-        let mut prompts: Vec<&str> = request.prompts.iter().map(|p| p.prompt.as_str()).collect();
-        let guided = request.guidance_scale > 1.0;
-        if guided {
-            prompts.push(&request.negative_prompt);
-        }
-        self.texts.embed(&self.folder, &prompts, observer)?;
+        self.texts.embed(&self.folder, &prompts_of(request), observer)?;
         let images = self.images(request, observer)?;
         let image_embeds = self.image_embeds(&images, observer)?;
         if self.networks.is_none() {
@@ -269,22 +271,15 @@ impl Engine {
             self.networks = Some(self.load()?);
         }
         let networks = self.networks.as_ref().expect("just loaded");
-        let options =
-            ContextOptions { cache_bytes: CONTEXT_CACHE_BYTES, ..ContextOptions::default() };
-        let context = |prompt: &str| {
-            let text = self.texts.get(prompt);
-            networks.transformer.context(text, image_embeds.as_ref(), &options)
-        };
-        let contexts = Contexts {
-            cond: request.prompts.iter().map(|p| context(&p.prompt)).collect::<Result<_, _>>()?,
-            uncond: guided.then(|| context(&request.negative_prompt)).transpose()?,
-        };
         let conditions =
             self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
         let cache = step_cache(request, &self.facts)?;
-        let metadata = metadata(request, outputs, &self.facts);
+        let maker = Maker { facts: &self.facts, engine: &self.options };
+        let transformer = &networks.transformer;
+        let prompter =
+            Prompter::new(&mut self.texts, &self.folder, transformer, image_embeds, request)?;
         let run = Run::new(
-            plan, outputs, networks, &contexts, conditions, noise, cache, metadata, checkpoint,
+            plan, outputs, maker, networks, prompter, conditions, noise, cache, checkpoint,
         )?;
         run.finish(stop, observer)
     }
@@ -371,28 +366,10 @@ impl Engine {
     }
 }
 
-/// Pixel frames of a video that the first window begins with.
-fn video_history_frames(plan: &FilmPlan) -> usize {
-    plan.segments.overlap().to_pixels().map_or(1, |frames| frames.get())
-}
-
 /// Pictures, brought to the film's size and as they were.
 struct Images {
     first: Option<(longreel_media::Frame, longreel_media::Frame)>,
     last: Option<(longreel_media::Frame, longreel_media::Frame)>,
-}
-
-fn metadata(request: &FilmRequest, outputs: &Outputs, facts: &ModelFacts) -> String {
-    serde_json::json!({
-        "program": "longreel",
-        "version": outputs.program_version,
-        "command": outputs.command,
-        "model": facts.name,
-        "revision": facts.revision,
-        "seed": request.seed,
-        "request": request,
-    })
-    .to_string()
 }
 
 /// Goes on with the unfinished run of `film`. The result is the one that an uninterrupted run would

@@ -178,6 +178,25 @@ pub enum FilmError {
         /// Revision now.
         now: String,
     },
+    /// The model is used otherwise than when the run began.
+    #[error(
+        "the run began with {began} and the model is now used with {now}; use the same --lora and --dtype \
+         or start the film anew"
+    )]
+    OtherEngine {
+        /// Adapters and type of the weights at the start.
+        began: String,
+        /// The same now.
+        now: String,
+    },
+    /// A film that another one cannot begin with.
+    #[error("no film can begin with {}: {problem}", path.display())]
+    Beginning {
+        /// The film or its checkpoint.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
 }
 
 impl FilmError {

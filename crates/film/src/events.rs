@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::drift::SegmentDrift;
 use crate::plan::PlanSummary;
+use crate::request::TimedPrompt;
 
 /// Something that happened in a run. Serialised, each is one line of `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -58,6 +59,10 @@ pub enum Event {
         /// A PNG of a frame of this part, when previews are asked for.
         #[serde(skip_serializing_if = "Option::is_none")]
         preview: Option<String>,
+        /// The state after this part, which a later film can begin with, when checkpoints are asked
+        /// for. It is removed after the next part but one, and with the run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<String>,
     },
     /// How a segment differs from the first.
     Drift(SegmentDrift),
@@ -78,10 +83,26 @@ pub enum Event {
     },
 }
 
-/// Receives what a run tells.
+/// Prompts that a film goes on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// All of them, those of the segments that are made included, which have to stay as they were.
+    pub prompts: Vec<TimedPrompt>,
+    /// The command that makes the film with them, kept in its metadata; `None` keeps the one before.
+    pub command: Option<String>,
+}
+
+/// Receives what a run tells, and says what is to change.
 pub trait Observer {
     /// Called from the thread that runs the film; should return soon.
     fn event(&mut self, event: Event);
+
+    /// Asked before each segment, the first one of a resumed run included, whether the film goes on
+    /// with other prompts. The run waits for the answer.
+    fn steer(&mut self, segment: usize) -> Option<Change> {
+        let _ = segment;
+        None
+    }
 }
 
 impl<F: FnMut(Event)> Observer for F {

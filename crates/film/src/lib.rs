@@ -5,7 +5,8 @@
 //! - [`Engine`]: a model opened. [`Engine::plan`] turns a request into a [`FilmPlan`] or refuses it,
 //!   [`Engine::run`] makes the film, [`resume`] goes on with one that was interrupted.
 //! - [`Outputs`]: where results go; [`Outcome`]: how it ended.
-//! - [`Event`], [`Observer`], [`StopSignal`]: what a run tells, and how it is stopped.
+//! - [`Event`], [`Observer`], [`StopSignal`]: what a run tells, and how it is stopped; a [`Change`] of
+//!   prompts steers it. [`Engine::go_on_from`] makes a film that begins with another one.
 //!
 //! A film is made segment by segment. A segment's window begins with latents that exist (its prefix),
 //! the rest is denoised from noise; what is new is decoded as a continuation of one stream and goes
@@ -34,6 +35,7 @@
 //! ```
 
 mod append;
+mod beginning;
 mod checkpoint;
 mod condition;
 mod defaults;
@@ -46,11 +48,14 @@ mod events;
 mod noise;
 mod outputs;
 mod plan;
+mod prompts;
 mod request;
 mod run;
+mod run_file;
 mod solvers;
 mod texts;
 
+pub use beginning::Beginning;
 pub use defaults::Defaults;
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
@@ -58,10 +63,13 @@ pub use error::{FilmError, PlanError};
 pub use estimate::{
     ForwardFlops, available_memory_bytes, forward_flops, peak_memory_bytes, tokens_per_frame,
 };
-pub use events::{Event, Observer, Stop, StopSignal};
+pub use events::{Change, Event, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};
-pub use plan::{FilmPlan, ModelFacts, PlanSummary, Saving, human_bytes, human_seconds, plan};
+pub use plan::{
+    FilmPlan, ModelFacts, PlanSummary, Saving, check_inputs, human_bytes, human_seconds, plan,
+};
 pub use request::{
     CacheChoice, Carry, FilmRequest, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
 };
-pub use run::{Outcome, RunFile};
+pub use run::Outcome;
+pub use run_file::RunFile;

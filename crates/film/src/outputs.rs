@@ -34,6 +34,9 @@ pub struct Outputs {
     pub noise: Option<PathBuf>,
     /// A PNG of a frame for each segment, written into the run's folder and named by the events.
     pub previews: bool,
+    /// Have the events name each checkpoint.
+    #[serde(default)]
+    pub checkpoints: bool,
     /// Start anew where an unfinished run is.
     pub overwrite: bool,
     /// The command that makes this film again, kept in its metadata.
@@ -53,6 +56,7 @@ impl Outputs {
             contact_sheet: None,
             noise: None,
             previews: false,
+            checkpoints: false,
             overwrite: false,
             command: String::new(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -2,8 +2,10 @@
 //! and said with the nearest values that work.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
+use longreel_media::{VideoOptions, VideoReader};
 use longreel_sampling::{
     EasyCache, FilmShape, Guidance, PixelFrames, Schedule, SchedulerConfig, Segment, SegmentError,
     SegmentPlan, SolverKind, Start, StepCache, TeaCache, TeaCacheFamily, Timetable, TimetableShape,
@@ -11,12 +13,16 @@ use longreel_sampling::{
 use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
 use serde::Serialize;
 
+use crate::condition::read_image;
 use crate::error::PlanError;
 use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
     probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{CacheChoice, Carry, FilmRequest, Length, SolverChoice, StartFrom};
+use crate::request::{
+    CacheChoice, Carry, FilmRequest, Length, SolverChoice, StartFrom, TimedPrompt,
+};
+use crate::run::pixel_frame;
 use crate::solvers::{few_step_schedule, solver_kind};
 
 /// Sides beyond this are refused: no published model knows them, and the arithmetic of a mistyped
@@ -76,6 +82,96 @@ impl FilmPlan {
     /// What it will take.
     pub fn summary(&self) -> &PlanSummary {
         &self.summary
+    }
+
+    /// Segments of the film, unless endless.
+    pub fn segments(&self) -> Option<usize> {
+        self.segments.count()
+    }
+
+    /// Latent frames of history that are kept of a film: as many as any segment of it begins with, and
+    /// of a film within one window as many as one that goes on from it would.
+    pub(crate) fn history_latents(&self) -> usize {
+        let asked = self.request.overlap_history.saturating_sub(1) / 4 + 1;
+        asked.max(self.causal_block).max(self.segments.overlap().get())
+    }
+
+    /// The pixel frame that segment `segment` begins with; `None` when there is no such segment.
+    pub fn first_frame(&self, segment: usize) -> Option<u64> {
+        Some(pixel_frame(self.segments.segment(segment)?.first_new_latent))
+    }
+
+    /// How many segments, from the first on, have the same place and length in both films, so that
+    /// with the same prompts and seeds they are the same. Two films that differ in more than length
+    /// may still be made in different ways.
+    pub fn shared_segments(&self, other: &Self) -> usize {
+        let alike = |index: usize| {
+            let place = |plan: &Self| {
+                let segment = plan.segments.segment(index)?;
+                Some(Segment { is_last: false, ..segment })
+            };
+            place(self).is_some() && place(self) == place(other)
+        };
+        let counts = [self.segments(), other.segments()];
+        let most = counts.into_iter().flatten().min();
+        // Films begin alike and part once.
+        let mut shared = most.unwrap_or(usize::MAX >> 1);
+        while shared > 0 && !alike(shared - 1) {
+            shared -= 1;
+        }
+        shared
+    }
+
+    /// The same film with other prompts.
+    ///
+    /// # Errors
+    /// Prompts that cannot be used.
+    pub(crate) fn with_prompts(&self, prompts: Vec<TimedPrompt>) -> Result<Self, PlanError> {
+        let request = FilmRequest { prompts, ..self.request.clone() };
+        check_values(&request)?;
+        Ok(Self { request, ..self.clone() })
+    }
+
+    /// The prompts of the film when segment `segment` has another prompt or another seed. A prompt
+    /// holds up to the next one that the film has, a seed to the film's end. `None` when there is no
+    /// such segment.
+    pub fn changed_prompts(
+        &self,
+        prompts: &[TimedPrompt],
+        segment: usize,
+        prompt: Option<&str>,
+        seed: Option<u64>,
+    ) -> Option<Vec<TimedPrompt>> {
+        let first = self.first_frame(segment)?;
+        let before = segment.checked_sub(1).and_then(|segment| self.first_frame(segment));
+        let film_seed = self.request.seed;
+        let at =
+            |frame: u64| &prompts[prompts.iter().rposition(|p| p.from_frame <= frame).unwrap_or(0)];
+        let seed_of = |timed: &TimedPrompt| timed.seed.unwrap_or(film_seed);
+        let (now, wanted_seed) = (at(first), seed.unwrap_or(seed_of(at(first))));
+        let wanted = (prompt.unwrap_or(&now.prompt), wanted_seed);
+        let mut changed = prompts.to_vec();
+        if let Some(seed) = seed {
+            for later in changed.iter_mut().filter(|p| p.from_frame > first) {
+                if seed_of(later) != seed {
+                    later.seed = (seed != film_seed).then_some(seed);
+                }
+            }
+        }
+        if wanted == (now.prompt.as_str(), seed_of(now)) {
+            return Some(changed);
+        }
+        // Of those that begin for this very segment the last one counted, and now none.
+        changed.retain(|p| p.from_frame > first || before.is_some_and(|b| p.from_frame <= b));
+        let held = before.map(at).map(|timed| (timed.prompt.as_str(), seed_of(timed)));
+        if held != Some(wanted) {
+            let place = changed.partition_point(|p| p.from_frame <= first);
+            let from_frame = if segment == 0 { 0 } else { first };
+            let seed = (wanted.1 != film_seed).then_some(wanted.1);
+            let prompt = wanted.0.to_owned();
+            changed.insert(place, TimedPrompt { from_frame, prompt, seed });
+        }
+        Some(changed)
     }
 
     pub(crate) fn timetable(&self, segment: &Segment) -> Result<Timetable, PlanError> {
@@ -206,6 +302,38 @@ pub fn plan(
         ));
     }
     Ok(plan)
+}
+
+/// Opens the pictures and the video that a planned film names, by paths from `folder`.
+///
+/// # Errors
+/// What cannot be read, and a video that is shorter than the history it has to give.
+pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<(), PlanError> {
+    let request = &plan.request;
+    if let StartFrom::Image(path) = &request.start {
+        read_image(&folder.join(path))?;
+    }
+    if let Some(path) = &request.end_image {
+        read_image(&folder.join(path))?;
+    }
+    if let StartFrom::Video(path) = &request.start {
+        let video = VideoReader::open(&folder.join(path), &VideoOptions::default())?;
+        let count = video_history_frames(plan);
+        if let Some(frames) = video.info().frames.filter(|&f| f < count as u64) {
+            return Err(PlanError::value(
+                "--video",
+                path.display(),
+                format!("has {frames} frames, and --overlap-history {count} needs that many"),
+                "use a smaller --overlap-history or a longer video",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Pixel frames of a video that the first window begins with.
+pub(crate) fn video_history_frames(plan: &FilmPlan) -> usize {
+    plan.segments.overlap().to_pixels().map_or(1, |frames| frames.get())
 }
 
 /// The step cache that a request asks for.

@@ -159,4 +159,10 @@ impl FilmRequest {
     pub fn prompt_at(&self, frame: u64) -> usize {
         self.prompts.iter().rposition(|p| p.from_frame <= frame).unwrap_or(0)
     }
+
+    /// Prompt and seed of a segment whose first new pixel frame is `frame`.
+    pub fn in_force(&self, frame: u64) -> (&str, u64) {
+        let timed = &self.prompts[self.prompt_at(frame)];
+        (&timed.prompt, timed.seed.unwrap_or(self.seed))
+    }
 }

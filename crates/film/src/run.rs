@@ -1,10 +1,13 @@
 //! One film, from plan to closed file: segments in order, frames out as they are decoded, a
 //! checkpoint after each segment.
 
+mod steering;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use longreel_kernels::Tensor;
@@ -12,53 +15,32 @@ use longreel_media::{
     FilmOptions, FilmState, FilmWriter, Frame, FrameRate, VideoOptions, VideoReader, contact_sheet,
     write_atomic, write_png,
 };
-use longreel_models::{Context, ForwardOptions, VaeDecoderState};
+use longreel_models::{ForwardOptions, VaeDecoderState};
 use longreel_sampling::{Segment, StepCache};
-use serde::{Deserialize, Serialize};
 
 use crate::append::{self, AppendFile};
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::condition::{Conditions, VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::denoise::{SegmentTask, denoise};
 use crate::drift::{DriftMeter, SegmentDrift};
-use crate::engine::{EngineOptions, Networks};
+use crate::engine::Networks;
 use crate::error::FilmError;
 use crate::estimate::peak_memory_bytes;
 use crate::events::{Event, Observer, Stop, StopSignal};
 use crate::noise::NoiseSource;
 use crate::outputs::Outputs;
 use crate::plan::FilmPlan;
+use crate::prompts::Prompter;
 use crate::request::{Carry, FilmRequest, StartFrom};
+use crate::run_file::{Maker, RunFile};
 
 /// Names of the growing files of a run.
 const LATENTS: &str = "latents.raw";
 const FRAMES: &str = "frames.raw";
-const DRIFT: &str = "drift.jsonl";
+pub(crate) const DRIFT: &str = "drift.jsonl";
 const SHEET: &str = "sheet.raw";
 /// Frames of a contact sheet at most; of a longer film every n-th is kept.
 const SHEET_FRAMES: usize = 48;
-
-/// What a run's folder says of it, beside the checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunFile {
-    /// Version of the program that began it.
-    pub program_version: String,
-    /// Revision of the model it began with.
-    pub revision: String,
-    /// Model and adapters.
-    pub engine: EngineOptions,
-    /// What was asked.
-    pub request: FilmRequest,
-    /// Where it goes.
-    pub outputs: Outputs,
-}
-
-impl RunFile {
-    /// Where it is kept in a run's folder.
-    pub fn path(folder: &Path) -> PathBuf {
-        folder.join("run.json")
-    }
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,21 +61,15 @@ pub struct Outcome {
     pub last_drift: Option<SegmentDrift>,
 }
 
-/// Contexts of the prompts, by index, and of the negative prompt.
-pub struct Contexts {
-    /// By index into the request's prompts.
-    pub cond: Vec<Context>,
-    /// `None` when guidance is off.
-    pub uncond: Option<Context>,
-}
-
 /// A film in the making.
 pub struct Run<'a> {
-    plan: &'a FilmPlan,
+    /// Changes when the film is steered.
+    plan: Arc<FilmPlan>,
     outputs: &'a Outputs,
+    maker: Maker<'a>,
     folder: PathBuf,
     networks: &'a Networks,
-    contexts: &'a Contexts,
+    prompter: Prompter<'a>,
     conditions: Conditions,
     noise: NoiseSource,
     cache: Option<Box<dyn StepCache>>,
@@ -129,25 +105,26 @@ impl<'a> Run<'a> {
     /// When files of the run cannot be opened, or the checkpoint does not fit them.
     #[expect(clippy::too_many_arguments, reason = "each is one stage's result")]
     pub fn new(
-        plan: &'a FilmPlan,
+        plan: &FilmPlan,
         outputs: &'a Outputs,
+        maker: Maker<'a>,
         networks: &'a Networks,
-        contexts: &'a Contexts,
+        prompter: Prompter<'a>,
         conditions: Conditions,
         noise: NoiseSource,
         cache: Option<Box<dyn StepCache>>,
-        metadata: String,
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self, FilmError> {
         let request = plan.request();
         let folder = outputs.run_folder();
         let mut options = film_options(request, outputs);
-        options.metadata = Some(metadata);
+        options.metadata = Some(maker.metadata(request, outputs, &outputs.command));
         let mut run = Self {
-            plan,
+            plan: Arc::new(plan.clone()),
             outputs,
+            maker,
             networks,
-            contexts,
+            prompter,
             conditions,
             noise,
             cache,
@@ -196,10 +173,7 @@ impl<'a> Run<'a> {
         self.seconds_before = self.progress.seconds;
         self.recent = checkpoint.take("recent_latents");
         self.recent_pixels = checkpoint.take("recent_pixels");
-        let last_frame = checkpoint
-            .take("last_frame")
-            .map(|t| t.data().iter().map(|&v| v as u8).collect::<Vec<u8>>());
-        self.meter = DriftMeter::resume(&self.progress.drift, last_frame);
+        self.meter = DriftMeter::resume(&self.progress.drift, checkpoint.last_frame);
         if let (Some(recent), Carry::Latents) = (&self.recent, self.plan.request().carry) {
             let starts_clip = recent.dim(0) == self.progress.latents;
             self.decoder_state =
@@ -227,7 +201,11 @@ impl<'a> Run<'a> {
                 stopped = true;
                 break;
             }
-            if !self.make(&segment, stop, observer)? {
+            if let Some(change) = observer.steer(segment.index) {
+                self.follow(change, observer)?;
+            }
+            // Whoever steers may have taken a while.
+            if stop.get() != Stop::No || !self.make(&segment, stop, observer)? {
                 stopped = true;
                 break;
             }
@@ -255,35 +233,35 @@ impl<'a> Run<'a> {
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<bool, FilmError> {
-        let request = self.plan.request();
-        let first_frame = pixel_frame(segment.first_new_latent);
-        let prompt = request.prompt_at(first_frame);
-        let seed = request.prompts[prompt].seed.unwrap_or(request.seed);
+        let plan = self.plan.clone();
+        let request = plan.request();
+        let (prompt, seed) = request.in_force(pixel_frame(segment.first_new_latent));
         observer.event(Event::Segment {
             segment: segment.index,
-            segments: self.plan.segments.count(),
-            prompt: request.prompts[prompt].prompt.clone(),
+            segments: plan.segments.count(),
+            prompt: prompt.to_owned(),
         });
         let mut window = self.window(segment, seed)?;
-        let timetable = self.plan.timetable(segment)?;
+        let timetable = plan.timetable(segment)?;
+        let rows_after = self.rows_after(segment, timetable.rows().len());
+        let latents_left = plan.segments.total().map(|t| t.get() - self.progress.latents);
+        let (cond, uncond) = self.prompter.contexts(prompt)?;
         let task = SegmentTask {
             transformer: &self.networks.transformer,
-            cond: &self.contexts.cond[prompt],
-            uncond: self.contexts.uncond.as_ref(),
-            guidance: self.plan.guidance,
+            cond,
+            uncond,
+            guidance: plan.guidance,
             extra_channels: self.conditions.extra_channels.as_ref(),
             timetable: &timetable,
-            schedule: &self.plan.schedule,
-            solver: &self.plan.solver,
-            forward: ForwardOptions { fps: Some(request.fps), causal_block: self.plan.causal_mask },
+            schedule: &plan.schedule,
+            solver: &plan.solver,
+            forward: ForwardOptions { fps: Some(request.fps), causal_block: plan.causal_mask },
             noise: &self.noise,
             seed,
             segment: segment.index,
             prefix: segment.prefix_latents,
             addnoise_condition: request.addnoise_condition,
         };
-        let rows_after = self.rows_after(segment, timetable.rows().len());
-        let latents_left = self.plan.segments.total().map(|t| t.get() - self.progress.latents);
         let timing = &mut self.timing;
         let mut on_row = |done: usize, rows: usize, seconds: f64| {
             timing.row_seconds += seconds;
@@ -402,12 +380,13 @@ impl<'a> Run<'a> {
     /// Opens the film's file and, when a video is extended, puts the video's frames into it.
     fn begin_film(&mut self, observer: &mut dyn Observer) -> Result<(), FilmError> {
         self.writer = Some(FilmWriter::create(&self.outputs.film, &self.options)?);
-        let request = self.plan.request();
-        let StartFrom::Video(path) = request.start.clone() else {
+        let plan = self.plan.clone();
+        let request = plan.request();
+        let StartFrom::Video(path) = &request.start else {
             return Ok(());
         };
         observer.event(Event::Stage { what: "copying the video that is extended".into() });
-        for frame in VideoReader::open(&path, &VideoOptions::default())? {
+        for frame in VideoReader::open(path, &VideoOptions::default())? {
             let (frame, _) = fit_frame(&frame?, request)?;
             if request.carry == Carry::Pixels {
                 self.remember_pixels(&to_tensor(std::slice::from_ref(&frame)));
@@ -475,7 +454,7 @@ impl<'a> Run<'a> {
 
     /// Keeps the frames `[F, H, W, 3]` that the next segment's prefix needs.
     fn remember_pixels(&mut self, added: &Tensor) {
-        let keep = pixel_count(self.plan.segments.overlap().get());
+        let keep = pixel_count(self.plan.history_latents());
         let all = match &self.recent_pixels {
             Some(before) => Tensor::concat0(&[before, added]),
             None => added.clone(),
@@ -499,13 +478,8 @@ impl<'a> Run<'a> {
 
     /// Keeps the latents that the next segment's prefix and a resumed decoder need.
     fn remember(&mut self, added: &Tensor) {
-        let keep = self
-            .plan
-            .segments
-            .overlap()
-            .get()
-            .max(self.networks.vae.decoder.receptive_latents())
-            .max(1);
+        let receptive = self.networks.vae.decoder.receptive_latents();
+        let keep = self.plan.history_latents().max(receptive);
         let all = match &self.recent {
             Some(recent) => Tensor::concat0(&[recent, added]),
             None => added.clone(),
@@ -538,17 +512,18 @@ impl<'a> Run<'a> {
         }
         self.progress.drift = self.meter.state();
         self.progress.seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
-        if !segment.is_last {
-            self.checkpoint()?
-                .save(&self.folder)
-                .map_err(FilmError::io("write a checkpoint in", &self.folder))?;
-        }
+        // After the last segment too: another film may go on from there.
+        let checkpoint = self
+            .checkpoint()
+            .save(&self.folder)
+            .map_err(FilmError::io("write a checkpoint in", &self.folder))?;
         let request = self.plan.request();
         observer.event(Event::Part {
             segment: segment.index,
             frames: self.progress.frames,
             film_seconds: self.progress.frames as f64 / f64::from(request.fps),
             preview: self.preview(segment)?,
+            checkpoint: self.outputs.checkpoints.then(|| checkpoint.display().to_string()),
         });
         if let Some(drift) = drift {
             observer.event(Event::Drift(drift.clone()));
@@ -568,7 +543,7 @@ impl<'a> Run<'a> {
         Ok(Some(path.display().to_string()))
     }
 
-    fn checkpoint(&self) -> Result<Checkpoint, FilmError> {
+    fn checkpoint(&self) -> Checkpoint {
         let mut tensors = Vec::new();
         if let Some(recent) = &self.recent {
             tensors.push(("recent_latents".to_owned(), recent.clone()));
@@ -576,11 +551,11 @@ impl<'a> Run<'a> {
         if let Some(pixels) = &self.recent_pixels {
             tensors.push(("recent_pixels".to_owned(), pixels.clone()));
         }
-        if let Some(frame) = self.meter.last_frame() {
-            let values = frame.iter().map(|&v| f32::from(v)).collect();
-            tensors.push(("last_frame".to_owned(), Tensor::from_vec(&[frame.len()], values)));
+        Checkpoint {
+            progress: self.progress.clone(),
+            tensors,
+            last_frame: self.meter.last_frame().map(<[u8]>::to_vec),
         }
-        Ok(Checkpoint { progress: self.progress.clone(), tensors })
     }
 
     /// Closes what is open. A complete film gets its dumps and drift report, and the run's folder
@@ -700,7 +675,7 @@ fn unit(v: f32) -> f32 {
 }
 
 /// The first pixel frame of latent frame `latent`: 0, 1, 5, 9, ...
-fn pixel_frame(latent: usize) -> u64 {
+pub(crate) fn pixel_frame(latent: usize) -> u64 {
     match latent {
         0 => 0,
         n => 4 * (n as u64 - 1) + 1,

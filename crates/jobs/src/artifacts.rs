@@ -13,7 +13,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::artifact_name::{Artifact, ArtifactName};
 use crate::id::JobId;
@@ -167,6 +167,48 @@ impl Artifacts {
         let put = self.store.put(&key(job, name), PutPayload::from_bytes(bytes)).await;
         put.map_err(|e| unexpected("store bytes", e))?;
         Ok(Artifact { name, size_bytes })
+    }
+
+    /// Stores a file of one job for another one too. In a folder no byte is copied.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`], or when the store has no room or fails.
+    pub async fn copy(
+        &self,
+        (from, name): (JobId, ArtifactName),
+        (to, as_name): (JobId, ArtifactName),
+    ) -> Result<Artifact, ArtifactError> {
+        let copied = self.store.copy(&key(from, name), &key(to, as_name)).await;
+        copied.map_err(|e| missing_or("copy a file", from, name, e))?;
+        Ok(Artifact { name: as_name, size_bytes: self.size_bytes(to, as_name).await? })
+    }
+
+    /// Writes a stored file to `path`, in pieces. What is there appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`], or when either side fails.
+    pub async fn save(
+        &self,
+        job: JobId,
+        name: ArtifactName,
+        path: &Path,
+    ) -> Result<(), ArtifactError> {
+        let partial = path.with_extension("partial");
+        let failed = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::StorageFull => ArtifactError::DiskFull { action: "fetch a file" },
+            _ => ArtifactError::Io { action: "write", path: partial.clone(), cause },
+        };
+        let size_bytes = self.size_bytes(job, name).await?;
+        let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
+        let mut at = 0;
+        while at < size_bytes {
+            let end = size_bytes.min(at + PIECE_BYTES as u64);
+            let piece = self.get_range(job, name, at..end).await?;
+            file.write_all(&piece).await.map_err(failed)?;
+            at = end;
+        }
+        file.flush().await.map_err(failed)?;
+        tokio::fs::rename(&partial, path).await.map_err(failed)
     }
 
     /// The size of a file, as it is stored.

@@ -45,6 +45,28 @@ async fn a_file_of_many_pieces_comes_back_in_ranges_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_file_is_given_to_another_job_and_brought_back_and_outlives_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = film_file(folder.path());
+    let input = ArtifactName { kind: ArtifactKind::Input(1), format: Format::Mp4 };
+    for artifacts in stores(folder.path()) {
+        let (first, second) = (JobId::new(1), JobId::new(2));
+        artifacts.put_file(first, FILM, &path).await.unwrap();
+        let copied = artifacts.copy((first, FILM), (second, input)).await.unwrap();
+        assert_eq!((copied.name, copied.size_bytes), (input, bytes.len() as u64));
+        artifacts.delete_job(first).await.unwrap();
+        let back = folder.path().join("back.mp4");
+        artifacts.save(second, input, &back).await.unwrap();
+        assert!(std::fs::read(&back).unwrap() == bytes, "another file");
+        let error = artifacts.copy((first, FILM), (second, FILM)).await.unwrap_err();
+        assert!(matches!(error, ArtifactError::NotFound { .. }), "{error}");
+        let error = artifacts.save(first, FILM, &folder.path().join("x")).await.unwrap_err();
+        assert!(matches!(error, ArtifactError::NotFound { .. }), "{error}");
+    }
+    assert!(!folder.path().join("x").exists() && !folder.path().join("x.partial").exists());
+}
+
+#[tokio::test]
 async fn a_file_replaces_one_of_the_same_name_and_an_empty_one_is_a_file() {
     let folder = tempfile::tempdir().unwrap();
     for artifacts in stores(folder.path()) {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use longreel_film::{
-    Engine, EngineOptions, ModelFacts, Outputs, available_memory_bytes, human_bytes, plan,
+    Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs, available_memory_bytes,
+    check_inputs, human_bytes, plan,
 };
-use longreel_server::{Film, Films, ModelInfo, Refusal};
+use longreel_server::{Film, Films, Inputs, ModelInfo, Refusal};
 use serde_json::{Map, Value};
 
 use crate::args::{Command, GenerateArgs, ModelArgs};
@@ -20,7 +21,7 @@ use crate::settings::{self, Ended};
 use crate::{demo, remake};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "addnoise_condition",
     "ar_step",
     "base_num_frames",
@@ -28,6 +29,7 @@ const KEYS: [&str; 26] = [
     "causal_attention",
     "causal_block_size",
     "easycache",
+    "fit",
     "fps",
     "guidance_scale",
     "negative_prompt",
@@ -48,12 +50,16 @@ const KEYS: [&str; 26] = [
     "timesteps",
     "use_ret_steps",
 ];
+/// What a film may tell of itself, in bytes; a file carries a MiB, with room for what is quoted twice.
+const TOLD_BYTES_MAX: usize = 400 << 10;
 /// The name of a film in the command that its metadata keeps.
 const FILM: &str = "film.mp4";
 
 /// Films as a typed command makes them.
 pub struct TypedFilms {
     info: ModelInfo,
+    /// The values that stand where nothing is asked for but an image is given.
+    image_defaults: Defaults,
     facts: ModelFacts,
     model: ModelArgs,
     engine: EngineOptions,
@@ -79,6 +85,7 @@ impl TypedFilms {
         std::thread::spawn(move || plan(&any, &of, false).is_ok());
         Ok(Self {
             info,
+            image_defaults: opened.defaults(true)?,
             facts,
             model: model.clone(),
             engine: engine.clone(),
@@ -129,13 +136,32 @@ impl Films for TypedFilms {
         &self.info
     }
 
-    fn film(&self, asked: &Map<String, Value>) -> Result<Film, Refusal> {
-        let args = self.args(asked)?;
+    fn film(&self, asked: &Map<String, Value>, inputs: &Inputs) -> Result<Film, Refusal> {
+        let mut args = self.args(asked)?;
+        args.picture.image.clone_from(&inputs.image);
+        args.picture.end_image.clone_from(&inputs.end_image);
+        args.picture.video.clone_from(&inputs.video);
         let checked = resolve::check(&args, &mut resolve::random_seed)
             .map_err(|e| clients(&format!("{e:#}")))?;
         let take = &checked.takes[0];
-        let request = resolve::request(&args, &self.info.defaults, &checked, take)
+        let defaults = match inputs.image {
+            Some(_) => &self.image_defaults,
+            None => &self.info.defaults,
+        };
+        let request = resolve::request(&args, defaults, &checked, take)
             .map_err(|e| clients(&format!("{e:#}")))?;
+        let mut film = self.planned(request)?;
+        if let Some(folder) = &inputs.folder {
+            check_inputs(&film.plan, folder).map_err(|e| {
+                let place = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);
+                clients(&e.to_string().replace(&place, ""))
+            })?;
+        }
+        film.warnings.splice(0..0, checked.warnings.iter().map(|warning| in_keys(warning)));
+        Ok(film)
+    }
+
+    fn planned(&self, request: FilmRequest) -> Result<Film, Refusal> {
         // Not with the memory of now: the workers' models are in it.
         let plan = plan(&request, &self.facts, false).map_err(|e| clients(&e.to_string()))?;
         let summary = plan.summary();
@@ -154,13 +180,15 @@ impl Films for TypedFilms {
         outputs.program_version = env!("CARGO_PKG_VERSION").to_string();
         let model = self.model.model.as_deref();
         let command = remake::command(&request, model, &self.engine, &outputs);
-        let warnings = checked.warnings.iter().chain(&summary.notes);
-        Ok(Film {
-            expected_seconds: summary.expected_seconds,
-            warnings: warnings.map(|warning| in_keys(warning)).collect(),
-            command,
-            request,
-        })
+        let told = command.len() + serde_json::to_string(&request).map_or(0, |json| json.len());
+        if told > TOLD_BYTES_MAX {
+            return Err(clients(&format!(
+                "the prompts and how the film is made take {told} bytes, and a film carries at most \
+                 {TOLD_BYTES_MAX}; use fewer or shorter prompts"
+            )));
+        }
+        let warnings = summary.notes.iter().map(|note| in_keys(note)).collect();
+        Ok(Film { plan, command, warnings })
     }
 }
 
@@ -260,7 +288,7 @@ mod tests {
 
     fn film(asked: Value) -> Result<Film, Refusal> {
         let Value::Object(asked) = asked else { panic!("an object") };
-        films().film(&asked)
+        films().film(&asked, &Inputs::default())
     }
 
     #[test]
@@ -285,7 +313,7 @@ mod tests {
             "solver": null,
         });
         let film = film(asked).unwrap_or_else(|e| panic!("{e:?}"));
-        let request = film.request;
+        let request = film.plan.request();
         assert_eq!(request.prompts[0].prompt, "--a dog\nruns");
         assert_eq!((request.prompts[1].from_frame, request.prompts.len()), (8, 2));
         assert_eq!((request.width, request.height), (32, 48));

@@ -51,6 +51,7 @@ pub fn of(args: &OutputArgs, count: usize) -> Vec<Outputs> {
                 contact_sheet: named(&args.contact_sheet),
                 noise: args.noise.clone(),
                 previews: args.previews == Some(true),
+                checkpoints: false,
                 overwrite: args.overwrite == Some(true),
                 command: String::new(),
                 program_version: env!("CARGO_PKG_VERSION").to_string(),

@@ -183,6 +183,7 @@ mod tests {
             contact_sheet: None,
             noise: None,
             previews: false,
+            checkpoints: false,
             overwrite: false,
             command: String::new(),
             program_version: String::new(),

@@ -290,6 +290,47 @@ fn a_shorter_or_other_film_is_not_resumed() {
 }
 
 #[test]
+fn a_film_given_another_text_on_the_way_is_the_one_that_began_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("film.mp4"), folder.path().join("other.mp4"));
+    let longer = FilmOptions { metadata: Some("another text ".repeat(50)), ..options() };
+    write(&other, &longer);
+    let expected = fs::read(&other).unwrap();
+    // Changed while it is written.
+    let mut film = FilmWriter::create(&path, &options()).unwrap();
+    push_part(&mut film, 0);
+    let early = film.end_part().unwrap().state;
+    film.set_metadata(longer.metadata.clone()).unwrap();
+    push_part(&mut film, 1);
+    film.end_part().unwrap();
+    push_part(&mut film, 2);
+    film.finish().unwrap();
+    assert!(fs::read(&path).unwrap() == expected, "changed on the way");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "something is left beside it");
+    // Resumed from a state before the change, whose positions are of the shorter head.
+    let mut film = FilmWriter::resume(&path, &longer, &early).unwrap();
+    push_part(&mut film, 1);
+    push_part(&mut film, 2);
+    film.finish().unwrap();
+    assert_eq!(read_metadata(&path).unwrap(), longer.metadata);
+    // And put in at once, between two parts.
+    write(&path, &options());
+    let mut film = FilmWriter::resume(&path, &longer, &early).unwrap();
+    film.write_metadata().unwrap();
+    assert_eq!(read_metadata(&path).unwrap(), longer.metadata);
+    let state = film.state();
+    let grown =
+        (longer.metadata.as_ref().unwrap().len() - options().metadata.unwrap().len()) as u64;
+    assert_eq!((state.bytes - early.bytes, state.head_bytes - early.head_bytes), (grown, grown));
+    for part in 1..3 {
+        push_part(&mut film, part);
+        film.end_part().unwrap();
+    }
+    film.finish().unwrap();
+    assert!(fs::read(&path).unwrap() == expected, "put in at once");
+}
+
+#[test]
 fn a_film_that_is_being_written_is_not_opened_twice() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("film.mp4");

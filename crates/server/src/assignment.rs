@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use longreel_film::Change;
 use longreel_jobs::{
     Artifact, ArtifactError, ArtifactKind, ArtifactName, Completion, Format, HandBack, Job,
     JobError, Lease, Leased, Orders, Proceed, Progress, Renewal, StoreError, WorkerEvent,
@@ -13,9 +14,11 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::films::Resolved;
+use crate::prepare::{Unready, prepare};
 use crate::process::{Heard, WorkerProcess};
-use crate::protocol::{Order, Outcome, Task, Told, When};
+use crate::protocol::{Order, Outcome, Told, When};
 use crate::shared::{Ending, Shared, remove_folder};
+use crate::steering::steered;
 use crate::supervisor::write_lease;
 
 /// How often steps are written down. A small model makes a hundred a second.
@@ -50,6 +53,8 @@ pub struct Assignment<'a> {
     progress: Progress,
     /// Progress that is not written down yet.
     is_new: bool,
+    /// [`Job::prompts_revision`] that the worker works by.
+    prompts_revision: u32,
     last_contact: Instant,
     told_to_stop: Option<When>,
     /// The job was given to somebody else or has ended: nothing may be said about it any more.
@@ -63,6 +68,7 @@ impl<'a> Assignment<'a> {
             shared,
             process,
             lease: leased.lease,
+            prompts_revision: leased.job.prompts_revision,
             job: leased.job,
             progress: Progress::default(),
             is_new: false,
@@ -89,8 +95,24 @@ impl<'a> Assignment<'a> {
             self.hand_back(HandBack::Stopped).await;
             return Finished::DiskFull;
         }
-        let task = Task { folder, request: resolved.request, command: resolved.command };
-        self.process.order(&Order::Make(Box::new(task))).await;
+        let prepared = match prepare(self.shared, &self.job, &resolved).await {
+            Ok(prepared) => prepared,
+            Err(Unready::Refused { code, message }) => {
+                self.fail(&code, &message).await;
+                return Finished::Done;
+            }
+            Err(Unready::Later(error)) => {
+                tracing::error!(job = %self.job.id, %error, "a job's files cannot be brought");
+                self.hand_back(HandBack::Stopped).await;
+                return Finished::DiskFull;
+            }
+        };
+        self.process.order(&Order::Make(Box::new(prepared.task))).await;
+        // Not before: what the store answers may be an order for the film in work.
+        if !prepared.events.is_empty() {
+            self.append(prepared.events).await;
+        }
+        self.add_artifacts(prepared.artifacts).await;
 
         let mut ending = self.shared.ending.subscribe();
         ending.mark_changed();
@@ -143,12 +165,25 @@ impl<'a> Assignment<'a> {
                 self.progress = Progress { segment, segments, step, steps, left_seconds };
                 self.is_new = true;
             }
-            Told::Part { segment, frames, preview } => {
-                let mut events = vec![WorkerEvent::SegmentDone { segment, frames }];
+            Told::Part { segment, frames, preview, checkpoint } => {
+                self.append(vec![WorkerEvent::SegmentDone { segment, frames }]).await;
+                let change = self.change().await;
+                let next = segment.saturating_add(1);
+                self.process.order(&Order::GoOn { segment: next, change }).await;
+                // What follows is done while the worker makes the next segment.
                 if let Some(preview) = preview {
-                    events.extend(self.preview(segment, &preview).await);
+                    let kind = ArtifactKind::Preview(segment);
+                    let name = ArtifactName { kind, format: Format::Png };
+                    if let Some(artifact) = self.keep(name, &preview).await {
+                        self.append(vec![WorkerEvent::Preview { segment, artifact }]).await;
+                    }
                 }
-                self.append(events).await;
+                if let Some(checkpoint) = checkpoint {
+                    let kind = ArtifactKind::Checkpoint(segment);
+                    let name = ArtifactName { kind, format: Format::Safetensors };
+                    let kept = self.keep(name, &checkpoint).await;
+                    self.add_artifacts(kept.into_iter().collect()).await;
+                }
             }
             Told::Drift(drift) => {
                 let segment = drift.get("segment").and_then(Value::as_u64).unwrap_or_default();
@@ -160,19 +195,30 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// A film without a preview is still a film, so that failing here only leaves a line in the log.
-    async fn preview(&mut self, segment: u32, file: &Path) -> Option<WorkerEvent> {
-        let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Png };
+    /// Stores a file of a segment. A film without it is still a film, so that failing here only leaves a
+    /// line in the log.
+    async fn keep(&mut self, name: ArtifactName, file: &Path) -> Option<Artifact> {
         match self.put(name, file).await {
             Ok(artifact) => {
                 // A long film would leave many; the folder goes in the end anyway.
                 let _ = tokio::fs::remove_file(file).await;
-                Some(WorkerEvent::Preview { segment, artifact })
+                Some(artifact)
             }
             Err(error) => {
-                tracing::warn!(job = %self.job.id, segment, %error, "a preview is not kept");
+                tracing::warn!(job = %self.job.id, %name, %error, "a file is not kept");
                 None
             }
+        }
+    }
+
+    async fn add_artifacts(&self, artifacts: Vec<Artifact>) {
+        if artifacts.is_empty() {
+            return;
+        }
+        let (store, lease) = (&self.shared.store, &self.lease);
+        let added = patiently("write down files", || store.add_artifacts(lease, artifacts.clone()));
+        if let Err(error) = added.await {
+            tracing::error!(job = %self.job.id, %error, "files are not written down");
         }
     }
 
@@ -183,7 +229,7 @@ impl<'a> Assignment<'a> {
     /// Says how far it is and hears what to do.
     async fn renew(&mut self) {
         let progress = self.is_new.then_some(self.progress);
-        let renewal = Renewal { progress, prompts_revision: self.job.prompts_revision };
+        let renewal = Renewal { progress, prompts_revision: self.prompts_revision };
         let orders = self.shared.store.renew(&self.lease, renewal).await;
         self.is_new &= orders.is_err();
         self.follow(orders).await;
@@ -194,7 +240,7 @@ impl<'a> Assignment<'a> {
             events.insert(0, WorkerEvent::Progress(self.progress));
         }
         let (store, lease) = (&self.shared.store, &self.lease);
-        let revision = self.job.prompts_revision;
+        let revision = self.prompts_revision;
         // A segment is told once: unlike a step it has to get there.
         let orders =
             patiently("write down a segment", || store.append(lease, events.clone(), revision))
@@ -205,16 +251,43 @@ impl<'a> Assignment<'a> {
     async fn follow(&mut self, orders: Result<Orders, StoreError>) {
         self.last_contact = Instant::now();
         match orders {
-            Ok(orders) => match orders.proceed {
-                Proceed::GoOn => {}
-                Proceed::Pause => self.stop(When::AfterSegment).await,
-                Proceed::Stop => self.stop(When::Now).await,
-            },
+            Ok(orders) => {
+                if let Some(prompts) = orders.prompts {
+                    self.job.prompts = prompts;
+                    self.job.prompts_revision = orders.prompts_revision;
+                }
+                match orders.proceed {
+                    Proceed::GoOn => {}
+                    Proceed::Pause => self.stop(When::AfterSegment).await,
+                    Proceed::Stop => self.stop(When::Now).await,
+                }
+            }
             Err(StoreError::LeaseLost { .. }) => {
                 self.lost = true;
                 self.stop(When::Now).await;
             }
             Err(error) => tracing::error!(job = %self.job.id, %error, "not written down"),
+        }
+    }
+
+    /// What the next segment begins with, when prompts were changed that the worker does not know.
+    async fn change(&mut self) -> Option<Change> {
+        if self.prompts_revision == self.job.prompts_revision {
+            return None;
+        }
+        let resolved: Resolved = serde_json::from_value(self.job.asked.resolved.clone()).ok()?;
+        match steered(self.shared, &self.job, resolved.request).await {
+            Ok(film) => {
+                self.prompts_revision = self.job.prompts_revision;
+                let prompts = film.plan.request().prompts.clone();
+                Some(Change { prompts, command: Some(film.command) })
+            }
+            Err(refusal) => {
+                // Whoever changed them was told; this is another version or another model.
+                let detail = refusal.detail;
+                tracing::error!(job = %self.job.id, detail, "changed prompts cannot be used");
+                None
+            }
         }
     }
 

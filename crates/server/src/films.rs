@@ -2,7 +2,10 @@
 //! The program implements it with the path that its typed commands take, so that defaults, checks
 //! and messages are the same ones.
 
-use longreel_film::{Defaults, FilmRequest};
+use std::path::PathBuf;
+
+use longreel_film::{Defaults, FilmPlan, FilmRequest};
+use longreel_jobs::ArtifactName;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -15,7 +18,13 @@ pub trait Films: Send + Sync {
     ///
     /// # Errors
     /// What cannot be made, with the value, the limit and the way out.
-    fn film(&self, asked: &Map<String, Value>) -> Result<Film, Refusal>;
+    fn film(&self, asked: &Map<String, Value>, inputs: &Inputs) -> Result<Film, Refusal>;
+
+    /// Plans a request that is complete already, as [`Films::film`] does.
+    ///
+    /// # Errors
+    /// What cannot be made.
+    fn planned(&self, request: FilmRequest) -> Result<Film, Refusal>;
 }
 
 /// A model, for people and for choosing jobs.
@@ -33,15 +42,26 @@ pub struct ModelInfo {
     pub program_version: String,
 }
 
+/// Pictures and videos that come with a request, by file name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inputs {
+    /// Where they lie; `None` when they were looked at before.
+    pub folder: Option<PathBuf>,
+    /// The first frame.
+    pub image: Option<PathBuf>,
+    /// The last frame.
+    pub end_image: Option<PathBuf>,
+    /// A video to go on from.
+    pub video: Option<PathBuf>,
+}
+
 /// A film that can be made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Film {
     /// Complete.
-    pub request: FilmRequest,
+    pub plan: FilmPlan,
     /// The command that makes it, for its metadata.
     pub command: String,
-    /// Expected seconds of work.
-    pub expected_seconds: f64,
     /// What the client should know.
     pub warnings: Vec<String>,
 }
@@ -60,8 +80,25 @@ pub struct Refusal {
 /// What is kept with a job as resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
 pub(crate) struct Resolved {
+    /// Pictures and videos in it are named as they are stored with the job.
     pub request: FilmRequest,
+    /// The keys that ask for a film with the same parameters, whatever this one was asked by.
+    #[serde(default)]
+    pub keys: Map<String, Value>,
+    /// What it begins with of its parent.
+    #[serde(default)]
+    pub begins: Option<Begins>,
     pub command: String,
     pub expected_seconds: f64,
     pub warnings: Vec<String>,
+}
+
+/// What a film begins with of the one that it goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub(crate) struct Begins {
+    /// Segments that are taken over; at least one. The checkpoint after them is the parent's.
+    pub segments: u32,
+    /// The parent's film as far as it was when it was not finished yet, and its drift, stored with this
+    /// job; `None` when the parent's own are taken.
+    pub copies: Option<[ArtifactName; 2]>,
 }

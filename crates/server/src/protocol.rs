@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use longreel_film::{EngineOptions, FilmRequest, Stop};
+use longreel_film::{Beginning, Change, EngineOptions, FilmRequest, Stop};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -21,6 +21,14 @@ pub enum Order {
     },
     /// Make a film, or go on with it when its folder holds a part of it.
     Make(Box<Task>),
+    /// Begin the next segment of the film in work: after each segment a worker waits for this, so that
+    /// whoever changes a prompt knows which segments are begun.
+    GoOn {
+        /// Which, from 0.
+        segment: u32,
+        /// Prompts it begins with.
+        change: Option<Change>,
+    },
     /// Stop the film in work.
     Stop {
         /// When.
@@ -33,10 +41,12 @@ pub enum Order {
 pub struct Task {
     /// A folder that is this job's alone.
     pub folder: PathBuf,
-    /// What is asked.
+    /// What is asked, with the prompts of now.
     pub request: FilmRequest,
     /// The command that makes the film again, kept in its metadata.
     pub command: String,
+    /// What the film begins with when nothing of it is made yet.
+    pub beginning: Option<Beginning>,
 }
 
 /// When a film is stopped.
@@ -89,6 +99,8 @@ pub enum Told {
         frames: u64,
         /// A picture of it.
         preview: Option<PathBuf>,
+        /// The state after it.
+        checkpoint: Option<PathBuf>,
     },
     /// The look of a finished segment.
     Drift(Map<String, Value>),
@@ -186,9 +198,10 @@ mod tests {
         let expected = Told::Step { segment: 2, step: 3, steps: 20, left_seconds: Some(4.5) };
         assert_eq!(told(&step), expected);
         let preview = Some("work/preview-000000.png".to_owned());
-        let part = Event::Part { segment: 0, frames: 33, film_seconds: 1.4, preview };
+        let checkpoint = None;
+        let part = Event::Part { segment: 0, frames: 33, film_seconds: 1.4, preview, checkpoint };
         let preview = Some(PathBuf::from("work/preview-000000.png"));
-        assert_eq!(told(&part), Told::Part { segment: 0, frames: 33, preview });
+        assert_eq!(told(&part), Told::Part { segment: 0, frames: 33, preview, checkpoint: None });
         let begins = Event::Segment { segment: 1, segments: None, prompt: "a dog".into() };
         assert_eq!(told(&begins), Told::Segment { segment: 1, segments: None });
         assert_eq!(told(&Event::Stage { what: "loading the model".into() }), Told::Other);

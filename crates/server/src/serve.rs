@@ -24,7 +24,7 @@ use crate::films::Films;
 use crate::http;
 use crate::live::Live;
 use crate::process::WorkerCommand;
-use crate::shared::{Ending, Shared, Slots};
+use crate::shared::{Ending, Shared, Slots, remove_folder};
 use crate::{supervisor, upkeep, webhooks};
 
 /// The database, in the data folder.
@@ -169,6 +169,7 @@ pub async fn serve(
         wakes: watch::channel(0).0,
         ending: watch::channel(Ending::No).0,
         work: data.join("work"),
+        uploads: data.join("uploads"),
         engine: options.engine,
         worker: options.worker,
         patience: options.patience,
@@ -180,6 +181,8 @@ pub async fn serve(
         fetcher: Fetcher::new(options.allow_private),
         webhook_secret,
     });
+    // Of a server that was killed while they came.
+    remove_folder(&shared.uploads).await;
     supervisor::recover(&shared).await?;
     let cursor = shared.store.changes(None).await?.cursor;
 

@@ -30,6 +30,8 @@ pub struct Shared {
     pub ending: watch::Sender<Ending>,
     /// Folders of films that are being made.
     pub work: PathBuf,
+    /// Folders of files that come with requests, until these are taken in.
+    pub uploads: PathBuf,
     /// The model, for workers.
     pub engine: EngineOptions,
     /// How workers are started.

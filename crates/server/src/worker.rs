@@ -6,12 +6,14 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use longreel_film::{
-    Engine, EngineOptions, Event, FilmError, Length, Outputs, RunFile, Stop, StopSignal,
+    Change, Engine, EngineOptions, Event, FilmError, Length, Observer, Outputs, RunFile, Stop,
+    StopSignal,
 };
+use longreel_jobs::{ArtifactKind, ArtifactName, Format};
 use longreel_media::MediaError;
 use serde::Serialize;
 
@@ -21,10 +23,12 @@ use crate::protocol::{Order, Outcome, Task, Tell};
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 /// How often it looks whether another process has let go of a film's folder.
 const LOCK_EVERY: Duration = Duration::from_millis(100);
+/// How often it looks whether it has to stop while it waits for the order to go on.
+const STOP_EVERY: Duration = Duration::from_millis(50);
 /// Longest side of the picture that a worker warms up with, in pixels.
 const WARM_UP_SIDE: usize = 128;
 /// The film's name in a job's folder.
-const FILM: &str = "film.mp4";
+pub(crate) const FILM: &str = "film.mp4";
 
 /// Works until stdin ends or the model turns out to be unusable.
 ///
@@ -60,9 +64,17 @@ pub fn run() -> io::Result<()> {
     Ok(())
 }
 
+/// A film to make, and how it is heard of while it is made.
+struct Given {
+    task: Task,
+    stop: StopSignal,
+    go_on: Receiver<(u32, Option<Change>)>,
+}
+
 /// Reads orders until stdin ends.
-fn obey(lines: impl Iterator<Item = io::Result<String>>, tasks: &Sender<(Task, StopSignal)>) {
+fn obey(lines: impl Iterator<Item = io::Result<String>>, tasks: &Sender<Given>) {
     let mut current = StopSignal::default();
+    let mut go_on = None;
     for line in lines {
         let Ok(line) = line else { break };
         match serde_json::from_str(&line) {
@@ -70,21 +82,29 @@ fn obey(lines: impl Iterator<Item = io::Result<String>>, tasks: &Sender<(Task, S
                 // A signal of its own for each film, so that an order that comes too late for one
                 // does not stop the next.
                 current = StopSignal::default();
-                if tasks.send((*task, current.clone())).is_err() {
+                let (sender, receiver) = mpsc::channel();
+                go_on = Some(sender);
+                let given = Given { task: *task, stop: current.clone(), go_on: receiver };
+                if tasks.send(given).is_err() {
                     return;
                 }
+            }
+            Ok(Order::GoOn { segment, change }) => {
+                // A film that has ended meanwhile needs no leave to go on.
+                let _ = go_on.as_ref().map(|go_on| go_on.send((segment, change)));
             }
             Ok(Order::Stop { when }) => current.request(when.into()),
             Ok(Order::Start { .. }) => {}
             Err(error) => tell(&Tell::Warning { message: format!("not an order: {error}") }),
         }
     }
+    // Before the sender goes, which ends the wait for leave to go on.
     current.request(Stop::AfterSegment);
 }
 
-fn work(engine: &mut Engine, tasks: &Receiver<(Task, StopSignal)>) {
-    while let Ok((task, stop)) = tasks.recv() {
-        let outcome = make(engine, &task, &stop).unwrap_or_else(|error| failed(&error));
+fn work(engine: &mut Engine, given: &Receiver<Given>) {
+    while let Ok(given) = given.recv() {
+        let outcome = make(engine, given).unwrap_or_else(|error| failed(&error));
         tell(&Tell::Ended { outcome });
     }
 }
@@ -112,15 +132,27 @@ fn start(options: &EngineOptions, warm_up: &Path) -> Result<(Engine, bool), Box<
     Ok((engine, is_warm))
 }
 
-fn make(engine: &mut Engine, task: &Task, stop: &StopSignal) -> Result<Outcome, Box<FilmError>> {
+fn make(engine: &mut Engine, given: Given) -> Result<Outcome, Box<FilmError>> {
+    let Given { task, stop, go_on } = given;
     create(&task.folder)?;
-    let Some(_lock) = lock(&task.folder, stop)? else { return Ok(Outcome::Stopped) };
+    let Some(_lock) = lock(&task.folder, &stop)? else { return Ok(Outcome::Stopped) };
     let film = task.folder.join(FILM);
-    let outputs = Outputs { previews: true, command: task.command.clone(), ..Outputs::new(&film) };
+    let outputs = Outputs {
+        previews: true,
+        checkpoints: true,
+        command: task.command.clone(),
+        ..Outputs::new(&film)
+    };
     let complete = || Outcome::Complete { film: film.clone(), drift: outputs.drift_path() };
-    let observer = &mut |event: Event| tell(&keep_preview(event, &task.folder));
+    let prompts = task.request.prompts.clone();
+    let observer = &mut Relay {
+        folder: &task.folder,
+        now: Some(Change { prompts, command: Some(task.command.clone()) }),
+        go_on,
+        stop: stop.clone(),
+    };
     let outcome = if RunFile::path(&outputs.run_folder()).exists() {
-        engine.resume(&film, stop, observer)?
+        engine.resume(&film, &stop, observer)?
     } else if film.exists() && outputs.drift_path().exists() {
         // The drift is written after the film is closed and before the run's folder goes: this film
         // was whole when its worker or the server was killed.
@@ -128,19 +160,69 @@ fn make(engine: &mut Engine, task: &Task, stop: &StopSignal) -> Result<Outcome, 
     } else {
         let plan = engine.plan(&task.request).map_err(FilmError::from)?;
         let outputs = Outputs { overwrite: true, ..outputs.clone() };
-        engine.run(&plan, &outputs, stop, observer)?
+        match &task.beginning {
+            Some(beginning) => engine.go_on_from(beginning, &plan, &outputs, &stop, observer)?,
+            None => engine.run(&plan, &outputs, &stop, observer)?,
+        }
     };
     Ok(if outcome.stopped { Outcome::Stopped } else { complete() })
 }
 
-/// Moves a preview out of the run's folder, which goes with the end of the film, maybe before the server
-/// has looked at it.
-fn keep_preview(mut event: Event, folder: &Path) -> Event {
-    if let Event::Part { preview: Some(path), .. } = &mut event
-        && let Some(kept) = Path::new(path.as_str()).file_name().map(|name| folder.join(name))
-        && fs::rename(path.as_str(), &kept).is_ok()
-    {
-        *path = kept.display().to_string();
+/// Tells the server what a run tells, and waits for its leave before each segment.
+struct Relay<'a> {
+    folder: &'a Path,
+    /// What the first segment begins with; the leave for it came with the film.
+    now: Option<Change>,
+    go_on: Receiver<(u32, Option<Change>)>,
+    stop: StopSignal,
+}
+
+impl Observer for Relay<'_> {
+    fn event(&mut self, event: Event) {
+        tell(&keep_files(event, self.folder));
+    }
+
+    fn steer(&mut self, segment: usize) -> Option<Change> {
+        if let Some(now) = self.now.take() {
+            return Some(now);
+        }
+        let mut newest = None;
+        while self.stop.get() == Stop::No {
+            match self.go_on.recv_timeout(STOP_EVERY) {
+                Ok((of, change)) => {
+                    newest = change.or(newest);
+                    if of as usize >= segment {
+                        return newest;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The server is gone, and the film is about to be stopped.
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        newest
+    }
+}
+
+/// Takes the files of a segment out of the run's folder, which goes with the end of the film, maybe
+/// before the server has looked at it. They get the names that they are stored by.
+fn keep_files(mut event: Event, folder: &Path) -> Event {
+    let Event::Part { segment, preview, checkpoint, .. } = &mut event else { return event };
+    let Ok(segment) = u32::try_from(*segment) else { return event };
+    let kept = |kind, format| folder.join(ArtifactName { kind, format }.to_string());
+    if let Some(path) = preview {
+        let kept = kept(ArtifactKind::Preview(segment), Format::Png);
+        if fs::rename(path.as_str(), &kept).is_ok() {
+            *path = kept.display().to_string();
+        }
+    }
+    if let Some(path) = checkpoint {
+        let kept = kept(ArtifactKind::Checkpoint(segment), Format::Safetensors);
+        // The run goes on from its own; a second name costs nothing.
+        let linked = fs::hard_link(path.as_str(), &kept).is_ok();
+        if linked || fs::copy(path.as_str(), &kept).is_ok() {
+            *path = kept.display().to_string();
+        }
     }
     event
 }
@@ -181,7 +263,8 @@ fn code(error: &FilmError) -> &'static str {
         FilmError::Plan(_) => "invalid_request",
         FilmError::Weights(_) | FilmError::Model(_) => "model_unusable",
         FilmError::NotFinite { .. } => "output_not_finite",
-        FilmError::OtherModel { .. } => "model_changed",
+        FilmError::OtherModel { .. } | FilmError::OtherEngine { .. } => "model_changed",
+        FilmError::Beginning { .. } => "beginning_unusable",
         FilmError::Media(_) | FilmError::Io { .. } => "storage_failed",
         _ => "generation_failed",
     }

@@ -111,6 +111,10 @@ fn an_owner_sees_and_touches_its_own_films_alone_and_an_operator_all() {
             ("POST", format!("/v1/videos/{id}/cancel")),
             ("POST", format!("/v1/videos/{id}/pause")),
             ("POST", format!("/v1/videos/{id}/resume")),
+            ("POST", format!("/v1/videos/{id}/steer")),
+            ("POST", format!("/v1/videos/{id}/remix")),
+            ("POST", format!("/v1/videos/{id}/extend")),
+            ("POST", format!("/v1/videos/{id}/branch")),
             ("DELETE", format!("/v1/videos/{id}")),
         ]
     };

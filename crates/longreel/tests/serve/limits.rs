@@ -59,9 +59,12 @@ fn what_is_urgent_goes_first_and_what_comes_too_late_is_not_made() {
         ("webhook_url", json!(7)),
         ("webhook_url", json!("file:///etc/passwd")),
     ] {
-        let detail = server.post("/v1/videos", &with(key, value.clone(), 1));
-        assert!(detail.problem(400, "invalid_value").contains(key) || key == "webhook_url");
+        for path in ["/v1/videos", "/v1/plan"] {
+            let detail = server.post(path, &with(key, value.clone(), 1));
+            assert!(detail.problem(400, "invalid_value").contains(key) || key == "webhook_url");
+        }
     }
+    server.post("/v1/plan", &with("deadline_seconds", json!(60), 1)).expect(200);
     let first = server.ask(&asked(100_000));
     server.wait(&first, "begun", |v| v["state"] == "running");
     let waiting = [0, -5, 7].map(|priority| server.ask(&with("priority", json!(priority), 1)));

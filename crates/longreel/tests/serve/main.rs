@@ -7,6 +7,7 @@ mod program;
 
 mod access;
 mod asking;
+mod branching;
 #[cfg(target_os = "linux")]
 mod ending;
 mod limits;
@@ -14,4 +15,7 @@ mod making;
 #[cfg(target_os = "linux")]
 mod orders;
 mod server;
+#[cfg(target_os = "linux")]
+mod steering;
+mod uploads;
 mod webhooks;

@@ -60,6 +60,10 @@ fn clients_of_the_first_api_get_a_film_of_the_demo_model() {
     let place = Place::new();
     let server = Server::start_with(&place, &[]);
     assert_eq!(server.get("/models/info").expect(200).json()["model"], "demo");
+    let models = server.get("/v1/models").expect(200).json();
+    assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("demo")));
+    assert_eq!(server.get("/v1/models/demo").expect(200).json(), models["data"][0]);
+    server.get("/v1/models/sora-2").problem(404, "not_found");
     let asked = json!({
         "prompt": "a red circle moves right on a blue background", "resolution": "720p",
         "duration": 0.5, "guidance_scale": 4.0, "num_inference_steps": 2, "fps": 24, "seed": 3,

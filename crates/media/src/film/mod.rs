@@ -28,6 +28,10 @@ pub struct FilmState {
     pub settings: String,
     /// Length of the file in bytes (MP4, GIF), 0 where there are many files.
     pub bytes: u64,
+    /// Bytes of these that are the file's head (MP4), whose metadata may be replaced later; 0 where
+    /// there is none.
+    #[serde(default)]
+    pub head_bytes: u64,
     /// Parts closed.
     pub parts: u32,
     /// Frames in those parts.
@@ -68,6 +72,12 @@ trait Sink: Send {
     /// The head of the file, where it can be told apart.
     fn init_segment(&self) -> Option<&[u8]> {
         None
+    }
+    /// Another text for the film to carry from its end on.
+    fn set_metadata(&mut self, _text: Option<String>) {}
+    /// Puts that text into the file now. Called between parts.
+    fn write_metadata(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -124,8 +134,8 @@ impl FilmWriter {
     }
 
     /// Goes on with the film at `path` from `state`; what was written behind it is dropped.
-    /// `options` must be those of [`FilmWriter::create`], but for the metadata, which stays as it
-    /// is in the file.
+    /// `options` must be those of [`FilmWriter::create`], but for the metadata, for which
+    /// [`FilmWriter::set_metadata`] holds.
     ///
     /// # Errors
     /// [`MediaError::CannotResume`] when the file is shorter than the state says, or is not the
@@ -163,6 +173,32 @@ impl FilmWriter {
     ) -> Self {
         let part_start = (frames, sink.position().0);
         Self { path: path.to_path_buf(), options: options.clone(), kind, frames, part_start, sink }
+    }
+
+    /// Has the film carry another text. An MP4 gets it when it is finished, or by
+    /// [`FilmWriter::write_metadata`]; a WebM when it is finished; a GIF and PNG frames, whose text
+    /// is written first, keep the one they began with.
+    ///
+    /// # Errors
+    /// [`MediaError::Setting`] for a text that is too long.
+    pub fn set_metadata(&mut self, text: Option<String>) -> Result<()> {
+        let options = FilmOptions { metadata: text, ..self.options.clone() };
+        options.kind(&self.path)?;
+        self.sink.set_metadata(options.metadata.clone());
+        self.options = options;
+        Ok(())
+    }
+
+    /// Puts the text into an MP4 now, between two parts. When it differs from the one in the file, the
+    /// file is copied once, since all that follows its head moves.
+    ///
+    /// # Errors
+    /// A failing disk; the file is as it was.
+    pub fn write_metadata(&mut self) -> Result<()> {
+        self.end_part()?;
+        self.sink.write_metadata()?;
+        self.part_start.1 = self.sink.position().0;
+        Ok(())
     }
 
     /// Adds a frame.
@@ -212,6 +248,7 @@ impl FilmWriter {
             kind: self.kind,
             settings: self.options.in_words(self.kind),
             bytes,
+            head_bytes: self.sink.init_segment().map_or(0, |head| head.len() as u64),
             parts,
             frames: self.frames - self.sink.pending(),
         }

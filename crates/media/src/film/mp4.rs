@@ -8,7 +8,7 @@ use super::ffmpeg::FfmpegEncoder;
 use super::options::{Codec, FilmOptions};
 use super::{FilmState, Sink};
 use crate::error::{MediaError, Result, read_error, write_error};
-use crate::files::sync_folder;
+use crate::files::{beside, sync_folder};
 use crate::frame::Frame;
 use crate::h264::encoder::{Encoder, EncoderSettings, ParameterSets};
 use crate::mp4::fragment::{DECODE_TIME_AT, Samples, fragment, random_access_index};
@@ -30,6 +30,8 @@ pub(super) struct Mp4Sink {
     file: File,
     init: InitSegment,
     track: TrackSpec,
+    /// The text that the finished film carries; the track has the one that its head holds now.
+    metadata: Option<String>,
     length: u64,
     parts: u32,
     frames: u64,
@@ -59,6 +61,7 @@ impl Mp4Sink {
             file,
             length: init.bytes.len() as u64,
             init,
+            metadata: track.metadata.clone(),
             track,
             parts: 0,
             frames: 0,
@@ -75,15 +78,18 @@ impl Mp4Sink {
         let refuse = |reason: String| MediaError::CannotResume { path: path.to_path_buf(), reason };
         let mut file = open_locked(path, false)?;
         let found = file.metadata().map_err(|e| read_error(path, e))?.len();
-        if found < state.bytes {
-            return Err(refuse(format!(
-                "it has {found} bytes, the saved state says {}",
-                state.bytes
-            )));
-        }
         let metadata = crate::metadata::read_metadata(path)?;
         let (encoder, track) = start(path, options, codec, metadata)?;
         let init = init_segment(&track);
+        let head_bytes = init.bytes.len() as u64;
+        // A head that was replaced since has moved all that follows it.
+        let length = match state.head_bytes {
+            0 => state.bytes,
+            before => state.bytes.saturating_sub(before).saturating_add(head_bytes),
+        };
+        if found < length {
+            return Err(refuse(format!("it has {found} bytes, the saved state says {length}")));
+        }
         let mut head = vec![0; init.bytes.len()];
         file.read_exact(&mut head).map_err(|e| read_error(path, e))?;
         if !init.equals_but_duration(&head) {
@@ -92,26 +98,54 @@ impl Mp4Sink {
                     .to_owned(),
             ));
         }
-        let parts = fragments(&mut file, head.len() as u64, state.bytes)
-            .map_err(|e| read_error(path, e))?;
+        let parts = fragments(&mut file, head_bytes, length).map_err(|e| read_error(path, e))?;
         if parts.as_ref().map(Vec::len) != Some(state.parts as usize) {
-            return Err(refuse(format!(
-                "{} parts do not end at byte {} of it",
-                state.parts, state.bytes
-            )));
+            return Err(refuse(format!("{} parts do not end at byte {length} of it", state.parts)));
         }
-        file.set_len(state.bytes).map_err(|e| write_error(path, e))?;
+        file.set_len(length).map_err(|e| write_error(path, e))?;
         file.seek(SeekFrom::End(0)).map_err(|e| write_error(path, e))?;
         Ok(Self {
             path: path.to_path_buf(),
             file,
             init: InitSegment { bytes: head, ..init },
             track,
-            length: state.bytes,
+            metadata: options.metadata.clone(),
+            length,
             parts: state.parts,
             frames: state.frames,
             encoder,
         })
+    }
+
+    /// Writes the film anew, with `track`'s head, and takes its place, so that at any instant there
+    /// is one whole file.
+    fn replace_head(&mut self, track: TrackSpec) -> Result<()> {
+        let mut init = init_segment(&track);
+        let (at, before) = (init.duration_at, self.init.duration_at);
+        init.bytes[at..at + 8].copy_from_slice(&self.init.bytes[before..before + 8]);
+        let old_head = self.init.bytes.len() as u64;
+        let parts = self.length - old_head;
+        let copy_path = beside(&self.path, "head");
+        let mut copy = open_locked(&copy_path, true)?;
+        let mut write = || -> std::io::Result<()> {
+            copy.set_len(0)?;
+            copy.write_all(&init.bytes)?;
+            self.file.seek(SeekFrom::Start(old_head))?;
+            let copied = std::io::copy(&mut (&mut self.file).take(parts), &mut copy)?;
+            if copied != parts {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            copy.sync_all()?;
+            std::fs::rename(&copy_path, &self.path)?;
+            sync_folder(&self.path)
+        };
+        if let Err(cause) = write() {
+            let _ = std::fs::remove_file(&copy_path);
+            return Err(write_error(&self.path, cause));
+        }
+        self.length = init.bytes.len() as u64 + parts;
+        (self.file, self.init, self.track) = (copy, init, track);
+        Ok(())
     }
 
     /// Writes `bytes` at the end and the film's new duration into the head, and flushes both. A
@@ -154,7 +188,19 @@ impl Sink for Mp4Sink {
         (self.length, self.parts)
     }
 
+    fn set_metadata(&mut self, text: Option<String>) {
+        self.metadata = text;
+    }
+
+    fn write_metadata(&mut self) -> Result<()> {
+        if self.metadata == self.track.metadata {
+            return Ok(());
+        }
+        self.replace_head(TrackSpec { metadata: self.metadata.clone(), ..self.track.clone() })
+    }
+
     fn finish(&mut self) -> Result<u64> {
+        self.write_metadata()?;
         let starts = fragments(&mut self.file, self.init.bytes.len() as u64, self.length)
             .map_err(|e| read_error(&self.path, e))?
             .unwrap_or_default();

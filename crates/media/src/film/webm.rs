@@ -196,6 +196,10 @@ impl Sink for WebmSink {
         (0, self.parts)
     }
 
+    fn set_metadata(&mut self, text: Option<String>) {
+        self.options.metadata = text;
+    }
+
     fn finish(&mut self) -> Result<u64> {
         let joined = self.join()?;
         let length = fs::File::open(&joined)

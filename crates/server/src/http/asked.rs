@@ -1,104 +1,84 @@
 //! Taking a film in, whatever API it is asked for by.
 
-use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode, header};
-use futures_util::stream;
-use longreel_film::Length;
-use longreel_jobs::{Created, NewJob};
+use axum::http::{HeaderMap, StatusCode};
+use longreel_jobs::{Artifact, ArtifactError, ArtifactName, Created, Job, JobId, NewJob};
 use serde_json::{Map, Value};
 
+use super::body::{self, Asked};
 use super::problem::Problem;
 use super::terms::Terms;
 use crate::access::Caller;
-use crate::films::Resolved;
+use crate::films::{Film, Inputs, Refusal, Resolved};
 use crate::shared::Shared;
 
 /// A client's key for a request that it may repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// The body of a request as an object: JSON, or the fields of a form.
+/// The body of a request that brings no files as an object: JSON, or the fields of a form.
 ///
 /// # Errors
 /// When it is neither, or is not said to be.
 pub async fn object(
+    shared: &Shared,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Map<String, Value>, Problem> {
-    let content_type = content_type(headers);
     let body = body.map_err(|rejected| match rejected.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail = "the body is longer than this server takes; shorten the prompt".to_owned();
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => body::too_long(shared.body_bytes),
         _ => Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", rejected.body_text()),
-    });
-    match essence(content_type).as_str() {
-        "application/json" => json(&body?),
-        "multipart/form-data" => form(content_type, body?).await,
-        other => {
-            let detail = format!("the content type is {other:?}; send JSON as application/json");
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            Err(Problem::new(status, "unsupported_media_type", detail))
-        }
-    }
+    })?;
+    body::small(shared, headers, Body::from(body)).await
 }
 
-fn content_type(headers: &HeaderMap) -> &str {
-    headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default()
-}
-
-/// A content type without its parameters.
-fn essence(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-/// Whether a request is said to be JSON.
-pub fn is_json(headers: &HeaderMap) -> bool {
-    essence(content_type(headers)) == "application/json"
-}
-
-fn json(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Problem::invalid("the body has to be a JSON object, such as {\"prompt\": …}")),
-        Err(error) => {
-            let detail = format!("the body is not JSON: {error}");
-            Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", detail))
-        }
-    }
-}
-
-/// Every value of a form is a text, and a key that is there many times a list.
-async fn form(content_type: &str, body: Bytes) -> Result<Map<String, Value>, Problem> {
-    let broken = |error| {
-        let detail = format!("the form cannot be read: {error}");
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_form", detail)
+/// Refuses keys that are not among these.
+pub fn known_keys(wanted: &Map<String, Value>, known: &[&str]) -> Result<(), Problem> {
+    let Some(key) = wanted.keys().find(|key| !known.contains(&key.as_str())) else {
+        return Ok(());
     };
-    let boundary = multer::parse_boundary(content_type).map_err(broken)?;
-    let body = stream::once(async { Ok::<_, Infallible>(body) });
-    let mut fields = multer::Multipart::new(body, boundary);
-    let mut object = Map::new();
-    while let Some(field) = fields.next_field().await.map_err(broken)? {
-        let name = field.name().unwrap_or_default().trim_end_matches("[]").to_owned();
-        if field.file_name().is_some() {
-            let detail =
-                format!("{name}: files are not taken yet; describe the film in the prompt");
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "files_not_supported", detail));
+    let shown: String = key.chars().take(64).collect();
+    let detail = format!("there is no key {shown:?} here; there are {}", known.join(", "));
+    Err(Problem::new(StatusCode::BAD_REQUEST, "unknown_key", detail))
+}
+
+/// The prompt of a request, when it has one.
+pub fn prompt(wanted: &Map<String, Value>) -> Result<Option<String>, Problem> {
+    match wanted.get("prompt") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(prompt)) if !prompt.trim().is_empty() => {
+            Ok(Some(prompt.trim().to_owned()))
         }
-        let text = Value::from(field.text().await.map_err(broken)?);
-        match object.get_mut(&name) {
-            None => {
-                object.insert(name, text);
-            }
-            Some(Value::Array(texts)) => texts.push(text),
-            Some(first) => *first = Value::Array(vec![first.take(), text]),
-        }
+        Some(Value::String(_)) => Err(Problem::invalid("prompt is empty; say what the film shows")),
+        Some(other) => Err(Problem::invalid(format!("prompt is {other}; it has to be a text"))),
     }
-    Ok(object)
+}
+
+/// A key that is a number, or, in a form, the text of one.
+pub fn number<T: std::str::FromStr>(
+    wanted: &Map<String, Value>,
+    key: &str,
+) -> Result<Option<T>, Problem> {
+    let text = match wanted.get(key) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.trim().to_owned(),
+        Some(value) => value.to_string(),
+    };
+    let shown: String = text.chars().take(64).collect();
+    let refused =
+        |_| Problem::invalid(format!("{key} is {shown}; it has to be a number from 0 up"));
+    text.parse().map(Some).map_err(refused)
+}
+
+/// What is kept with a job of how its film is made.
+pub(crate) fn resolved(job: &Job) -> Result<Resolved, Problem> {
+    serde_json::from_value(job.asked.resolved.clone()).map_err(|_| {
+        let detail = "this version cannot read the video; ask for it again";
+        Problem::new(StatusCode::CONFLICT, "job_unreadable", detail)
+    })
 }
 
 /// Takes a job in.
@@ -108,21 +88,50 @@ async fn form(content_type: &str, body: Bytes) -> Result<Map<String, Value>, Pro
 pub async fn create(
     shared: &Arc<Shared>,
     caller: &Caller,
-    mut asked: Map<String, Value>,
+    asked: Asked,
     mut warnings: Vec<String>,
     headers: &HeaderMap,
 ) -> Result<Created, Problem> {
+    let Asked { mut keys, uploads } = asked;
+    let request = Value::Object(keys.clone());
+    let terms = Terms::take(shared, caller, &mut keys).await?;
+    check_model(shared, &mut keys)?;
+    let film = planned(shared, &keys, uploads.folder()).await?;
+    warnings.splice(0..0, film.warnings.iter().cloned());
+    let files = uploads.files().map(|(name, path)| File { name, source: Source::Local(path) });
+    let new = new_job(shared, &film, Taken { caller, terms, request, keys, warnings, headers })?;
+    submit(shared, new, files.collect()).await
+}
+
+/// Plans what keys ask for. Files that they name lie in `folder`, where they are looked at.
+///
+/// # Errors
+/// What cannot be made.
+pub async fn planned(
+    shared: &Arc<Shared>,
+    keys: &Map<String, Value>,
+    folder: Option<PathBuf>,
+) -> Result<Film, Problem> {
+    let (keys, inputs) = body::split(keys, folder)?;
+    let films = shared.films.clone();
+    blocking(move || films.film(&keys, &inputs)).await
+}
+
+/// Runs what may read files where waiting is allowed.
+pub(super) async fn blocking(
+    plan: impl FnOnce() -> Result<Film, Refusal> + Send + 'static,
+) -> Result<Film, Problem> {
+    let planned = tokio::task::spawn_blocking(plan).await;
+    Ok(planned.map_err(|e| Problem::internal(&e))??)
+}
+
+/// Refuses another model than the one that is served.
+///
+/// # Errors
+/// When another one is named.
+pub fn check_model(shared: &Shared, keys: &mut Map<String, Value>) -> Result<(), Problem> {
     let model = shared.films.model();
-    let key = match headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str()) {
-        None => None,
-        Some(Ok(key)) => Some(key.to_owned()),
-        Some(Err(_)) => {
-            return Err(Problem::invalid("Idempotency-Key is not plain ASCII; use a UUID"));
-        }
-    };
-    let request = Value::Object(asked.clone());
-    let terms = Terms::take(shared, caller, &mut asked).await?;
-    if let Some(wanted) = asked.remove("model").filter(|wanted| !wanted.is_null())
+    if let Some(wanted) = keys.remove("model").filter(|wanted| !wanted.is_null())
         && wanted.as_str() != Some(&model.name)
     {
         let detail = format!(
@@ -131,37 +140,126 @@ pub async fn create(
         );
         return Err(Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail));
     }
-    let films = shared.films.clone();
-    let film = tokio::task::spawn_blocking(move || films.film(&asked))
-        .await
-        .map_err(|e| Problem::internal(&e))??;
-    warnings.extend(film.warnings);
-    let frames = match film.request.length {
-        Length::Frames(frames) => Some(frames),
-        Length::Endless => None,
+    Ok(())
+}
+
+/// How a film was asked for.
+pub struct Taken<'a> {
+    /// By whom.
+    pub caller: &'a Caller,
+    /// Under which terms.
+    pub terms: Terms,
+    /// As it came.
+    pub request: Value,
+    /// See [`Resolved::keys`].
+    pub keys: Map<String, Value>,
+    /// What the client should know.
+    pub warnings: Vec<String>,
+    /// Those of the request.
+    pub headers: &'a HeaderMap,
+}
+
+/// The job of a film.
+///
+/// # Errors
+/// An idempotency key that cannot be kept.
+pub fn new_job(shared: &Shared, film: &Film, taken: Taken<'_>) -> Result<NewJob, Problem> {
+    let model = shared.films.model();
+    let idempotency_key = match taken.headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str()) {
+        None => None,
+        Some(Ok(key)) => Some(key.to_owned()),
+        Some(Err(_)) => {
+            return Err(Problem::invalid("Idempotency-Key is not plain ASCII; use a UUID"));
+        }
     };
-    let prompt = film.request.prompts.first().map_or("", |p| p.prompt.as_str()).to_owned();
-    let seed = film.request.seed;
+    let wanted = film.plan.request();
+    let prompt = wanted.prompts.first().map_or("", |p| p.prompt.as_str()).to_owned();
     let resolved = Resolved {
-        request: film.request,
-        command: film.command,
-        expected_seconds: film.expected_seconds,
-        warnings,
+        request: wanted.clone(),
+        keys: taken.keys,
+        begins: None,
+        command: film.command.clone(),
+        expected_seconds: film.plan.summary().expected_seconds,
+        warnings: taken.warnings,
     };
-    let new = NewJob {
-        idempotency_key: key,
+    Ok(NewJob {
+        idempotency_key,
         resolved: serde_json::to_value(resolved).map_err(|e| Problem::internal(&e))?,
-        seed,
+        seed: wanted.seed,
         model: model.name.clone(),
         model_revision: model.revision.clone(),
         program_version: model.program_version.clone(),
-        frames,
-        priority: terms.priority,
-        deadline_ms: terms.deadline_ms(),
-        webhook_url: terms.webhook_url,
-        ..NewJob::new(caller.owner(), prompt, request)
+        frames: film.plan.summary().frames,
+        priority: taken.terms.priority,
+        deadline_ms: taken.terms.deadline_ms(),
+        webhook_url: taken.terms.webhook_url,
+        ..NewJob::new(taken.caller.owner(), prompt, taken.request)
+    })
+}
+
+/// A file that is stored with a job.
+pub struct File {
+    /// As what.
+    pub name: ArtifactName,
+    /// From where.
+    pub source: Source,
+}
+
+/// Where a file comes from.
+pub enum Source {
+    /// A file on this machine.
+    Local(PathBuf),
+    /// A file of another job.
+    Of(JobId, ArtifactName),
+}
+
+/// Stores the files of a job, then takes it in, so that no worker sees it without them.
+///
+/// # Errors
+/// Limits, and a store that fails. What was stored is removed.
+pub async fn submit(
+    shared: &Arc<Shared>,
+    new: NewJob,
+    files: Vec<File>,
+) -> Result<Created, Problem> {
+    if files.is_empty() {
+        let created = shared.store.create(new).await?;
+        shared.wake();
+        return Ok(created);
+    }
+    let id = shared.store.reserve().await?;
+    let created = match store(shared, id, files).await {
+        Ok(stored) => shared.store.create_reserved(id, new, stored).await.map_err(Problem::from),
+        Err(error) => Err(error.into()),
     };
-    let created = shared.store.create(new).await?;
+    if !matches!(created, Ok(Created::New(_)))
+        && let Err(error) = shared.artifacts.delete_job(id).await
+    {
+        // The reservation runs out and they go then.
+        tracing::warn!(%error, "files of a job that was not taken in are left for now");
+    }
+    let created = created?;
     shared.wake();
     Ok(created)
+}
+
+async fn store(
+    shared: &Shared,
+    id: JobId,
+    files: Vec<File>,
+) -> Result<Vec<Artifact>, ArtifactError> {
+    let mut stored = Vec::with_capacity(files.len());
+    for File { name, source } in files {
+        stored.push(match source {
+            Source::Local(path) => shared.artifacts.put_file(id, name, &path).await?,
+            Source::Of(job, of) => shared.artifacts.copy((job, of), (id, name)).await?,
+        });
+    }
+    Ok(stored)
+}
+
+/// The names of the files that a film is made from, as stored with its job.
+pub fn inputs_of(inputs: &Inputs) -> Vec<ArtifactName> {
+    let paths = [&inputs.image, &inputs.end_image, &inputs.video];
+    paths.into_iter().flatten().filter_map(|path| path.to_str()?.parse().ok()).collect()
 }

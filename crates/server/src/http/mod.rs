@@ -2,15 +2,22 @@
 
 mod admission;
 mod asked;
+mod body;
 mod content;
 mod cors;
 mod deliveries;
 mod events;
+mod going_on;
 mod middleware;
+mod models;
+mod page;
+mod plan;
 mod problem;
 mod session;
+mod steer;
 mod tasks;
 mod terms;
+mod uploads;
 mod videos;
 pub mod view;
 
@@ -18,35 +25,31 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::shared::Shared;
 use problem::Problem;
 
-const PAGE: &str = include_str!("../../../../web/index.html");
-/// The page loads nothing from anywhere and is shown in no other page.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
-    style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; media-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 /// Every address of the service.
 pub fn router(shared: Arc<Shared>) -> Router {
     // What a browser shows before anybody says who they are, and what watches over the server.
     let open = Router::new()
-        .route("/", get(page))
+        .route("/", get(page::page))
+        .route("/web/{name}", get(page::file))
         .route("/health", get(tasks::health))
         .route("/health/live", get(|| async { "alive\n" }))
         .route("/health/ready", get(ready))
         .route("/v1/session", get(session::show).post(session::open).delete(session::close));
     // The rest is for callers who may: see `admission::admit`.
     let admitted = Router::new()
-        .route("/models/info", get(tasks::models_info))
+        .route("/models/info", get(models::info))
         .route("/generate", post(tasks::generate))
         .route("/status/{id}", get(tasks::status))
         .route("/download/{id}", get(tasks::download))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::retrieve))
         .route("/v1/videos", get(videos::list).post(videos::create))
         .route("/v1/videos/{id}", get(videos::retrieve).delete(videos::delete))
         .route("/v1/videos/{id}/content", get(videos::video_content))
@@ -56,6 +59,11 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/v1/videos/{id}/pause", post(videos::pause))
         .route("/v1/videos/{id}/resume", post(videos::resume))
+        .route("/v1/videos/{id}/steer", post(steer::steer))
+        .route("/v1/videos/{id}/remix", post(going_on::remix))
+        .route("/v1/videos/{id}/extend", post(going_on::extend))
+        .route("/v1/videos/{id}/branch", post(going_on::branch))
+        .route("/v1/plan", post(plan::plan))
         .route_layer(from_fn_with_state(shared.clone(), admission::admit));
     open.merge(admitted)
         .fallback(no_such_address)
@@ -65,17 +73,6 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .layer(from_fn_with_state(shared.clone(), cors::cors))
         .layer(from_fn(middleware::request_id))
         .with_state(shared)
-}
-
-async fn page() -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, PAGE).into_response()
 }
 
 /// GET /health/ready: a job that came now would be made.

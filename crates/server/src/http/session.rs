@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::admission::{identify, known, now_s};
-use super::asked;
 use super::middleware::own_origin;
 use super::problem::Problem;
+use super::{asked, body};
 use crate::access::Caller;
 use crate::shared::Shared;
 
@@ -34,18 +34,18 @@ pub async fn show(
 pub async fn open(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     own_origin(&headers, &shared.access.origins)?;
     // A form could be sent here by a page of anybody, to make a visitor somebody else.
-    if !asked::is_json(&headers) {
+    if !body::is_json(&headers) {
         let detail =
             "send the key as JSON, {\"key\": \"lr_…\"}, with the content type application/json";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(Problem::new(status, "unsupported_media_type", detail));
     }
-    let body = asked::object(&headers, body).await?;
-    let Some(Value::String(key)) = body.get("key") else {
+    let sent = asked::object(&shared, &headers, sent).await?;
+    let Some(Value::String(key)) = sent.get("key") else {
         return Err(Problem::invalid("key is missing; send {\"key\": \"lr_…\"}"));
     };
     if !shared.access.needs_keys {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -12,7 +11,7 @@ use longreel_jobs::{ArtifactKind, ArtifactName, Format};
 use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
-use super::{asked, videos, view};
+use super::{asked, body, videos, view};
 use crate::access::Caller;
 use crate::shared::{Shared, SlotState};
 
@@ -27,11 +26,11 @@ pub async fn generate(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let mut wanted = asked::object(&headers, body).await?;
+    let mut wanted = body::read(&shared, &headers, body, 0).await?;
     let defaults = &shared.films.model().defaults;
-    let warnings = translate(&mut wanted, (defaults.width, defaults.height))?;
+    let warnings = translate(&mut wanted.keys, (defaults.width, defaults.height))?;
     let job = asked::create(&shared, &caller, wanted, warnings, &headers).await?.into_job();
     Ok(Json(view::task(&job)))
 }
@@ -108,28 +107,6 @@ fn public(slot: SlotState) -> &'static str {
         SlotState::Working => "working",
         SlotState::Down => "down",
     }
-}
-
-/// GET /models/info
-pub async fn models_info(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let model = shared.films.model();
-    let defaults = &model.defaults;
-    Json(json!({
-        "model": model.name,
-        "revision": model.revision,
-        "kind": model.kind,
-        "defaults": {
-            "size": format!("{}x{}", defaults.width, defaults.height),
-            "num_frames": defaults.num_frames,
-            "base_num_frames": defaults.base_num_frames,
-            "overlap_history": defaults.overlap_history,
-            "fps": defaults.fps,
-            "steps": defaults.steps,
-            "guidance_scale": defaults.guidance_scale,
-            "shift": defaults.flow_shift,
-            "negative_prompt": defaults.negative_prompt,
-        },
-    }))
 }
 
 #[cfg(test)]

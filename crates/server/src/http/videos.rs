@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::{asked, content, view};
+use super::{asked, body, content, view};
 use crate::access::Caller;
 use crate::shared::Shared;
 use crate::upkeep;
@@ -25,17 +25,22 @@ pub async fn create(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Response, Problem> {
-    let wanted = asked::object(&headers, body).await?;
-    let created = asked::create(&shared, &caller, wanted, Vec::new(), &headers).await?;
+    let wanted = body::read(&shared, &headers, body, 0).await?;
+    let taken = asked::create(&shared, &caller, wanted, Vec::new(), &headers).await?;
+    created(&shared, taken).await
+}
+
+/// A job that was taken in.
+pub async fn created(shared: &Shared, created: Created) -> Result<Response, Problem> {
     let status = match created {
         Created::New(_) => StatusCode::CREATED,
         Created::Known(_) => StatusCode::OK,
     };
     let job = created.into_job();
     let location = format!("/v1/videos/{}", job.id);
-    Ok((status, [(header::LOCATION, location)], shown(&shared, &job).await?).into_response())
+    Ok((status, [(header::LOCATION, location)], shown(shared, &job).await?).into_response())
 }
 
 /// A job's name as it stands in an address.
@@ -49,7 +54,7 @@ pub fn no_video(id: &str) -> Problem {
     Problem::not_found(format!("there is no video {shown:?}; it may have been deleted"))
 }
 
-async fn shown(shared: &Shared, job: &Job) -> Result<Json<Value>, Problem> {
+pub(super) async fn shown(shared: &Shared, job: &Job) -> Result<Json<Value>, Problem> {
     let position = match job.state {
         JobState::Queued => shared.store.queue_position(job.id).await?,
         _ => None,

@@ -1,0 +1,88 @@
+//! The prompts of a film, as the network is given them: one at a time.
+
+use longreel_kernels::Tensor;
+use longreel_models::{Context, ContextOptions, Transformer};
+use longreel_weights::ModelFolder;
+
+use crate::error::FilmError;
+use crate::events::Observer;
+use crate::request::FilmRequest;
+use crate::texts::Texts;
+
+/// Keys and values of a prompt that are kept for all blocks, at most.
+const CONTEXT_CACHE_BYTES: usize = 1 << 30;
+
+/// Turns prompts into what the network is given. It holds the prompt in force and the negative one,
+/// so that a film of many prompts takes no more memory than one of two.
+pub struct Prompter<'a> {
+    texts: &'a mut Texts,
+    folder: &'a ModelFolder,
+    transformer: &'a Transformer,
+    image_embeds: Option<Tensor>,
+    uncond: Option<Context>,
+    in_force: Option<(String, Context)>,
+}
+
+impl<'a> Prompter<'a> {
+    /// For the prompts of `request`, all of which `texts` has embedded.
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub fn new(
+        texts: &'a mut Texts,
+        folder: &'a ModelFolder,
+        transformer: &'a Transformer,
+        image_embeds: Option<Tensor>,
+        request: &FilmRequest,
+    ) -> Result<Self, FilmError> {
+        let mut prompter =
+            Self { texts, folder, transformer, image_embeds, uncond: None, in_force: None };
+        if let Some(negative) = negative_prompt(request) {
+            prompter.uncond = Some(prompter.context(negative)?);
+        }
+        Ok(prompter)
+    }
+
+    /// Embeds those of `request`'s prompts that are new.
+    ///
+    /// # Errors
+    /// Those of the text encoder.
+    pub fn embed(
+        &mut self,
+        request: &FilmRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<(), FilmError> {
+        self.texts.embed(self.folder, &prompts_of(request), observer)
+    }
+
+    /// What the network is given for `prompt`, and for the negative prompt when guidance is on.
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub fn contexts(&mut self, prompt: &str) -> Result<(&Context, Option<&Context>), FilmError> {
+        let context = match self.in_force.take() {
+            Some((text, context)) if text == prompt => context,
+            _ => self.context(prompt)?,
+        };
+        let (_, cond) = self.in_force.insert((prompt.to_owned(), context));
+        Ok((cond, self.uncond.as_ref()))
+    }
+
+    fn context(&self, prompt: &str) -> Result<Context, FilmError> {
+        let options =
+            ContextOptions { cache_bytes: CONTEXT_CACHE_BYTES, ..ContextOptions::default() };
+        let text = self.texts.get(prompt);
+        Ok(self.transformer.context(text, self.image_embeds.as_ref(), &options)?)
+    }
+}
+
+/// The negative prompt of a film that is made with guidance.
+fn negative_prompt(request: &FilmRequest) -> Option<&str> {
+    (request.guidance_scale > 1.0).then_some(&request.negative_prompt)
+}
+
+/// All texts that a film needs embedded.
+pub fn prompts_of(request: &FilmRequest) -> Vec<&str> {
+    let prompts = request.prompts.iter().map(|p| p.prompt.as_str());
+    prompts.chain(negative_prompt(request)).collect()
+}

@@ -1,0 +1,58 @@
+//! A film that is given other prompts on its way.
+
+use std::sync::Arc;
+
+use super::{Run, pixel_frame};
+use crate::error::{FilmError, PlanError};
+use crate::events::{Change, Observer};
+use crate::request::FilmRequest;
+use crate::run_file::RunFile;
+
+impl Run<'_> {
+    /// Goes on with the prompts of `change`. They are written down before the segment is begun, so
+    /// that a resumed run knows them.
+    pub(super) fn follow(
+        &mut self,
+        change: Change,
+        observer: &mut dyn Observer,
+    ) -> Result<(), FilmError> {
+        if change.prompts == self.plan.request().prompts {
+            return Ok(());
+        }
+        let plan = self.plan.with_prompts(change.prompts)?;
+        self.check_made(plan.request())?;
+        self.prompter.embed(plan.request(), observer)?;
+        let mut file = RunFile::read(&self.folder)?;
+        if let Some(command) = change.command {
+            file.outputs.command = command;
+        }
+        file.request = plan.request().clone();
+        file.write(&self.folder)?;
+        let metadata =
+            Some(self.maker.metadata(plan.request(), self.outputs, &file.outputs.command));
+        self.options.metadata.clone_from(&metadata);
+        if let Some(writer) = &mut self.writer {
+            writer.set_metadata(metadata)?;
+        }
+        self.plan = Arc::new(plan);
+        Ok(())
+    }
+
+    /// What is made stays as it is.
+    fn check_made(&self, now: &FilmRequest) -> Result<(), PlanError> {
+        let before = self.plan.request();
+        for index in 0..self.progress.next_segment {
+            let Some(segment) = self.plan.segments.segment(index) else { break };
+            let frame = pixel_frame(segment.first_new_latent);
+            if before.in_force(frame) != now.in_force(frame) {
+                return Err(PlanError::value(
+                    "the prompt of segment",
+                    index,
+                    "cannot be changed any more, since it is made",
+                    format!("change it from segment {} on", self.progress.next_segment),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

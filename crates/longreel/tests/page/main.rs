@@ -1,0 +1,14 @@
+//! The page, used as people use it: a real Chromium before a real server.
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../command/program.rs"]
+mod program;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../serve/server.rs"]
+mod server;
+
+mod asking;
+mod browser;
+mod looks;
+mod watching;

@@ -1,0 +1,78 @@
+//! What a film would take, with nothing queued.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use longreel_film::PlanSummary;
+use serde_json::{Value, json};
+
+use super::asked;
+use super::body::{self, Asked};
+use super::problem::Problem;
+use super::terms::Terms;
+use crate::access::Caller;
+use crate::shared::Shared;
+
+/// Stands for a prompt that is not written yet; what a film takes does not depend on it.
+const ANY_PROMPT: &str = "any prompt";
+
+/// POST /v1/plan
+pub async fn plan(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let Asked { mut keys, uploads } = body::read(&shared, &headers, body, 0).await?;
+    // They change nothing of the plan, and are refused here as they would be with the film.
+    Terms::take(&shared, &caller, &mut keys).await?;
+    asked::check_model(&shared, &mut keys)?;
+    if keys.get("prompt").is_none_or(|prompt| prompt.as_str().is_some_and(|p| p.trim().is_empty()))
+    {
+        keys.insert("prompt".into(), ANY_PROMPT.into());
+    }
+    let film = asked::planned(&shared, &keys, uploads.folder()).await?;
+    let mut shown = shown(&shared.films.model().name, film.plan.summary());
+    let frames = (0..film.plan.segments().unwrap_or(1))
+        .map_while(|segment| film.plan.first_frame(segment))
+        .take(LISTED_SEGMENTS);
+    shown["first_frames"] = frames.collect();
+    shown["warnings"] = film.warnings.into();
+    shown["command"] = film.command.into();
+    Ok(Json(shown))
+}
+
+/// Segments whose place is listed.
+const LISTED_SEGMENTS: usize = 1_000;
+
+fn shown(model: &str, summary: &PlanSummary) -> Value {
+    let savings = summary.savings.iter().map(|saving| {
+        let (flag, value) = saving.option.split_once(' ').unwrap_or((&saving.option, "true"));
+        json!({
+            "key": flag.trim_start_matches("--").replace('-', "_"),
+            "value": value,
+            "what": saving.what,
+            "expected_seconds": summary.expected_seconds * saving.time_share,
+        })
+    });
+    json!({
+        "object": "plan",
+        "model": model,
+        "size": format!("{}x{}", summary.width, summary.height),
+        "segments": summary.segments,
+        "frames": summary.frames,
+        "film_seconds": summary.film_seconds,
+        "window_latents": summary.window_latents,
+        "tokens": summary.tokens,
+        "rows": summary.rows,
+        "forwards": summary.forwards,
+        "total_flops": summary.total_flops,
+        "memory_bytes": summary.memory_bytes,
+        "disk_bytes": summary.disk_bytes,
+        "expected_seconds": summary.expected_seconds,
+        "savings": savings.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,200 @@
+//! What a worker needs to make a film: the request with the prompts of now, and the files that it
+//! begins with, in the job's folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use longreel_film::{Beginning, FilmPlan, RunFile, StartFrom, run_folder};
+use longreel_jobs::{
+    Artifact, ArtifactError, ArtifactKind, ArtifactName, Format, Job, JobId, WorkerEvent,
+};
+use serde_json::Value;
+
+use crate::films::{Begins, Resolved};
+use crate::protocol::Task;
+use crate::shared::Shared;
+use crate::steering::steered;
+use crate::worker::FILM;
+
+/// What is known and stored before a worker begins.
+pub(crate) struct Prepared {
+    /// For the worker.
+    pub task: Task,
+    /// What is made already, when the film begins with another one.
+    pub events: Vec<WorkerEvent>,
+    /// What is stored of that.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// Why a worker cannot begin.
+pub(crate) enum Unready {
+    /// Never.
+    Refused {
+        /// A stable name.
+        code: String,
+        /// What happened and what to do.
+        message: String,
+    },
+    /// Not now.
+    Later(ArtifactError),
+}
+
+impl From<ArtifactError> for Unready {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::NotFound { .. } => Self::Refused {
+                code: "file_gone".into(),
+                message: format!("{error}; ask for the film again"),
+            },
+            error => Self::Later(error),
+        }
+    }
+}
+
+/// Brings what the film of `job` begins with into its folder.
+pub(crate) async fn prepare(
+    shared: &Arc<Shared>,
+    job: &Job,
+    resolved: &Resolved,
+) -> Result<Prepared, Unready> {
+    let film = steered(shared, job, resolved.request.clone()).await.map_err(|refusal| {
+        Unready::Refused { code: refusal.code.into(), message: refusal.detail }
+    })?;
+    let folder = shared.work_folder(job.id);
+    let mut request = film.plan.request().clone();
+    let input = match &mut request.start {
+        StartFrom::Image(name) | StartFrom::Video(name) => Some(name),
+        StartFrom::Prompt => None,
+    };
+    for name in input.into_iter().chain(&mut request.end_image) {
+        bring_input(shared, job.id, &folder, name).await?;
+    }
+    let mut prepared = Prepared {
+        task: Task { folder: folder.clone(), request, command: film.command, beginning: None },
+        events: Vec::new(),
+        artifacts: left_over(shared, job.id, &folder).await,
+    };
+    let is_begun = RunFile::path(&run_folder(&folder.join(FILM))).exists();
+    if let (Some(begins), Some(parent), false) = (resolved.begins, job.asked.parent, is_begun) {
+        let beginning = bring_beginning(shared, job.id, parent.job, begins, &folder).await?;
+        if job.segments_done < begins.segments {
+            prepared.events = made_before(&film.plan, begins, &beginning.drift).await;
+            let taken_over = take_over(shared, parent.job, job.id, begins).await;
+            prepared.artifacts.extend(taken_over);
+        }
+        prepared.task.beginning = Some(beginning);
+    }
+    Ok(prepared)
+}
+
+/// Puts a picture or video that came with the job into its folder, and its path in the place of its
+/// name.
+async fn bring_input(
+    shared: &Shared,
+    job: JobId,
+    folder: &Path,
+    path: &mut PathBuf,
+) -> Result<(), Unready> {
+    let name = path.to_str().and_then(|name| name.parse::<ArtifactName>().ok());
+    let Some(name) = name else {
+        let message = format!("{} is no file of this video; ask for it again", path.display());
+        return Err(Unready::Refused { code: "file_gone".into(), message });
+    };
+    *path = folder.join(name.to_string());
+    if !path.exists() {
+        shared.artifacts.save(job, name, path).await?;
+    }
+    Ok(())
+}
+
+/// The parent's film, drift and checkpoint, as paths.
+async fn bring_beginning(
+    shared: &Shared,
+    job: JobId,
+    parent: JobId,
+    begins: Begins,
+    folder: &Path,
+) -> Result<Beginning, Unready> {
+    let own = |name| (job, name);
+    let [film, drift] = match begins.copies {
+        Some(copies) => copies.map(own),
+        None => [
+            (parent, ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 }),
+            (parent, ArtifactName { kind: ArtifactKind::Drift, format: Format::Json }),
+        ],
+    };
+    let kind = ArtifactKind::Checkpoint(begins.segments.saturating_sub(1));
+    let checkpoint = (parent, ArtifactName { kind, format: Format::Safetensors });
+    Ok(Beginning {
+        film: local(shared, film, folder).await?,
+        drift: local(shared, drift, folder).await?,
+        checkpoint: local(shared, checkpoint, folder).await?,
+    })
+}
+
+/// Where a stored file can be read, brought here when it is elsewhere.
+async fn local(
+    shared: &Shared,
+    (job, name): (JobId, ArtifactName),
+    folder: &Path,
+) -> Result<PathBuf, Unready> {
+    // Told apart here from other failures.
+    shared.artifacts.size_bytes(job, name).await?;
+    if let Some(path) = shared.artifacts.local_path(job, name) {
+        return Ok(path);
+    }
+    let path = folder.join(format!("beginning-{name}"));
+    if !path.exists() {
+        shared.artifacts.save(job, name, &path).await?;
+    }
+    Ok(path)
+}
+
+/// The segments that are taken over, as if this job had made them.
+async fn made_before(plan: &FilmPlan, begins: Begins, drift: &Path) -> Vec<WorkerEvent> {
+    let looks = tokio::fs::read_to_string(drift).await.unwrap_or_default();
+    let looks = looks.lines().filter_map(|line| {
+        let line = line.trim().trim_end_matches(',');
+        serde_json::from_str::<Value>(line).ok().filter(|look| look.get("segment").is_some())
+    });
+    let looks: Vec<Value> = looks.take(begins.segments as usize).collect();
+    let mut events = Vec::new();
+    for segment in 0..begins.segments {
+        let Some(frames) = plan.first_frame(segment as usize + 1) else { break };
+        events.push(WorkerEvent::SegmentDone { segment, frames });
+        if let Some(drift) = looks.get(segment as usize) {
+            events.push(WorkerEvent::Drift { segment, drift: drift.clone() });
+        }
+    }
+    events
+}
+
+/// Gives the job the parent's pictures and checkpoints of these segments, as far as there are any.
+async fn take_over(shared: &Shared, parent: JobId, job: JobId, begins: Begins) -> Vec<Artifact> {
+    let mut taken = Vec::new();
+    for segment in 0..begins.segments {
+        for (kind, format) in [
+            (ArtifactKind::Preview(segment), Format::Png),
+            (ArtifactKind::Checkpoint(segment), Format::Safetensors),
+        ] {
+            let name = ArtifactName { kind, format };
+            taken.extend(shared.artifacts.copy((parent, name), (job, name)).await.ok());
+        }
+    }
+    taken
+}
+
+/// Stores files of segments that a worker left and a server that died did not store any more.
+async fn left_over(shared: &Shared, job: JobId, folder: &Path) -> Vec<Artifact> {
+    let mut stored = Vec::new();
+    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return stored };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let name = entry.file_name().to_str().and_then(|name| name.parse::<ArtifactName>().ok());
+        let Some(name) = name.filter(|name| name.kind.is_per_segment()) else { continue };
+        if let Ok(artifact) = shared.artifacts.put_file(job, name, &entry.path()).await {
+            let _ = tokio::fs::remove_file(entry.path()).await;
+            stored.push(artifact);
+        }
+    }
+    stored
+}

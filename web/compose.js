@@ -1,0 +1,285 @@
+/* The form: what is asked for, the plan of it while it is written, refusals beside their fields. */
+import { call, Problem } from './api.js';
+import * as attach from './attach.js';
+import { problemBox } from './dialogs.js';
+import { $, bytes, count, duration, icon, make, say, settled } from './dom.js';
+import { added } from './films.js';
+import { keep, kept } from './kept.js';
+import { models } from './models.js';
+import { onLanguage, t } from './text.js';
+
+const PLAN_MS = 350;
+/* A plan is asked for with each change; files beyond this are not sent along. */
+const PLAN_FILES_BYTES = 8e6;
+/* From here on the plan says what would take less. */
+const LONG_SECONDS = 3600;
+const LENGTHS = [2, 5, 10, 30];
+/* Settings beside the first ones: as numbers, or as the choices that there are. */
+const SETTINGS = [
+  { name: 'negative_prompt', type: 'text', wide: true }, { name: 'steps' }, { name: 'guidance_scale' }, { name: 'shift' },
+  { name: 'fps' }, { name: 'num_frames' }, { name: 'base_num_frames' }, { name: 'overlap_history' }, { name: 'addnoise_condition' },
+  { name: 'ar_step' }, { name: 'causal_block_size' },
+  { name: 'solver', choices: ['', 'unipc', 'euler'] }, { name: 'easycache', type: 'checkbox', wide: true },
+];
+/* Names in a refusal that have no field of their own. */
+const ALIASES = { shift: ['flow_shift'], size: ['width', 'height', 'resolution'], seconds: ['length', 'duration'], files: ['end_image', 'image', 'video', 'input_reference'] };
+const SIZES = ['960x544', '544x960', '1280x720', '720x1280'];
+const DRAFT = 'draft';
+
+let go = () => {};
+let planning = null;
+/* Files that come with the film and the plan of them, or that there is no such address. */
+let canPlan = true;
+
+const value = id => $(id).value.trim();
+const setting = name => $(`set-${name}`);
+
+/** What is asked for, as JSON without the files. */
+function asked() {
+  const body = { prompt: $('prompt').value };
+  const later = [...$('later').children].map(row => [row.querySelector('.at').value.trim(), row.querySelector('.what').value.trim()])
+    .filter(([, what]) => what);
+  if (later.length) body.prompt_at = later.map(([at, what]) => `${/^[\d.]*$/.test(at) ? `${at || '0'}s` : at}:${what}`);
+  const size = $('size').value === 'own' ? value('size-own') : $('size').value;
+  if (size) body.size = size.replace(/\s/g, '').replace(/[×*]/, 'x');
+  for (const { name, type } of SETTINGS) {
+    const input = setting(name);
+    if (type === 'checkbox') { if (input.checked) body[name] = true; } else if (input.value.trim()) body[name] = input.value.trim();
+  }
+  if (value('seconds')) body.seconds = value('seconds');
+  if (value('seed')) body.seed = value('seed');
+  const model = value('model');
+  if (model && model !== models.served) body.model = model;
+  return body;
+}
+
+function withFiles(body, files) {
+  if (!files.size) return body;
+  const form = new FormData();
+  for (const [name, of] of Object.entries(body)) for (const one of [of].flat()) form.append(name, one);
+  for (const [name, { file }] of files) form.append(name, file, file.name);
+  return form;
+}
+
+function unmark() {
+  for (const error of document.querySelectorAll('#ask .field-error:not(.kept)')) say(error, '');
+  for (const input of document.querySelectorAll('#ask [aria-invalid]')) input.removeAttribute('aria-invalid');
+}
+
+/** The field that a refusal names first. */
+function fieldOf(problem) {
+  let best = null;
+  for (const field of document.querySelectorAll('#ask [data-field]')) {
+    const name = field.dataset.field;
+    for (const word of [name, ...(ALIASES[name] || [])]) {
+      const at = problem.detail.search(new RegExp(`(^|[^\\w])${word}([^\\w]|$)`));
+      if (at >= 0 && (!best || at < best.at)) best = { field, at };
+    }
+  }
+  return best?.field;
+}
+
+/** Beside the field where there is one, else above the button. */
+function refuse(problem, { quietly = false } = {}) {
+  if (problem.name === 'AbortError') return;
+  const clients = problem.status === 400 || problem.status === 413 || problem.status === 422;
+  const field = clients && problem instanceof Problem ? fieldOf(problem) : null;
+  if (!field) {
+    $('problem').replaceChildren(...problemBox(problem).childNodes);
+    $('problem').hidden = false;
+    return;
+  }
+  say(field.querySelector('.field-error:not(.kept)'), problem.detail);
+  const input = field.querySelector('textarea, input:not([hidden]), select');
+  input?.setAttribute('aria-invalid', 'true');
+  if ($('settings').contains(field)) $('advanced').open = true;
+  if (!quietly) input?.focus();
+}
+
+const heavy = files => [...files.values()].reduce((sum, { file }) => sum + file.size, 0) > PLAN_FILES_BYTES;
+
+async function plan() {
+  planning?.abort();
+  const body = asked();
+  if (!canPlan || !body.prompt.trim()) {
+    unmark();
+    $('plan').hidden = $('plan-notes').hidden = true;
+    return;
+  }
+  const control = planning = new AbortController();
+  const files = attach.files(), without = heavy(files);
+  try {
+    const answer = await call('POST', 'v1/plan', without ? body : withFiles(body, files), { signal: control.signal, once: false });
+    unmark();
+    $('problem').hidden = true;
+    showPlan(answer, without);
+  } catch (error) {
+    if (error.name === 'AbortError') return;
+    $('plan').hidden = $('plan-notes').hidden = true;
+    if (error.status === 404 || error.status === 405) {
+      canPlan = false;
+      return;
+    }
+    unmark();
+    if (error.status === 400 && !without) refuse(error, { quietly: true });
+  } finally { if (planning === control) planning = null; }
+}
+
+function showPlan(answer, without) {
+  const frames = answer.frames ?? answer.num_frames, segments = answer.segments?.length ?? answer.segments;
+  const words = [
+    segments && t('planSegments', count(segments)), frames && t('planFrames', count(frames)),
+    answer.expected_seconds && t('planTime', duration(answer.expected_seconds)),
+    answer.memory_bytes && t('planMemory', bytes(answer.memory_bytes)), answer.disk_bytes && t('planDisk', bytes(answer.disk_bytes)),
+  ].filter(Boolean);
+  say($('plan'), words.join(' · '));
+  const notes = [...(answer.warnings || []), ...(answer.notes || [])];
+  if (answer.expected_seconds > LONG_SECONDS) notes.push(t('planLonger'));
+  if (without) notes.push(t('planFiles'));
+  $('plan-notes').replaceChildren(...notes.map(note => make('li', { textContent: note })));
+  $('plan-notes').hidden = !notes.length;
+}
+
+const planSoon = settled(PLAN_MS, plan);
+
+function changed() {
+  $('problem').hidden = true;
+  $('size-own').hidden = $('size').value !== 'own';
+  for (const chip of $('lengths').children) chip.setAttribute('aria-pressed', String(chip.value === value('seconds')));
+  keep(DRAFT, JSON.stringify(asked()));
+  planSoon();
+}
+
+async function send(event) {
+  event.preventDefault();
+  const send = $('make');
+  if (send.disabled) return;
+  // The answer to this request is what counts; a plan that comes later must not wipe it away.
+  planSoon.cancel();
+  planning?.abort();
+  unmark();
+  $('problem').hidden = true;
+  send.disabled = true;
+  send.textContent = t('making');
+  try {
+    const video = await call('POST', 'v1/videos', withFiles(asked(), attach.files()));
+    attach.clear();
+    added(video);
+    go(video.id);
+  } catch (error) { refuse(error); } finally {
+    send.disabled = false;
+    send.textContent = t('make');
+  }
+}
+
+function addPrompt(at = '', what = '') {
+  const remove = make('button', { type: 'button', className: 'icon-button', 'aria-label': t('removePrompt'), title: t('removePrompt') }, icon('close'));
+  const row = make('li', {},
+    make('span', { textContent: t('promptAt') }),
+    make('input', { className: 'at', type: 'text', inputMode: 'decimal', value: at, 'aria-label': t('promptAtTime'), placeholder: '0' }),
+    make('span', { textContent: t('seconds') }),
+    remove, make('textarea', { className: 'what', rows: 2, value: what, placeholder: t('promptAtHint'), 'aria-label': t('promptAtHint') }));
+  remove.onclick = () => { row.remove(); $('add-prompt').focus(); changed(); };
+  $('later').append(row);
+  return row;
+}
+
+function drawModels() {
+  const select = $('model'), was = select.value;
+  select.replaceChildren(...models.list.map(model => new Option(model.id, model.id)));
+  select.value = models.list.some(model => model.id === was) ? was : models.served || '';
+  select.disabled = models.list.length < 2;
+  drawSizes();
+}
+
+function drawSizes() {
+  const own = models.defaults?.size, select = $('size'), was = select.value;
+  const [width, height] = (own || '').split('x').map(Number);
+  const others = Math.min(width, height) < 400 ? [[2, 1], [1, 2]].map(([x, y]) => `${width * x}x${height * y}`) : SIZES;
+  const sizes = [...new Set(own && width !== height ? [`${height}x${width}`, ...others] : others)].filter(size => size !== own);
+  select.replaceChildren(new Option(own ? own.replace('x', ' × ') : t('lengthOwn'), ''),
+    ...sizes.map(size => new Option(size.replace('x', ' × '), size)), new Option(t('sizeOther'), 'own'));
+  select.value = [...select.options].some(option => option.value === was) ? was : '';
+  for (const { name } of SETTINGS) {
+    const own = models.defaults?.[name];
+    if (own !== undefined && own !== '' && 'placeholder' in setting(name)) setting(name).placeholder = String(own);
+  }
+  if (models.defaults?.num_frames) $('seconds').placeholder = (models.defaults.num_frames / models.defaults.fps).toFixed(1);
+}
+
+function drawSettings() {
+  if ($('settings').children.length) {
+    for (const { name, type } of SETTINGS) {
+      $('settings').querySelector(`[for=set-${name}]`).textContent = t(name);
+      if (!type && 'placeholder' in setting(name)) setting(name).placeholder = t('lengthOwn');
+    }
+    setting('solver').options[0].textContent = t('lengthOwn');
+    return;
+  }
+  for (const { name, type = 'number', choices, wide } of SETTINGS) {
+    const id = `set-${name}`;
+    const input = choices ? make('select', { id }, ...choices.map(choice => new Option(choice || t('lengthOwn'), choice)))
+      : make('input', { id, type: type === 'number' ? 'text' : type, inputMode: type === 'number' ? 'decimal' : undefined, autocomplete: 'off',
+        placeholder: type === 'number' ? t('lengthOwn') : '' });
+    const label = make('label', { htmlFor: id, textContent: t(name) });
+    $('settings').append(make('div', { className: `field${wide ? ' wide' : ''}${type === 'checkbox' ? ' check' : ''}`, dataset: { field: name } },
+      ...(type === 'checkbox' ? [input, label] : [label, input]), make('p', { className: 'field-error', hidden: true })));
+  }
+}
+
+/** Fills the form with these parameters, as `asked` gives them. */
+export function fill(body) {
+  $('prompt').value = body.prompt || '';
+  $('later').replaceChildren();
+  for (const change of [body.prompt_at || []].flat()) {
+    const [, at, what] = /^([^:]*):([^]*)$/.exec(change) || [];
+    if (what !== undefined) addPrompt(at.replace(/^([\d.]+)s$/, '$1'), what);
+  }
+  const known = [...$('size').options].some(option => option.value === body.size);
+  $('size').value = body.size ? (known ? body.size : 'own') : '';
+  $('size-own').value = body.size && !known ? body.size : '';
+  for (const { name, type } of SETTINGS) {
+    if (type === 'checkbox') setting(name).checked = Boolean(body[name]);
+    else setting(name).value = body[name] ?? '';
+  }
+  $('seconds').value = body.seconds ?? '';
+  $('seed').value = body.seed ?? '';
+  changed();
+}
+
+/** Puts a prompt into the form and the cursor behind it. */
+export function suggest(prompt) {
+  $('prompt').value = prompt;
+  $('prompt').focus();
+  $('prompt').setSelectionRange(prompt.length, prompt.length);
+  changed();
+}
+
+/** `show` is called with the id of a film that was taken in. */
+export function start(show) {
+  go = show;
+  drawSettings();
+  $('dice').append(icon('dice'));
+  $('dice').onclick = () => { $('seed').value = String(crypto.getRandomValues(new Uint32Array(1))[0]); changed(); };
+  for (const seconds of LENGTHS) {
+    $('lengths').append(make('button', { type: 'button', className: 'chip', value: String(seconds), onclick: () => {
+      $('seconds').value = value('seconds') === String(seconds) ? '' : String(seconds);
+      setting('num_frames').value = '';
+      changed();
+    } }));
+  }
+  const lengths = () => { for (const chip of $('lengths').children) chip.textContent = t('lengthOf', chip.value); };
+  lengths();
+  $('add-prompt').prepend(icon('plus'));
+  $('add-prompt').onclick = () => addPrompt().querySelector('.at').focus();
+  $('ask').addEventListener('input', changed);
+  $('ask').addEventListener('submit', send);
+  $('ask').addEventListener('keydown', event => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('ask').requestSubmit();
+  });
+  attach.start(changed, words => say($('file-error'), words));
+  models.onChange(drawModels);
+  drawModels();
+  onLanguage(() => { drawSettings(); drawModels(); lengths(); changed(); });
+  try { fill(JSON.parse(kept(DRAFT)) || {}); } catch { changed(); }
+}

@@ -1,0 +1,23 @@
+/* The models of the service and what stands where nothing is asked for. */
+import { get, getIfThere } from './api.js';
+
+const listeners = new Set();
+
+export const models = {
+  /** As `GET /v1/models` lists them; of an older service the one that it serves. */
+  list: [],
+  /** The name of the one that makes films when none is named. */
+  served: null,
+  defaults: null,
+  kind: '',
+  revision: '',
+  onChange: listener => listeners.add(listener),
+  offChange: listener => listeners.delete(listener),
+};
+
+export async function load() {
+  const [info, all] = await Promise.all([get('models/info'), getIfThere('v1/models')]);
+  Object.assign(models, { served: info.model, defaults: info.defaults, kind: info.kind, revision: info.revision });
+  models.list = all?.data?.length ? all.data : [{ id: info.model }];
+  for (const listener of listeners) listener();
+}

@@ -1,0 +1,70 @@
+/* The service and its models. */
+import { isConnected } from './api.js';
+import { button, bytes, make, say } from './dom.js';
+import { toastProblem } from './dialogs.js';
+import { health, news, queue } from './films.js';
+import { models } from './models.js';
+import { isKeyed, isSignedIn, signOut } from './session.js';
+import { t } from './text.js';
+
+const WORKERS = { idle: 'workerIdle', working: 'workerWorking', starting: 'workerStarting', down: 'workerDown' };
+
+/** How the service is, as a word of `text` and as a name for styles. */
+export function condition() {
+  if (!isConnected()) return ['offlineShort', 'failed'];
+  if (!health) return ['starting', 'queued'];
+  if (health.workers?.includes('working')) return ['working', 'running'];
+  if (health.workers?.length && health.workers.every(worker => worker === 'down')) return ['down', 'failed'];
+  return health.status === 'healthy' ? ['ready', 'completed'] : ['starting', 'queued'];
+}
+
+function list(rows) {
+  return make('dl', {}, ...rows.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) =>
+    make('div', {}, make('dt', { textContent: name }), make('dd', {}, value instanceof Node ? value : String(value)))));
+}
+
+function modelCard(model) {
+  const isServed = model.id === models.served, own = isServed ? models.defaults : model.defaults;
+  const state = isServed ? 'served' : model.installed === false || model.state === 'available' ? 'available' : 'installed';
+  const fits = model.fits ?? model.memory?.fits;
+  const memory = model.memory_bytes ?? model.memory?.bytes;
+  const defaults = own && [own.size?.replace('x', ' × '), own.num_frames && own.fps && t('lengthOf', (own.num_frames / own.fps).toFixed(1)),
+    own.fps && `${own.fps} fps`, own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
+  return make('li', { className: 'model' }, make('h3', { textContent: model.id }), make('span', { className: 'badge', dataset: { tone: isServed ? 'completed' : 'queued' }, textContent: t(state) }),
+    list([[t('kind'), isServed ? models.kind : model.kind], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
+      [t('memory'), memory && [bytes(memory), fits === undefined ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]));
+}
+
+export function show(main) {
+  const title = make('h1'), modelsTitle = make('h2');
+  const facts = make('div', { className: 'details' }), all = make('ul', { className: 'models' });
+  const out = button('', () => signOut().catch(toastProblem));
+  main.append(make('div', { className: 'service' }, title, facts, out, modelsTitle, all));
+  let drawn = '';
+  function draw() {
+    const key = JSON.stringify([health, queue.ids.length, isConnected(), models.list, t('language'), isSignedIn()]);
+    if (drawn === key) return;
+    drawn = key;
+    say(title, t('serviceTitle'));
+    say(modelsTitle, t('models'));
+    out.textContent = t('signOut');
+    out.hidden = !isKeyed() || !isSignedIn();
+    const [word, tone] = condition();
+    const workers = (health?.workers || []).map(worker => t(WORKERS[worker] || worker)).join(', ');
+    const address = new URL('v1', document.baseURI.split('#')[0]).href;
+    facts.replaceChildren(list([[t('state'), make('span', { className: 'badge', dataset: { tone }, textContent: t(word) })], [t('workers'), workers],
+      [t('queue'), t('queueOf', Math.max(0, queue.ids.length - (health?.workers || []).filter(worker => worker === 'working').length))], [t('version'), health?.version],
+      [t('address'), make('code', { textContent: address })]]));
+    all.replaceChildren(...models.list.map(modelCard));
+  }
+  for (const name of ['health', 'lists']) news.addEventListener(name, draw);
+  models.onChange(draw);
+  draw();
+  return {
+    draw: () => { drawn = ''; draw(); },
+    close() {
+      for (const name of ['health', 'lists']) news.removeEventListener(name, draw);
+      models.offChange(draw);
+    },
+  };
+}
