@@ -69,11 +69,22 @@ impl SigningSecret {
     /// `webhook-timestamp`; the body is signed byte for byte as it is sent. While a secret is being
     /// replaced, the header takes the signatures of both, a space between them.
     pub fn sign(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
+        format!("v1,{}", STANDARD.encode(self.mac(id, timestamp_s, body).finalize().into_bytes()))
+    }
+
+    /// Whether `signature`, one as [`Self::sign`] gives it, is that of this message. Takes the same
+    /// time wherever the first difference is.
+    pub fn verify(&self, signature: &str, id: &str, timestamp_s: i64, body: &[u8]) -> bool {
+        let given = signature.strip_prefix("v1,").and_then(|given| STANDARD.decode(given).ok());
+        given.is_some_and(|given| self.mac(id, timestamp_s, body).verify_slice(&given).is_ok())
+    }
+
+    fn mac(&self, id: &str, timestamp_s: i64, body: &[u8]) -> Hmac<Sha256> {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(format!("{id}.{timestamp_s}.").as_bytes());
         mac.update(body);
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        mac
     }
 }
 
@@ -95,6 +106,21 @@ mod tests {
             secret.sign("msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", 1_649_367_553, body),
             "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw="
         );
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_message_alone() {
+        let secret = SigningSecret::generate(&crate::RandomIds::default()).unwrap();
+        let other = SigningSecret::generate(&crate::RandomIds::default()).unwrap();
+        let signature = secret.sign("a", 7, b"body");
+        assert!(secret.verify(&signature, "a", 7, b"body"));
+        assert!(!other.verify(&signature, "a", 7, b"body"));
+        for (id, at, body) in [("b", 7, "body"), ("a", 8, "body"), ("a", 7, "bodY"), ("a", 7, "")] {
+            assert!(!secret.verify(&signature, id, at, body.as_bytes()), "{id} {at} {body}");
+        }
+        for given in ["", "v1,", "v1,AAAA", "v2,x", &signature[3..], &signature[..20]] {
+            assert!(!secret.verify(given, "a", 7, b"body"), "{given}");
+        }
     }
 
     #[test]

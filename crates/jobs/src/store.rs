@@ -313,6 +313,12 @@ pub trait KeyStore: Send + Sync {
     /// [`StoreError::Key`] when it is unknown, revoked or expired.
     async fn verify_key(&self, secret: &str) -> Result<ApiKey, StoreError>;
 
+    /// The key of this id, for whoever proved before that it is theirs.
+    ///
+    /// # Errors
+    /// [`StoreError::Key`] when it is unknown, revoked or expired.
+    async fn check_key(&self, key: KeyId) -> Result<ApiKey, StoreError>;
+
     /// All keys, revoked ones included, the newest first.
     ///
     /// # Errors

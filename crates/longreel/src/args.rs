@@ -5,12 +5,12 @@
 //! is a switch, typed `--portrait` or, against a layer below, `--portrait=off`: [`crate::settings`]
 //! makes it so for all of them.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longreel_weights::WeightDtype;
 
+use crate::serve_args::{KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs};
 use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps};
 
 /// Films of any length from a prompt, made on this machine.
@@ -45,15 +45,6 @@ Examples:
 Every flag is also LONGREEL_… in the environment and a key of longreel.toml; `longreel --help` says
 how.";
 
-const SERVE_EXAMPLES: &str = "\
-Examples:
-  longreel serve                                  then open http://127.0.0.1:8000
-  longreel serve --model SkyReels-V2-DF-1.3B-540P --data /srv/films
-  curl http://127.0.0.1:8000/v1/videos -H 'content-type: application/json' \\
-       -d '{\"prompt\": \"a red circle moves right on a blue background\", \"seconds\": 10}'
-
-Ctrl-C ends it after the segments in work, twice at once; films go on with the next start.";
-
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a film from a prompt, an image or a video
@@ -69,6 +60,9 @@ pub enum Command {
     /// Take requests for films over HTTP and make them, with a page to watch them
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
+    /// Make, list and revoke API keys of a server, while it runs or before
+    #[command(after_help = KEYS_EXAMPLES, arg_required_else_help = true)]
+    Keys(KeysArgs),
     /// Make films as `serve` says on stdin
     #[command(hide = true)]
     Worker,
@@ -396,25 +390,6 @@ pub struct ResumeArgs {
     /// The film that was interrupted
     #[arg(value_name = "FILM")]
     pub film: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// Address and port [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Server")]
-    pub listen: Option<SocketAddr>,
-    /// Folder of the database and the films [default: longreel-data]
-    #[arg(long, value_name = "FOLDER", help_heading = "Server")]
-    pub data: Option<PathBuf>,
-    /// Films made at once, each in a process with a model of its own [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Server",
-        value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub workers: Option<u16>,
-    /// A worker that gives no sign of life for so long is replaced [default: 1m]
-    #[arg(long, value_name = "TIME", help_heading = "Server")]
-    pub worker_timeout: Option<Span>,
-    #[command(flatten)]
-    pub model: ModelArgs,
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,13 @@
 //! `args` says what can be typed, `settings` puts environment and settings file beneath it, `resolve`
 //! turns it into a request in one step, `run` hands that to the engine and `report` says what happens.
 
+mod amounts;
 mod args;
 mod demo;
 mod films;
 mod inspect;
 mod interrupt;
+mod keys;
 mod outcome;
 mod outputs;
 mod remake;
@@ -15,6 +17,7 @@ mod report;
 mod resolve;
 mod run;
 mod serve;
+mod serve_args;
 mod settings;
 mod shell;
 mod story;
@@ -70,6 +73,7 @@ fn run(cli: &Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Resume(args) => run::go_on(&args.film, verbosity, screen),
         Command::Plan(args) => run::plan(args, verbosity),
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
+        Command::Keys(args) => keys::keys(args, verbosity.json),
         Command::Worker => serve::work(),
         Command::Inspect(args) => inspect::inspect(&args.path, verbosity.json),
     }

@@ -1,23 +1,35 @@
 //! `longreel serve`, and the workers under it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use longreel_server::{ServeError, ServeOptions, WorkerCommand};
+use longreel_jobs::{Limits, OwnerLimits, RateLimit, Retention, SigningSecret};
+use longreel_server::{AccessOptions, Origins, ServeError, ServeOptions, WorkerCommand};
 
-use crate::args::{Common, ServeArgs};
+use crate::amounts::{Bytes, Days, Rate};
+use crate::args::Common;
 use crate::films::TypedFilms;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
 use crate::run;
+use crate::serve_args::ServeArgs;
 use crate::values::Span;
 
 const PORT: u16 = 8000;
-const DATA: &str = "longreel-data";
+/// The data folder, where none is said.
+pub const DATA: &str = "longreel-data";
+/// The variable that holds the secret of webhooks, where no file does.
+const WEBHOOK_SECRET: &str = "LONGREEL_WEBHOOK_SECRET";
 const WORKER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a key may call that was made without a rate of its own.
+const RATE: Rate = Rate { per_minute: 1_200, burst: 300 };
+/// Longest body of a request: a prompt has room in it, a picture has not.
+const BODY: Bytes = Bytes(1 << 20);
+/// How long what a request waits for may take when the server has ended.
+const END_TIME: Duration = Duration::from_secs(1);
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<u8> {
@@ -32,6 +44,16 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         worker: worker_command(common, workers)?,
         patience: patience(args.worker_timeout)?,
         engine,
+        max_growth: args.worker_max_growth.map(|Bytes(bytes)| bytes),
+        access: access(args)?,
+        limits: limits(args)?,
+        body_bytes: body_bytes(args.max_body)?,
+        retention: Retention {
+            max_age_ms: args.keep_days.map(Days::ms),
+            max_total_bytes: args.keep_bytes.map(|Bytes(bytes)| bytes),
+        },
+        webhook_secret: webhook_secret(args.webhook_secret_file.as_deref())?,
+        allow_private: args.allow_private_webhooks == Some(true),
     };
     let model = longreel_server::Films::model(&films).name.clone();
     let listening = move |address: SocketAddr| match verbosity {
@@ -48,11 +70,15 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         .build()
         .context("cannot start the threads of the server")?;
     let served = runtime.block_on(longreel_server::serve(options, Arc::new(films), listening));
+    // A receiver of a webhook that does not answer is not waited for.
+    runtime.shutdown_timeout(END_TIME);
     match served {
         Ok(()) => Ok(EXIT_DONE),
-        Err(error @ (ServeError::NotLoopback { .. } | ServeError::Listen { .. })) => {
+        Err(error @ (ServeError::NoKeys { .. } | ServeError::Listen { .. })) => {
             Err(bad_input(format!("--listen: {error}")))
         }
+        Err(error @ ServeError::AnyOrigin) => Err(bad_input(format!("--cors-origin: {error}"))),
+        Err(error @ ServeError::Secret(_)) => Err(bad_input(error.to_string())),
         Err(error @ (ServeError::InUse { .. } | ServeError::Data { .. })) => {
             Err(bad_input(format!("--data: {error}")))
         }
@@ -79,6 +105,63 @@ fn worker_command(common: &Common, workers: usize) -> Result<WorkerCommand> {
         arguments.extend(["--config".into(), config.into()]);
     }
     Ok(WorkerCommand { program, arguments })
+}
+
+fn access(args: &ServeArgs) -> Result<AccessOptions> {
+    let Rate { per_minute, burst } = args.rate_limit.unwrap_or(RATE);
+    let origins = Origins::new(&args.cors_origin);
+    Ok(AccessOptions {
+        require_keys: args.require_keys == Some(true),
+        origins: origins.map_err(|error| bad_input(format!("--cors-origin: {error}")))?,
+        rate_limit: RateLimit { per_minute, burst },
+    })
+}
+
+fn limits(args: &ServeArgs) -> Result<Limits> {
+    let usual = Limits::default();
+    let at_least_one = |flag: &str, typed: Option<u64>, usual: u64| match typed {
+        Some(0) => Err(bad_input(format!("{flag} 0: nothing would be taken in; use 1 or more"))),
+        typed => Ok(typed.unwrap_or(usual)),
+    };
+    let owner = usual.owner;
+    Ok(Limits {
+        queue_length: at_least_one("--queue-length", args.queue_length, usual.queue_length)?,
+        owner: OwnerLimits {
+            queued: at_least_one("--owner-queued", args.owner_queued, owner.queued)?,
+            running: at_least_one("--owner-running", args.owner_running, owner.running)?,
+            frames: match args.max_frames {
+                Some(_) => Some(at_least_one("--max-frames", args.max_frames, 1)?),
+                None => owner.frames,
+            },
+        },
+    })
+}
+
+fn body_bytes(typed: Option<Bytes>) -> Result<usize> {
+    let Bytes(bytes) = typed.unwrap_or(BODY);
+    match usize::try_from(bytes) {
+        Ok(bytes) if (1 << 10..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err(bad_input(format!(
+            "--max-body {bytes}: it can be 1KiB to 1GiB; a body is held in memory"
+        ))),
+    }
+}
+
+/// The secret of webhooks that somebody gave; `None` where it is that of the data folder.
+pub fn webhook_secret(file: Option<&Path>) -> Result<Option<SigningSecret>> {
+    let variable = std::env::var_os(WEBHOOK_SECRET).filter(|secret| !secret.is_empty());
+    match (file, variable) {
+        (None, None) => Ok(None),
+        (Some(file), None) => longreel_server::read_secret(file)
+            .map(Some)
+            .map_err(|e| bad_input(format!("--webhook-secret-file: {e}"))),
+        (None, Some(secret)) => SigningSecret::parse(&secret.to_string_lossy())
+            .map(Some)
+            .map_err(|e| bad_input(format!("{WEBHOOK_SECRET}: {e}"))),
+        (Some(_), Some(_)) => Err(bad_input(format!(
+            "--webhook-secret-file and {WEBHOOK_SECRET} contradict each other; keep one"
+        ))),
+    }
 }
 
 fn patience(typed: Option<Span>) -> Result<Duration> {

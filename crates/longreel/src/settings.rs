@@ -58,7 +58,7 @@ fn parse_in(
     let command = command();
     let typed = command.clone().try_get_matches_from(&words).map_err(clap)?;
     let (name, flags) = typed.subcommand().ok_or_else(|| {
-        Ended::Settings(bad_input("name a command: generate, resume, plan, serve or inspect"))
+        Ended::Settings(bad_input("name a command: generate, resume, plan, serve, keys or inspect"))
     })?;
     let typed_flags = typed_flags(&command, name, flags);
     refuse_rivals(&typed_flags, flags).map_err(Ended::Settings)?;
@@ -184,7 +184,10 @@ pub fn command() -> Command {
             names.filter(|n| n.contains('-')).map(|n| n.replace('-', "_")).collect();
         arg.aliases(aliases)
     };
-    Cli::command().mut_args(complete).mut_subcommands(move |c| c.mut_args(complete))
+    let all = move |command: Command| {
+        command.mut_args(complete).mut_subcommands(move |c| c.mut_args(complete))
+    };
+    all(Cli::command()).mut_subcommands(all)
 }
 
 /// Every key, and whether it may have several values.

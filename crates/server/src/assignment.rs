@@ -540,10 +540,10 @@ impl<'a> Assignment<'a> {
         match job {
             Ok(job) => {
                 tracing::info!(job = %job.id, state = %job.state, paused = job.paused, "let go");
+                // Somebody waits for the job, or for the report of its end.
+                self.shared.wake();
                 if job.state.is_final() {
                     upkeep::tidy_up(self.shared, &job).await;
-                } else {
-                    self.shared.wake();
                 }
             }
             Err(StoreError::LeaseLost { .. }) if self.lost => {}

@@ -4,6 +4,7 @@
 //! - [`serve`]: the service: takes jobs in over HTTP, keeps them in a database in its data folder, and
 //!   has them made by workers.
 //! - [`Films`]: how a request in JSON becomes a film; the program implements it.
+//! - [`AccessOptions`]: who may call, and how often.
 //! - [`worker`]: a process that holds a model and makes one film at a time. The server starts as many
 //!   as it is told to, gives them jobs, and starts new ones in the place of those that die.
 //!
@@ -19,7 +20,10 @@
 //! of it sees to. A worker whose server is gone ends by itself.
 #![warn(missing_docs)]
 
+mod access;
+mod addresses;
 mod assignment;
+mod fetch;
 mod films;
 mod http;
 mod live;
@@ -31,8 +35,11 @@ mod shared;
 mod steering;
 mod supervisor;
 mod upkeep;
+mod webhooks;
 pub mod worker;
 
+pub use access::{AccessOptions, OriginError, Origins, SecretFileError, read_secret, secret_in};
+pub use fetch::{Answered, FetchError, Fetched, Fetcher};
 pub use films::{Film, Films, Inputs, ModelInfo, Refusal};
 pub use process::WorkerCommand;
-pub use serve::{ServeError, ServeOptions, serve};
+pub use serve::{DATABASE, ServeError, ServeOptions, WEBHOOK_SECRET, serve};

@@ -85,6 +85,15 @@ impl WorkerProcess {
         self.child.id()
     }
 
+    /// Memory that is this process's alone, in bytes: what it has asked for and not given back. Weights
+    /// that are read from their file as they are needed do not count, the system takes those back by
+    /// itself. `None` where the system does not say.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    }
+
     /// Gives an order. A worker that is gone does not get it; [`Self::hear`] says so.
     pub async fn order(&mut self, order: &Order) {
         let Some(stdin) = &mut self.stdin else { return };
@@ -221,6 +230,23 @@ mod tests {
         assert!(reason.contains("exit code 3") && reason.contains("oh no"), "{reason}");
     }
 
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn memory_that_a_worker_holds_is_counted() {
+        // The text is held in a variable of the shell.
+        let script = r#"echo '{"event":"alive"}'; echo '{"event":"ready","seconds":1.0}'; read go;
+            a=$(head -c 30000000 /dev/zero | tr '\0' x); echo '{"event":"ready","seconds":2.0}'
+            read go; echo ${#a}"#;
+        let mut process =
+            WorkerProcess::spawn(&shell(script), Duration::from_secs(60)).expect("a shell");
+        assert_eq!(process.hear().await, Heard::Told(Told::Ready { seconds: 1.0, is_warm: false }));
+        let before = process.memory_bytes().expect("Linux says");
+        process.order(&Order::Stop { when: crate::protocol::When::Now }).await;
+        assert_eq!(process.hear().await, Heard::Told(Told::Ready { seconds: 2.0, is_warm: false }));
+        let after = process.memory_bytes().expect("Linux says");
+        assert!(after > before + 25_000_000, "{before} {after}");
+    }
+
     #[tokio::test]
     async fn a_worker_that_says_nothing_is_killed_and_one_that_is_alive_is_not() {
         let short = Duration::from_secs(3);
@@ -228,6 +254,9 @@ mod tests {
         assert!(reason.contains("said nothing"), "{reason}");
         let alive = r#"for i in 1 2 3 4 5 6 7 8; do echo '{"event":"alive"}'; sleep 0.5; done
             echo '{"event":"ready","seconds":1.0}'; sleep 60"#;
-        assert_eq!(heard(alive, short).await, Heard::Told(Told::Ready { seconds: 1.0 }));
+        assert_eq!(
+            heard(alive, short).await,
+            Heard::Told(Told::Ready { seconds: 1.0, is_warm: false })
+        );
     }
 }

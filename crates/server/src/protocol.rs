@@ -127,10 +127,13 @@ pub enum Told {
     },
     /// The worker is alive, whatever it is doing.
     Alive,
-    /// The model is loaded and has made a very short film.
+    /// The model is loaded.
     Ready {
         /// Seconds this took.
         seconds: f64,
+        /// It has made a very short film, so that all it needs is loaded.
+        #[serde(default)]
+        is_warm: bool,
     },
     /// The film in work came to an end; or, before [`Told::Ready`], the worker cannot start.
     Ended {
@@ -152,6 +155,8 @@ pub enum Tell {
     Ready {
         /// Seconds this took.
         seconds: f64,
+        /// See [`Told::Ready`].
+        is_warm: bool,
     },
     /// See [`Told::Warning`].
     Warning {
@@ -247,6 +252,7 @@ mod tests {
         let failed = Outcome::Failed { code: "disk_full".into(), message: "no room".into() };
         assert_eq!(told(&Tell::Ended { outcome: failed.clone() }), Told::Ended { outcome: failed });
         assert_eq!(told(&Tell::Alive), Told::Alive);
-        assert_eq!(told(&Tell::Ready { seconds: 0.5 }), Told::Ready { seconds: 0.5 });
+        let (seconds, is_warm) = (0.5, true);
+        assert_eq!(told(&Tell::Ready { seconds, is_warm }), Told::Ready { seconds, is_warm });
     }
 }

@@ -9,22 +9,31 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use longreel_film::EngineOptions;
-use longreel_jobs::{ArtifactError, Artifacts, SqliteStore, StoreError, StoreOptions};
+use longreel_jobs::{
+    ArtifactError, Artifacts, Clock, KeyStore, Limits, Retention, SigningSecret, SqliteStore,
+    StoreError, StoreOptions, SystemClock,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::access::{Access, AccessOptions, SecretFileError, secret_in};
+use crate::fetch::Fetcher;
 use crate::films::Films;
 use crate::http;
 use crate::live::Live;
 use crate::process::WorkerCommand;
 use crate::shared::{Ending, Shared, Slots, remove_folder};
-use crate::{supervisor, upkeep};
+use crate::{supervisor, upkeep, webhooks};
 
 /// Files that may be open at once, where the system lets us have as many.
 #[cfg(unix)]
 const FILES_MAX: u64 = 65_536;
+/// The database, in the data folder.
+pub const DATABASE: &str = "jobs.db";
+/// The secret that webhooks are signed with, in the data folder, unless another one is given.
+pub const WEBHOOK_SECRET: &str = "webhook-secret";
 /// How long connections may take to end when everything else has.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
@@ -43,6 +52,21 @@ pub struct ServeOptions {
     pub patience: Duration,
     /// The model.
     pub engine: EngineOptions,
+    /// A worker whose memory has grown by more bytes than this since it was ready is replaced when it
+    /// has finished a film; `None` is half of it and 512 MiB.
+    pub max_growth: Option<u64>,
+    /// Who may call.
+    pub access: AccessOptions,
+    /// How much is taken in.
+    pub limits: Limits,
+    /// Longest body of a request, in bytes.
+    pub body_bytes: usize,
+    /// How long finished films are kept.
+    pub retention: Retention,
+    /// Signs webhooks; `None` is a secret of the data folder, made when it is missing.
+    pub webhook_secret: Option<SigningSecret>,
+    /// Call addresses that clients give even where they lead to this machine and its neighbours.
+    pub allow_private: bool,
 }
 
 /// Why a service could not start.
@@ -50,13 +74,25 @@ pub struct ServeOptions {
 pub enum ServeError {
     /// Listening where others can reach it, without keys.
     #[error(
-        "cannot listen on {address}: there are no API keys yet, so whoever reaches the server could use \
-         it; listen on 127.0.0.1 or [::1] and put a proxy that asks who is there in front of it"
+        "cannot listen on {address}: there are no API keys yet, and without them whoever reaches the \
+         server could use it; make one with `longreel keys create NAME --data {}`, or listen on \
+         127.0.0.1",
+        folder.display()
     )]
-    NotLoopback {
+    NoKeys {
         /// The address.
         address: SocketAddr,
+        /// The data folder.
+        folder: PathBuf,
     },
+    /// Pages of all origins could use a server that asks for no keys.
+    #[error(
+        "* lets pages of all origins call, and this server asks for no keys; require keys, or name the origins"
+    )]
+    AnyOrigin,
+    /// A secret cannot be read or made.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// The address is taken, or is not one of this machine.
     #[error("cannot listen on {address}: {cause}; choose another address or port")]
     Listen {
@@ -102,11 +138,30 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     raise_file_limit();
     let address = options.listen;
-    if !address.ip().is_loopback() {
-        return Err(ServeError::NotLoopback { address });
+    let is_public = !address.ip().is_loopback();
+    let needs_keys = is_public || options.access.require_keys;
+    if !needs_keys && options.access.origins.is_any() {
+        return Err(ServeError::AnyOrigin);
+    }
+    let no_keys = || ServeError::NoKeys { address, folder: options.data.clone() };
+    // Nothing is made for nothing.
+    if is_public && !options.data.join(DATABASE).exists() {
+        return Err(no_keys());
     }
     let (data, _lock) = open_data(&options.data)?;
-    let store = SqliteStore::open(data.join("jobs.db"), StoreOptions::default()).await?;
+    let store_options = StoreOptions { limits: options.limits.clone(), ..StoreOptions::default() };
+    let store = SqliteStore::open(data.join(DATABASE), store_options).await?;
+    if needs_keys && !has_keys(&store).await? {
+        if is_public {
+            return Err(no_keys());
+        }
+        tracing::warn!("there are no API keys yet; make one with `longreel keys create NAME`");
+    }
+    let access = Access::new(&options.access, needs_keys, secret_in(&data.join("session-secret"))?);
+    let webhook_secret = match options.webhook_secret {
+        Some(secret) => secret,
+        None => secret_in(&data.join(WEBHOOK_SECRET))?,
+    };
     let artifacts = Artifacts::local(data.join("films"))?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|cause| ServeError::Listen { address, cause })?;
@@ -122,7 +177,13 @@ pub async fn serve(
         engine: options.engine,
         worker: options.worker,
         patience: options.patience,
+        max_growth: options.max_growth,
         slots: Slots::new(options.workers),
+        access,
+        body_bytes: options.body_bytes,
+        retention: options.retention,
+        fetcher: Fetcher::new(options.allow_private),
+        webhook_secret,
     });
     // Of a server that was killed while they came.
     remove_folder(&shared.uploads).await;
@@ -139,6 +200,7 @@ pub async fn serve(
         workers.spawn(supervisor::run(shared.clone(), slot));
     }
     let upkeep = tokio::spawn(upkeep::run(shared.clone()));
+    let webhooks = tokio::spawn(webhooks::run(shared.clone()));
 
     let mut closed = shared.ending.subscribe();
     let bound = listener.local_addr()?;
@@ -168,6 +230,7 @@ pub async fn serve(
         Err(_) => {}
     }
     let _ = timeout(CLOSE_TIME, upkeep).await;
+    let _ = timeout(CLOSE_TIME, webhooks).await;
     helpers.shutdown().await;
     store.close().await;
     Ok(())
@@ -190,6 +253,15 @@ fn raise_file_limit() {
             tracing::warn!(%error, "no more files than before can be open");
         }
     }
+}
+
+/// Whether there is a key that somebody could call with.
+async fn has_keys(store: &SqliteStore) -> Result<bool, StoreError> {
+    let now_ms = SystemClock.now_ms();
+    let keys = store.list_keys().await?;
+    Ok(keys.iter().any(|key| {
+        key.revoked_ms.is_none() && key.asked.expires_ms.is_none_or(|expires| expires > now_ms)
+    }))
 }
 
 /// The data folder, made and locked. The lock goes with the process, however it ends.

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longreel_film::EngineOptions;
-use longreel_jobs::{Artifacts, JobId, Store};
+use longreel_jobs::{Artifacts, JobId, Retention, SigningSecret, Store};
 use tokio::sync::watch;
 
+use crate::access::Access;
+use crate::fetch::Fetcher;
 use crate::films::Films;
 use crate::live::Live;
 use crate::process::WorkerCommand;
@@ -36,8 +38,21 @@ pub struct Shared {
     pub worker: WorkerCommand,
     /// How long a worker may say nothing.
     pub patience: Duration,
+    /// Bytes by which a worker's memory may have grown when a film is finished; `None` is half of what
+    /// it had before, and [`crate::supervisor::GROWTH_BYTES`].
+    pub max_growth: Option<u64>,
     /// The state of each worker.
     pub slots: Slots,
+    /// Who may call.
+    pub access: Access,
+    /// Longest body of a request.
+    pub body_bytes: usize,
+    /// How long finished films are kept.
+    pub retention: Retention,
+    /// Calls addresses that clients gave.
+    pub fetcher: Fetcher,
+    /// Signs webhooks.
+    pub webhook_secret: SigningSecret,
 }
 
 /// How far the server's end is.

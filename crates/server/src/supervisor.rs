@@ -30,10 +30,16 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Wait after a job could go on only when there is room on the disk again.
 const DISK_FULL_WAIT: Duration = Duration::from_secs(15);
 
+/// How much a worker's memory may always grow, beside half of what it had: what a film larger than any
+/// before leaves behind for the next one.
+pub const GROWTH_BYTES: u64 = 512 << 20;
+
 /// How the life of one worker process ended.
 enum Life {
     /// The server is ending.
     Dismissed,
+    /// It held more memory than it should between films, and made room for another one.
+    Outgrown,
     /// It is gone.
     Gone {
         /// Why, for people.
@@ -49,8 +55,13 @@ pub async fn run(shared: Arc<Shared>, slot: usize) {
     let mut fruitless = 0_u32;
     while !shared.is_ending() {
         shared.slots.set(slot, SlotState::Starting);
-        let Life::Gone { reason, was_ready } = live(&shared, slot, &mut ending).await else {
-            return;
+        let (reason, was_ready) = match live(&shared, slot, &mut ending).await {
+            Life::Dismissed => return,
+            Life::Outgrown => {
+                fruitless = 0;
+                continue;
+            }
+            Life::Gone { reason, was_ready } => (reason, was_ready),
         };
         fruitless = if was_ready { 0 } else { fruitless.saturating_add(1) };
         let wait = BACKOFF_FIRST.saturating_mul(1 << fruitless.min(10)).min(BACKOFF_MAX);
@@ -75,12 +86,12 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
     let pid = process.id().unwrap_or_default();
     let warm_up = shared.work.join(format!("warm-up-{slot}"));
     process.order(&Order::Start { engine: shared.engine.clone(), warm_up }).await;
-    loop {
+    let is_warm = loop {
         tokio::select! {
             heard = process.hear() => match heard {
-                Heard::Told(Told::Ready { seconds }) => {
+                Heard::Told(Told::Ready { seconds, is_warm }) => {
                     tracing::info!(slot, pid, seconds, "a worker is ready");
-                    break;
+                    break is_warm;
                 }
                 Heard::Told(Told::Ended { outcome: Outcome::Failed { message, .. } }) => {
                     return gone(message, false);
@@ -94,7 +105,7 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
                 return Life::Dismissed;
             }
         }
-    }
+    };
     let request = LeaseRequest {
         // Another name for each process, as the store wants it.
         worker: format!("serve-{}-{slot}-{pid}", std::process::id()),
@@ -102,6 +113,8 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
         models: vec![shared.films.model().name.clone()],
     };
     let mut wakes = shared.wakes.subscribe();
+    // One that was not warmed up loads what it needs with its first film.
+    let mut at_first = process.memory_bytes().filter(|_| is_warm);
     loop {
         shared.slots.set(slot, SlotState::Idle);
         wakes.mark_unchanged();
@@ -114,6 +127,22 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
             Ok(Some(leased)) => {
                 if let Some(life) = work(shared, slot, leased, &mut process).await {
                     return life;
+                }
+                let now = process.memory_bytes();
+                at_first = at_first.or(now);
+                if let (Some(at_first), Some(now)) = (at_first, now)
+                    && now > most_bytes(at_first, shared.max_growth)
+                {
+                    tracing::info!(
+                        slot,
+                        pid,
+                        at_first,
+                        now,
+                        "a worker's memory has grown; restarted"
+                    );
+                    shared.slots.set(slot, SlotState::Starting);
+                    process.dismiss().await;
+                    return Life::Outgrown;
                 }
                 continue;
             }
@@ -156,6 +185,12 @@ async fn work(
         }
         Finished::WorkerGone(reason) => Some(Life::Gone { reason, was_ready: true }),
     }
+}
+
+/// The memory with which a worker may begin another film, in bytes.
+fn most_bytes(at_first: u64, max_growth: Option<u64>) -> u64 {
+    let growth = max_growth.unwrap_or_else(|| (at_first / 2).saturating_add(GROWTH_BYTES));
+    at_first.saturating_add(growth)
 }
 
 /// Gives jobs back that the server before this one held when it was killed. The data folder is
@@ -206,4 +241,16 @@ pub async fn write_lease(folder: &Path, token: &str) -> std::io::Result<()> {
 async fn read_lease(folder: &Path) -> Option<String> {
     let token = tokio::fs::read_to_string(folder.join("lease")).await.ok()?;
     (token.len() == 64).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_may_grow_by_half_and_a_little_or_by_what_is_said() {
+        assert_eq!(most_bytes(1 << 30, None), (3 << 29) + GROWTH_BYTES);
+        assert_eq!(most_bytes(1 << 30, Some(7)), (1 << 30) + 7);
+        assert_eq!(most_bytes(u64::MAX, Some(1)), u64::MAX);
+    }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use longreel_jobs::{ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, StoreError};
+use longreel_jobs::{
+    ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, Retention, StoreError,
+};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::shared::{Ending, Shared, remove_folder};
@@ -35,9 +37,33 @@ pub async fn run(shared: Arc<Shared>) {
             Err(error) => tracing::error!(%error, "leases and deadlines could not be looked at"),
         }
         if round.is_multiple_of(TIDY_IN) {
+            retire(&shared).await;
             tidy(&shared).await;
         }
         round = round.wrapping_add(1);
+    }
+}
+
+/// Deletes films that are older than films are kept, or more than there is to be room for.
+async fn retire(shared: &Shared) {
+    if shared.retention == Retention::default() {
+        return;
+    }
+    loop {
+        let removed = match shared.store.retire(shared.retention).await {
+            Ok(removed) => removed,
+            Err(error) => {
+                tracing::error!(%error, "old films could not be looked up");
+                return;
+            }
+        };
+        if removed.is_empty() || *shared.ending.borrow() == Ending::Closed {
+            return;
+        }
+        for removed in removed {
+            tracing::info!(job = %removed.job, "its time is over, it is deleted");
+            remove_files(shared, removed.job).await;
+        }
     }
 }
 

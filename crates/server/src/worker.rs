@@ -52,14 +52,14 @@ pub fn run() -> io::Result<()> {
             tell(&Tell::Alive);
         }
     });
-    let mut engine = match start(&engine, &warm_up) {
-        Ok(engine) => engine,
+    let (mut engine, is_warm) = match start(&engine, &warm_up) {
+        Ok(started) => started,
         Err(error) => {
             tell(&Tell::Ended { outcome: failed(&error) });
             return Ok(());
         }
     };
-    tell(&Tell::Ready { seconds: started.elapsed().as_secs_f64() });
+    tell(&Tell::Ready { seconds: started.elapsed().as_secs_f64(), is_warm });
     work(&mut engine, &tasks);
     Ok(())
 }
@@ -110,8 +110,8 @@ fn work(engine: &mut Engine, given: &Receiver<Given>) {
 }
 
 /// Opens the model and makes a film of a few frames, so that whoever is told that it is ready does
-/// not wait for weights, caches and threads.
-fn start(options: &EngineOptions, warm_up: &Path) -> Result<Engine, Box<FilmError>> {
+/// not wait for weights, caches and threads. False with an engine that could not be warmed up.
+fn start(options: &EngineOptions, warm_up: &Path) -> Result<(Engine, bool), Box<FilmError>> {
     let mut engine = Engine::open(options)?;
     let mut request = engine.defaults(false)?.request("warm-up");
     request.length = Length::Frames(5);
@@ -120,14 +120,16 @@ fn start(options: &EngineOptions, warm_up: &Path) -> Result<Engine, Box<FilmErro
     request.width = request.width.min(WARM_UP_SIDE);
     request.height = request.height.min(WARM_UP_SIDE);
     // A model that wants an image has none here; it is loaded by its first film.
-    if let Ok(plan) = engine.plan(&request) {
+    let plan = engine.plan(&request);
+    let is_warm = plan.is_ok();
+    if let Ok(plan) = plan {
         create(warm_up)?;
         let outputs = Outputs { overwrite: true, ..Outputs::new(warm_up.join(FILM)) };
         engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {})?;
         // What a warm-up leaves is of no use to anybody, and the next one takes its place.
         let _ = fs::remove_dir_all(warm_up);
     }
-    Ok(engine)
+    Ok((engine, is_warm))
 }
 
 fn make(engine: &mut Engine, given: Given) -> Result<Outcome, Box<FilmError>> {

@@ -60,6 +60,40 @@ fn check(new: &NewKey) -> Result<(), StoreError> {
     Ok(())
 }
 
+impl SqliteStore {
+    /// A key that was found, if it still holds; its use is noted.
+    async fn admit(&self, found: Option<ApiKey>) -> Attempted<ApiKey> {
+        let mut key = found.ok_or(KeyRefusal::Unknown)?;
+        let now_ms = self.now_ms();
+        if key.revoked_ms.is_some() {
+            return Err(KeyRefusal::Revoked.into());
+        }
+        if key.asked.expires_ms.is_some_and(|expires| expires <= now_ms) {
+            return Err(KeyRefusal::Expired.into());
+        }
+        let is_noted = key
+            .last_used_ms
+            .is_some_and(|last| (0..LAST_USED_STEP_MS).contains(&now_ms.saturating_sub(last)));
+        if is_noted {
+            return Ok(key);
+        }
+        let note = async {
+            let mut writer = self.writer.acquire().await?;
+            sqlx::query("UPDATE api_keys SET last_used_ms = ? WHERE id = ?")
+                .bind(now_ms)
+                .bind(key.id.to_string())
+                .execute(&mut *writer)
+                .await
+        };
+        // Noted in passing: who calls does not queue for long behind those who write, and is not
+        // turned away because a disk is full or locked.
+        if let Ok(Ok(_)) = timeout(NOTE_PATIENCE, note).await {
+            key.last_used_ms = Some(now_ms);
+        }
+        Ok(key)
+    }
+}
+
 #[async_trait]
 impl KeyStore for SqliteStore {
     async fn create_key(&self, mut new: NewKey) -> Result<IssuedKey, StoreError> {
@@ -119,34 +153,18 @@ impl KeyStore for SqliteStore {
                     found = Some(key(row)?);
                 }
             }
-            let mut key = found.ok_or(KeyRefusal::Unknown)?;
-            let now_ms = self.now_ms();
-            if key.revoked_ms.is_some() {
-                return Err(KeyRefusal::Revoked.into());
-            }
-            if key.asked.expires_ms.is_some_and(|expires| expires <= now_ms) {
-                return Err(KeyRefusal::Expired.into());
-            }
-            let is_noted = key
-                .last_used_ms
-                .is_some_and(|last| (0..LAST_USED_STEP_MS).contains(&now_ms.saturating_sub(last)));
-            if is_noted {
-                return Ok(key);
-            }
-            let note = async {
-                let mut writer = self.writer.acquire().await?;
-                sqlx::query("UPDATE api_keys SET last_used_ms = ? WHERE id = ?")
-                    .bind(now_ms)
-                    .bind(key.id.to_string())
-                    .execute(&mut *writer)
-                    .await
-            };
-            // Noted in passing: who calls does not queue for long behind those who write, and is not
-            // turned away because a disk is full or locked.
-            if let Ok(Ok(_)) = timeout(NOTE_PATIENCE, note).await {
-                key.last_used_ms = Some(now_ms);
-            }
-            Ok(key)
+            self.admit(found).await
+        })
+        .await
+    }
+
+    async fn check_key(&self, id: KeyId) -> Result<ApiKey, StoreError> {
+        self.explain("check an API key", async {
+            let row = sqlx::query("SELECT * FROM api_keys WHERE id = ?")
+                .bind(id.to_string())
+                .fetch_optional(&self.readers)
+                .await?;
+            self.admit(row.as_ref().map(key).transpose()?).await
         })
         .await
     }

@@ -46,11 +46,20 @@ pub async fn revoked_expired_and_unknown_keys_are_told_apart(bench: Bench) {
     };
     assert_eq!(refusal(revoked.secret.reveal()).await, None);
     assert_eq!(refusal(expired.secret.reveal()).await, None);
+    assert_eq!(bench.store.check_key(revoked.key.id).await.unwrap().asked, revoked.key.asked);
     let at = bench.store.revoke_key(revoked.key.id).await.unwrap().revoked_ms;
     bench.clock.advance_ms(1_000);
     assert_eq!(bench.store.revoke_key(revoked.key.id).await.unwrap().revoked_ms, at);
     assert_eq!(refusal(revoked.secret.reveal()).await, Some(KeyRefusal::Revoked));
     assert_eq!(refusal(expired.secret.reveal()).await, Some(KeyRefusal::Expired));
+    for (id, refusal) in [
+        (revoked.key.id, KeyRefusal::Revoked),
+        (expired.key.id, KeyRefusal::Expired),
+        (longreel_jobs::KeyId::new(1), KeyRefusal::Unknown),
+    ] {
+        let checked = bench.store.check_key(id).await;
+        assert!(matches!(checked, Err(StoreError::Key(found)) if found == refusal), "{checked:?}");
+    }
     // The shown part alone, and with another end.
     let mut guess = revoked.secret.reveal().to_owned();
     assert_eq!(refusal(&revoked.key.prefix).await, Some(KeyRefusal::Unknown));

@@ -146,7 +146,7 @@ fn the_page_is_there_and_loads_nothing_from_elsewhere() {
 fn a_place_that_cannot_be_served_from_is_refused_before_anything_is_made() {
     let place = Place::new();
     let ran = place.run(&["serve", "--listen", "0.0.0.0:0"]).expect_code(2);
-    for part in ["--listen", "0.0.0.0:0", "API keys", "127.0.0.1"] {
+    for part in ["--listen", "0.0.0.0:0", "API keys", "longreel keys create", "127.0.0.1"] {
         assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
     }
     assert!(place.names().is_empty(), "{:?}", place.names());

@@ -5,10 +5,12 @@
 #[path = "../command/program.rs"]
 mod program;
 
+mod access;
 mod asking;
 mod branching;
 #[cfg(target_os = "linux")]
 mod ending;
+mod limits;
 mod live;
 mod making;
 mod openai;
@@ -19,3 +21,4 @@ mod steering;
 #[cfg(target_os = "linux")]
 mod streams;
 mod uploads;
+mod webhooks;

@@ -106,6 +106,7 @@ impl Server {
             content_range: header("content-range"),
             cache_control: header("cache-control"),
             request_id: header("x-request-id"),
+            headers: response.headers().clone(),
             body: response.body_mut().with_config().limit(1 << 30).read_to_vec().expect("a body"),
         }
     }
@@ -263,10 +264,16 @@ pub struct Answer {
     pub content_range: String,
     pub cache_control: String,
     pub request_id: String,
+    pub headers: ureq::http::HeaderMap,
     pub body: Vec<u8>,
 }
 
 impl Answer {
+    /// A header as text; empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
@@ -281,8 +288,9 @@ impl Answer {
 
     /// A problem with this status and code; its detail.
     #[track_caller]
-    pub fn problem(self, status: u16, code: &str) -> String {
-        let answer = self.expect(status);
+    pub fn problem(&self, status: u16, code: &str) -> String {
+        let answer = self;
+        assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.body));
         assert_eq!(answer.content_type, "application/problem+json");
         let problem = answer.json();
         assert_eq!(problem["code"], code, "{problem}");

@@ -181,3 +181,33 @@ fn what_is_no_picture_or_video_is_refused_by_its_content() {
         std::fs::read_dir(place.path("data/uploads")).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_picture_is_fetched_from_its_address_unless_that_is_one_of_the_inside() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/first.png", listener.local_addr().expect("bound"));
+    let first = picture(20);
+    let mut body = asked(3);
+    body["image"] = json!(url);
+    let place = Place::new();
+    let server = Server::start(&place);
+    let refused = server.post("/v1/videos", &body).problem(400, "address_not_allowed");
+    assert!(refused.contains("127.0.0.1"), "{refused}");
+    drop(server);
+
+    let file = first.clone();
+    let served = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
+        while lines.next().is_some_and(|line| !line.expect("text").is_empty()) {}
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", file.len());
+        std::io::Write::write_all(&mut &stream, &[head.as_bytes(), &file].concat()).expect("sent");
+    });
+    let words = ["--allow-private-webhooks", "--model", &crate::program::model()];
+    let server = Server::start_with(&place, &words);
+    let id = server.ask(&body);
+    served.join().expect("served");
+    let expected = made_with(&[("--image", "input-00000000.png", &first)]);
+    assert!(server.film(&id) == expected, "another film");
+    server.post("/v1/videos", &body).problem(400, "address_unreachable");
+}

@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 
 use super::body::{self, Asked};
 use super::problem::Problem;
+use super::terms::Terms;
+use crate::access::Caller;
 use crate::films::{Film, Inputs, Refusal, Resolved};
 use crate::shared::Shared;
 
-/// Whose jobs are made where nobody has to say who they are.
-const OWNER: &str = "local";
 /// A client's key for a request that it may repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -24,14 +24,15 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// # Errors
 /// When it is neither, or is not said to be.
 pub async fn object(
+    shared: &Shared,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Map<String, Value>, Problem> {
     let body = body.map_err(|rejected| match rejected.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => body::too_long(super::BODY_BYTES),
+        StatusCode::PAYLOAD_TOO_LARGE => body::too_long(shared.body_bytes),
         _ => Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", rejected.body_text()),
     })?;
-    body::small(headers, Body::from(body)).await
+    body::small(shared, headers, Body::from(body)).await
 }
 
 /// Refuses keys that are not among these.
@@ -86,17 +87,19 @@ pub(crate) fn resolved(job: &Job) -> Result<Resolved, Problem> {
 /// What cannot be made, and limits.
 pub async fn create(
     shared: &Arc<Shared>,
+    caller: &Caller,
     asked: Asked,
     mut warnings: Vec<String>,
     headers: &HeaderMap,
 ) -> Result<Created, Problem> {
     let Asked { mut keys, uploads } = asked;
     let request = Value::Object(keys.clone());
+    let terms = Terms::take(shared, caller, &mut keys).await?;
     check_model(shared, &mut keys)?;
     let film = planned(shared, &keys, uploads.folder()).await?;
     warnings.splice(0..0, film.warnings.iter().cloned());
     let files = uploads.files().map(|(name, path)| File { name, source: Source::Local(path) });
-    let new = new_job(shared, &film, Taken { request, keys, warnings, headers })?;
+    let new = new_job(shared, &film, Taken { caller, terms, request, keys, warnings, headers })?;
     submit(shared, new, files.collect()).await
 }
 
@@ -142,6 +145,10 @@ pub fn check_model(shared: &Shared, keys: &mut Map<String, Value>) -> Result<(),
 
 /// How a film was asked for.
 pub struct Taken<'a> {
+    /// By whom.
+    pub caller: &'a Caller,
+    /// Under which terms.
+    pub terms: Terms,
     /// As it came.
     pub request: Value,
     /// See [`Resolved::keys`].
@@ -183,7 +190,10 @@ pub fn new_job(shared: &Shared, film: &Film, taken: Taken<'_>) -> Result<NewJob,
         model_revision: model.revision.clone(),
         program_version: model.program_version.clone(),
         frames: film.plan.summary().frames,
-        ..NewJob::new(OWNER, prompt, taken.request)
+        priority: taken.terms.priority,
+        deadline_ms: taken.terms.deadline_ms(),
+        webhook_url: taken.terms.webhook_url,
+        ..NewJob::new(taken.caller.owner(), prompt, taken.request)
     })
 }
 

@@ -42,8 +42,8 @@ pub async fn read(
 ) -> Result<Asked, Problem> {
     let mut uploads = Uploads::new(shared, first);
     let keys = match kind(headers)? {
-        Kind::Json => json(&whole(body, JSON_BYTES).await?)?,
-        Kind::Form(boundary) => form(body, boundary, Some(&mut uploads)).await?,
+        Kind::Json => json(&whole(body, JSON_BYTES.max(shared.body_bytes)).await?)?,
+        Kind::Form(boundary) => form(body, boundary, Some(&mut uploads), shared.body_bytes).await?,
     };
     let (mut kept, mut text_bytes, mut files) = (Map::new(), 0, Vec::new());
     for (key, value) in keys {
@@ -58,10 +58,10 @@ pub async fn read(
     // Numbered in one order, whatever the order of the keys.
     files.sort_by_key(|(role, ..)| *role);
     for (role, key, value) in files {
-        uploads.take_value(role, &key, value).await?;
+        uploads.take_value(&shared.fetcher, role, &key, value).await?;
     }
-    if text_bytes > super::BODY_BYTES {
-        return Err(too_long(super::BODY_BYTES));
+    if text_bytes > shared.body_bytes {
+        return Err(too_long(shared.body_bytes));
     }
     uploads.check().await?;
     kept.extend(uploads.described());
@@ -72,10 +72,14 @@ pub async fn read(
 ///
 /// # Errors
 /// A body that is neither JSON nor a form, or is too long.
-pub async fn small(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Problem> {
+pub async fn small(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Map<String, Value>, Problem> {
     match kind(headers)? {
-        Kind::Json => json(&whole(body, super::BODY_BYTES).await?),
-        Kind::Form(boundary) => form(body, boundary, None).await,
+        Kind::Json => json(&whole(body, shared.body_bytes).await?),
+        Kind::Form(boundary) => form(body, boundary, None, shared.body_bytes).await,
     }
 }
 
@@ -124,6 +128,11 @@ pub fn too_long(bytes: usize) -> Problem {
 enum Kind {
     Json,
     Form(String),
+}
+
+/// Whether a request is said to be JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    matches!(kind(headers), Ok(Kind::Json))
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
@@ -183,8 +192,9 @@ async fn form(
     body: Body,
     boundary: String,
     mut uploads: Option<&mut Uploads>,
+    most_text: usize,
 ) -> Result<Map<String, Value>, Problem> {
-    let limit = if uploads.is_some() { FORM_BYTES } else { super::BODY_BYTES as u64 };
+    let limit = if uploads.is_some() { FORM_BYTES } else { most_text as u64 };
     let limits = multer::SizeLimit::new().whole_stream(limit);
     let constraints = multer::Constraints::new().size_limit(limits);
     let pieces = body.into_data_stream().map_err(|e| e.to_string());
@@ -209,7 +219,7 @@ async fn form(
         }
         let mut text = Vec::new();
         // A picture may come as a text too.
-        let most = if Role::of(&name).is_some() { JSON_BYTES } else { super::BODY_BYTES };
+        let most = if Role::of(&name).is_some() { JSON_BYTES.max(most_text) } else { most_text };
         while let Some(piece) = field.chunk().await.map_err(|e| broken(&e))? {
             text_bytes += piece.len();
             if text_bytes > most {

@@ -17,7 +17,9 @@ use serde_json::{Map, Value};
 use super::asked::{self, File, Source, Taken};
 use super::body::{self, Asked};
 use super::problem::Problem;
+use super::terms::Terms;
 use super::videos;
+use crate::access::Caller;
 use crate::films::{Begins, Film, Resolved};
 use crate::shared::Shared;
 use crate::steering::steered;
@@ -34,6 +36,7 @@ const RIVALS: [&[&str]; 4] = [
 /// POST /v1/videos/{id}/remix
 pub async fn remix(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -43,6 +46,7 @@ pub async fn remix(
     let Asked { mut keys, uploads } =
         body::read(&shared, &headers, body, next_input(&before.request)).await?;
     let request = Value::Object(keys.clone());
+    let terms = Terms::take(&shared, &caller, &mut keys).await?;
     if asked::prompt(&keys)?.is_none() {
         return Err(Problem::invalid("prompt is missing; say what the new film shows"));
     }
@@ -68,7 +72,8 @@ pub async fn remix(
     let folder = uploads.folder().filter(|_| all_new);
     let film = asked::planned(&shared, &merged, folder).await?;
     let warnings = film.warnings.clone();
-    let taken = Taken { request, keys: merged, warnings, headers: &headers };
+    let taken =
+        Taken { caller: &caller, terms, request, keys: merged, warnings, headers: &headers };
     let mut new = asked::new_job(&shared, &film, taken)?;
     new.parent = Some(Parent { job: parent.id, relation: Relation::Remix, segment: None });
     let created = asked::submit(&shared, new, files).await?;
@@ -78,12 +83,15 @@ pub async fn remix(
 /// POST /v1/videos/{id}/extend
 pub async fn extend(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let parent = shared.store.get(videos::job_id(&id)?).await?;
-    let wanted = asked::object(&headers, body).await?;
+    let mut wanted = asked::object(&shared, &headers, body).await?;
+    let asked_for = Value::Object(wanted.clone());
+    let terms = Terms::take(&shared, &caller, &mut wanted).await?;
     asked::known_keys(&wanted, &["prompt", "seed", "seconds", "num_frames"])?;
     if parent.state != JobState::Completed {
         let detail = format!(
@@ -129,19 +137,22 @@ pub async fn extend(
             frames - first
         ));
     }
-    let going_on = GoingOn { relation: Relation::Extend, kept, film, warnings };
-    take_in(&shared, &parent, going_on, wanted, &headers).await
+    let going_on = GoingOn { relation: Relation::Extend, kept, film, warnings, asked_for, terms };
+    take_in(&shared, &caller, &parent, going_on, &headers).await
 }
 
 /// POST /v1/videos/{id}/branch
 pub async fn branch(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let parent = shared.store.get(videos::job_id(&id)?).await?;
-    let wanted = asked::object(&headers, body).await?;
+    let mut wanted = asked::object(&shared, &headers, body).await?;
+    let asked_for = Value::Object(wanted.clone());
+    let terms = Terms::take(&shared, &caller, &mut wanted).await?;
     asked::known_keys(&wanted, &["segment", "prompt", "seed", "seconds", "num_frames"])?;
     let Some(segment) = asked::number::<u32>(&wanted, "segment")? else {
         return Err(Problem::invalid("segment is missing; say which is the first to be made anew"));
@@ -170,8 +181,9 @@ pub async fn branch(
         return Err(Problem::new(StatusCode::CONFLICT, "segment_not_made", detail));
     }
     let film = changed(&shared, other, kept, &wanted).await?;
-    let going_on = GoingOn { relation: Relation::Branch, kept, film, warnings: Vec::new() };
-    take_in(&shared, &parent, going_on, wanted, &headers).await
+    let (relation, warnings) = (Relation::Branch, Vec::new());
+    let going_on = GoingOn { relation, kept, film, warnings, asked_for, terms };
+    take_in(&shared, &caller, &parent, going_on, &headers).await
 }
 
 /// A film that begins with segments of another one.
@@ -181,6 +193,9 @@ struct GoingOn {
     kept: usize,
     film: Film,
     warnings: Vec<String>,
+    /// The request as it came.
+    asked_for: Value,
+    terms: Terms,
 }
 
 /// The parent's film with the prompts that it was given since; refused when another model made it.
@@ -225,12 +240,12 @@ async fn changed(
 
 async fn take_in(
     shared: &Arc<Shared>,
+    caller: &Caller,
     parent: &Job,
     going_on: GoingOn,
-    wanted: Map<String, Value>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let GoingOn { relation, kept, film, mut warnings } = going_on;
+    let GoingOn { relation, kept, film, mut warnings, asked_for, terms } = going_on;
     let before = asked::resolved(parent)?;
     let request = film.plan.request().clone();
     let mut files: Vec<File> =
@@ -244,7 +259,7 @@ async fn take_in(
     };
     let keys = keys_of(&before, &film.plan);
     warnings.extend(film.warnings.iter().cloned());
-    let taken = Taken { request: Value::Object(wanted), keys, warnings, headers };
+    let taken = Taken { caller, terms, request: asked_for, keys, warnings, headers };
     let mut new = asked::new_job(shared, &film, taken)?;
     let mut resolved =
         serde_json::from_value::<Resolved>(new.resolved).map_err(|e| Problem::internal(&e))?;

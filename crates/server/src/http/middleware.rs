@@ -4,12 +4,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
+use crate::access::Origins;
+use crate::shared::Shared;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
@@ -22,7 +24,14 @@ pub async fn request_id(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions().get::<Arc<Problem>>().cloned() {
-        response = problem.respond(&id);
+        let mut written = problem.respond(&id);
+        // What was added to the answer on its way here.
+        for (name, value) in response.headers() {
+            if !written.headers().contains_key(name) {
+                written.headers_mut().insert(name, value.clone());
+            }
+        }
+        response = written;
     }
     let status = response.status();
     // A service that is not ready yet is asked about it many times.
@@ -51,30 +60,53 @@ fn new_id() -> String {
 
 /// Without keys, whoever is on this machine may call; a page in somebody's browser is not on this
 /// machine, though its requests come from it. So the host has to be a name of this machine, which a
-/// page's own is not (DNS rebinding), and the origin, where there is one, has to be this server.
-pub async fn only_this_machine(request: Request, next: Next) -> Response {
-    match check(request.headers(), request.uri()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+/// page's own is not (DNS rebinding), and the origin, where there is one, has to be this server or one
+/// that was named.
+pub async fn only_this_machine(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let access = &shared.access;
+    if !access.needs_keys
+        && let Err(problem) = check(request.headers(), request.uri(), &access.origins)
+    {
+        return problem.into_response();
     }
+    next.run(request).await
 }
 
-fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let host = uri.authority().map(|a| a.as_str()).or_else(|| text(header::HOST)).unwrap_or("");
-    if !is_loopback(host) {
-        let detail = format!(
-            "the host {host:?} is not a name of this machine, and without API keys only this machine \
-             may ask; use http://127.0.0.1 or http://localhost"
-        );
-        return Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail));
+fn check(headers: &HeaderMap, uri: &Uri, origins: &Origins) -> Result<(), Problem> {
+    let host = uri.authority().map_or_else(|| host(headers), |authority| authority.as_str());
+    if is_loopback(host) {
+        return own_origin(headers, origins);
     }
+    let detail = format!(
+        "the host {host:?} is not a name of this machine, and without API keys only this machine may \
+         ask; use http://127.0.0.1 or http://localhost, or start the server with --require-keys"
+    );
+    Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail))
+}
+
+fn host(headers: &HeaderMap) -> &str {
+    headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("")
+}
+
+/// Refuses what a page of another origin sends, unless that origin was named.
+///
+/// # Errors
+/// With status 403.
+pub fn own_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or("");
-    if origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host)) {
+    let (origin, host) = (origin.to_str().unwrap_or(""), host(headers));
+    let is_own = origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
+    if is_own || origins.lists(origin) {
         return Ok(());
     }
-    let detail = format!("pages of {origin:?} may not use this server; use its own page");
+    let detail = format!(
+        "pages of {origin:?} may not use this server; use its own page, or start it with --cors-origin \
+         and that origin"
+    );
     Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail))
 }
 
@@ -98,7 +130,8 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
         }
-        check(&headers, &Uri::from_static("/health")).is_ok()
+        let origins = Origins::new(&["https://films.example".to_owned()]).expect("an origin");
+        check(&headers, &Uri::from_static("/health"), &origins).is_ok()
     }
 
     #[test]
@@ -110,6 +143,8 @@ mod tests {
             assert!(!checked(host, None), "{host}");
         }
         assert!(checked("localhost:8000", Some("http://localhost:8000")));
+        assert!(checked("localhost:8000", Some("https://films.example")));
+        assert!(!checked("films.example", Some("https://films.example")));
         for origin in ["http://evil.example", "http://localhost:3000", "null", ""] {
             assert!(!checked("localhost:8000", Some(origin)), "{origin}");
         }

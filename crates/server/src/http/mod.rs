@@ -1,8 +1,11 @@
 //! The service over HTTP.
 
+mod admission;
 mod asked;
 mod body;
 mod content;
+mod cors;
+mod deliveries;
 mod events;
 mod going_on;
 mod middleware;
@@ -11,34 +14,38 @@ mod page;
 mod plan;
 mod problem;
 mod segments;
+mod session;
 mod steer;
 mod stream;
 mod tasks;
+mod terms;
 mod uploads;
 mod videos;
-mod view;
+pub mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
 use crate::shared::Shared;
 use problem::Problem;
 
-/// Longest body of a request without its files.
-const BODY_BYTES: usize = 1 << 20;
-
 /// Every address of the service.
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    // What a browser shows before anybody says who they are, and what watches over the server.
+    let open = Router::new()
         .route("/", get(page::page))
         .route("/web/{name}", get(page::file))
         .route("/health", get(tasks::health))
         .route("/health/live", get(|| async { "alive\n" }))
         .route("/health/ready", get(ready))
+        .route("/v1/session", get(session::show).post(session::open).delete(session::close));
+    // The rest is for callers who may: see `admission::admit`.
+    let admitted = Router::new()
         .route("/models/info", get(models::info))
         .route("/generate", post(tasks::generate))
         .route("/status/{id}", get(tasks::status))
@@ -53,6 +60,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}/stream.m3u8", get(stream::playlist))
         .route("/v1/videos/{id}/stream/{name}", get(stream::part))
         .route("/v1/videos/{id}/events", get(events::events))
+        .route("/v1/videos/{id}/webhooks", get(deliveries::list))
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/v1/videos/{id}/pause", post(videos::pause))
         .route("/v1/videos/{id}/resume", post(videos::resume))
@@ -61,11 +69,14 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/videos/{id}/extend", post(going_on::extend))
         .route("/v1/videos/{id}/branch", post(going_on::branch))
         .route("/v1/plan", post(plan::plan))
+        .route_layer(from_fn_with_state(shared.clone(), admission::admit));
+    open.merge(admitted)
         .fallback(no_such_address)
         .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(axum::middleware::from_fn(middleware::only_this_machine))
-        .layer(axum::middleware::from_fn(middleware::request_id))
+        .layer(DefaultBodyLimit::max(shared.body_bytes))
+        .layer(from_fn_with_state(shared.clone(), middleware::only_this_machine))
+        .layer(from_fn_with_state(shared.clone(), cors::cors))
+        .layer(from_fn(middleware::request_id))
         .with_state(shared)
 }
 

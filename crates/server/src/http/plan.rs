@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::asked;
 use super::body::{self, Asked};
 use super::problem::Problem;
+use super::terms::Terms;
+use crate::access::Caller;
 use crate::shared::Shared;
 
 /// Stands for a prompt that is not written yet; what a film takes does not depend on it.
@@ -20,10 +22,13 @@ const ANY_PROMPT: &str = "any prompt";
 /// POST /v1/plan
 pub async fn plan(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let Asked { mut keys, uploads } = body::read(&shared, &headers, body, 0).await?;
+    // They change nothing of the plan, and are refused here as they would be with the film.
+    Terms::take(&shared, &caller, &mut keys).await?;
     asked::check_model(&shared, &mut keys)?;
     if keys.get("prompt").is_none_or(|prompt| prompt.as_str().is_some_and(|p| p.trim().is_empty()))
     {

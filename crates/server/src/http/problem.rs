@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use longreel_jobs::{ArtifactError, Limit, StoreError};
 use serde_json::json;
 
+use crate::fetch::FetchError;
 use crate::films::Refusal;
 
 /// What went wrong with a request.
@@ -40,6 +41,11 @@ impl Problem {
         tracing::error!(%error, "a request failed");
         let detail = "the server failed; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The same with a header.
@@ -101,8 +107,13 @@ impl From<StoreError> for Problem {
             StoreError::LimitReached { limit: Limit::Frames, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
             }
-            StoreError::LimitReached { retry_after_ms, .. } => {
-                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", detail);
+            StoreError::LimitReached { limit, retry_after_ms, .. } => {
+                // The owner asked for too much; the queue of all is full whoever asks.
+                let (status, code) = match limit {
+                    Limit::QueueLength => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+                    _ => (StatusCode::TOO_MANY_REQUESTS, "limit_reached"),
+                };
+                let problem = Self::new(status, code, detail);
                 match retry_after_ms {
                     Some(ms) => problem.with_header(header::RETRY_AFTER, ms.div_ceil(1_000)),
                     None => problem,
@@ -125,6 +136,18 @@ impl From<StoreError> for Problem {
             }
             error => Self::internal(&error),
         }
+    }
+}
+
+impl From<FetchError> for Problem {
+    fn from(error: FetchError) -> Self {
+        let code = match &error {
+            FetchError::Address { .. } => "invalid_value",
+            FetchError::Private { .. } => "address_not_allowed",
+            FetchError::Unreachable { .. } | FetchError::Status { .. } => "address_unreachable",
+            FetchError::TooLarge { .. } => "file_too_large",
+        };
+        Self::new(StatusCode::BAD_REQUEST, code, error.to_string())
     }
 }
 

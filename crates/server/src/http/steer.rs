@@ -28,7 +28,7 @@ pub async fn steer(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
     let id = videos::job_id(&id)?;
-    let wanted = asked::object(&headers, body).await?;
+    let wanted = asked::object(&shared, &headers, body).await?;
     asked::known_keys(&wanted, &["prompt", "from_segment"])?;
     let Some(prompt) = asked::prompt(&wanted)? else {
         return Err(Problem::invalid("prompt is missing; say what the film shows from there on"));

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
 use super::{asked, body, videos, view};
+use crate::access::Caller;
 use crate::shared::{Shared, SlotState};
 
 /// Its names of sizes, and ours. 1080 is no multiple of 16.
@@ -23,13 +24,14 @@ const NAMES: [(&str, &str); 2] = [("duration", "seconds"), ("num_inference_steps
 /// POST /generate
 pub async fn generate(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let mut wanted = body::read(&shared, &headers, body, 0).await?;
     let defaults = &shared.films.model().defaults;
     let warnings = translate(&mut wanted.keys, (defaults.width, defaults.height))?;
-    let job = asked::create(&shared, wanted, warnings, &headers).await?.into_job();
+    let job = asked::create(&shared, &caller, wanted, warnings, &headers).await?.into_job();
     Ok(Json(view::task(&job)))
 }
 

@@ -14,6 +14,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::problem::Problem;
+use crate::fetch::Fetcher;
 use crate::shared::Shared;
 
 /// Longest video.
@@ -194,7 +195,13 @@ impl Uploads {
     ///
     /// # Errors
     /// When it is none of these, or cannot be used.
-    pub async fn take_value(&mut self, role: Role, key: &str, value: Value) -> Result<(), Problem> {
+    pub async fn take_value(
+        &mut self,
+        fetcher: &Fetcher,
+        role: Role,
+        key: &str,
+        value: Value,
+    ) -> Result<(), Problem> {
         let url = match value {
             Value::Null => return Ok(()),
             Value::String(url) => url,
@@ -220,8 +227,8 @@ impl Uploads {
         let bytes = if let Some(data) = url.strip_prefix("data:") {
             decode(key, data)?
         } else if url.starts_with("https://") || url.starts_with("http://") {
-            let detail = format!("{key}: addresses are not taken yet; send the file itself");
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "address_not_taken", detail));
+            // It is held in memory on its way; a longer video is sent as a file.
+            fetcher.fetch(&url, IMAGE_LIMITS.max_bytes).await?.bytes
         } else {
             return Err(not_a_file(key));
         };

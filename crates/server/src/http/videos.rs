@@ -16,17 +16,19 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::{asked, body, content, view};
+use crate::access::Caller;
 use crate::shared::Shared;
 use crate::upkeep;
 
 /// POST /v1/videos
 pub async fn create(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let wanted = body::read(&shared, &headers, body, 0).await?;
-    let taken = asked::create(&shared, wanted, Vec::new(), &headers).await?;
+    let taken = asked::create(&shared, &caller, wanted, Vec::new(), &headers).await?;
     created(&shared, taken).await
 }
 
@@ -43,10 +45,13 @@ pub async fn created(shared: &Shared, created: Created) -> Result<Response, Prob
 
 /// A job's name as it stands in an address.
 pub fn job_id(id: &str) -> Result<JobId, Problem> {
-    id.parse().map_err(|_| {
-        let shown: String = id.chars().take(64).collect();
-        Problem::not_found(format!("there is no video {shown:?}; it may have been deleted"))
-    })
+    id.parse().map_err(|_| no_video(id))
+}
+
+/// There is no video of this name, or none that the caller may know of.
+pub fn no_video(id: &str) -> Problem {
+    let shown: String = id.chars().take(64).collect();
+    Problem::not_found(format!("there is no video {shown:?}; it may have been deleted"))
 }
 
 pub(super) async fn shown(shared: &Shared, job: &Job) -> Result<Json<Value>, Problem> {
@@ -94,6 +99,7 @@ fn states(text: &str) -> Result<Vec<JobState>, Problem> {
 /// GET /v1/videos
 pub async fn list(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
@@ -111,7 +117,8 @@ pub async fn list(
     let after = query.after.as_deref().map(job_id).transpose()?;
     let states = states(query.state.as_deref().unwrap_or_default())?;
     let text = query.text.unwrap_or_default();
-    let filter = ListFilter { after, order, limit, states, text, ..ListFilter::default() };
+    let owner = caller.sees_only().map(str::to_owned);
+    let filter = ListFilter { owner, after, order, limit, states, text };
     let page = shared.store.list(filter).await?;
     let mut data = Vec::with_capacity(page.jobs.len());
     for job in &page.jobs {
