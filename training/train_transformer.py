@@ -24,7 +24,7 @@ from optimiser import Average, MuonAdamW, split_parameters
 STREAM_LATENTS = 37
 # Where the prompt changes in a film with a turn: the first latent frame of the new scene.
 TURN_LATENT = 14
-TWO_OBJECTS = 0.42
+TWO_OBJECTS = 0.65
 TURNS = 0.12
 SHIFT = 3.0
 CAPTION_DROPOUT = 0.1
@@ -144,7 +144,7 @@ def loss_of(model, batch, rng):
     sigma = sigmas[:, None, :, None, None]
     padded, bias = pad_texts(texts)
     velocity = transformer_module.forward(model, given + sigma * (noise - given), 1000 * sigmas, padded, bias)
-    weight = 1 + 2 * covers
+    weight = 1 + 5 * covers
     for i, prefix in enumerate(known):
         weight[i, :, :prefix] = 0
     error = (velocity - (noise - latents)) ** 2 * weight
@@ -195,7 +195,7 @@ def main():
             group["lr"] = rate if group["muon"] else 0.7 * rate
         if len(data.latents) < args.films and (len(data.latents) < 400 or step % 2 == 0):
             data.add()
-        loss = loss_of(model, data.windows(count, length, args.history, from_start=0.5), rng)
+        loss = loss_of(model, data.windows(count, length, args.history, from_start=0.7), rng)
         optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

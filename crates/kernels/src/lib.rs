@@ -12,6 +12,7 @@
 mod dequantize;
 mod dtype;
 mod gemm;
+mod narrow;
 pub mod ops;
 mod simd;
 mod tensor;

@@ -81,3 +81,31 @@ fn a_byte_count_that_does_not_fit_is_an_error() {
     let huge = Weight::new(&[usize::MAX, 2], DType::F32, Bytes::from(vec![])).expect_err("huge");
     assert!(huge.to_string().contains("impossible"), "{huge}");
 }
+
+/// Every single whose upper 19 bits and last places differ: all exponents, every rounding there is.
+#[test]
+fn singles_narrow_as_the_half_crate_does() {
+    let tails = [0u32, 1, 0xfff, 0x1000, 0x1001, 0x7fff, 0x8000, 0x8001, 0xffff];
+    let values: Vec<f32> = (0..=u32::from(u16::MAX))
+        .flat_map(|upper| tails.map(|tail| f32::from_bits(upper << 16 | tail)))
+        .collect();
+    for dtype in [DType::F16, DType::BF16] {
+        let narrowed = Weight::narrowed(&[values.len()], &values, dtype);
+        let codes = narrowed.bytes().chunks_exact(2);
+        for (value, code) in values.iter().zip(codes) {
+            let code = u16::from_le_bytes([code[0], code[1]]);
+            let (expected, is_nan) = match dtype {
+                DType::F16 => {
+                    let half = half::f16::from_f32(*value);
+                    (half.to_bits(), half::f16::from_bits(code).is_nan())
+                }
+                _ => {
+                    let half = half::bf16::from_f32(*value);
+                    (half.to_bits(), half::bf16::from_bits(code).is_nan())
+                }
+            };
+            let same = code == expected || (value.is_nan() && is_nan);
+            assert!(same, "{value:e} became {code:#06x} and not {expected:#06x}");
+        }
+    }
+}

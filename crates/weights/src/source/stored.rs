@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use half::{bf16, f16};
 use longreel_kernels::{DType, Weight, WeightError};
 
 use crate::WeightsError;
@@ -75,7 +74,7 @@ impl Stored {
             _ => DType::BF16,
         };
         let values = self.values(name)?;
-        Ok(encode(&values, shape, dtype))
+        Ok(Weight::narrowed(shape, &values, dtype))
     }
 
     /// All values, scaled and merged.
@@ -147,13 +146,4 @@ fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<
         }
     }
     out
-}
-
-fn encode(values: &[f32], shape: &[usize], dtype: DType) -> Weight {
-    let bytes: Vec<u8> = match dtype {
-        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        _ => return Weight::from_f32(shape, values),
-    };
-    Weight::new(shape, dtype, bytes.into()).expect("as many values as the shape has")
 }

@@ -181,22 +181,27 @@ impl Kernel for Squares<'_> {
                         self.turn::<S>(frame, (t + d) % window);
                     }
                 }
+                // The window's frames that there are, and their places in the ring.
+                let mut frames = [(0, 0); MAX_WINDOW];
+                let mut count = 0;
+                for d in 0..window {
+                    if self.source.frame(inputs, window, t + d).is_some() {
+                        frames[count] = (d, (t + d) % window);
+                        count += 1;
+                    }
+                }
                 for point in 0..POINTS {
                     for panel in 0..panels {
                         let vectors = if outputs - panel * S::NR <= S::LANES { 1 } else { 2 };
                         let mut segments =
                             [Segment { a: std::ptr::null(), b: std::ptr::null() }; MAX_WINDOW];
-                        let mut count = 0;
-                        for d in 0..window {
-                            if self.source.frame(inputs, window, t + d).is_some() {
-                                let slot = (t + d) % window * POINTS + point;
-                                let place = (point * window + d) * panels + panel;
-                                segments[count] = Segment {
-                                    a: self.turned.as_ptr().add(slot * n * inputs),
-                                    b: values.as_slice().as_ptr().add(place * panel_values),
-                                };
-                                count += 1;
-                            }
+                        for (segment, &(d, slot)) in segments.iter_mut().zip(&frames[..count]) {
+                            let turned = (slot * POINTS + point) * n * inputs;
+                            let place = (point * window + d) * panels + panel;
+                            *segment = Segment {
+                                a: self.turned.as_ptr().add(turned),
+                                b: values.as_slice().as_ptr().add(place * panel_values),
+                            };
                         }
                         for r in (0..n).step_by(S::rows(vectors)) {
                             let segments: [Segment; MAX_WINDOW] = std::array::from_fn(|i| {
