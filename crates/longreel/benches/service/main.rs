@@ -1,0 +1,133 @@
+//! How fast the service is beside the command: `cargo bench --bench service`.
+//!
+//! The real program with the demo model, over real HTTP on this machine. Figures are medians; films of
+//! the command and of the service alternate, so that both see the same machine.
+
+#[allow(dead_code, reason = "the tests of the command use the rest")]
+#[path = "../../tests/command/program.rs"]
+mod program;
+#[allow(dead_code, reason = "the tests of the service use the rest")]
+#[path = "../../tests/serve/server.rs"]
+mod server;
+
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use program::Place;
+use serde_json::{Value, json};
+use server::Server;
+
+const PROMPT: &str = "a red circle moves right on a blue background";
+const FRAMES: u64 = 385;
+const ROUNDS: usize = 7;
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Times of a film: until the first segment could be played, and until it was whole.
+struct Film {
+    first: Duration,
+    whole: Duration,
+}
+
+/// By the command: from its start, and from the moment it begins with the film, its model loaded.
+fn by_command(place: &Place) -> (Film, Film) {
+    let frames = FRAMES.to_string();
+    let words = ["generate", PROMPT, "--num-frames", &frames, "--seed", "1", "--json", "-o"];
+    let words: Vec<&str> = words.into_iter().chain(["film.mp4"]).collect();
+    let started = Instant::now();
+    let mut child = place.start(&words);
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let (mut begun, mut first) = (None, None);
+    for line in lines {
+        let event: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        match event["event"].as_str() {
+            Some("segment") => drop(begun.get_or_insert_with(|| started.elapsed())),
+            Some("part") => drop(first.get_or_insert_with(|| started.elapsed())),
+            _ => {}
+        }
+    }
+    assert!(child.wait().expect("a child").success());
+    std::fs::remove_file(place.path("film.mp4")).expect("a film");
+    let (begun, first) = (begun.expect("a segment"), first.expect("a part"));
+    let whole = started.elapsed();
+    (Film { first, whole }, Film { first: first - begun, whole: whole - begun })
+}
+
+/// By the service, from the request on, with a model that is loaded.
+fn by_service(server: &Server) -> Film {
+    let started = Instant::now();
+    let id = server.ask(&json!({"prompt": PROMPT, "num_frames": FRAMES, "seed": 1}));
+    let mut first = None;
+    for event in server.events(&id, 0) {
+        if event.kind == "segment" {
+            first.get_or_insert_with(|| started.elapsed());
+        }
+    }
+    let film = Film { first: first.expect("a segment"), whole: started.elapsed() };
+    server.send("DELETE", &format!("/v1/videos/{id}"), &[], []).expect(200);
+    film
+}
+
+fn main() {
+    let ready = (0..ROUNDS).map(|_| {
+        let place = Place::new();
+        let started = Instant::now();
+        let server = Server::start_with(&place, &[]);
+        while server.get("/health/ready").status != 200 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        started.elapsed()
+    });
+    println!("start to ready           {:8.0?}   (aim: under 2 s)", median(ready.collect()));
+
+    let place = Place::new();
+    let server = Server::start_with(&place, &[]);
+    server.film(&server.ask(&json!({"prompt": PROMPT})));
+    let (mut whole, mut alone, mut served) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (from_start, from_begin) = by_command(&place);
+        whole.push(from_start);
+        alone.push(from_begin);
+        served.push(by_service(&server));
+    }
+    let firsts = |films: &[Film]| median(films.iter().map(|film| film.first).collect());
+    let wholes = |films: &[Film]| median(films.iter().map(|film| film.whole).collect());
+    let over = |a: Duration, b: Duration| 100.0 * (a.as_secs_f64() / b.as_secs_f64() - 1.0);
+    println!(
+        "first playable segment   {:8.0?}   the command {:.0?} from its start, {:.0?} from its first \
+         segment's begin: {:+.1}% (aim: within 10%)",
+        firsts(&served), firsts(&whole), firsts(&alone), over(firsts(&served), firsts(&alone)),
+    );
+    println!(
+        "film of {FRAMES} frames       {:8.0?}   the command {:.0?} from its start, {:.0?} from its first \
+         segment's begin: {:+.1}% (aim: under 2%)",
+        wholes(&served), wholes(&whole), wholes(&alone), over(wholes(&served), wholes(&alone)),
+    );
+
+    // One long film keeps the worker busy, as it would be.
+    let long = server.ask(&json!({"prompt": PROMPT, "num_frames": 40_001}));
+    server.wait(&long, "in work", |v| v["segments_done"].as_u64() > Some(0));
+    let agent: ureq::Agent = ureq::Agent::config_builder().build().into();
+    let timed = |call: &dyn Fn() -> Vec<u8>| {
+        let started = Instant::now();
+        call();
+        started.elapsed()
+    };
+    let read = |mut answer: ureq::http::Response<ureq::Body>| {
+        answer.body_mut().read_to_vec().expect("a body")
+    };
+    let posts = (0..100).map(|_| {
+        timed(&|| {
+            let post = agent.post(server.url("/v1/videos"));
+            let body = json!({"prompt": PROMPT, "num_frames": 33}).to_string();
+            read(post.header("content-type", "application/json").send(body).expect("an answer"))
+        })
+    });
+    println!("POST until queued        {:8.1?}   (aim: under 20 ms)", median(posts.collect()));
+    let url = server.url(&format!("/v1/videos/{long}"));
+    let reads = (0..500).map(|_| timed(&|| read(agent.get(&url).call().expect("an answer"))));
+    println!("status                   {:8.1?}   (aim: under 5 ms)", median(reads.collect()));
+}
