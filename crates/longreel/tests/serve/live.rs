@@ -219,6 +219,49 @@ fn no_kill_loses_a_part_or_gives_one_twice() {
 }
 
 #[test]
+fn a_film_that_changes_on_its_way_or_begins_with_another_one_streams_whole() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let parent = server.ask(&asked(20));
+    server.wait(&parent, "in work", |v| v["segments_done"].as_u64() > Some(1));
+    let steer = json!({"prompt": "A blue square that moves to the left, slowly."});
+    server.post(&format!("/v1/videos/{parent}/steer"), &steer).expect(200);
+    server.film(&parent);
+    let branch = json!({"segment": 4, "prompt": "A green square."});
+    let branch = server.post(&format!("/v1/videos/{parent}/branch"), &branch).expect(201).json();
+    let branch = branch["id"].as_str().expect("an id").to_owned();
+    for id in [&parent, &branch] {
+        let mut player = Player::default();
+        while !player.look(&server, id) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The head was written anew when the film was closed, and the parts have moved in the file.
+        let film = server.film(id);
+        let (head, parts) = (head_bytes(&film), player.parts());
+        assert_eq!(player.listed, 20);
+        assert!(parts == film[head..head + parts.len()], "the parts are not the film's");
+        assert_eq!(
+            &film[head + parts.len() + 4..][..4],
+            b"mfra",
+            "something is missing at the end"
+        );
+        let names: Vec<String> = player.fetched.keys().cloned().collect();
+        names.iter().for_each(|name| player.fetch(&server, id, name));
+        if let Some(frames) = played(&server.url(&format!("/v1/videos/{id}/stream.m3u8"))) {
+            assert_eq!(frames, 17 + 19 * 12);
+        }
+        let segments = server.get(&format!("/v1/videos/{id}/segments")).expect(200).json();
+        let prompts: Vec<_> = segments["data"].as_array().expect("a list").iter().collect();
+        assert_eq!(prompts[0]["prompt"], "A red circle moves.");
+        let last =
+            if id == &branch { "A green square." } else { steer["prompt"].as_str().unwrap() };
+        assert_eq!(prompts[19]["prompt"], last);
+        assert!(prompts.iter().all(|segment| segment["thumbnail"].is_string()), "{segments:#}");
+        assert!(prompts.iter().all(|segment| segment["can_branch"] == true), "{segments:#}");
+    }
+}
+
+#[test]
 fn a_film_that_is_called_off_plays_as_far_as_it_is_made() {
     let place = Place::new();
     let server = Server::start(&place);
