@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::args::{Command, GenerateArgs, ModelArgs};
 use crate::resolve;
 use crate::settings::{self, Ended};
-use crate::{demo, remake};
+use crate::{demo, remake, schema};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
 const KEYS: [&str; 27] = [
@@ -134,6 +134,10 @@ impl TypedFilms {
 impl Films for TypedFilms {
     fn model(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn schema(&self) -> Value {
+        schema::film(&KEYS)
     }
 
     fn film(&self, asked: &Map<String, Value>, inputs: &Inputs) -> Result<Film, Refusal> {

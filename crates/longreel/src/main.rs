@@ -16,6 +16,7 @@ mod remake;
 mod report;
 mod resolve;
 mod run;
+mod schema;
 mod serve;
 mod serve_args;
 mod settings;

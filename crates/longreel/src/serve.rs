@@ -1,13 +1,19 @@
 //! `longreel serve`, and the workers under it.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use longreel_jobs::{Limits, OwnerLimits, RateLimit, Retention, SigningSecret};
+use longreel_server::log::ACCESS;
 use longreel_server::{AccessOptions, Origins, ServeError, ServeOptions, WorkerCommand};
+use tracing::Metadata;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
 
 use crate::amounts::{Bytes, Days, Rate};
 use crate::args::Common;
@@ -33,7 +39,7 @@ const END_TIME: Duration = Duration::from_secs(1);
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<u8> {
-    log(verbosity);
+    log(verbosity, args.log_folder.as_deref())?;
     let workers = usize::from(args.workers.unwrap_or(1));
     let engine = run::options(&args.model)?;
     let films = TypedFilms::open(&args.model, &engine, common.config.as_deref())?;
@@ -175,15 +181,36 @@ fn patience(typed: Option<Span>) -> Result<Duration> {
     }
 }
 
-/// What happens goes to stderr, a line each.
-fn log(verbosity: Verbosity) {
+/// What happens goes to stderr, a line each; requests and what went wrong also to files of their own, as
+/// JSON. The files only grow: what rotates them has to cut them (logrotate's `copytruncate`).
+fn log(verbosity: Verbosity, folder: Option<&Path>) -> Result<()> {
     let level = match verbosity.quiet {
-        true => tracing::Level::WARN,
-        false => tracing::Level::INFO,
+        true => LevelFilter::WARN,
+        false => LevelFilter::INFO,
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(level)
-        .with_ansi(false)
+    let open = |folder: &Path, name: &str| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(folder)
+            .and_then(|()| File::options().append(true).create(true).open(&path))
+            .map(Mutex::new)
+            .map_err(|e| bad_input(format!("--log-folder {}: {e}; choose another", path.display())))
+    };
+    let (access, errors) = match folder {
+        Some(folder) => (Some(open(folder, "access.log")?), Some(open(folder, "error.log")?)),
+        None => (None, None),
+    };
+    let is_access = |metadata: &Metadata| metadata.target() == ACCESS;
+    let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let access = access.map(|file| {
+        fmt::layer().json().flatten_event(true).with_writer(file).with_filter(filter_fn(is_access))
+    });
+    let errors = errors.map(|file| {
+        fmt::layer().json().flatten_event(true).with_writer(file).with_filter(LevelFilter::WARN)
+    });
+    tracing_subscriber::registry()
+        .with(stderr.with_filter(filter_fn(move |m| *m.level() <= level && !is_access(m))))
+        .with(access)
+        .with(errors)
         .init();
+    Ok(())
 }

@@ -49,6 +49,9 @@ pub struct ServeArgs {
     /// [default: half of what it had, and 512MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Server")]
     pub worker_max_growth: Option<Bytes>,
+    /// Folder for access.log and error.log, JSON lines, beside the lines on stderr
+    #[arg(long, value_name = "FOLDER", help_heading = "Server")]
+    pub log_folder: Option<PathBuf>,
     /// Ask for API keys on this machine too; elsewhere they are always asked for
     #[arg(long, help_heading = "Access")]
     pub require_keys: Option<bool>,

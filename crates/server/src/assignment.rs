@@ -13,7 +13,7 @@ use longreel_jobs::{
     StoreError, WorkerEvent,
 };
 use longreel_media::{HEAD_START_BYTES, head_length, stream_head};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -190,7 +190,8 @@ impl<'a> Assignment<'a> {
                 self.progress.step = 0;
                 self.is_new = true;
             }
-            Told::Step { segment, step, steps, left_seconds } => {
+            Told::Step { segment, step, steps, seconds, left_seconds } => {
+                self.shared.metrics.step(seconds);
                 let segments = self.progress.segments;
                 self.progress = Progress { segment, segments, step, steps, left_seconds };
                 self.is_new = true;
@@ -211,6 +212,7 @@ impl<'a> Assignment<'a> {
                 let segment = u32::try_from(segment).unwrap_or(u32::MAX);
                 if segment.checked_add(1) == Some(self.next_segment) && !self.has_drift {
                     self.has_drift = true;
+                    self.shared.metrics.drift(colour_drift(&drift));
                     self.append(vec![WorkerEvent::Drift { segment, drift: drift.into() }]).await;
                 }
             }
@@ -279,6 +281,7 @@ impl<'a> Assignment<'a> {
             self.stop(When::Now).await;
             return false;
         }
+        self.shared.metrics.segment();
         self.next_segment = segment.saturating_add(1);
         self.has_drift = false;
         self.append(vec![WorkerEvent::SegmentDone(done)]).await;
@@ -442,7 +445,8 @@ impl<'a> Assignment<'a> {
                 self.hand_back(HandBack::Stopped).await;
                 return Finished::DiskFull;
             }
-            Outcome::Complete { film, drift, sheet } => {
+            Outcome::Complete { film, drift, sheet, reused_steps } => {
+                self.shared.metrics.reused(reused_steps);
                 return self.complete(&film, &drift, sheet.as_deref()).await;
             }
             Outcome::Stopped => self.hand_back(HandBack::Stopped).await,
@@ -511,6 +515,7 @@ impl<'a> Assignment<'a> {
 
     async fn gone(mut self, reason: String) -> Finished {
         tracing::error!(job = %self.job.id, reason, "a worker died");
+        self.shared.metrics.death();
         self.hand_back(HandBack::Died { reason: reason.clone() }).await;
         Finished::WorkerGone(reason)
     }
@@ -543,6 +548,7 @@ impl<'a> Assignment<'a> {
                 // Somebody waits for the job, or for the report of its end.
                 self.shared.wake();
                 if job.state.is_final() {
+                    self.shared.ended(&job).await;
                     upkeep::tidy_up(self.shared, &job).await;
                 }
             }
@@ -552,6 +558,14 @@ impl<'a> Assignment<'a> {
             }
         }
     }
+}
+
+/// How far a segment's mean colour is from the first one's, of 255.
+fn colour_drift(drift: &Map<String, Value>) -> f64 {
+    let change = drift.get("change").and_then(|change| change["colour"].as_array());
+    let change = change.map(Vec::as_slice).unwrap_or_default();
+    let sum: f64 = change.iter().filter_map(Value::as_f64).map(f64::abs).sum();
+    sum / change.len().max(1) as f64
 }
 
 /// Why a part could not be stored.

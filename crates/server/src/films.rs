@@ -14,6 +14,9 @@ pub trait Films: Send + Sync {
     /// The model that makes them.
     fn model(&self) -> &ModelInfo;
 
+    /// The JSON Schema of what a film can be asked for by.
+    fn schema(&self) -> Value;
+
     /// Resolves and plans a request. May read files; not to be called where waiting is not allowed.
     ///
     /// # Errors

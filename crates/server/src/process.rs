@@ -89,9 +89,7 @@ impl WorkerProcess {
     /// that are read from their file as they are needed do not count, the system takes those back by
     /// itself. `None` where the system does not say.
     pub fn memory_bytes(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        memory_of(self.id()?, "RssAnon:")
     }
 
     /// Gives an order. A worker that is gone does not get it; [`Self::hear`] says so.
@@ -153,6 +151,18 @@ impl WorkerProcess {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         if words.is_empty() { how } else { format!("{how}; it said: {}", words.join(" / ")) }
     }
+}
+
+/// Memory of a process that is in RAM, files that it has mapped included, in bytes. `None` where the
+/// system does not say.
+pub fn resident_bytes(id: u32) -> Option<u64> {
+    memory_of(id, "VmRSS:")
+}
+
+fn memory_of(id: u32, what: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 async fn read_told(stdout: impl AsyncRead + Unpin, sender: mpsc::Sender<Told>) {

@@ -91,6 +91,8 @@ pub enum Told {
         step: u32,
         /// Steps of this segment.
         steps: u32,
+        /// Seconds this one took.
+        seconds: f64,
         /// Estimated seconds until the film is done.
         left_seconds: Option<f64>,
     },
@@ -182,6 +184,8 @@ pub enum Outcome {
         drift: PathBuf,
         /// Small frames of it in one picture.
         sheet: Option<PathBuf>,
+        /// Steps that a step cache took over.
+        reused_steps: u64,
     },
     /// It was stopped as ordered; what is finished stays in its folder.
     Stopped,
@@ -213,7 +217,8 @@ mod tests {
     fn the_events_of_a_film_are_understood() {
         let step =
             Event::Step { segment: 2, step: 3, steps: 20, seconds: 0.1, left_seconds: Some(4.5) };
-        let expected = Told::Step { segment: 2, step: 3, steps: 20, left_seconds: Some(4.5) };
+        let expected =
+            Told::Step { segment: 2, step: 3, steps: 20, seconds: 0.1, left_seconds: Some(4.5) };
         assert_eq!(told(&step), expected);
         let preview = Some("work/preview-00000000.jpg".to_owned());
         let checkpoint = Some("work/checkpoint-00000000.safetensors".to_owned());

@@ -23,8 +23,10 @@ use crate::fetch::Fetcher;
 use crate::films::Films;
 use crate::http;
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::process::WorkerCommand;
 use crate::shared::{Ending, Shared, Slots, remove_folder};
+use crate::traces::Traces;
 use crate::{supervisor, upkeep, webhooks};
 
 /// Files that may be open at once, where the system lets us have as many.
@@ -179,6 +181,8 @@ pub async fn serve(
         patience: options.patience,
         max_growth: options.max_growth,
         slots: Slots::new(options.workers),
+        metrics: Metrics::default(),
+        traces: Traces::from_environment(|name| std::env::var(name).ok()),
         access,
         body_bytes: options.body_bytes,
         retention: options.retention,

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longreel_film::EngineOptions;
-use longreel_jobs::{Artifacts, JobId, Retention, SigningSecret, Store};
+use longreel_jobs::{Artifacts, Job, JobId, Retention, SigningSecret, Store};
 use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::fetch::Fetcher;
-use crate::films::Films;
+use crate::films::{Films, Resolved};
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::process::WorkerCommand;
+use crate::traces::Traces;
 
 /// What the parts of the server share.
 pub struct Shared {
@@ -43,6 +45,10 @@ pub struct Shared {
     pub max_growth: Option<u64>,
     /// The state of each worker.
     pub slots: Slots,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where spans go.
+    pub traces: Traces,
     /// Who may call.
     pub access: Access,
     /// Longest body of a request.
@@ -72,6 +78,18 @@ impl Shared {
     /// Tells everybody who waits that a job came or changed.
     pub fn wake(&self) {
         self.wakes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Counts a job that has come to its end.
+    pub async fn ended(&self, job: &Job) {
+        let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone()).ok();
+        let fps = resolved.map(|resolved| f64::from(resolved.request.fps.max(1)));
+        self.metrics.ended(job, fps.map(|fps| job.frames_done as f64 / fps));
+        if self.traces.is_on() {
+            // Without the segments of a very long film there is still the film.
+            let events = self.store.events(job.id, 0, 1000).await.unwrap_or_default();
+            self.traces.film(job, &events);
+        }
     }
 
     /// Where a job's film is made.
@@ -108,26 +126,54 @@ pub enum SlotState {
     Down,
 }
 
-/// The state of each worker.
+impl SlotState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Idle, Self::Working, Self::Down];
+
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Working => "working",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// The state of each worker, and its process while there is one.
 #[derive(Debug)]
-pub struct Slots(Mutex<Vec<SlotState>>);
+pub struct Slots(Mutex<Vec<(SlotState, Option<u32>)>>);
 
 impl Slots {
     /// So many workers, none of them ready.
     pub fn new(count: usize) -> Self {
-        Self(Mutex::new(vec![SlotState::Starting; count]))
+        Self(Mutex::new(vec![(SlotState::Starting, None); count]))
     }
 
     /// Notes what a worker is doing.
     pub fn set(&self, slot: usize, state: SlotState) {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(current) = slots.get_mut(slot) {
-            *current = state;
+            current.0 = state;
         }
     }
 
-    /// All of them.
+    /// Notes which process a worker is; `None` when it is no more.
+    pub fn set_process(&self, slot: usize, process: Option<u32>) {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = slots.get_mut(slot) {
+            current.1 = process;
+        }
+    }
+
+    /// What each is doing.
     pub fn get(&self) -> Vec<SlotState> {
+        self.processes().into_iter().map(|(state, _)| state).collect()
+    }
+
+    /// What each is doing, and its process.
+    pub fn processes(&self) -> Vec<(SlotState, Option<u32>)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

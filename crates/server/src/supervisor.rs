@@ -66,6 +66,7 @@ pub async fn run(shared: Arc<Shared>, slot: usize) {
         fruitless = if was_ready { 0 } else { fruitless.saturating_add(1) };
         let wait = BACKOFF_FIRST.saturating_mul(1 << fruitless.min(10)).min(BACKOFF_MAX);
         tracing::warn!(slot, reason, again_in = ?wait, "a worker is gone");
+        shared.slots.set_process(slot, None);
         shared.slots.set(slot, SlotState::Down);
         tokio::select! {
             () = sleep(wait) => {}
@@ -83,6 +84,7 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
             return gone(format!("{program} cannot be started: {error}"), false);
         }
     };
+    shared.slots.set_process(slot, process.id());
     let pid = process.id().unwrap_or_default();
     let warm_up = shared.work.join(format!("warm-up-{slot}"));
     process.order(&Order::Start { engine: shared.engine.clone(), warm_up }).await;

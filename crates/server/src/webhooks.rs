@@ -86,7 +86,9 @@ async fn deliver(shared: Arc<Shared>, lease: DeliveryLease) {
         retry_after_ms: answered.ok().and_then(|a| a.retry_after_s?.checked_mul(1000)),
     };
     let (status, error) = (outcome.status, outcome.error.clone().unwrap_or_default());
-    match shared.store.record_delivery(&lease, outcome).await {
+    let recorded = shared.store.record_delivery(&lease, outcome).await;
+    shared.metrics.webhook(matches!(recorded, Ok(DeliveryState::Delivered)));
+    match recorded {
         Ok(DeliveryState::Delivered) => {
             tracing::info!(job = %job.id, event = delivery.event.as_str(), "a webhook is delivered");
         }

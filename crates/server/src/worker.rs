@@ -144,10 +144,11 @@ fn make(engine: &mut Engine, given: Given) -> Result<Outcome, Box<FilmError>> {
         command: task.command.clone(),
         ..Outputs::new(&film)
     };
-    let complete = || Outcome::Complete {
+    let complete = |reused_steps: usize| Outcome::Complete {
         film: film.clone(),
         drift: outputs.drift_path(),
         sheet: outputs.sheet().map(|sheet| sheet.0).filter(|sheet| sheet.exists()),
+        reused_steps: reused_steps as u64,
     };
     let prompts = task.request.prompts.clone();
     let observer = &mut Relay {
@@ -165,7 +166,7 @@ fn make(engine: &mut Engine, given: Given) -> Result<Outcome, Box<FilmError>> {
         // The drift is written after the film is closed and before the run's folder goes: this film
         // was whole when its worker or the server was killed.
         observer.again()?;
-        return Ok(complete());
+        return Ok(complete(0));
     } else {
         let plan = engine.plan(&task.request).map_err(FilmError::from)?;
         let outputs = Outputs { overwrite: true, ..outputs.clone() };
@@ -181,7 +182,7 @@ fn make(engine: &mut Engine, given: Given) -> Result<Outcome, Box<FilmError>> {
     if let Some(Err(error)) = observer.again.take() {
         return Err(error);
     }
-    Ok(if outcome.stopped { Outcome::Stopped } else { complete() })
+    Ok(if outcome.stopped { Outcome::Stopped } else { complete(outcome.reused_steps) })
 }
 
 /// Tells the server what a run tells, and before that what it may not have heard of an earlier one;

@@ -99,12 +99,18 @@ fn main() {
     println!(
         "first playable segment   {:8.0?}   the command {:.0?} from its start, {:.0?} from its first \
          segment's begin: {:+.1}% (aim: within 10%)",
-        firsts(&served), firsts(&whole), firsts(&alone), over(firsts(&served), firsts(&alone)),
+        firsts(&served),
+        firsts(&whole),
+        firsts(&alone),
+        over(firsts(&served), firsts(&alone)),
     );
     println!(
         "film of {FRAMES} frames       {:8.0?}   the command {:.0?} from its start, {:.0?} from its first \
          segment's begin: {:+.1}% (aim: under 2%)",
-        wholes(&served), wholes(&whole), wholes(&alone), over(wholes(&served), wholes(&alone)),
+        wholes(&served),
+        wholes(&whole),
+        wholes(&alone),
+        over(wholes(&served), wholes(&alone)),
     );
 
     // One long film keeps the worker busy, as it would be.

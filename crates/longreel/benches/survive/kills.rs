@@ -131,7 +131,9 @@ pub fn run(kills: u64, seed: u64) {
     );
     if let Some(slowest) = to_listening.last() {
         let median = to_listening[to_listening.len() / 2];
-        println!("   from a kill until it listens again: median {median:.2?}, at most {slowest:.2?}");
+        println!(
+            "   from a kill until it listens again: median {median:.2?}, at most {slowest:.2?}"
+        );
     }
     let left = std::fs::read_dir(place.path("data/work")).expect("a folder");
     let left: Vec<_> = left

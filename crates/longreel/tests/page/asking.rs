@@ -201,3 +201,76 @@ fn what_is_copied_of_a_film_asks_for_the_same_film_again() {
     let again = server.ask(&copied);
     assert_eq!(server.video(&again)["command"], server.video(&id)["command"]);
 }
+
+#[test]
+fn the_plan_follows_what_is_typed_and_a_picture_comes_with_the_request() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::new();
+    let server = Server::start_with(&place, &[]);
+    browser.open(&server.url("/"));
+    browser.write("#prompt", "a red circle moves right");
+    let plan = |frames: &str| {
+        format!("document.getElementById('plan').innerText.includes('{frames} frames')")
+    };
+    browser.write("#seconds", "4");
+    browser.wait(&plan("97"));
+    browser.write("#seconds", "2");
+    browser.wait(&plan("49"));
+    // A refusal comes beside its field without anything being sent, and goes with its reason.
+    browser.click("#advanced summary");
+    browser.write("#set-base_num_frames", "32");
+    browser.wait("document.querySelector('[data-field=base_num_frames] .field-error').innerText.includes('32')");
+    browser.write("#set-base_num_frames", "33");
+    browser.wait(&plan("49"));
+    assert_eq!(browser.text("[data-field=base_num_frames] .field-error"), "");
+    browser.write("#set-steps", "2");
+
+    let thumbnail = server.ask(&json!({"prompt": "a red circle", "num_frames": 5, "steps": 1}));
+    server.film(&thumbnail);
+    let picture =
+        server.get(&format!("/v1/videos/{thumbnail}/content?variant=thumbnail")).expect(200);
+    browser.choose_file("file-image", &place.write("first", &picture.body));
+    browser.wait("document.getElementById('file-error').innerText");
+    let name = format!("first.{}", picture.content_type.rsplit('/').next().expect("a type"));
+    browser.choose_file("file-image", &place.write(&name, &picture.body));
+    browser.wait("document.querySelector('[data-slot=image].held')");
+    browser.click("#make");
+    let id = browser.wait("location.hash.split('/film/')[1]");
+    let video = server.video(id.as_str().expect("an id"));
+    assert!(video["command"].as_str().expect("a command").contains("--image"), "{video:#}");
+    browser.wait("document.querySelector('.badge[data-tone=completed]')");
+    browser.wait("document.querySelector('video').videoWidth === 64");
+    browser.expect_no_errors();
+}
+
+#[test]
+fn a_service_with_keys_asks_for_one_and_shows_films_with_it() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::new();
+    let made = place.run(&["keys", "create", "page", "--data", "data", "--json"]).expect_code(0);
+    let key = made.events()[0]["key"].as_str().expect("a key").to_owned();
+    let server =
+        Server::start_with(&place, &["--model", &crate::program::model(), "--require-keys"]);
+    browser.open(&server.url("/"));
+    browser.write("dialog input", "lr_of_nobody");
+    browser.click("dialog button[type=submit]");
+    browser.wait("document.querySelector('dialog .problem')");
+    browser.write("dialog input", &key);
+    browser.click("dialog button[type=submit]");
+    browser.wait("!document.querySelector('dialog')");
+    browser.wait("document.querySelector('.empty')");
+    assert_eq!(browser.run("return document.cookie"), "", "scripts can read the session");
+    browser.write("#prompt", "a red circle");
+    browser.write("#seconds", "0.5");
+    browser.click("#make");
+    // Pictures, films and events cannot carry a header: the cookie does it.
+    browser.wait("document.querySelector('.badge[data-tone=completed]')");
+    browser.wait("document.querySelector('video').videoWidth > 0");
+    // A reload asks for nothing; signing out does.
+    browser.reload();
+    browser.wait("document.querySelector('video')?.videoWidth > 0");
+    browser.open(&server.url("/#/service"));
+    browser.click(".service > button");
+    browser.wait("document.querySelector('dialog input[type=password]')");
+    browser.expect_no_errors();
+}

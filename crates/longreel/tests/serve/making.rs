@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::program::{Place, probe};
-use crate::server::{Server, Told, asked, made_by_command};
+use crate::server::{Server, asked, made_by_command};
 
 #[test]
 fn a_film_asked_for_over_http_is_in_every_byte_the_one_that_the_command_makes() {

@@ -6,13 +6,16 @@ mod body;
 mod content;
 mod cors;
 mod deliveries;
+mod endpoints;
 mod events;
 mod going_on;
 mod middleware;
 mod models;
+mod openapi;
 mod page;
 mod plan;
 mod problem;
+mod schemas;
 mod segments;
 mod session;
 mod steer;
@@ -27,56 +30,27 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use longreel_jobs::{Clock, SystemClock};
 
 use crate::shared::Shared;
 use problem::Problem;
 
 /// Every address of the service.
 pub fn router(shared: Arc<Shared>) -> Router {
-    // What a browser shows before anybody says who they are, and what watches over the server.
-    let open = Router::new()
-        .route("/", get(page::page))
-        .route("/web/{name}", get(page::file))
-        .route("/health", get(tasks::health))
-        .route("/health/live", get(|| async { "alive\n" }))
-        .route("/health/ready", get(ready))
-        .route("/v1/session", get(session::show).post(session::open).delete(session::close));
-    // The rest is for callers who may: see `admission::admit`.
-    let admitted = Router::new()
-        .route("/models/info", get(models::info))
-        .route("/generate", post(tasks::generate))
-        .route("/status/{id}", get(tasks::status))
-        .route("/download/{id}", get(tasks::download))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::retrieve))
-        .route("/v1/videos", get(videos::list).post(videos::create))
-        .route("/v1/videos/{id}", get(videos::retrieve).delete(videos::delete))
-        .route("/v1/videos/{id}/content", get(videos::video_content))
-        .route("/v1/videos/{id}/files/{name}", get(videos::file))
-        .route("/v1/videos/{id}/segments", get(segments::segments))
-        .route("/v1/videos/{id}/stream.m3u8", get(stream::playlist))
-        .route("/v1/videos/{id}/stream/{name}", get(stream::part))
-        .route("/v1/videos/{id}/events", get(events::events))
-        .route("/v1/videos/{id}/webhooks", get(deliveries::list))
-        .route("/v1/videos/{id}/cancel", post(videos::cancel))
-        .route("/v1/videos/{id}/pause", post(videos::pause))
-        .route("/v1/videos/{id}/resume", post(videos::resume))
-        .route("/v1/videos/{id}/steer", post(steer::steer))
-        .route("/v1/videos/{id}/remix", post(going_on::remix))
-        .route("/v1/videos/{id}/extend", post(going_on::extend))
-        .route("/v1/videos/{id}/branch", post(going_on::branch))
-        .route("/v1/plan", post(plan::plan))
-        .route_layer(from_fn_with_state(shared.clone(), admission::admit));
+    // What a browser shows before anybody says who they are, and what watches over the server, is open;
+    // the rest is for callers who may: see `admission::admit`.
+    let [open, admitted] = openapi::routers(endpoints::all());
+    let admitted = admitted.route_layer(from_fn_with_state(shared.clone(), admission::admit));
     open.merge(admitted)
         .fallback(no_such_address)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(shared.body_bytes))
         .layer(from_fn_with_state(shared.clone(), middleware::only_this_machine))
         .layer(from_fn_with_state(shared.clone(), cors::cors))
-        .layer(from_fn(middleware::request_id))
+        .layer(from_fn_with_state(shared.clone(), middleware::request_id))
         .with_state(shared)
 }
 
@@ -91,6 +65,15 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Proble
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail));
     }
     Ok("ready\n")
+}
+
+/// GET /metrics
+async fn metrics(State(shared): State<Arc<Shared>>) -> Result<impl IntoResponse, Problem> {
+    let counts = shared.store.counts().await?;
+    let now_ms = SystemClock.now_ms();
+    let text = shared.metrics.text(&counts, now_ms, &shared.slots.processes());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text))
 }
 
 async fn no_such_address(uri: Uri) -> Problem {

@@ -94,18 +94,8 @@ pub async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
         "model_loaded": shared.slots.is_ready(),
         "model": model.name,
         "version": model.program_version,
-        "workers": shared.slots.get().into_iter().map(public).collect::<Vec<_>>(),
+        "workers": shared.slots.get().into_iter().map(SlotState::as_str).collect::<Vec<_>>(),
     }))
-}
-
-/// Why a worker is down may name places on this machine; that is in the log.
-fn public(slot: SlotState) -> &'static str {
-    match slot {
-        SlotState::Starting => "starting",
-        SlotState::Idle => "idle",
-        SlotState::Working => "working",
-        SlotState::Down => "down",
-    }
 }
 
 #[cfg(test)]
