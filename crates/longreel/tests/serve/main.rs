@@ -14,6 +14,7 @@ mod limits;
 mod live;
 mod making;
 mod openai;
+mod openapi;
 #[cfg(target_os = "linux")]
 mod orders;
 mod server;

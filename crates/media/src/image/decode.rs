@@ -134,6 +134,23 @@ fn unknown(bytes: &[u8], path: &Path) -> MediaError {
     }
 }
 
+/// Whether a baseline JPEG's first scan holds fewer colours than the picture. The decoder gives such
+/// pictures without their colours and says nothing; hardly anything writes them.
+fn has_scan_for_each_colour(bytes: &[u8]) -> bool {
+    let (mut at, mut components) = (2, None);
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        match marker {
+            // Sequential, by Huffman; the number of components is behind precision, height and width.
+            0xc0 | 0xc1 => components = bytes.get(at + 9),
+            0xda => return components.is_some_and(|all| bytes.get(at + 4) < Some(all)),
+            _ => {}
+        }
+        at += 2 + length;
+    }
+    false
+}
+
 struct Source<'a> {
     bytes: &'a [u8],
     path: &'a Path,
@@ -192,6 +209,12 @@ impl Source<'_> {
             .set_max_width(65535.max(side))
             .set_max_height(65535.max(side))
             .jpeg_set_out_colorspace(ColorSpace::RGB);
+        if has_scan_for_each_colour(self.bytes) {
+            return Err(self.damaged(
+                "it is a baseline JPEG with a scan for each colour, which is not read; save it again \
+                 as a progressive JPEG or a PNG",
+            ));
+        }
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(self.bytes), options);
         decoder.decode_headers().map_err(|e| self.damaged(e))?;
         let info = decoder.info().ok_or_else(|| self.damaged("it has no header"))?;
