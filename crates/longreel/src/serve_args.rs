@@ -55,8 +55,13 @@ pub struct ServeArgs {
     /// Ask for API keys on this machine too; elsewhere they are always asked for
     #[arg(long, help_heading = "Access")]
     pub require_keys: Option<bool>,
-    /// Origin of pages that may call, such as https://films.example; may be given many times
-    #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
+    /// Origin of pages that may call
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        help_heading = "Access",
+        help = "Origin of pages that may call, such as https://films.example; may be given many times"
+    )]
     pub cors_origin: Vec<String>,
     /// Calls a minute, and at once, of keys without a rate of their own [default: 1200:300]
     #[arg(long, value_name = "N[:BURST]", help_heading = "Access")]
