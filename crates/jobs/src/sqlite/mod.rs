@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Sqlite, SqlitePool, Transaction};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqlitePool, Transaction};
 
 use crate::error::StoreError;
 use crate::store::StoreOptions;
@@ -69,6 +69,11 @@ impl SqliteStore {
                 .idle_timeout(None)
                 .max_lifetime(None)
                 .test_before_acquire(false)
+                // A disk that is full makes SQLite end a transaction by itself, and sqlx goes on to count it
+                // as open: such a connection can begin nothing any more.
+                .before_acquire(|connection, _| {
+                    Box::pin(async move { Ok(!connection.is_in_transaction()) })
+                })
                 .connect_lazy_with(connect.clone())
         };
         let store = Self { path, readers: pool(READERS), writer: pool(1), options };
