@@ -8,6 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Milliseconds since 1970-01-01 UTC; negative before that.
     fn now_ms(&self) -> i64;
+
+    /// Whole seconds since 1970-01-01 UTC; negative before that.
+    fn now_s(&self) -> i64 {
+        self.now_ms().div_euclid(1000)
+    }
 }
 
 /// The machine's clock.

@@ -38,6 +38,14 @@ pub trait Ids: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the system has no random numbers.
     fn secret(&self) -> Result<[u8; 32], RandomError>;
+
+    /// A secret in hexadecimal, which stands for a lease: 64 characters.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    fn token(&self) -> Result<String, RandomError> {
+        Ok(self.secret()?.iter().map(|b| format!("{b:02x}")).collect())
+    }
 }
 
 /// Ids and secrets from the system's random numbers.

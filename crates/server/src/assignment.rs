@@ -99,7 +99,7 @@ impl<'a> Assignment<'a> {
 
     /// Has the film made.
     pub async fn run(mut self) -> Finished {
-        let resolved: Resolved = match serde_json::from_value(self.job.asked.resolved.clone()) {
+        let resolved = match Resolved::of(&self.job) {
             Ok(resolved) => resolved,
             Err(error) => {
                 let message =
@@ -414,7 +414,7 @@ impl<'a> Assignment<'a> {
         if self.prompts_revision == self.job.prompts_revision {
             return None;
         }
-        let resolved: Resolved = serde_json::from_value(self.job.asked.resolved.clone()).ok()?;
+        let resolved = Resolved::of(&self.job).ok()?;
         match steered(self.shared, &self.job, resolved.request).await {
             Ok(film) => {
                 self.prompts_revision = self.job.prompts_revision;
@@ -492,8 +492,7 @@ impl<'a> Assignment<'a> {
         }
         let drift = tokio::fs::read(drift).await.ok().filter(|json| json.len() <= DRIFT_BYTES);
         let drift = drift.and_then(|json| serde_json::from_slice(&json).ok());
-        if std::mem::take(&mut self.is_new) {
-            self.is_new = true;
+        if self.is_new {
             self.renew().await;
         }
         let completion = Completion { artifacts, drift };

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use longreel_film::{Defaults, FilmPlan, FilmRequest};
-use longreel_jobs::ArtifactName;
-use serde::Serialize;
+use longreel_jobs::{ArtifactName, Job};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Turns what clients ask for into films, or refuses it.
@@ -81,7 +81,7 @@ pub struct Refusal {
 }
 
 /// What is kept with a job as resolved.
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Resolved {
     /// Pictures and videos in it are named as they are stored with the job.
     pub request: FilmRequest,
@@ -96,8 +96,18 @@ pub(crate) struct Resolved {
     pub warnings: Vec<String>,
 }
 
+impl Resolved {
+    /// That of a job.
+    ///
+    /// # Errors
+    /// When another version of the program wrote it.
+    pub fn of(job: &Job) -> serde_json::Result<Self> {
+        Self::deserialize(&job.asked.resolved)
+    }
+}
+
 /// What a film begins with of the one that it goes on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Begins {
     /// Segments that are taken over; at least one. The checkpoint after them is the parent's.
     pub segments: u32,

@@ -82,7 +82,7 @@ impl Shared {
 
     /// Counts a job that has come to its end.
     pub async fn ended(&self, job: &Job) {
-        let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone()).ok();
+        let resolved = Resolved::of(job).ok();
         let fps = resolved.map(|resolved| f64::from(resolved.request.fps.max(1)));
         self.metrics.ended(job, fps.map(|fps| job.frames_done as f64 / fps));
         if self.traces.is_on() {

@@ -70,7 +70,7 @@ async fn deliver(shared: Arc<Shared>, lease: DeliveryLease) {
         }
     };
     let body = message(delivery.event.as_str(), &job).to_string().into_bytes();
-    let (id, now_s) = (delivery.id.to_string(), SystemClock.now_ms().div_euclid(1000));
+    let (id, now_s) = (delivery.id.to_string(), SystemClock.now_s());
     let headers = vec![
         ("content-type", "application/json".to_owned()),
         ("webhook-signature", shared.webhook_secret.sign(&id, now_s, &body)),

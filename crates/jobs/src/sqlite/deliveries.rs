@@ -72,8 +72,7 @@ impl SqliteStore {
         let mut taken = Vec::new();
         for row in &rows {
             let delivery = delivery(row)?;
-            let token: String =
-                self.options.ids.secret()?.iter().map(|b| format!("{b:02x}")).collect();
+            let token = self.options.ids.token()?;
             sqlx::query(
                 "UPDATE deliveries SET lease_token = ?, lease_ms = ?, leased_ms = ? WHERE id = ?",
             )

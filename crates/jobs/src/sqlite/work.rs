@@ -85,7 +85,7 @@ impl SqliteStore {
             tx.commit().await?;
             return Ok(None);
         };
-        let token: String = self.options.ids.secret()?.iter().map(|b| format!("{b:02x}")).collect();
+        let token = self.options.ids.token()?;
         let expires_ms = now_ms.saturating_add(request.duration_ms);
         sqlx::query(
             "UPDATE jobs SET state = 'running', worker = ?, lease_token = ?, lease_ms = ?,

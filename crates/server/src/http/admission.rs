@@ -3,7 +3,6 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::RequestExt;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
@@ -11,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use longreel_jobs::{ApiKey, JobId, KeyRefusal, Scope, StoreError};
+use longreel_jobs::{ApiKey, Clock, JobId, KeyRefusal, Scope, StoreError, SystemClock};
 
 use super::middleware::own_origin;
 use super::problem::Problem;
@@ -65,7 +64,7 @@ pub async fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Caller, Pr
         })?;
         return known(shared.store.verify_key(key).await).map(Caller::with_key);
     }
-    let Some(key) = shared.access.session(headers, now_s()) else {
+    let Some(key) = shared.access.session(headers, SystemClock.now_s()) else {
         let detail = "this server wants an API key; send it as Authorization: Bearer KEY. Whoever runs \
                       the server makes one with `longreel keys create`";
         return Err(
@@ -103,12 +102,6 @@ pub fn known(found: Result<ApiKey, StoreError>) -> Result<ApiKey, Problem> {
 
 fn unauthorized(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, code, detail)
-}
-
-/// Now, in seconds since 1970.
-pub fn now_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 async fn check(

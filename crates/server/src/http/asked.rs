@@ -13,7 +13,7 @@ use super::body::{self, Asked};
 use super::problem::Problem;
 use super::terms::Terms;
 use crate::access::Caller;
-use crate::films::{Film, Inputs, Refusal, Resolved};
+use crate::films::{Begins, Film, Inputs, Refusal, Resolved};
 use crate::shared::Shared;
 
 /// A client's key for a request that it may repeat.
@@ -75,7 +75,7 @@ pub fn number<T: std::str::FromStr>(
 
 /// What is kept with a job of how its film is made.
 pub(crate) fn resolved(job: &Job) -> Result<Resolved, Problem> {
-    serde_json::from_value(job.asked.resolved.clone()).map_err(|_| {
+    Resolved::of(job).map_err(|_| {
         let detail = "this version cannot read the video; ask for it again";
         Problem::new(StatusCode::CONFLICT, "job_unreadable", detail)
     })
@@ -99,7 +99,8 @@ pub async fn create(
     let film = planned(shared, &keys, uploads.folder()).await?;
     warnings.splice(0..0, film.warnings.iter().cloned());
     let files = uploads.files().map(|(name, path)| File { name, source: Source::Local(path) });
-    let new = new_job(shared, &film, Taken { caller, terms, request, keys, warnings, headers })?;
+    let taken = Taken { caller, terms, request, keys, begins: None, warnings, headers };
+    let new = new_job(shared, &film, taken)?;
     submit(shared, new, files.collect()).await
 }
 
@@ -153,6 +154,8 @@ pub struct Taken<'a> {
     pub request: Value,
     /// See [`Resolved::keys`].
     pub keys: Map<String, Value>,
+    /// What it begins with of another film.
+    pub begins: Option<Begins>,
     /// What the client should know.
     pub warnings: Vec<String>,
     /// Those of the request.
@@ -177,7 +180,7 @@ pub fn new_job(shared: &Shared, film: &Film, taken: Taken<'_>) -> Result<NewJob,
     let resolved = Resolved {
         request: wanted.clone(),
         keys: taken.keys,
-        begins: None,
+        begins: taken.begins,
         command: film.command.clone(),
         expected_seconds: film.plan.summary().expected_seconds,
         warnings: taken.warnings,

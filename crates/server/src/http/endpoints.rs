@@ -132,9 +132,7 @@ fn tasks_of_the_first_api() -> Vec<Endpoint> {
             .gives(200, task)
             .fails(&[404]),
         Endpoint::new("GET", "/download/{id}", "download", "The film", get(tasks::download))
-            .gives(200, Answer::Of("video/mp4"))
-            .gives(206, Answer::Of("video/mp4"))
-            .gives(304, Answer::Nothing)
+            .gives_file("video/mp4")
             .fails(&[404, 409, 416]),
     ]
 }
@@ -148,8 +146,7 @@ fn videos_of_openai() -> Vec<Endpoint> {
             .fails(&[400, 404]),
         Endpoint::new("POST", "/v1/videos", "createVideo", "Ask for a video", post(videos::create))
             .takes(Body::JsonOrForm("VideoRequest"))
-            .gives(201, video)
-            .gives(200, video)
+            .gives_new(video)
             .fails(&[400, 409, 413, 415, 429]),
         Endpoint::new(
             "GET",
@@ -177,9 +174,7 @@ fn videos_of_openai() -> Vec<Endpoint> {
             get(videos::video_content),
         )
         .query(VARIANT)
-        .gives(200, Answer::Of("*/*"))
-        .gives(206, Answer::Of("*/*"))
-        .gives(304, Answer::Nothing)
+        .gives_file("*/*")
         .fails(&[400, 404, 409, 416]),
         Endpoint::new(
             "POST",
@@ -189,8 +184,7 @@ fn videos_of_openai() -> Vec<Endpoint> {
             post(going_on::remix),
         )
         .takes(Body::JsonOrForm("VideoRequest"))
-        .gives(201, video)
-        .gives(200, video)
+        .gives_new(video)
         .fails(&[400, 404, 409, 413, 415, 429]),
     ]
 }
@@ -220,8 +214,7 @@ fn beyond() -> Vec<Endpoint> {
             post(going_on::extend),
         )
         .takes(Body::Json("ExtendRequest"))
-        .gives(201, video)
-        .gives(200, video)
+        .gives_new(video)
         .fails(&[400, 404, 409, 413, 415, 429]),
         Endpoint::new(
             "POST",
@@ -231,8 +224,7 @@ fn beyond() -> Vec<Endpoint> {
             post(going_on::branch),
         )
         .takes(Body::Json("BranchRequest"))
-        .gives(201, video)
-        .gives(200, video)
+        .gives_new(video)
         .fails(&[400, 404, 409, 413, 415, 429]),
         Endpoint::new("POST", "/v1/plan", "plan", "What a video would take", post(plan::plan))
             .takes(Body::JsonOrForm("VideoRequest"))
@@ -275,9 +267,7 @@ fn beyond() -> Vec<Endpoint> {
             "init.mp4, 0.m4s and so on, which the playlist names",
             get(stream::part),
         )
-        .gives(200, Answer::Of("*/*"))
-        .gives(206, Answer::Of("*/*"))
-        .gives(304, Answer::Nothing)
+        .gives_file("*/*")
         .fails(&[404, 416]),
         Endpoint::new(
             "GET",
@@ -286,9 +276,7 @@ fn beyond() -> Vec<Endpoint> {
             "A file by the name that the video lists",
             get(videos::file),
         )
-        .gives(200, Answer::Of("*/*"))
-        .gives(206, Answer::Of("*/*"))
-        .gives(304, Answer::Nothing)
+        .gives_file("*/*")
         .fails(&[404, 416]),
         Endpoint::new(
             "GET",

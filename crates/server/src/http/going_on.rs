@@ -72,8 +72,15 @@ pub async fn remix(
     let folder = uploads.folder().filter(|_| all_new);
     let film = asked::planned(&shared, &merged, folder).await?;
     let warnings = film.warnings.clone();
-    let taken =
-        Taken { caller: &caller, terms, request, keys: merged, warnings, headers: &headers };
+    let taken = Taken {
+        caller: &caller,
+        terms,
+        request,
+        keys: merged,
+        begins: None,
+        warnings,
+        headers: &headers,
+    };
     let mut new = asked::new_job(&shared, &film, taken)?;
     new.parent = Some(Parent { job: parent.id, relation: Relation::Remix, segment: None });
     let created = asked::submit(&shared, new, files).await?;
@@ -88,11 +95,9 @@ pub async fn extend(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let parent = shared.store.get(videos::job_id(&id)?).await?;
-    let mut wanted = asked::object(&shared, &headers, body).await?;
-    let asked_for = Value::Object(wanted.clone());
-    let terms = Terms::take(&shared, &caller, &mut wanted).await?;
-    asked::known_keys(&wanted, &["prompt", "seed", "seconds", "num_frames"])?;
+    let keys = &["prompt", "seed", "seconds", "num_frames"];
+    let Going { parent, wanted, asked_for, terms } =
+        Going::read(&shared, &caller, &id, &headers, body, keys).await?;
     if parent.state != JobState::Completed {
         let detail = format!(
             "video {} is {}; it can be extended when it is completed, and branched before",
@@ -149,11 +154,9 @@ pub async fn branch(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let parent = shared.store.get(videos::job_id(&id)?).await?;
-    let mut wanted = asked::object(&shared, &headers, body).await?;
-    let asked_for = Value::Object(wanted.clone());
-    let terms = Terms::take(&shared, &caller, &mut wanted).await?;
-    asked::known_keys(&wanted, &["segment", "prompt", "seed", "seconds", "num_frames"])?;
+    let keys = &["segment", "prompt", "seed", "seconds", "num_frames"];
+    let Going { parent, wanted, asked_for, terms } =
+        Going::read(&shared, &caller, &id, &headers, body, keys).await?;
     let Some(segment) = asked::number::<u32>(&wanted, "segment")? else {
         return Err(Problem::invalid("segment is missing; say which is the first to be made anew"));
     };
@@ -184,6 +187,35 @@ pub async fn branch(
     let (relation, warnings) = (Relation::Branch, Vec::new());
     let going_on = GoingOn { relation, kept, film, warnings, asked_for, terms };
     take_in(&shared, &caller, &parent, going_on, &headers).await
+}
+
+/// What is asked for on the way from one film to another.
+struct Going {
+    parent: Job,
+    /// The keys about the film.
+    wanted: Map<String, Value>,
+    /// The request as it came.
+    asked_for: Value,
+    terms: Terms,
+}
+
+impl Going {
+    /// Reads a request that may have these keys, beside its terms.
+    async fn read(
+        shared: &Shared,
+        caller: &Caller,
+        id: &str,
+        headers: &HeaderMap,
+        body: Result<Bytes, BytesRejection>,
+        keys: &[&str],
+    ) -> Result<Self, Problem> {
+        let parent = shared.store.get(videos::job_id(id)?).await?;
+        let mut wanted = asked::object(shared, headers, body).await?;
+        let asked_for = Value::Object(wanted.clone());
+        let terms = Terms::take(shared, caller, &mut wanted).await?;
+        asked::known_keys(&wanted, keys)?;
+        Ok(Self { parent, wanted, asked_for, terms })
+    }
 }
 
 /// A film that begins with segments of another one.
@@ -259,12 +291,8 @@ async fn take_in(
     };
     let keys = keys_of(&before, &film.plan);
     warnings.extend(film.warnings.iter().cloned());
-    let taken = Taken { caller, terms, request: asked_for, keys, warnings, headers };
+    let taken = Taken { caller, terms, request: asked_for, keys, begins, warnings, headers };
     let mut new = asked::new_job(shared, &film, taken)?;
-    let mut resolved =
-        serde_json::from_value::<Resolved>(new.resolved).map_err(|e| Problem::internal(&e))?;
-    resolved.begins = begins;
-    new.resolved = serde_json::to_value(resolved).map_err(|e| Problem::internal(&e))?;
     let segment = u32::try_from(kept).ok();
     new.parent = Some(Parent { job: parent.id, relation, segment });
     let created = asked::submit(shared, new, files).await?;

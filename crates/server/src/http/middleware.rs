@@ -60,8 +60,6 @@ pub async fn request_id(
     // A service that is not ready yet is asked about it many times.
     if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
         tracing::warn!(request_id = id, %method, path, %status, "request");
-    } else {
-        tracing::debug!(request_id = id, %method, path, %status, "request");
     }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);

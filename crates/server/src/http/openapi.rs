@@ -86,6 +86,17 @@ impl Endpoint {
         self
     }
 
+    /// Answers with a file, or with a part of it, or that it is as the client has it.
+    pub fn gives_file(self, content_type: &'static str) -> Self {
+        let file = Answer::Of(content_type);
+        self.gives(200, file).gives(206, file).gives(304, Answer::Nothing)
+    }
+
+    /// Answers with what was taken in, or was known already by its idempotency key.
+    pub fn gives_new(self, answer: Answer) -> Self {
+        self.gives(201, answer).gives(200, answer)
+    }
+
     /// Answers with a problem of one of these statuses when it does not.
     pub fn fails(self, problems: &'static [u16]) -> Self {
         Self { problems, ..self }

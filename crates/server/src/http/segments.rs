@@ -51,8 +51,7 @@ pub async fn segments(
     };
     let end = first.saturating_add(limit);
     let job = shared.store.get(id).await?;
-    let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone());
-    let request = resolved.map_err(|error| Problem::internal(&error))?.request;
+    let request = Resolved::of(&job).map_err(|error| Problem::internal(&error))?.request;
     // With another model or version than it was planned with, only what is made is known.
     let film = steered(&shared, &job, request).await.ok();
     let plan = film.as_ref().map(|film| &film.plan);

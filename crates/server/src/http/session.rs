@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use longreel_jobs::{Clock, SystemClock};
 use serde_json::{Value, json};
 
-use super::admission::{identify, known, now_s};
+use super::admission::{identify, known};
 use super::middleware::own_origin;
 use super::problem::Problem;
 use super::{asked, body};
@@ -52,7 +53,7 @@ pub async fn open(
         return Ok(answer(&shared, Some(&Caller::local())));
     }
     let key = known(shared.store.verify_key(key.trim()).await)?;
-    let cookie = shared.access.open_session(key.id, now_s(), is_secure(&headers));
+    let cookie = shared.access.open_session(key.id, SystemClock.now_s(), is_secure(&headers));
     let session = answer(&shared, Some(&Caller::with_key(key)));
     Ok(([(header::SET_COOKIE, cookie)], session).into_response())
 }

@@ -34,8 +34,7 @@ pub async fn playlist(
     if parts.first().is_none_or(|first| first.0 > 0) {
         return Err(nothing_yet(&job));
     }
-    let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone());
-    let request = resolved.map_err(|error| Problem::internal(&error))?.request;
+    let request = Resolved::of(&job).map_err(|error| Problem::internal(&error))?.request;
     let list = written(&request, &parts, job.state.is_final());
     let headers = [
         (header::CONTENT_TYPE, Format::M3u8.content_type()),

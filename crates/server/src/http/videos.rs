@@ -144,14 +144,18 @@ pub async fn delete(
     Ok(Json(json!({"id": job, "object": "video.deleted", "deleted": true})))
 }
 
+/// A job that was given an order, which its worker hears of now.
+async fn ordered(shared: &Shared, job: Job) -> Result<Json<Value>, Problem> {
+    shared.wake();
+    shown(shared, &job).await
+}
+
 /// POST /v1/videos/{id}/cancel
 pub async fn cancel(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let job = shared.store.cancel(job_id(&id)?).await?;
-    shared.wake();
-    shown(&shared, &job).await
+    ordered(&shared, shared.store.cancel(job_id(&id)?).await?).await
 }
 
 /// POST /v1/videos/{id}/pause
@@ -159,9 +163,7 @@ pub async fn pause(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let job = shared.store.pause(job_id(&id)?).await?;
-    shared.wake();
-    shown(&shared, &job).await
+    ordered(&shared, shared.store.pause(job_id(&id)?).await?).await
 }
 
 /// POST /v1/videos/{id}/resume
@@ -169,9 +171,7 @@ pub async fn resume(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let job = shared.store.resume(job_id(&id)?).await?;
-    shared.wake();
-    shown(&shared, &job).await
+    ordered(&shared, shared.store.resume(job_id(&id)?).await?).await
 }
 
 /// Which content is asked for.

@@ -11,7 +11,7 @@ const CANCELLED: &str = "the film was called off before it was finished";
 
 /// A job in the shape of the OpenAI videos API, with what this server knows beyond it.
 pub fn video(job: &Job, queue_position: Option<u64>) -> Value {
-    let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone()).ok();
+    let resolved = Resolved::of(job).ok();
     let request = resolved.as_ref().map(|resolved| &resolved.request);
     let status = match job.state {
         JobState::Queued => "queued",
@@ -68,7 +68,7 @@ pub fn video(job: &Job, queue_position: Option<u64>) -> Value {
 
 /// A job in the shape of the first API, which knew four states and progress from 0 to 1.
 pub fn task(job: &Job) -> Value {
-    let resolved = serde_json::from_value::<Resolved>(job.asked.resolved.clone()).ok();
+    let resolved = Resolved::of(job).ok();
     let status = match job.state {
         JobState::Queued => "queued",
         JobState::Running => "processing",
