@@ -236,7 +236,8 @@ fn indexed(folder: &Path, name: &str, stem: &str) -> Result<Group, WeightsError>
 }
 
 /// The path of a file in a folder, when it is really in there: its name has no folder in it, and where it
-/// is a link, it stays in the folder, or in the blobs of the same model in a Hugging Face cache.
+/// is a link, it stays in the folder, or in the blobs of the same model in a Hugging Face cache, or in those
+/// that the models of the cache share.
 pub(super) fn inside(folder: &Path, name: &str) -> Result<PathBuf, WeightsError> {
     let outside = |what: &str| WeightsError::NotAModel {
         path: folder.to_owned(),
@@ -249,12 +250,15 @@ pub(super) fn inside(folder: &Path, name: &str) -> Result<PathBuf, WeightsError>
     let path = folder.join(name);
     let real = path.canonicalize().map_err(WeightsError::io("open", &path))?;
     let home = folder.canonicalize().map_err(WeightsError::io("open", folder))?;
-    let blobs = home
-        .ancestors()
-        .take(4)
-        .find(|a| a.file_name().is_some_and(|n| n == "snapshots"))
-        .and_then(|snapshots| Some(snapshots.parent()?.join("blobs")));
-    if real.starts_with(&home) || blobs.is_some_and(|blobs| real.starts_with(blobs)) {
+    let snapshots =
+        home.ancestors().take(4).find(|a| a.file_name().is_some_and(|n| n == "snapshots"));
+    let model = snapshots.and_then(Path::parent);
+    let named = |path: &Path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--"))
+    };
+    let cache = model.filter(|model| named(model)).and_then(Path::parent);
+    let mut blobs = model.into_iter().chain(cache).map(|folder| folder.join("blobs"));
+    if real.starts_with(&home) || blobs.any(|blobs| real.starts_with(blobs)) {
         Ok(path)
     } else {
         Err(outside("a link out of it:"))
@@ -342,6 +346,12 @@ mod tests {
         fs::write(blobs.join("1234"), "").unwrap();
         fs::write(outer.path().join("secret.safetensors"), "").unwrap();
         std::os::unix::fs::symlink("../../../blobs/1234", snapshot.join("a.safetensors")).unwrap();
+        assert_eq!(groups(&snapshot).unwrap().len(), 1);
+        // huggingface_hub 2 puts what models share into blobs of the whole cache.
+        let shared = outer.path().join("blobs/ab");
+        fs::create_dir_all(&shared).unwrap();
+        fs::rename(blobs.join("1234"), shared.join("abcd")).unwrap();
+        std::os::unix::fs::symlink("../../blobs/ab/abcd", blobs.join("1234")).unwrap();
         assert_eq!(groups(&snapshot).unwrap().len(), 1);
         let secret = outer.path().join("secret.safetensors");
         std::os::unix::fs::symlink(secret, snapshot.join("b.safetensors")).unwrap();
