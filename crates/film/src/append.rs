@@ -49,11 +49,15 @@ impl AppendFile {
         Ok(())
     }
 
-    /// Makes what was appended durable and returns the length to keep in the checkpoint.
-    pub fn sync(&mut self) -> io::Result<u64> {
+    /// Length with all that was appended, in bytes, as a checkpoint keeps it.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Makes what was appended durable.
+    pub fn sync(&mut self) -> io::Result<()> {
         self.file.flush()?;
-        self.file.get_ref().sync_data()?;
-        Ok(self.len)
+        self.file.get_ref().sync_data()
     }
 
     /// Ends appending and opens the file for reading from its start.
@@ -135,13 +139,15 @@ mod tests {
         let path = dir.path().join("latents.raw");
         let mut file = AppendFile::open(&path, 0).expect("new");
         file.write_f32(&[1.0, 2.0]).expect("write");
-        let kept = file.sync().expect("sync");
+        file.sync().expect("sync");
+        let kept = file.len();
         file.write_f32(&[3.0]).expect("write");
         file.sync().expect("sync");
         drop(file);
         let mut file = AppendFile::open(&path, kept).expect("reopen");
         file.write_f32(&[9.0]).expect("write");
-        assert_eq!(file.sync().expect("sync"), 12);
+        file.sync().expect("sync");
+        assert_eq!(file.len(), 12);
         assert!(AppendFile::open(&path, 13).is_err(), "shorter than the checkpoint says");
     }
 

@@ -12,7 +12,7 @@ use longreel_media::{FilmState, FilmWriter, read_metadata};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Written};
 use crate::engine::EngineOptions;
 use crate::error::{FilmError, PlanError};
 use crate::outputs::Outputs;
@@ -84,7 +84,10 @@ pub(crate) fn prepare(
     fs::write(&drift_path, &drift)
         .and_then(|()| File::open(&drift_path)?.sync_all())
         .map_err(FilmError::io("write", &drift_path))?;
-    checkpoint.save(&folder).map_err(FilmError::io("write a checkpoint in", &folder))?;
+    checkpoint
+        .write(&folder)
+        .and_then(Written::publish)
+        .map_err(FilmError::io("write a checkpoint in", &folder))?;
     let file = RunFile {
         program_version: outputs.program_version.clone(),
         revision: facts.revision.clone(),

@@ -56,6 +56,33 @@ pub struct Checkpoint {
     pub last_frame: Option<Vec<u8>>,
 }
 
+/// A checkpoint on the disk that does not count yet.
+#[must_use = "a run goes on from published checkpoints only"]
+#[derive(Debug)]
+pub struct Written {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Written {
+    /// Gives it its name, durably, and removes those beyond [`KEPT`]. Returns its path. All that it
+    /// counts on has to be durable before.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn publish(self) -> io::Result<PathBuf> {
+        let Self { temporary, path } = self;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::rename(&temporary, &path)?;
+        File::open(folder)?.sync_all()?;
+        let all = list(folder)?;
+        for old in &all[..all.len().saturating_sub(KEPT)] {
+            fs::remove_file(old)?;
+        }
+        Ok(path)
+    }
+}
+
 /// Name of [`Checkpoint::last_frame`] in the file.
 const LAST_FRAME: &str = "last_frame";
 
@@ -66,12 +93,11 @@ impl Checkpoint {
         Some(self.tensors.swap_remove(index).1)
     }
 
-    /// Writes the checkpoint into `folder`, durably, and removes those beyond [`KEPT`]. Returns its
-    /// path.
+    /// Writes the checkpoint into `folder`, durably. It counts once it is published.
     ///
     /// # Errors
     /// Those of the file system; the checkpoints before stay as they are.
-    pub fn save(&self, folder: &Path) -> io::Result<PathBuf> {
+    pub fn write(&self, folder: &Path) -> io::Result<Written> {
         let bytes: Vec<(&str, Vec<u8>, &[usize])> = self
             .tensors
             .iter()
@@ -97,14 +123,7 @@ impl Checkpoint {
         file.write_all(&blob)?;
         file.write_all(&Sha256::digest(&blob))?;
         file.sync_all()?;
-        let path = folder.join(name);
-        fs::rename(&temporary, &path)?;
-        File::open(folder)?.sync_all()?;
-        let all = list(folder)?;
-        for old in &all[..all.len().saturating_sub(KEPT)] {
-            fs::remove_file(old)?;
-        }
-        Ok(path)
+        Ok(Written { path: folder.join(name), temporary })
     }
 
     /// Reads the checkpoint at `path`; what is wrong with it otherwise.
@@ -198,7 +217,7 @@ mod tests {
     fn a_checkpoint_comes_back_bit_for_bit_and_only_the_last_two_are_kept() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for segment in 1..=4 {
-            checkpoint(segment).save(dir.path()).expect("saved");
+            checkpoint(segment).write(dir.path()).and_then(Written::publish).expect("saved");
         }
         let (found, damaged) = newest(dir.path()).expect("readable");
         assert_eq!(found, Some(checkpoint(4)));
@@ -209,8 +228,8 @@ mod tests {
     #[test]
     fn any_flipped_byte_or_cut_sends_the_run_back_to_the_checkpoint_before() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        checkpoint(1).save(dir.path()).expect("saved");
-        checkpoint(2).save(dir.path()).expect("saved");
+        checkpoint(1).write(dir.path()).and_then(Written::publish).expect("saved");
+        checkpoint(2).write(dir.path()).and_then(Written::publish).expect("saved");
         let path = list(dir.path()).expect("readable").pop().expect("two");
         let whole = fs::read(&path).expect("readable");
         for position in (0..whole.len()).step_by(13) {

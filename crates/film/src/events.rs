@@ -112,16 +112,27 @@ pub struct Change {
     pub command: Option<String>,
 }
 
+/// Whether a segment may be made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Leave {
+    /// It may, from these prompts when there are any, else from those before.
+    Given(Option<Change>),
+    /// Nobody has said yet.
+    NotYet,
+}
+
 /// Receives what a run tells, and says what is to change.
 pub trait Observer {
     /// Called from the thread that runs the film; should return soon.
     fn event(&mut self, event: Event);
 
-    /// Asked before each segment, the first one of a resumed run included, whether the film goes on
-    /// with other prompts. The run waits for the answer.
-    fn steer(&mut self, segment: usize) -> Option<Change> {
-        let _ = segment;
-        None
+    /// Asked before each segment, the first one of a resumed run included, whether it may be made
+    /// and from which prompts. While there is no answer the run begins with the segment as it is
+    /// planned and asks again after each step; it begins anew when other prompts are wanted. The last
+    /// time it asks it has to `wait`: what is not allowed then ends the run.
+    fn leave(&mut self, segment: usize, wait: bool) -> Leave {
+        let _ = (segment, wait);
+        Leave::Given(None)
     }
 }
 

@@ -64,7 +64,7 @@ pub use error::{FilmError, PlanError};
 pub use estimate::{
     ForwardFlops, available_memory_bytes, forward_flops, peak_memory_bytes, tokens_per_frame,
 };
-pub use events::{Change, Event, Observer, Stop, StopSignal};
+pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
     FilmPlan, ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes,

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use longreel_film::{
-    Beginning, Change, Engine, EngineOptions, Event, FilmError, FilmRequest, Length, Observer,
-    Outputs, Stop, StopSignal, TimedPrompt,
+    Beginning, Change, Engine, EngineOptions, Event, FilmError, FilmRequest, Leave, Length,
+    Observer, Outputs, Stop, StopSignal, TimedPrompt,
 };
 use longreel_weights::WeightDtype;
 
@@ -35,6 +35,12 @@ fn request(engine: &Engine, frames: u64, prompts: &[TimedPrompt]) -> FilmRequest
 struct Watcher {
     /// Answers to the question before a segment.
     changes: Vec<(usize, Vec<TimedPrompt>)>,
+    /// How often it has no answer yet, unless it is waited for.
+    hesitates: usize,
+    /// How often it was asked without an answer.
+    asked: usize,
+    /// Gives no leave for this segment, and stops the film when it is waited for.
+    stop_waiting_for: Option<usize>,
     /// Stops in the steps of this segment.
     stop_in: Option<usize>,
     stop: StopSignal,
@@ -57,9 +63,19 @@ impl Observer for Watcher {
         }
     }
 
-    fn steer(&mut self, segment: usize) -> Option<Change> {
-        let (_, prompts) = self.changes.iter().find(|(at, _)| *at == segment)?;
-        Some(Change { prompts: prompts.clone(), command: None })
+    fn leave(&mut self, segment: usize, wait: bool) -> Leave {
+        if self.stop_waiting_for == Some(segment) && wait {
+            self.stop.request(Stop::AfterSegment);
+            return Leave::NotYet;
+        }
+        self.asked += 1;
+        if !wait && self.asked <= self.hesitates || self.stop_waiting_for == Some(segment) {
+            return Leave::NotYet;
+        }
+        self.asked = 0;
+        let change = self.changes.iter().find(|(at, _)| *at == segment);
+        let change = change.map(|(_, prompts)| Change { prompts: prompts.clone(), command: None });
+        Leave::Given(change)
     }
 }
 
@@ -94,6 +110,24 @@ fn a_steered_film_is_the_one_that_was_asked_for_with_these_prompts_also_after_a_
     let mut watcher = Watcher { changes: changes.clone(), ..Watcher::default() };
     assert!(!make(&mut engine, &asked, &at("steered.mp4"), &mut watcher));
     assert!(read(&at("steered.mp4")) == expected, "steered");
+
+    // An answer that comes after one step, after two, after the last one.
+    for hesitates in [1, 2, 9] {
+        let changes = changes.clone();
+        let mut watcher = Watcher { changes, hesitates, ..Watcher::default() };
+        assert!(!make(&mut engine, &asked, &at("late-leave.mp4"), &mut watcher));
+        assert!(read(&at("late-leave.mp4")) == expected, "steered after {hesitates} questions");
+        std::fs::remove_file(at("late-leave.mp4")).expect("a film");
+        std::fs::remove_file(at("late-leave.drift.json")).expect("a report");
+    }
+
+    // A segment for which there was no leave is not in the film.
+    let mut watcher = Watcher { stop_waiting_for: Some(1), ..Watcher::default() };
+    assert!(make(&mut engine, &asked, &at("no-leave.mp4"), &mut watcher));
+    let mut watcher = Watcher { changes: changes.clone(), ..Watcher::default() };
+    let resumed = engine.resume(&at("no-leave.mp4"), &StopSignal::default(), &mut watcher);
+    assert!(!resumed.expect("resumed").stopped);
+    assert!(read(&at("no-leave.mp4")) == expected, "stopped without leave, and steered");
 
     // Stopped in a segment under the second prompt; nobody repeats it when the run goes on.
     let mut watcher = Watcher { changes, stop_in: Some(2), ..Watcher::default() };

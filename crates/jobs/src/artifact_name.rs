@@ -35,7 +35,17 @@ pub enum ArtifactKind {
 impl ArtifactKind {
     /// True when a film has one of them for each segment, so that there are as many as it is long.
     pub fn is_per_segment(self) -> bool {
-        matches!(self, Self::Part(_) | Self::Preview(_) | Self::Checkpoint(_))
+        self.segment().is_some()
+    }
+
+    /// The segment that it is of.
+    pub fn segment(self) -> Option<u32> {
+        match self {
+            Self::Part(segment) | Self::Preview(segment) | Self::Checkpoint(segment) => {
+                Some(segment)
+            }
+            _ => None,
+        }
     }
 }
 

@@ -86,27 +86,28 @@ pub enum WorkerEvent {
         /// Its measures. At most 64 KiB of JSON.
         drift: Value,
     },
+    /// Something was stored: it is known from now on and replaces what had the same name. Nobody is
+    /// told.
+    Stored(Artifact),
 }
 
 impl WorkerEvent {
-    /// Its kind.
-    pub fn kind(&self) -> EventKind {
-        match self {
-            Self::Progress(_) => EventKind::Progress,
-            Self::SegmentDone(_) => EventKind::Segment,
-            Self::Preview { .. } => EventKind::Preview,
-            Self::Drift { .. } => EventKind::Drift,
-        }
-    }
-
-    /// Its data as a reader sees it.
-    pub(crate) fn data(&self) -> Value {
-        match self {
-            Self::Progress(progress) => json!(progress),
-            Self::SegmentDone(done) => json!({"segment": done.segment, "frames": done.frames}),
-            Self::Preview { segment, artifact: Artifact { name, .. } } => preview(*segment, *name),
-            Self::Drift { segment, drift } => json!({"segment": segment, "drift": drift}),
-        }
+    /// What readers are told: kind and data.
+    pub(crate) fn told(&self) -> Option<(EventKind, Value)> {
+        Some(match self {
+            Self::Progress(progress) => (EventKind::Progress, json!(progress)),
+            Self::SegmentDone(done) => {
+                let data = json!({"segment": done.segment, "frames": done.frames});
+                (EventKind::Segment, data)
+            }
+            Self::Preview { segment, artifact: Artifact { name, .. } } => {
+                (EventKind::Preview, preview(*segment, *name))
+            }
+            Self::Drift { segment, drift } => {
+                (EventKind::Drift, json!({"segment": segment, "drift": drift}))
+            }
+            Self::Stored(_) => return None,
+        })
     }
 }
 

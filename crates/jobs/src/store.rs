@@ -216,16 +216,6 @@ pub trait WorkStore: Send + Sync {
         prompts_revision: u32,
     ) -> Result<Orders, StoreError>;
 
-    /// Makes something that was stored known, replacing what had the same name.
-    ///
-    /// # Errors
-    /// [`StoreError::LeaseLost`].
-    async fn add_artifacts(
-        &self,
-        lease: &Lease,
-        artifacts: Vec<Artifact>,
-    ) -> Result<(), StoreError>;
-
     /// The film is whole. Also when the job was called off meanwhile: it is here now. When the film is
     /// among what was stored, its parts ([`crate::ArtifactKind::Part`]) count as stored no longer.
     ///

@@ -94,7 +94,8 @@ conforms! {
     steering:
         a_changed_prompt_reaches_the_worker_once
         a_segment_that_is_begun_keeps_its_prompt
-        a_segment_report_brings_the_orders_for_the_next_one;
+        a_segment_report_brings_the_orders_for_the_next_one
+        a_change_for_a_segment_that_was_made_unheard_holds_from_the_next_one_on;
     reading:
         a_reader_goes_on_after_the_last_event_it_saw
         events_are_added_all_or_none

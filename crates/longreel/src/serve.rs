@@ -71,7 +71,11 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         Verbosity { quiet: true, .. } => {}
         _ => print(&format!("http://{address}  (model {model}; Ctrl-C ends it)")),
     };
+    // The processor is for films: a server's work is little, and on a small machine threads that wake
+    // each other cost a film more than they bring.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores / 4).clamp(1, 8))
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;

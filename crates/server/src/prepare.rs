@@ -7,6 +7,7 @@ use std::sync::Arc;
 use longreel_film::{Beginning, FilmPlan, RunFile, StartFrom, run_folder};
 use longreel_jobs::{
     Artifact, ArtifactError, ArtifactKind, ArtifactName, Format, Job, JobId, SegmentDone,
+    WorkerEvent,
 };
 use serde_json::Value;
 
@@ -24,8 +25,17 @@ pub(crate) struct Prepared {
     pub made: Vec<(SegmentDone, Option<Value>)>,
     /// The file that they lie in.
     pub made_in: PathBuf,
-    /// What is stored of that.
-    pub artifacts: Vec<Artifact>,
+    /// What is stored.
+    pub stored: Vec<WorkerEvent>,
+    /// Files that can go when that is written down.
+    pub files: Vec<PathBuf>,
+}
+
+/// See [`left_over`].
+#[derive(Default)]
+struct LeftOver {
+    stored: Vec<WorkerEvent>,
+    files: Vec<PathBuf>,
 }
 
 /// Why a worker cannot begin.
@@ -71,17 +81,22 @@ pub(crate) async fn prepare(
     for name in input.into_iter().chain(&mut request.end_image) {
         bring_input(shared, job.id, &folder, name).await?;
     }
+    let LeftOver { stored, files } = left_over(shared, job, &folder).await;
     let mut prepared = Prepared {
         task: Task {
             folder: folder.clone(),
             request,
             command: film.command,
             beginning: None,
-            segments_done: job.segments_done,
+            // What it begins with is reported by the server itself.
+            segments_done: job
+                .segments_done
+                .max(resolved.begins.map_or(0, |begins| begins.segments)),
         },
         made: Vec::new(),
         made_in: PathBuf::new(),
-        artifacts: left_over(shared, job.id, &folder).await,
+        stored,
+        files,
     };
     let is_begun = RunFile::path(&run_folder(&folder.join(FILM))).exists();
     if let (Some(begins), Some(parent)) = (resolved.begins, job.asked.parent)
@@ -94,7 +109,7 @@ pub(crate) async fn prepare(
                 made_before(shared, parent.job, &film.plan, begins, &beginning.drift).await;
             prepared.made_in.clone_from(&beginning.film);
             let taken_over = take_over(shared, parent.job, job.id, begins).await;
-            prepared.artifacts.extend(taken_over);
+            prepared.stored.extend(taken_over.into_iter().map(WorkerEvent::Stored));
         }
         prepared.task.beginning = (!is_begun).then_some(beginning);
     }
@@ -215,17 +230,30 @@ async fn take_over(shared: &Shared, parent: JobId, job: JobId, begins: Begins) -
     taken
 }
 
-/// Stores files of segments that a worker left and a server that died did not store any more.
-async fn left_over(shared: &Shared, job: JobId, folder: &Path) -> Vec<Artifact> {
-    let mut stored = Vec::new();
-    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return stored };
+/// Stores files of reported segments that a worker left and a server that died did not store, or did
+/// not say so. Those of later segments come with the segments.
+async fn left_over(shared: &Shared, job: &Job, folder: &Path) -> LeftOver {
+    let mut left = LeftOver::default();
+    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return left };
+    let Ok(known) = shared.store.artifacts(job.id).await else { return left };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name().to_str().and_then(|name| name.parse::<ArtifactName>().ok());
-        let Some(name) = name.filter(|name| name.kind.is_per_segment()) else { continue };
-        if let Ok(artifact) = shared.artifacts.put_file(job, name, &entry.path()).await {
-            let _ = tokio::fs::remove_file(entry.path()).await;
-            stored.push(artifact);
+        let Some((name, segment)) = name.and_then(|name| Some((name, name.kind.segment()?))) else {
+            continue;
+        };
+        if segment >= job.segments_done {
+            continue;
+        }
+        let Ok(artifact) = shared.artifacts.put_file(job.id, name, &entry.path()).await else {
+            continue;
+        };
+        left.files.push(entry.path());
+        if !known.contains(&artifact) {
+            left.stored.push(match name.kind {
+                ArtifactKind::Preview(_) => WorkerEvent::Preview { segment, artifact },
+                _ => WorkerEvent::Stored(artifact),
+            });
         }
     }
-    stored
+    left
 }

@@ -10,8 +10,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use longreel_film::{
-    Change, Engine, EngineOptions, Event, FilmError, Length, Observer, Outputs, RunFile, Stop,
-    StopSignal,
+    Change, Engine, EngineOptions, Event, FilmError, Leave, Length, Observer, Outputs, RunFile,
+    Stop, StopSignal,
 };
 use longreel_jobs::{ArtifactKind, ArtifactName, Format};
 use longreel_media::MediaError;
@@ -158,6 +158,7 @@ fn make(engine: &mut Engine, given: Given) -> Result<Outcome, Box<FilmError>> {
         again: None,
         now: Some(Change { prompts, command: Some(task.command.clone()) }),
         go_on,
+        newest: None,
         stop: stop.clone(),
     };
     let outcome = if RunFile::path(&outputs.run_folder()).exists() {
@@ -196,6 +197,8 @@ struct Relay<'a> {
     /// What the first segment begins with; the leave for it came with the film.
     now: Option<Change>,
     go_on: Receiver<(u32, Option<Change>)>,
+    /// Prompts that came with leave for an earlier segment.
+    newest: Option<Change>,
     stop: StopSignal,
 }
 
@@ -222,25 +225,33 @@ impl Observer for Relay<'_> {
         tell(&keep_checkpoint(event, self.folder));
     }
 
-    fn steer(&mut self, segment: usize) -> Option<Change> {
+    fn leave(&mut self, segment: usize, wait: bool) -> Leave {
         if let Some(now) = self.now.take() {
-            return Some(now);
+            if segment <= self.segments_done as usize {
+                return Leave::Given(Some(now));
+            }
+            // Segments were made that the server did not hear of, and what it wants may not hold for
+            // them. It says so when it does.
+            self.newest = Some(now);
         }
-        let mut newest = None;
-        while self.stop.get() == Stop::No {
-            match self.go_on.recv_timeout(STOP_EVERY) {
+        loop {
+            let order = if wait {
+                self.go_on.recv_timeout(STOP_EVERY)
+            } else {
+                // A server that is gone has the film stopped soon.
+                self.go_on.try_recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match order {
                 Ok((of, change)) => {
-                    newest = change.or(newest);
+                    self.newest = change.or(self.newest.take());
                     if of as usize >= segment {
-                        return newest;
+                        return Leave::Given(self.newest.take());
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                // The server is gone, and the film is about to be stopped.
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if self.stop.get() == Stop::No => {}
+                Err(_) => return Leave::NotYet,
             }
         }
-        newest
     }
 }
 

@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::SqliteStore;
-use super::create::{JSON_BYTES, check_text, unfinished_child};
+use super::create::{check_text, unfinished_child};
 use super::failure::Attempted;
 use super::rows::{integer, job, job_by_id, job_query, json, named, no_job, number, parsed};
+use super::segments::write_prompts;
 use super::steps::{add_state_event, is_past_deadline};
 use crate::admission::OwnerLimits;
 use crate::artifact_name::Artifact;
@@ -263,15 +264,7 @@ impl JobStore for SqliteStore {
                 let rule = format!("a film takes {MAX_PROMPT_CHANGES} changes; branch it to go on");
                 return Err(StoreError::invalid("prompts", job.prompts.len(), rule).into());
             }
-            let prompts = serde_json::json!(job.prompts).to_string();
-            check_text("prompts", &prompts, 0..=JSON_BYTES)?;
-            job.prompts_revision = job.prompts_revision.saturating_add(1);
-            sqlx::query("UPDATE jobs SET prompts = ?, prompts_revision = ? WHERE id = ?")
-                .bind(prompts)
-                .bind(job.prompts_revision)
-                .bind(id.to_string())
-                .execute(&mut *tx)
-                .await?;
+            write_prompts(&mut tx, &mut job).await?;
             add_state_event(&mut tx, &job, now_ms).await?;
             tx.commit().await?;
             Ok(Job { last_event: job.last_event + 1, ..job })

@@ -4,12 +4,14 @@ use serde_json::Value;
 use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
+use super::create::{JSON_BYTES, check_text};
 use super::failure::Attempted;
 use super::jobs::page_size;
 use super::rows::{integer, job_by_id, number, optional_json, optional_number, parsed};
 use super::work::kept;
 use crate::error::StoreError;
 use crate::id::JobId;
+use crate::job::{Job, PromptChange};
 use crate::segment::{PartBytes, Segment, SegmentDone};
 
 /// Longest prompt that is kept with a segment.
@@ -57,8 +59,42 @@ pub(super) async fn segment_done(
     .bind(done.seed.to_string())
     .bind(part(|part| part.start).transpose()?)
     .bind(part(|part| part.end).transpose()?)
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
+    put_off_change(tx, job, done).await
+}
+
+/// A prompt may have been changed for a segment that was made without anybody knowing it: its server
+/// was killed before it was reported. The change then holds from the next segment on.
+async fn put_off_change(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    done: &SegmentDone,
+) -> Attempted<()> {
+    let mut job = job_by_id(&mut *tx, job).await?;
+    let came_late =
+        |change: &PromptChange| change.from_segment == done.segment && change.prompt != done.prompt;
+    let Some(late) = job.prompts.iter().position(came_late) else { return Ok(()) };
+    let next = done.segment.saturating_add(1);
+    if job.prompts.get(late + 1).is_some_and(|change| change.from_segment == next) {
+        job.prompts.remove(late);
+    } else {
+        job.prompts[late].from_segment = next;
+    }
+    write_prompts(tx, &mut job).await
+}
+
+/// Writes down changed prompts of a job, with a new revision.
+pub(super) async fn write_prompts(tx: &mut SqliteConnection, job: &mut Job) -> Attempted<()> {
+    let prompts = serde_json::json!(job.prompts).to_string();
+    check_text("prompts", &prompts, 0..=JSON_BYTES)?;
+    job.prompts_revision = job.prompts_revision.saturating_add(1);
+    sqlx::query("UPDATE jobs SET prompts = ?, prompts_revision = ? WHERE id = ?")
+        .bind(prompts)
+        .bind(job.prompts_revision)
+        .bind(job.id.to_string())
+        .execute(tx)
+        .await?;
     Ok(())
 }
 

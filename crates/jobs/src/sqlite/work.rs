@@ -12,7 +12,6 @@ use super::segments::{segment_done, segment_drift};
 use super::steps::{
     add_artifacts, add_event, add_state_event, forget_parts, forget_preview, is_past_deadline,
 };
-use crate::artifact_name::Artifact;
 use crate::error::StoreError;
 use crate::event::{EventKind, WorkerEvent};
 use crate::job::{Job, JobError, Progress};
@@ -129,13 +128,20 @@ impl SqliteStore {
                 }
                 WorkerEvent::Preview { artifact, .. } => {
                     add_artifacts(&mut tx, lease.job, &[*artifact]).await?;
-                    forget_preview(&mut tx, lease.job, &event.data()).await?;
+                }
+                WorkerEvent::Stored(artifact) => {
+                    add_artifacts(&mut tx, lease.job, &[*artifact]).await?;
                 }
                 WorkerEvent::Drift { segment, drift } => {
                     segment_drift(&mut tx, lease.job, *segment, drift).await?;
                 }
             }
-            add_event(&mut tx, lease.job, now_ms, event.kind(), &event.data()).await?;
+            if let Some((kind, data)) = event.told() {
+                if kind == EventKind::Preview {
+                    forget_preview(&mut tx, lease.job, &data).await?;
+                }
+                add_event(&mut tx, lease.job, now_ms, kind, &data).await?;
+            }
         }
         let job = job_by_lease(&mut tx, lease).await?;
         tx.commit().await?;
@@ -184,21 +190,6 @@ impl WorkStore for SqliteStore {
             }
         }
         self.explain("add events", self.append_events(lease, &events, prompts_revision)).await
-    }
-
-    async fn add_artifacts(
-        &self,
-        lease: &Lease,
-        artifacts: Vec<Artifact>,
-    ) -> Result<(), StoreError> {
-        self.explain("add artifacts", async {
-            let mut tx = self.begin().await?;
-            keep(&mut tx, lease, self.now_ms()).await?;
-            add_artifacts(&mut tx, lease.job, &artifacts).await?;
-            tx.commit().await?;
-            Ok(())
-        })
-        .await
     }
 
     async fn complete(&self, lease: &Lease, completion: Completion) -> Result<Job, StoreError> {

@@ -20,7 +20,7 @@ pub async fn a_completed_job_has_its_film_timings_and_last_event(bench: Bench) {
     let created = bench.create(film("ann")).await.timings.created_ms;
     bench.clock.advance_ms(10);
     let leased = bench.lease().await;
-    bench.store.add_artifacts(&leased.lease, vec![film_file(1)]).await.unwrap();
+    bench.store.append(&leased.lease, vec![WorkerEvent::Stored(film_file(1))], 0).await.unwrap();
     bench.clock.advance_ms(10);
     let done = |segment| WorkerEvent::SegmentDone(SegmentDone::new(segment, 97));
     bench.store.append(&leased.lease, vec![done(0)], 0).await.unwrap();
@@ -157,7 +157,7 @@ pub async fn a_running_job_is_not_deleted_and_a_deleted_one_leaves_its_files_to_
 ) {
     let job = bench.create(film("ann")).await;
     let lease = bench.lease().await.lease;
-    bench.store.add_artifacts(&lease, vec![film_file(5)]).await.unwrap();
+    bench.store.append(&lease, vec![WorkerEvent::Stored(film_file(5))], 0).await.unwrap();
     let refused = bench.store.delete(job.id).await;
     assert!(matches!(refused, Err(StoreError::NotAllowed { .. })), "{refused:?}");
     bench.store.complete(&lease, Completion::default()).await.unwrap();

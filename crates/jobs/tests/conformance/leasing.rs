@@ -108,12 +108,12 @@ pub async fn a_lost_lease_changes_nothing_whatever_is_called(bench: Bench) {
     assert_eq!((held.lease.job, held.job.attempts), (lost.job, 2));
     let before = bench.get(lost.job).await;
     let name = ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 };
-    let artifacts = vec![Artifact { name, size_bytes: 1 }];
+    let stored = vec![WorkerEvent::Stored(Artifact { name, size_bytes: 1 })];
     let done = vec![WorkerEvent::SegmentDone(SegmentDone::new(0, 97))];
     let store = &bench.store;
     assert_lost(store.renew(&lost, Renewal::default()).await, &lost);
     assert_lost(store.append(&lost, done, 0).await, &lost);
-    assert_lost(store.add_artifacts(&lost, artifacts).await, &lost);
+    assert_lost(store.append(&lost, stored, 0).await, &lost);
     assert_lost(store.complete(&lost, Default::default()).await, &lost);
     assert_lost(store.fail(&lost, JobError::new("e", "m")).await, &lost);
     assert_lost(store.hand_back(&lost, HandBack::Stopped).await, &lost);

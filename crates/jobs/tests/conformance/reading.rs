@@ -91,7 +91,11 @@ pub async fn segments_are_kept_as_they_were_first_reported(bench: Bench) {
     );
 
     let part = |number| stored(ArtifactKind::Part(number), Format::M4s);
-    bench.store.add_artifacts(&lease, vec![part(0), part(1)]).await.unwrap();
+    bench
+        .store
+        .append(&lease, vec![WorkerEvent::Stored(part(0)), WorkerEvent::Stored(part(1))], 0)
+        .await
+        .unwrap();
     let film = stored(ArtifactKind::Film, Format::Mp4);
     let completion = Completion { artifacts: vec![film], drift: None };
     bench.store.complete(&lease, completion).await.unwrap();
@@ -180,7 +184,7 @@ pub async fn previews_become_artifacts_but_do_not_swell_the_record(bench: Bench)
         bench.store.append(&lease, vec![event], 0).await.unwrap();
     }
     let thumbnail = Artifact { name: name(ArtifactKind::Thumbnail), size_bytes: 5 };
-    bench.store.add_artifacts(&lease, vec![thumbnail]).await.unwrap();
+    bench.store.append(&lease, vec![WorkerEvent::Stored(thumbnail)], 0).await.unwrap();
     assert_eq!(bench.get(job.id).await.artifacts, [thumbnail]);
     assert_eq!(bench.store.artifacts(job.id).await.unwrap().len(), 4);
     assert_eq!(bench.store.total_artifact_bytes().await.unwrap(), 35);

@@ -56,3 +56,31 @@ pub async fn a_segment_report_brings_the_orders_for_the_next_one(bench: Bench) {
     let orders = bench.store.append(&lease, vec![done], 0).await.unwrap();
     assert_eq!(orders.prompts, Some(vec![change(1, "rain")]));
 }
+
+pub async fn a_change_for_a_segment_that_was_made_unheard_holds_from_the_next_one_on(bench: Bench) {
+    let job = bench.create(film("ann")).await;
+    let made = |segment, prompt: &str| {
+        let frames = 97 * (u64::from(segment) + 1);
+        let done = SegmentDone { prompt: prompt.into(), ..SegmentDone::new(segment, frames) };
+        vec![WorkerEvent::SegmentDone(done)]
+    };
+    let lease = bench.lease().await.lease;
+    bench.store.append(&lease, made(0, "sun"), 0).await.unwrap();
+    bench.store.hand_back(&lease, HandBack::Stopped).await.unwrap();
+    bench.store.steer(job.id, change(1, "rain")).await.unwrap();
+    // Segments 1 and 2 were made before the change.
+    let lease = bench.lease().await.lease;
+    let orders = bench.store.append(&lease, made(1, "sun"), 1).await.unwrap();
+    assert_eq!(orders.prompts, Some(vec![change(2, "rain")]));
+    let orders = bench.store.append(&lease, made(2, "sun"), 2).await.unwrap();
+    assert_eq!(orders.prompts, Some(vec![change(3, "rain")]));
+    // From here on it is known, and another change takes its place where there is one.
+    let orders = bench.store.append(&lease, made(3, "rain"), 3).await.unwrap();
+    assert_eq!((orders.prompts, orders.prompts_revision), (None, 3));
+    bench.store.hand_back(&lease, HandBack::Stopped).await.unwrap();
+    bench.store.steer(job.id, change(4, "dusk")).await.unwrap();
+    bench.store.steer(job.id, change(5, "night")).await.unwrap();
+    let lease = bench.lease().await.lease;
+    let orders = bench.store.append(&lease, made(4, "rain"), 5).await.unwrap();
+    assert_eq!(orders.prompts, Some(vec![change(3, "rain"), change(5, "night")]));
+}

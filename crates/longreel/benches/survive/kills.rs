@@ -64,9 +64,9 @@ pub fn run(kills: u64, seed: u64) {
     let mut all: Vec<Asked> = Vec::new();
     let (mut servers, mut workers) = (0, 0);
     let mut to_listening = Vec::new();
-    let (mut last_death, mut in_row) = ((Value::Null, Value::Null), 0);
+    let mut tried = Tried::default();
     while servers + workers < kills {
-        while open(&server, &all) < AT_ONCE {
+        while open(&server, &all).len() < AT_ONCE {
             let kind = numbers.below(MIX.len() as u64) as usize;
             let mut new = Asked { key: format!("key-{}", all.len()), kind, id: None };
             new.ask(&server);
@@ -76,16 +76,9 @@ pub fn run(kills: u64, seed: u64) {
         if numbers.below(2) == 0 {
             // While it starts there is a moment without one.
             let Some(&worker) = server.workers().first() else { continue };
-            // A job whose worker dies three times in a row without a segment fails, as it should; here it
-            // would say how fast this machine is.
-            let running = server.get("/v1/videos?state=running&limit=1").expect(200).json();
-            let job = &running["data"][0];
-            let here = (job["id"].clone(), job["segments_done"].clone());
-            if here == last_death && in_row == 2 {
+            if tried.any_is_worn(&server, &all) {
                 continue;
             }
-            in_row = if here == last_death { in_row + 1 } else { 1 };
-            last_death = here;
             signal_process(worker, "-KILL");
             workers += 1;
         } else {
@@ -157,15 +150,35 @@ pub fn run(kills: u64, seed: u64) {
     println!("   none lost, none made twice, every film that of an undisturbed run");
 }
 
-/// Jobs that have not ended.
-fn open(server: &Server, all: &[Asked]) -> usize {
-    let ended = |asked: &&Asked| {
-        let video = server.video(asked.id.as_deref().expect("an id"));
-        video["status"] == "completed" || video["status"] == "failed"
-    };
+/// Jobs that have not ended, as the server shows them.
+fn open(server: &Server, all: &[Asked]) -> Vec<Value> {
     // The newest are the last to end; older ones need not be asked about each time.
     let newest = all.len().saturating_sub(4 * AT_ONCE);
-    all[newest..].iter().filter(|asked| !ended(asked)).count()
+    let shown = all[newest..].iter().map(|asked| server.video(asked.id.as_deref().expect("an id")));
+    shown.filter(|video| video["status"] != "completed" && video["status"] != "failed").collect()
+}
+
+/// How often jobs were begun since their last finished segment. One whose worker dies three times in a
+/// row without a segment fails, as it should; here that would say how fast this machine is.
+#[derive(Default)]
+struct Tried(BTreeMap<String, (u64, u64)>);
+
+impl Tried {
+    /// Whether another death could be the third of some job, also of one that is only being begun.
+    fn any_is_worn(&mut self, server: &Server, all: &[Asked]) -> bool {
+        open(server, all).iter().fold(false, |worn, video| {
+            let number = |key: &str| video[key].as_u64().expect("a number");
+            let (segments, attempts) = (number("segments_done"), number("attempts"));
+            let id = video["id"].as_str().expect("an id").to_owned();
+            let since = self.0.entry(id).or_insert((segments, attempts));
+            if since.0 != segments {
+                // The attempt that made it is under way.
+                *since = (segments, attempts - 1);
+            }
+            let under_way = u64::from(video["status"] == "in_progress");
+            worn || attempts.saturating_sub(since.1 + under_way) >= 2
+        })
+    }
 }
 
 /// Jobs that the server knows.

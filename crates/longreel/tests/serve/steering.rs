@@ -67,3 +67,30 @@ fn a_film_that_waits_or_is_paused_takes_another_prompt_too() {
     server.post(&format!("/v1/videos/{id}/resume"), &json!({})).expect(200);
     assert!(server.film(&id) == made_with_prompt_at(from, "A blue square."), "another film");
 }
+
+#[test]
+fn a_prompt_changed_for_a_segment_made_while_no_server_ran_holds_from_the_next_one_on() {
+    // Whether the change comes before the new server's worker has the film again is a matter of luck.
+    let is_moved = (0..5).any(|_| {
+        let place = Place::new();
+        let server = Server::start(&place);
+        let id = server.ask(&asked(SEGMENTS));
+        server.wait(&id, "in work", |v| v["segments_done"].as_u64() >= Some(2));
+        let worker = server.workers()[0];
+        server.kill();
+        // It finishes its segment.
+        while std::path::Path::new(&format!("/proc/{worker}")).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let server = Server::start(&place);
+        let from = |video: &Value| video["prompts"][0]["from_segment"].as_u64().expect("a segment");
+        let steered = steer(&server, &id, &json!({"prompt": "A blue square."})).expect(200).json();
+        let film = server.film(&id);
+        let video = server.video(&id);
+        assert!(film == made_with_prompt_at(from(&video), "A blue square."), "{video:#}");
+        from(&video) > from(&steered)
+    });
+    if !is_moved {
+        println!("five times the change came too late to be put off");
+    }
+}

@@ -1,30 +1,28 @@
 //! One job in the hands of one worker, from lease to end.
 
+mod ending;
+mod files;
+
 use std::future::Future;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use longreel_film::Change;
 use longreel_jobs::{
-    Artifact, ArtifactError, ArtifactKind, ArtifactName, Completion, Format, HandBack, Job,
-    JobError, Lease, Leased, Orders, PartBytes, Proceed, Progress, Renewal, SegmentDone,
-    StoreError, WorkerEvent,
+    ArtifactKind, ArtifactName, Format, HandBack, Job, Lease, Leased, Orders, PartBytes, Proceed,
+    Progress, Renewal, SegmentDone, StoreError, WorkerEvent,
 };
-use longreel_media::{HEAD_START_BYTES, head_length, stream_head};
 use serde_json::{Map, Value};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::films::Resolved;
 use crate::prepare::{Unready, prepare};
 use crate::process::{Heard, WorkerProcess};
-use crate::protocol::{Order, Outcome, Told, When};
+use crate::protocol::{Order, Told, When};
 use crate::shared::{Ending, Shared};
 use crate::steering::steered;
 use crate::supervisor::write_lease;
-use crate::upkeep;
 use crate::worker::FILM;
 
 /// How often steps are written down. A small model makes a hundred a second.
@@ -36,10 +34,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const STOP_NOW_TIME: Duration = Duration::from_secs(3);
 /// Wait before the database is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// Longest head of a film: its metadata, the request among them, has room in it.
-const HEAD_BYTES_MAX: u64 = 64 << 20;
-/// Longest drift report that is kept with the job itself.
-const DRIFT_BYTES: usize = 512 << 10;
 
 /// How an assignment ended.
 #[derive(Debug)]
@@ -142,7 +136,8 @@ impl<'a> Assignment<'a> {
                 self.append(vec![WorkerEvent::Drift { segment, drift }]).await;
             }
         }
-        self.add_artifacts(prepared.artifacts).await;
+        self.append(prepared.stored).await;
+        remove(prepared.files).await;
 
         let mut ending = self.shared.ending.subscribe();
         ending.mark_changed();
@@ -205,6 +200,7 @@ impl<'a> Assignment<'a> {
                 if segment >= self.next_segment && !self.stuck {
                     let preview = self.preview(segment, &path).await;
                     self.append(preview.into_iter().collect()).await;
+                    remove([path]).await;
                 }
             }
             Told::Drift(drift) => {
@@ -257,57 +253,42 @@ impl<'a> Assignment<'a> {
             return;
         }
         // What follows is done while the worker makes the next segment.
-        if let Some(preview) = preview {
-            let preview = self.preview(segment, &preview).await;
-            self.append(preview.into_iter().collect()).await;
+        let mut stored = Vec::new();
+        if let Some(preview) = &preview {
+            stored.extend(self.preview(segment, preview).await);
         }
-        if let Some(checkpoint) = checkpoint {
+        if let Some(checkpoint) = &checkpoint {
             let kind = ArtifactKind::Checkpoint(segment);
             let name = ArtifactName { kind, format: Format::Safetensors };
-            let kept = self.keep(name, &checkpoint).await;
-            self.add_artifacts(kept.into_iter().collect()).await;
+            stored.extend(self.keep(name, checkpoint).await.map(WorkerEvent::Stored));
         }
+        self.append(stored).await;
+        // Not before: what nobody knows to be stored is stored again by the next server.
+        remove(preview.into_iter().chain(checkpoint)).await;
     }
 
     /// Stores a part that lies in `film` and reports its segment. False when that did not work and the
     /// worker is told to stop.
     async fn report(&mut self, film: &Path, done: SegmentDone) -> bool {
         let segment = done.segment;
-        if let Some(bytes) = done.bytes
-            && let Err(error) = self.part(film, segment, bytes).await
-        {
-            tracing::error!(job = %self.job.id, segment, %error, "a part could not be stored");
-            self.stuck = true;
-            self.stop(When::Now).await;
-            return false;
+        let mut events = Vec::new();
+        if let Some(bytes) = done.bytes {
+            match self.part(film, segment, bytes).await {
+                Ok(stored) => events.extend(stored.into_iter().map(WorkerEvent::Stored)),
+                Err(error) => {
+                    tracing::error!(job = %self.job.id, segment, %error, "a part could not be stored");
+                    self.stuck = true;
+                    self.stop(When::Now).await;
+                    return false;
+                }
+            }
         }
         self.shared.metrics.segment();
         self.next_segment = segment.saturating_add(1);
         self.has_drift = false;
-        self.append(vec![WorkerEvent::SegmentDone(done)]).await;
+        events.push(WorkerEvent::SegmentDone(done));
+        self.append(events).await;
         true
-    }
-
-    /// Stores a part of the film for players, and with the first one what comes before it.
-    async fn part(&mut self, path: &Path, segment: u32, bytes: PartBytes) -> Result<(), PartError> {
-        // One file for both: another may take its place when the film is finished.
-        let mut film = tokio::fs::File::open(path).await?;
-        let head = read_head(&mut film).await?;
-        let start = io::SeekFrom::Start(head.len() as u64 + bytes.start);
-        film.seek(start).await?;
-        let (shared, job) = (self.shared.clone(), self.job.id);
-        let mut stored = Vec::new();
-        if segment == 0 {
-            let name = ArtifactName { kind: ArtifactKind::Init, format: Format::Mp4 };
-            stored.push(shared.artifacts.put_bytes(job, name, head).await?);
-        }
-        let name = ArtifactName { kind: ArtifactKind::Part(segment), format: Format::M4s };
-        let length = bytes.end.saturating_sub(bytes.start);
-        let put = shared.artifacts.put_part(job, name, film, length, path);
-        stored.push(self.meanwhile(put).await?);
-        let (store, lease) = (&self.shared.store, &self.lease);
-        patiently("note a part", || store.add_artifacts(lease, stored.clone())).await?;
-        Ok(())
     }
 
     /// Keeps the lease while something is done that takes its time.
@@ -321,50 +302,6 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// Stores a picture of a segment.
-    async fn preview(&mut self, segment: u32, file: &Path) -> Option<WorkerEvent> {
-        let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Jpeg };
-        let artifact = self.keep(name, file).await?;
-        Some(WorkerEvent::Preview { segment, artifact })
-    }
-
-    /// Stores a file of a segment. A film without it is still a film, so that failing here only leaves a
-    /// line in the log.
-    async fn keep(&mut self, name: ArtifactName, file: &Path) -> Option<Artifact> {
-        match self.put(name, file).await {
-            Ok(artifact) => {
-                // A long film would leave many; the folder goes in the end anyway.
-                let _ = tokio::fs::remove_file(file).await;
-                Some(artifact)
-            }
-            // It was stored before, when it was told of or found, and its file removed.
-            Err(ArtifactError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-                let size_bytes = self.shared.artifacts.size_bytes(self.job.id, name).await.ok()?;
-                Some(Artifact { name, size_bytes })
-            }
-            Err(error) => {
-                tracing::warn!(job = %self.job.id, %name, %error, "a file is not kept");
-                None
-            }
-        }
-    }
-
-    async fn add_artifacts(&self, artifacts: Vec<Artifact>) {
-        if artifacts.is_empty() {
-            return;
-        }
-        let (store, lease) = (&self.shared.store, &self.lease);
-        let added = patiently("write down files", || store.add_artifacts(lease, artifacts.clone()));
-        if let Err(error) = added.await {
-            tracing::error!(job = %self.job.id, %error, "files are not written down");
-        }
-    }
-
-    async fn put(&mut self, name: ArtifactName, file: &Path) -> Result<Artifact, ArtifactError> {
-        let (shared, job) = (self.shared.clone(), self.job.id);
-        self.meanwhile(shared.artifacts.put_file(job, name, file)).await
-    }
-
     /// Says how far it is and hears what to do.
     async fn renew(&mut self) {
         let progress = self.is_new.then_some(self.progress);
@@ -375,6 +312,9 @@ impl<'a> Assignment<'a> {
     }
 
     async fn append(&mut self, mut events: Vec<WorkerEvent>) {
+        if events.is_empty() {
+            return;
+        }
         if std::mem::take(&mut self.is_new) {
             events.insert(0, WorkerEvent::Progress(self.progress));
         }
@@ -438,124 +378,13 @@ impl<'a> Assignment<'a> {
         self.told_to_stop = Some(when);
         self.process.order(&Order::Stop { when }).await;
     }
+}
 
-    async fn ended(mut self, outcome: Outcome) -> Finished {
-        match outcome {
-            _ if self.stuck => {
-                self.hand_back(HandBack::Stopped).await;
-                return Finished::DiskFull;
-            }
-            Outcome::Complete { film, drift, sheet, reused_steps } => {
-                self.shared.metrics.reused(reused_steps);
-                return self.complete(&film, &drift, sheet.as_deref()).await;
-            }
-            Outcome::Stopped => self.hand_back(HandBack::Stopped).await,
-            Outcome::Failed { code, .. } if code == Outcome::DISK_FULL => {
-                self.hand_back(HandBack::Stopped).await;
-                return Finished::DiskFull;
-            }
-            Outcome::Failed { code, message } => {
-                // Where things are on this machine is nothing for clients.
-                let work = self.shared.work_folder(self.job.id).display().to_string();
-                self.fail(&code, &message.replace(&format!("{work}/"), "")).await;
-            }
-        }
-        Finished::Done
-    }
-
-    /// Stores the film and only then says that it is there.
-    async fn complete(&mut self, film: &Path, drift: &Path, sheet: Option<&Path>) -> Finished {
-        let mut artifacts = Vec::new();
-        let files = [
-            (ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 }, film),
-            (ArtifactName { kind: ArtifactKind::Drift, format: Format::Json }, drift),
-        ];
-        for (name, file) in files {
-            match self.put(name, file).await {
-                Ok(artifact) => artifacts.push(artifact),
-                Err(error) => {
-                    // The film is whole in its folder; the next attempt only stores it.
-                    tracing::error!(job = %self.job.id, %error, "a film could not be stored");
-                    self.hand_back(HandBack::Stopped).await;
-                    return Finished::DiskFull;
-                }
-            }
-        }
-        artifacts.extend(self.thumbnail().await);
-        if let Some(sheet) = sheet {
-            let name = ArtifactName { kind: ArtifactKind::Spritesheet, format: Format::Jpeg };
-            match self.put(name, sheet).await {
-                Ok(artifact) => artifacts.push(artifact),
-                // A film without it is still a film.
-                Err(error) => tracing::warn!(job = %self.job.id, %error, "the sheet is not kept"),
-            }
-        }
-        let drift = tokio::fs::read(drift).await.ok().filter(|json| json.len() <= DRIFT_BYTES);
-        let drift = drift.and_then(|json| serde_json::from_slice(&json).ok());
-        if self.is_new {
-            self.renew().await;
-        }
-        let completion = Completion { artifacts, drift };
-        let (store, lease) = (&self.shared.store, &self.lease);
-        let done = patiently("complete a job", || store.complete(lease, completion.clone())).await;
-        self.rest(done).await;
-        Finished::Done
-    }
-
-    /// The first segment's picture stands for the film.
-    async fn thumbnail(&self) -> Option<Artifact> {
-        let preview = ArtifactName { kind: ArtifactKind::Preview(0), format: Format::Jpeg };
-        let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Jpeg };
-        let (artifacts, job) = (&self.shared.artifacts, self.job.id);
-        let size = artifacts.size_bytes(job, preview).await.ok()?;
-        let bytes = artifacts.get_range(job, preview, 0..size).await.ok()?;
-        artifacts.put_bytes(job, name, bytes).await.ok()
-    }
-
-    async fn gone(mut self, reason: String) -> Finished {
-        tracing::error!(job = %self.job.id, reason, "a worker died");
-        self.shared.metrics.death();
-        self.hand_back(HandBack::Died { reason: reason.clone() }).await;
-        Finished::WorkerGone(reason)
-    }
-
-    /// The server was told to end at once, and the worker is in a long step.
-    async fn cut_off(mut self) -> Finished {
-        self.process.kill().await;
-        self.hand_back(HandBack::Stopped).await;
-        Finished::WorkerGone("the server ends".into())
-    }
-
-    async fn hand_back(&mut self, how: HandBack) {
-        let (store, lease) = (&self.shared.store, &self.lease);
-        let back = patiently("hand a job back", || store.hand_back(lease, how.clone())).await;
-        self.rest(back).await;
-    }
-
-    async fn fail(&mut self, code: &str, message: &str) {
-        let error = JobError::new(code, message);
-        let (store, lease) = (&self.shared.store, &self.lease);
-        let failed = patiently("fail a job", || store.fail(lease, error.clone())).await;
-        self.rest(failed).await;
-    }
-
-    /// What the job's last call under this lease came to.
-    async fn rest(&self, job: Result<Job, StoreError>) {
-        match job {
-            Ok(job) => {
-                tracing::info!(job = %job.id, state = %job.state, paused = job.paused, "let go");
-                // Somebody waits for the job, or for the report of its end.
-                self.shared.wake();
-                if job.state.is_final() {
-                    self.shared.ended(&job).await;
-                    upkeep::tidy_up(self.shared, &job).await;
-                }
-            }
-            Err(StoreError::LeaseLost { .. }) if self.lost => {}
-            Err(error) => {
-                tracing::error!(job = %self.job.id, %error, "the end is not written down")
-            }
-        }
+/// Removes files that are stored elsewhere. A long film would leave many; what stays goes with the
+/// job's folder in the end.
+async fn remove(files: impl IntoIterator<Item = PathBuf>) {
+    for file in files {
+        let _ = tokio::fs::remove_file(file).await;
     }
 }
 
@@ -565,31 +394,6 @@ fn colour_drift(drift: &Map<String, Value>) -> f64 {
     let change = change.map(Vec::as_slice).unwrap_or_default();
     let sum: f64 = change.iter().filter_map(Value::as_f64).map(f64::abs).sum();
     sum / change.len().max(1) as f64
-}
-
-/// Why a part could not be stored.
-#[derive(Debug, thiserror::Error)]
-enum PartError {
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the film cannot be read: {0}")]
-    Film(#[from] io::Error),
-}
-
-/// The head of a film in the making, for players. Its worker writes the duration into it meanwhile,
-/// which is the part of it that players are not shown.
-async fn read_head(film: &mut tokio::fs::File) -> io::Result<Vec<u8>> {
-    let other = || io::Error::other("it is not that of a film of fragments");
-    let mut head = vec![0; HEAD_START_BYTES];
-    film.read_exact(&mut head).await?;
-    let length = head_length(&head).filter(|&length| length <= HEAD_BYTES_MAX);
-    let length = length.and_then(|length| usize::try_from(length).ok()).ok_or_else(other)?;
-    let known = head.len().min(length);
-    head.resize(length, 0);
-    film.read_exact(&mut head[known..]).await?;
-    stream_head(&head).ok_or_else(other)
 }
 
 /// Tries again for as long as the database only has to be waited for.

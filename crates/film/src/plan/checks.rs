@@ -1,0 +1,231 @@
+//! What cannot work, said with the nearest values that do.
+
+use longreel_sampling::{FilmShape, PixelFrames, SegmentError, Start};
+use longreel_weights::ModelKind;
+
+use super::ModelFacts;
+use crate::error::PlanError;
+use crate::request::{CacheChoice, FilmRequest, Length, StartFrom};
+
+/// Sides beyond this are refused: no published model knows them, and the arithmetic of a mistyped
+/// size would only fail later.
+const MAX_SIDE: usize = 8192;
+const MAX_PROMPT_BYTES: usize = 1 << 20;
+
+pub(super) fn check_values(request: &FilmRequest) -> Result<(), PlanError> {
+    for (name, side) in [("width", request.width), ("height", request.height)] {
+        if side == 0 || !side.is_multiple_of(16) || side > MAX_SIDE {
+            let below = (side / 16 * 16).clamp(16, MAX_SIDE);
+            let above = (below + 16).min(MAX_SIDE);
+            return Err(PlanError::value(
+                "--size",
+                format!("{}x{}", request.width, request.height),
+                format!("the {name} {side} must be a multiple of 16, at most {MAX_SIDE}"),
+                if side > below && above > below {
+                    format!("use {below} or {above}")
+                } else {
+                    format!("use {below}")
+                },
+            ));
+        }
+    }
+    if request.steps == 0 || request.steps > 1000 {
+        return Err(PlanError::value(
+            "--steps",
+            request.steps,
+            "must be between 1 and 1000",
+            format!("use {}", request.steps.clamp(1, 1000)),
+        ));
+    }
+    let finite = [
+        ("--guidance-scale", request.guidance_scale, 0.0, 100.0),
+        ("--shift", request.flow_shift, 0.01, 1000.0),
+        ("--addnoise-condition", request.addnoise_condition, 0.0, 1000.0),
+    ];
+    for (what, value, low, high) in finite {
+        if !(low..=high).contains(&value) {
+            return Err(PlanError::value(
+                what,
+                value,
+                format!("must be between {low} and {high}"),
+                if value.is_nan() {
+                    "give a number".to_owned()
+                } else {
+                    format!("use {}", value.clamp(low, high))
+                },
+            ));
+        }
+    }
+    if request.fps == 0 || request.fps > 240 {
+        return Err(PlanError::value(
+            "--fps",
+            request.fps,
+            "must be between 1 and 240",
+            format!("use {}", request.fps.clamp(1, 240)),
+        ));
+    }
+    if request.prompts.is_empty() || request.prompts.iter().any(|p| p.prompt.trim().is_empty()) {
+        return Err(PlanError::value(
+            "PROMPT",
+            "''",
+            "is empty",
+            "say what the film shows, such as \"a red circle moves right on a blue background\"",
+        ));
+    }
+    let longest =
+        request.prompts.iter().map(|p| p.prompt.len()).chain([request.negative_prompt.len()]);
+    if let Some(bytes) = longest.max().filter(|&bytes| bytes > MAX_PROMPT_BYTES) {
+        return Err(PlanError::value(
+            "PROMPT",
+            format!("of {bytes} bytes"),
+            format!("must be at most {MAX_PROMPT_BYTES} bytes"),
+            "shorten it; a model reads 512 tokens of it at most",
+        ));
+    }
+    if let Some(block) = request.causal_block_size.filter(|&b| b == 0 || b > 1024) {
+        return Err(PlanError::value(
+            "--causal-block-size",
+            block,
+            "must be between 1 and 1024 latent frames",
+            format!("use {}", block.clamp(1, 1024)),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<(), PlanError> {
+    let kind = model.kind;
+    let refuse =
+        |what, value: &str, rule: String, fix: &str| Err(PlanError::value(what, value, rule, fix));
+    let has_image = matches!(request.start, StartFrom::Image(_));
+    if let StartFrom::Video(path) = &request.start {
+        if kind != ModelKind::DiffusionForcing {
+            return refuse(
+                "--video",
+                &path.display().to_string(),
+                format!("a {kind} model cannot extend a video"),
+                "use a diffusion-forcing (DF) model",
+            );
+        }
+        if let Some(end) = &request.end_image {
+            return refuse(
+                "--end-image",
+                &end.display().to_string(),
+                "cannot be combined with --video".into(),
+                "leave one of them out",
+            );
+        }
+    }
+    if request.end_image.is_some() && matches!(request.start, StartFrom::Prompt) {
+        return refuse(
+            "--end-image",
+            "",
+            "needs a first image too".into(),
+            "give one with --image",
+        );
+    }
+    match kind {
+        ModelKind::DiffusionForcing => {}
+        ModelKind::TextToVideo if has_image => {
+            return refuse(
+                "--image",
+                "",
+                format!("a {kind} model takes no image"),
+                "use an image-to-video (I2V) or diffusion-forcing (DF) model",
+            );
+        }
+        ModelKind::ImageToVideo | ModelKind::FirstLastFrame if !has_image => {
+            return refuse(
+                "--image",
+                "",
+                format!("a {kind} model needs a first image"),
+                "give one with --image FILE",
+            );
+        }
+        ModelKind::FirstLastFrame if request.end_image.is_none() => {
+            return refuse(
+                "--end-image",
+                "",
+                format!("a {kind} model needs a last image"),
+                "give one with --end-image FILE",
+            );
+        }
+        _ => {}
+    }
+    if kind != ModelKind::DiffusionForcing {
+        if request.length == Length::Endless {
+            return refuse(
+                "--endless",
+                "",
+                format!("a {kind} model makes one segment"),
+                "use a diffusion-forcing (DF) model",
+            );
+        }
+        if request.ar_step > 0 {
+            return refuse(
+                "--ar-step",
+                &request.ar_step.to_string(),
+                format!("a {kind} model has one timestep for all frames"),
+                "use --ar-step 0, or a diffusion-forcing (DF) model",
+            );
+        }
+        if request.causal_block_size.is_some_and(|b| b > 1) {
+            return refuse(
+                "--causal-block-size",
+                &request.causal_block_size.unwrap_or(1).to_string(),
+                format!("a {kind} model has no causal blocks"),
+                "leave it out, or use a diffusion-forcing (DF) model",
+            );
+        }
+    }
+    if let CacheChoice::TeaCache { threshold, .. } | CacheChoice::EasyCache { threshold } =
+        request.cache
+        && !(threshold > 0.0 && threshold < 10.0)
+    {
+        return refuse(
+            "--teacache-thresh",
+            &threshold.to_string(),
+            "must be above 0 and below 10".into(),
+            "use 0.1 to 0.3",
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn film_shape(
+    request: &FilmRequest,
+    model: &ModelFacts,
+    causal_block: usize,
+) -> Result<FilmShape, PlanError> {
+    let pixels = |what, frames: u64| {
+        PixelFrames::new(usize::try_from(frames).unwrap_or(usize::MAX)).map_err(|e| match e {
+            SegmentError::NotFourNPlusOne { frames, nearest } => {
+                PlanError::value(what, frames, "must be 4n+1", format!("use {nearest}"))
+            }
+            other => other.into(),
+        })
+    };
+    let total = match request.length {
+        Length::Frames(frames) => Some(pixels("--num-frames", frames)?),
+        Length::Endless => None,
+    };
+    let base = pixels("--base-num-frames", request.base_num_frames as u64)?;
+    let overlap = pixels("--overlap-history", request.overlap_history as u64)?;
+    // A model without diffusion forcing makes its film in one piece.
+    let base = match (model.kind, total) {
+        (ModelKind::DiffusionForcing, _) | (_, None) => base,
+        (_, Some(total)) => total,
+    };
+    Ok(FilmShape {
+        total,
+        base,
+        overlap: Some(overlap),
+        causal_block,
+        start: match (&request.start, model.kind) {
+            (StartFrom::Image(_), ModelKind::DiffusionForcing) => Start::Image,
+            (StartFrom::Video(_), _) => Start::Video,
+            _ => Start::Noise,
+        },
+        end_image: request.end_image.is_some() && model.kind == ModelKind::DiffusionForcing,
+    })
+}

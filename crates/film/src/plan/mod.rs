@@ -1,0 +1,250 @@
+//! From a request to a plan: everything that can be known before a weight is loaded is checked here,
+//! and said with the nearest values that work.
+
+mod cache;
+mod checks;
+mod prompts;
+mod summary;
+mod words;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longreel_media::{VideoOptions, VideoReader};
+use longreel_sampling::{
+    Guidance, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
+    TimetableShape,
+};
+use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
+
+pub(crate) use self::cache::step_cache;
+use self::checks::{check_kind, check_values, film_shape};
+use self::summary::summarise;
+pub use self::summary::{PlanSummary, Saving};
+pub use self::words::{human_bytes, human_seconds};
+use crate::condition::read_image;
+use crate::error::PlanError;
+use crate::request::{FilmRequest, SolverChoice, StartFrom};
+use crate::run::pixel_frame;
+use crate::solvers::{few_step_schedule, solver_kind};
+
+/// What planning needs to know of a model: configurations and sizes, no weights.
+#[derive(Debug, Clone)]
+pub struct ModelFacts {
+    /// Path as given, for the summary.
+    pub name: String,
+    /// What the model can do.
+    pub kind: ModelKind,
+    /// Content-derived revision.
+    pub revision: String,
+    /// The transformer's configuration.
+    pub transformer: TransformerConfig,
+    /// The VAE's configuration.
+    pub vae: VaeConfig,
+    /// The scheduler's configuration.
+    pub scheduler: SchedulerConfig,
+    /// Bytes of the transformer's weights as stored.
+    pub transformer_bytes: u64,
+    /// Bytes of the text encoder's weights as stored.
+    pub text_encoder_bytes: u64,
+    /// Bytes of VAE and image encoder as stored.
+    pub other_bytes: u64,
+}
+
+impl ModelFacts {
+    /// The transformer's width.
+    pub(crate) fn dim(&self) -> usize {
+        self.transformer.num_attention_heads * self.transformer.attention_head_dim
+    }
+}
+
+/// A request that will work, as far as can be known.
+#[derive(Debug, Clone)]
+pub struct FilmPlan {
+    request: FilmRequest,
+    pub(crate) segments: SegmentPlan,
+    pub(crate) causal_block: usize,
+    pub(crate) causal_mask: Option<usize>,
+    pub(crate) schedule: Arc<Schedule>,
+    pub(crate) solver: SolverKind,
+    pub(crate) guidance: Guidance,
+    summary: PlanSummary,
+}
+
+impl FilmPlan {
+    /// What was asked.
+    pub fn request(&self) -> &FilmRequest {
+        &self.request
+    }
+
+    /// What it will take.
+    pub fn summary(&self) -> &PlanSummary {
+        &self.summary
+    }
+
+    /// Segment `index` as it is planned, or `None` beyond the end of the film.
+    pub fn planned(&self, index: usize) -> Option<PlannedSegment<'_>> {
+        let segment = self.segments.segment(index)?;
+        let first = pixel_frame(segment.first_new_latent);
+        let end = pixel_frame(segment.first_new_latent + segment.new_latents);
+        let (prompt, seed) = self.request.in_force(first);
+        Some(PlannedSegment {
+            // What a film starts from counts to its first segment.
+            frames: end - if index == 0 { 0 } else { first },
+            prompt,
+            seed,
+        })
+    }
+
+    /// Segments of the film, unless endless.
+    pub fn segments(&self) -> Option<usize> {
+        self.segments.count()
+    }
+
+    /// Latent frames of history that are kept of a film: as many as any segment of it begins with, and
+    /// of a film within one window as many as one that goes on from it would.
+    pub(crate) fn history_latents(&self) -> usize {
+        let asked = self.request.overlap_history.saturating_sub(1) / 4 + 1;
+        asked.max(self.causal_block).max(self.segments.overlap().get())
+    }
+
+    /// The pixel frame that segment `segment` begins with; `None` when there is no such segment.
+    pub fn first_frame(&self, segment: usize) -> Option<u64> {
+        Some(pixel_frame(self.segments.segment(segment)?.first_new_latent))
+    }
+
+    /// How many segments, from the first on, have the same place and length in both films, so that
+    /// with the same prompts and seeds they are the same. Two films that differ in more than length
+    /// may still be made in different ways.
+    pub fn shared_segments(&self, other: &Self) -> usize {
+        let alike = |index: usize| {
+            let place = |plan: &Self| {
+                let segment = plan.segments.segment(index)?;
+                Some(Segment { is_last: false, ..segment })
+            };
+            place(self).is_some() && place(self) == place(other)
+        };
+        let counts = [self.segments(), other.segments()];
+        let most = counts.into_iter().flatten().min();
+        // Films begin alike and part once.
+        let mut shared = most.unwrap_or(usize::MAX >> 1);
+        while shared > 0 && !alike(shared - 1) {
+            shared -= 1;
+        }
+        shared
+    }
+
+    pub(crate) fn timetable(&self, segment: &Segment) -> Result<Timetable, PlanError> {
+        let shape = TimetableShape::of(
+            segment,
+            self.causal_block,
+            self.request.ar_step,
+            self.request.addnoise_condition,
+        );
+        Ok(Timetable::new(&shape, &self.schedule.timesteps)?)
+    }
+}
+
+/// What is known of a segment before it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedSegment<'a> {
+    /// Pixel frames that it adds. A video that is extended adds its own length to the first segment.
+    pub frames: u64,
+    /// The prompt it will be made from.
+    pub prompt: &'a str,
+    /// Its seed.
+    pub seed: u64,
+}
+
+/// Checks `request` against `model` and plans it. Loads no weight and writes nothing.
+///
+/// # Errors
+/// Everything that cannot work, with the nearest values that do.
+pub fn plan(
+    request: &FilmRequest,
+    model: &ModelFacts,
+    check_memory: bool,
+) -> Result<FilmPlan, PlanError> {
+    check_values(request)?;
+    check_kind(request, model)?;
+    let mut notes = Vec::new();
+    let causal_block =
+        request.causal_block_size.unwrap_or(model.transformer.num_frame_per_block).max(1);
+    let shape = film_shape(request, model, causal_block)?;
+    let segments = SegmentPlan::new(&shape)?;
+    let causal_mask = match request.causal_attention {
+        Some(true) => Some(causal_block),
+        Some(false) => None,
+        None => (causal_block > 1).then_some(causal_block),
+    };
+    let scheduler = model.scheduler.clone().with_flow_shift(f64::from(request.flow_shift))?;
+    let schedule = Arc::new(match &request.solver {
+        SolverChoice::FewStep { timesteps, .. } => {
+            few_step_schedule(timesteps, request.flow_shift)?
+        }
+        _ => Schedule::new(&scheduler, request.steps)?,
+    });
+    let solver = solver_kind(&request.solver, &scheduler, model.kind);
+    solver.build(&schedule)?;
+    let guidance = Guidance::new(request.guidance_scale)?;
+    step_cache(request, model)?;
+    let mut plan = FilmPlan {
+        request: request.clone(),
+        segments,
+        causal_block,
+        causal_mask,
+        schedule,
+        solver,
+        guidance,
+        summary: PlanSummary::empty(),
+    };
+    plan.summary = summarise(&plan, model, &mut notes)?;
+    if check_memory
+        && let Some(available) = plan.summary.available_bytes
+        && plan.summary.memory_bytes > available
+    {
+        return Err(PlanError::value(
+            "--size",
+            format!("{}x{}", request.width, request.height),
+            format!(
+                "this film needs about {} of memory and {} are available",
+                human_bytes(plan.summary.memory_bytes),
+                human_bytes(available)
+            ),
+            "use a smaller --size or --base-num-frames, or --no-memory-check to try anyway",
+        ));
+    }
+    Ok(plan)
+}
+
+/// Opens the pictures and the video that a planned film names, by paths from `folder`.
+///
+/// # Errors
+/// What cannot be read, and a video that is shorter than the history it has to give.
+pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<(), PlanError> {
+    let request = &plan.request;
+    if let StartFrom::Image(path) = &request.start {
+        read_image(&folder.join(path))?;
+    }
+    if let Some(path) = &request.end_image {
+        read_image(&folder.join(path))?;
+    }
+    if let StartFrom::Video(path) = &request.start {
+        let video = VideoReader::open(&folder.join(path), &VideoOptions::default())?;
+        let count = video_history_frames(plan);
+        if let Some(frames) = video.info().frames.filter(|&f| f < count as u64) {
+            return Err(PlanError::value(
+                "--video",
+                path.display(),
+                format!("has {frames} frames, and --overlap-history {count} needs that many"),
+                "use a smaller --overlap-history or a longer video",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Pixel frames of a video that the first window begins with.
+pub(crate) fn video_history_frames(plan: &FilmPlan) -> usize {
+    plan.segments.overlap().to_pixels().map_or(1, |frames| frames.get())
+}

@@ -1,0 +1,236 @@
+//! The end of a segment, which makes it durable, and the end of the film.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use longreel_media::{Frame, contact_sheet, thumbnail, write_atomic, write_jpeg, write_png};
+use longreel_sampling::Segment;
+use serde::Serialize;
+
+use super::{DRIFT, FRAMES, JOURNAL, LATENTS, Outcome, Run, SHEET, SHEET_FRAMES};
+use crate::append::{self, AppendFile};
+use crate::checkpoint::Checkpoint;
+use crate::error::FilmError;
+use crate::events::{Event, Observer};
+use crate::run_file::RunFile;
+
+impl Run<'_> {
+    /// Makes the segment durable: film, dumps, then the checkpoint that counts on them.
+    pub(super) fn end_part(
+        &mut self,
+        segment: &Segment,
+        observer: &mut dyn Observer,
+    ) -> Result<(), FilmError> {
+        let drift = self.meter.finish_segment(segment.index);
+        if let Some(drift) = &drift {
+            let file = self.appended.get_mut(DRIFT).expect("opened in new");
+            write_line(file, drift).map_err(FilmError::io("write", DRIFT))?;
+        }
+        let writer = self.writer.as_mut().expect("begin_film opened it");
+        let part = sync_beside(&mut self.appended, |&name| name != JOURNAL, || writer.end_part())??;
+        let head = writer.init_segment().map(|head| head.len() as u64);
+        self.progress.writer = serde_json::to_value(&part.state)
+            .map_err(|e| FilmError::io("describe", &self.outputs.film)(e.into()))?;
+        let mut part = Event::Part {
+            segment: segment.index,
+            frames: self.progress.frames,
+            film_seconds: self.progress.frames as f64 / f64::from(self.plan.request().fps),
+            prompt: self.made_from.0.clone(),
+            seed: self.made_from.1,
+            bytes: head.map(|head| [part.bytes.start - head, part.bytes.end - head]),
+            preview: self.preview(segment)?,
+            checkpoint: None,
+        };
+        let drift_event = drift.clone().map(Event::Drift);
+        if let Some(file) = self.appended.get_mut(JOURNAL) {
+            [Some(&part), drift_event.as_ref()]
+                .into_iter()
+                .flatten()
+                .try_for_each(|event| write_line(file, event))
+                .map_err(FilmError::io("write", JOURNAL))?;
+        }
+        for (name, file) in &self.appended {
+            self.progress.lengths.insert((*name).to_owned(), file.len());
+        }
+        self.progress.drift = self.meter.state();
+        self.progress.seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
+        // After the last segment too: another film may go on from there.
+        let (checkpoint, folder) = (self.checkpoint(), &self.folder);
+        let failed = || FilmError::io("write a checkpoint in", folder);
+        let written =
+            sync_beside(&mut self.appended, |&name| name == JOURNAL, || checkpoint.write(folder))?
+                .map_err(failed())?;
+        let checkpoint = written.publish().map_err(failed())?;
+        if let Event::Part { checkpoint: named, .. } = &mut part {
+            *named = self.outputs.checkpoints.then(|| checkpoint.display().to_string());
+        }
+        observer.event(part);
+        if let Some(event) = drift_event {
+            observer.event(event);
+            self.last_drift = drift;
+        }
+        Ok(())
+    }
+
+    pub(super) fn preview(&self, segment: &Segment) -> Result<Option<String>, FilmError> {
+        let (true, Some(rgb)) = (self.outputs.previews, self.meter.last_frame()) else {
+            return Ok(None);
+        };
+        let request = self.plan.request();
+        let frame = Frame::new(request.width as u32, request.height as u32, rgb.to_vec())?;
+        let name = format!("preview-{:08}.jpg", segment.index);
+        let path = self.outputs.preview_folder().join(name);
+        write_jpeg(&path, &frame)?;
+        Ok(Some(path.display().to_string()))
+    }
+
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        let mut tensors = Vec::new();
+        if let Some(recent) = &self.recent {
+            tensors.push(("recent_latents".to_owned(), recent.clone()));
+        }
+        if let Some(pixels) = &self.recent_pixels {
+            tensors.push(("recent_pixels".to_owned(), pixels.clone()));
+        }
+        Checkpoint {
+            progress: self.progress.clone(),
+            tensors,
+            last_frame: self.meter.last_frame().map(<[u8]>::to_vec),
+        }
+    }
+
+    /// Closes what is open. A complete film gets its dumps and drift report, and the run's folder
+    /// goes.
+    pub(super) fn close(mut self, stopped: bool) -> Result<Outcome, FilmError> {
+        let mut outcome = Outcome {
+            film: self.outputs.film.clone(),
+            frames: self.progress.frames,
+            stopped,
+            seconds: self.started.elapsed().as_secs_f64(),
+            reused_steps: self.progress.reused_steps,
+            drift: None,
+            last_drift: self.last_drift.take(),
+        };
+        if stopped {
+            // The file is whole up to its last part; the writer is dropped without finishing, so
+            // that resume can go on from there.
+            return Ok(outcome);
+        }
+        if let Some(writer) = self.writer.take() {
+            outcome.frames = writer.finish()?.frames;
+        }
+        let request = self.plan.request();
+        let (width, height) = (request.width, request.height);
+        if let (Some(file), Some(path)) =
+            (self.appended.remove(LATENTS), &self.outputs.dump_latents)
+        {
+            let channels = self.networks.vae.encoder.latent_channels();
+            let shape = [self.progress.latents, channels, height / 8, width / 8];
+            file.into_reader()
+                .and_then(|mut raw| append::write_latents(&mut raw, path, shape))
+                .map_err(FilmError::io("write", path))?;
+        }
+        if let (Some(file), Some(path)) = (self.appended.remove(FRAMES), &self.outputs.dump_frames)
+        {
+            let shape = [self.progress.dumped_frames as usize, height, width, 3];
+            file.into_reader()
+                .and_then(|mut raw| append::write_frames(&mut raw, path, shape))
+                .map_err(FilmError::io("write", path))?;
+        }
+        if let (Some(file), Some((path, side))) =
+            (self.appended.remove(SHEET), self.outputs.sheet())
+        {
+            drop(file);
+            self.write_sheet(&path, side)?;
+        }
+        if let Some(file) = self.appended.remove(DRIFT) {
+            let path = self.outputs.drift_path();
+            drop(file);
+            self.write_drift(&path)?;
+            outcome.drift = Some(path);
+        }
+        // What makes it a run goes first: a kill in the middle of this leaves no unfinished run.
+        let run_file = RunFile::path(&self.folder);
+        fs::remove_file(&run_file).map_err(FilmError::io("remove", &run_file))?;
+        fs::remove_dir_all(&self.folder).map_err(FilmError::io("remove", &self.folder))?;
+        Ok(outcome)
+    }
+
+    pub(super) fn write_drift(&self, path: &Path) -> Result<(), FilmError> {
+        let raw = self.folder.join(DRIFT);
+        let text = fs::read_to_string(&raw).map_err(FilmError::io("read", &raw))?;
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        let json = format!("{{\"segments\":[\n{}\n]}}\n", lines.join(",\n"));
+        write_atomic(path, json.as_bytes())?;
+        Ok(())
+    }
+
+    pub(super) fn write_sheet(&self, path: &Path, side: u32) -> Result<(), FilmError> {
+        let raw = self.folder.join(SHEET);
+        let request = self.plan.request();
+        let black = Frame::filled(request.width as u32, request.height as u32, [0; 3]);
+        let small = thumbnail(&black, side)?;
+        let (width, height) = (small.width(), small.height());
+        let size = small.rgb().len();
+        let read = || -> std::io::Result<Vec<Vec<u8>>> {
+            let mut file = File::open(&raw)?;
+            let count = file.metadata()?.len() / size as u64;
+            // An endless film leaves more frames than a sheet holds; take them evenly.
+            let step = count.div_ceil(SHEET_FRAMES as u64).max(1);
+            let mut frames = Vec::new();
+            for index in (0..count).step_by(step as usize) {
+                let mut rgb = vec![0; size];
+                file.seek(SeekFrom::Start(index * size as u64))?;
+                file.read_exact(&mut rgb)?;
+                frames.push(rgb);
+            }
+            Ok(frames)
+        };
+        let frames = read()
+            .map_err(FilmError::io("read", &raw))?
+            .into_iter()
+            .map(|rgb| Frame::new(width, height, rgb))
+            .collect::<Result<Vec<_>, _>>()?;
+        if frames.is_empty() {
+            // A film that began with another one may have added none that goes on the sheet.
+            return Ok(());
+        }
+        let sheet = contact_sheet(&frames, 8)?;
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("jpg" | "jpeg") => write_jpeg(path, &sheet)?,
+            _ => write_png(path, &sheet, None)?,
+        }
+        Ok(())
+    }
+}
+
+/// Makes the chosen files durable while something else is done: a disk takes several at once in
+/// hardly more time than one.
+fn sync_beside<T>(
+    files: &mut HashMap<&'static str, AppendFile>,
+    chosen: impl Fn(&&'static str) -> bool,
+    work: impl FnOnce() -> T,
+) -> Result<T, FilmError> {
+    std::thread::scope(|scope| {
+        let syncs: Vec<_> = files
+            .iter_mut()
+            .filter(|(name, _)| chosen(name))
+            .map(|(name, file)| (*name, scope.spawn(|| file.sync())))
+            .collect();
+        let done = work();
+        for (name, sync) in syncs {
+            let result = sync.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result.map_err(FilmError::io("write", name))?;
+        }
+        Ok(done)
+    })
+}
+
+/// Appends a value as a line of JSON.
+fn write_line(file: &mut AppendFile, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    file.write(&line)
+}

@@ -1,0 +1,173 @@
+//! From latents to frames, and what becomes of each.
+
+use longreel_kernels::Tensor;
+use longreel_media::{FilmWriter, Frame, VideoOptions, VideoReader, thumbnail};
+use longreel_models::VaeDecoderState;
+use longreel_sampling::Segment;
+
+use super::{FRAMES, LATENTS, Run, SHEET, pixel_count, pixel_frame, sheet_step, unit};
+use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor};
+use crate::drift::DriftMeter;
+use crate::error::FilmError;
+use crate::events::{Event, Observer};
+use crate::request::{Carry, StartFrom};
+
+impl Run<'_> {
+    /// Takes a denoised window into the film: dumps, frames, drift, checkpoint.
+    pub(super) fn take_in(
+        &mut self,
+        segment: &Segment,
+        window: Tensor,
+        observer: &mut dyn Observer,
+    ) -> Result<(), FilmError> {
+        let first = if segment.index == 0 { 0 } else { segment.prefix_latents };
+        let added = window.slice0(first..segment.film_latents());
+        if let Some(file) = self.appended.get_mut(LATENTS) {
+            file.write_f32(added.data()).map_err(FilmError::io("write", LATENTS))?;
+        }
+        if segment.index == 0 {
+            self.begin_film(observer)?;
+        }
+        match self.plan.request().carry {
+            Carry::Latents => {
+                let skip = match self.plan.request().start {
+                    // The video's own frames are already in the film.
+                    StartFrom::Video(_) if segment.index == 0 => {
+                        pixel_frame(segment.prefix_latents)
+                    }
+                    _ => 0,
+                };
+                let mut state = std::mem::take(&mut self.decoder_state);
+                self.decode(&added, &mut state, skip as usize, 0)?;
+                self.decoder_state = state;
+            }
+            Carry::Pixels => {
+                let skip = match self.plan.request().start {
+                    StartFrom::Image(_) if segment.index == 0 => 0,
+                    _ => pixel_frame(segment.prefix_latents),
+                };
+                let film = window.slice0(0..segment.film_latents());
+                let undumped = if segment.index == 0 { 0 } else { skip };
+                let state = &mut VaeDecoderState::new();
+                self.decode(&film, state, skip as usize, undumped as usize)?;
+            }
+        }
+        self.remember(&added);
+        self.progress.latents += added.dim(0);
+        self.progress.next_segment = segment.index + 1;
+        self.end_part(segment, observer)
+    }
+
+    /// Opens the film's file and, when a video is extended, puts the video's frames into it.
+    pub(super) fn begin_film(&mut self, observer: &mut dyn Observer) -> Result<(), FilmError> {
+        self.writer = Some(FilmWriter::create(&self.outputs.film, &self.options)?);
+        let plan = self.plan.clone();
+        let request = plan.request();
+        let StartFrom::Video(path) = &request.start else {
+            return Ok(());
+        };
+        observer.event(Event::Stage { what: "copying the video that is extended".into() });
+        for frame in VideoReader::open(path, &VideoOptions::default())? {
+            let (frame, _) = fit_frame(&frame?, request)?;
+            if request.carry == Carry::Pixels {
+                self.remember_pixels(&to_tensor(std::slice::from_ref(&frame)));
+            }
+            self.put(frame)?;
+        }
+        // The look of the video is no segment's; the first segment still has its seam measured.
+        self.meter =
+            DriftMeter::resume(&self.meter.state(), self.meter.last_frame().map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    /// Decodes latents as a continuation of `state`, a slice at a time. The first `skip` frames do not
+    /// go into the film, the first `undumped` ones not into the dump, which holds what the dumped
+    /// latents decode to.
+    pub(super) fn decode(
+        &mut self,
+        latents: &Tensor,
+        state: &mut VaeDecoderState,
+        mut skip: usize,
+        mut undumped: usize,
+    ) -> Result<(), FilmError> {
+        // Out of `self` for the call: the sink writes to everything else of it.
+        let networks = self.networks;
+        networks.vae.decoder.decode_each(latents, state, VAE_BUDGET_BYTES, |frames| {
+            let dropped = |count: &mut usize| {
+                let dropped = (*count).min(frames.dim(0));
+                *count -= dropped;
+                dropped
+            };
+            self.dump_frames(&frames, dropped(&mut undumped))?;
+            match dropped(&mut skip) {
+                0 => self.write_frames(&frames),
+                first => self.write_frames(&frames.slice0(first..frames.dim(0))),
+            }
+        })
+    }
+
+    /// Adds decoded frames `[F, H, W, 3]` in [-1, 1] from frame `first` on to the dump, when there is
+    /// one.
+    pub(super) fn dump_frames(&mut self, frames: &Tensor, first: usize) -> Result<(), FilmError> {
+        let Some(file) = self.appended.get_mut(FRAMES) else {
+            return Ok(());
+        };
+        let frame_len = frames.shape()[1..].iter().product::<usize>();
+        let values: Vec<f32> =
+            frames.data()[first * frame_len..].iter().map(|&v| unit(v)).collect();
+        file.write_f32(&values).map_err(FilmError::io("write", FRAMES))?;
+        self.progress.dumped_frames += (frames.dim(0) - first) as u64;
+        Ok(())
+    }
+
+    /// Writes decoded frames `[F, H, W, 3]` in [-1, 1].
+    pub(super) fn write_frames(&mut self, frames: &Tensor) -> Result<(), FilmError> {
+        let (height, width) = (frames.dim(1), frames.dim(2));
+        for frame in frames.data().chunks_exact(height * width * 3) {
+            let rgb = frame.iter().map(|&v| (unit(v) * 255.0).round() as u8).collect();
+            self.put(Frame::new(width as u32, height as u32, rgb)?)?;
+        }
+        if self.plan.request().carry == Carry::Pixels {
+            self.remember_pixels(frames);
+        }
+        Ok(())
+    }
+
+    /// Keeps the frames `[F, H, W, 3]` that the next segment's prefix needs.
+    pub(super) fn remember_pixels(&mut self, added: &Tensor) {
+        let keep = pixel_count(self.plan.history_latents());
+        let all = match &self.recent_pixels {
+            Some(before) => Tensor::concat0(&[before, added]),
+            None => added.clone(),
+        };
+        let count = all.dim(0);
+        self.recent_pixels = Some(all.slice0(count.saturating_sub(keep)..count));
+    }
+
+    /// One frame into drift meter, contact sheet and file.
+    pub(super) fn put(&mut self, frame: Frame) -> Result<(), FilmError> {
+        self.meter.push(frame.width() as usize, frame.rgb());
+        if let Some(file) = self.appended.get_mut(SHEET)
+            && self.progress.frames.is_multiple_of(sheet_step(self.plan.request()))
+            && let Some((_, side)) = self.outputs.sheet()
+        {
+            let small = thumbnail(&frame, side)?;
+            file.write(small.rgb()).map_err(FilmError::io("write", SHEET))?;
+        }
+        self.writer.as_mut().expect("begin_film opened it").push(&frame)?;
+        self.progress.frames += 1;
+        Ok(())
+    }
+
+    /// Keeps the latents that the next segment's prefix and a resumed decoder need.
+    pub(super) fn remember(&mut self, added: &Tensor) {
+        let receptive = self.networks.vae.decoder.receptive_latents();
+        let keep = self.plan.history_latents().max(receptive);
+        let all = match &self.recent {
+            Some(recent) => Tensor::concat0(&[recent, added]),
+            None => added.clone(),
+        };
+        let count = all.dim(0);
+        self.recent = Some(all.slice0(count.saturating_sub(keep)..count));
+    }
+}

@@ -1,0 +1,130 @@
+//! How an assignment ends, and that the store hears of it.
+
+use std::path::Path;
+
+use longreel_jobs::{
+    ArtifactKind, ArtifactName, Completion, Format, HandBack, Job, JobError, StoreError,
+};
+
+use super::{Assignment, Finished, patiently};
+use crate::protocol::Outcome;
+use crate::upkeep;
+
+/// Longest drift report that is kept with the job itself.
+const DRIFT_BYTES: usize = 512 << 10;
+
+impl Assignment<'_> {
+    pub(super) async fn ended(mut self, outcome: Outcome) -> Finished {
+        match outcome {
+            _ if self.stuck => {
+                self.hand_back(HandBack::Stopped).await;
+                return Finished::DiskFull;
+            }
+            Outcome::Complete { film, drift, sheet, reused_steps } => {
+                self.shared.metrics.reused(reused_steps);
+                return self.complete(&film, &drift, sheet.as_deref()).await;
+            }
+            Outcome::Stopped => self.hand_back(HandBack::Stopped).await,
+            Outcome::Failed { code, .. } if code == Outcome::DISK_FULL => {
+                self.hand_back(HandBack::Stopped).await;
+                return Finished::DiskFull;
+            }
+            Outcome::Failed { code, message } => {
+                // Where things are on this machine is nothing for clients.
+                let work = self.shared.work_folder(self.job.id).display().to_string();
+                self.fail(&code, &message.replace(&format!("{work}/"), "")).await;
+            }
+        }
+        Finished::Done
+    }
+
+    /// Stores the film and only then says that it is there.
+    pub(super) async fn complete(
+        &mut self,
+        film: &Path,
+        drift: &Path,
+        sheet: Option<&Path>,
+    ) -> Finished {
+        let mut artifacts = Vec::new();
+        let files = [
+            (ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 }, film),
+            (ArtifactName { kind: ArtifactKind::Drift, format: Format::Json }, drift),
+        ];
+        for (name, file) in files {
+            match self.put(name, file).await {
+                Ok(artifact) => artifacts.push(artifact),
+                Err(error) => {
+                    // The film is whole in its folder; the next attempt only stores it.
+                    tracing::error!(job = %self.job.id, %error, "a film could not be stored");
+                    self.hand_back(HandBack::Stopped).await;
+                    return Finished::DiskFull;
+                }
+            }
+        }
+        artifacts.extend(self.thumbnail().await);
+        if let Some(sheet) = sheet {
+            let name = ArtifactName { kind: ArtifactKind::Spritesheet, format: Format::Jpeg };
+            match self.put(name, sheet).await {
+                Ok(artifact) => artifacts.push(artifact),
+                // A film without it is still a film.
+                Err(error) => tracing::warn!(job = %self.job.id, %error, "the sheet is not kept"),
+            }
+        }
+        let drift = tokio::fs::read(drift).await.ok().filter(|json| json.len() <= DRIFT_BYTES);
+        let drift = drift.and_then(|json| serde_json::from_slice(&json).ok());
+        if self.is_new {
+            self.renew().await;
+        }
+        let completion = Completion { artifacts, drift };
+        let (store, lease) = (&self.shared.store, &self.lease);
+        let done = patiently("complete a job", || store.complete(lease, completion.clone())).await;
+        self.rest(done).await;
+        Finished::Done
+    }
+
+    pub(super) async fn gone(mut self, reason: String) -> Finished {
+        tracing::error!(job = %self.job.id, reason, "a worker died");
+        self.shared.metrics.death();
+        self.hand_back(HandBack::Died { reason: reason.clone() }).await;
+        Finished::WorkerGone(reason)
+    }
+
+    /// The server was told to end at once, and the worker is in a long step.
+    pub(super) async fn cut_off(mut self) -> Finished {
+        self.process.kill().await;
+        self.hand_back(HandBack::Stopped).await;
+        Finished::WorkerGone("the server ends".into())
+    }
+
+    pub(super) async fn hand_back(&mut self, how: HandBack) {
+        let (store, lease) = (&self.shared.store, &self.lease);
+        let back = patiently("hand a job back", || store.hand_back(lease, how.clone())).await;
+        self.rest(back).await;
+    }
+
+    pub(super) async fn fail(&mut self, code: &str, message: &str) {
+        let error = JobError::new(code, message);
+        let (store, lease) = (&self.shared.store, &self.lease);
+        let failed = patiently("fail a job", || store.fail(lease, error.clone())).await;
+        self.rest(failed).await;
+    }
+
+    /// What the job's last call under this lease came to.
+    pub(super) async fn rest(&self, job: Result<Job, StoreError>) {
+        match job {
+            Ok(job) => {
+                tracing::info!(job = %job.id, state = %job.state, paused = job.paused, "let go");
+                // Somebody waits for the job, or for the report of its end.
+                self.shared.wake();
+                if job.state.is_final() {
+                    self.shared.ended(&job).await;
+                    upkeep::tidy_up(self.shared, &job).await;
+                }
+            }
+            Err(StoreError::LeaseLost { .. }) if self.lost => {}
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "the end is not written down")
+            }
+        }
+    }
+}
