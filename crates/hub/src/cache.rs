@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::HubError;
 use crate::id::{RepoId, RepoPath, Revision, Site, is_hex};
-use crate::settings::Settings;
+use crate::settings::{Environment, Settings, cache_folder};
 
 /// A model that is kept, at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,11 @@ impl Cache {
     /// The cache that the settings name.
     pub fn new(settings: &Settings) -> Self {
         Self { site: settings.site, root: settings.cache.clone() }
+    }
+
+    /// The cache of a site, by the environment; nothing else of it has to be in order.
+    pub fn of_environment(site: Site, environment: &Environment) -> Self {
+        Self { site, root: cache_folder(site, environment) }
     }
 
     /// Its folder.

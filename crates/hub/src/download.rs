@@ -112,7 +112,7 @@ impl<'a> Part<'a> {
             part.restart(&|_| {})?;
         }
         part.file.seek(SeekFrom::Start(part.length)).map_err(HubError::io("read", path))?;
-        watch(Progress::Bytes(part.length.cast_signed()));
+        watch(Progress::Here(part.length));
         Ok(part)
     }
 

@@ -20,6 +20,8 @@ use crate::listing::{Listed, Listing};
 /// What is told while files come.
 #[derive(Debug)]
 pub enum Progress<'a> {
+    /// Bytes that were here before.
+    Here(u64),
     /// Bytes that came; below zero when a file begins anew.
     Bytes(i64),
     /// A file is whole.
@@ -202,7 +204,7 @@ impl<'a> Pull<'a> {
     ) -> Result<(), HubError> {
         let name = file.name.as_str();
         if file.is_whole {
-            watch(Progress::Bytes(file.size_bytes.cast_signed()));
+            watch(Progress::Here(file.size_bytes));
             watch(Progress::Done { file: name });
             return Ok(());
         }
@@ -218,7 +220,7 @@ impl<'a> Pull<'a> {
             let _ = lock.lock();
         }
         if fs::metadata(&file.content).is_ok_and(|m| m.len() == file.size_bytes) {
-            watch(Progress::Bytes(file.size_bytes.cast_signed()));
+            watch(Progress::Here(file.size_bytes));
             watch(Progress::Done { file: name });
             return Ok(());
         }

@@ -92,6 +92,27 @@ impl FromIterator<(OsString, OsString)> for Environment {
     }
 }
 
+/// The folder of huggingface's own files.
+fn hugging_face_home(environment: &Environment) -> PathBuf {
+    environment.path("HF_HOME").unwrap_or_else(|| {
+        let caches = environment.path("XDG_CACHE_HOME");
+        caches.unwrap_or_else(|| environment.home().join(".cache")).join("huggingface")
+    })
+}
+
+/// The folder of a site's cache.
+pub(crate) fn cache_folder(site: Site, environment: &Environment) -> PathBuf {
+    match site {
+        Site::HuggingFace => environment
+            .path("HF_HUB_CACHE")
+            .or_else(|| environment.path("HUGGINGFACE_HUB_CACHE"))
+            .unwrap_or_else(|| hugging_face_home(environment).join("hub")),
+        Site::ModelScope => environment
+            .path("MODELSCOPE_CACHE")
+            .unwrap_or_else(|| environment.home().join(".cache").join("modelscope")),
+    }
+}
+
 const ADDRESS_RULE: &str = "an address such as https://hf-mirror.com";
 
 impl Settings {
@@ -105,46 +126,33 @@ impl Settings {
         endpoint: Option<&str>,
     ) -> Result<Self, HubError> {
         let typed = endpoint.map(|endpoint| ("--endpoint", endpoint.to_owned()));
-        let (endpoint, cache, token, offline) = match site {
+        let (endpoint, token, offline) = match site {
             Site::HuggingFace => {
-                let home = environment.path("HF_HOME").unwrap_or_else(|| {
-                    let caches = environment.path("XDG_CACHE_HOME");
-                    caches.unwrap_or_else(|| environment.home().join(".cache")).join("huggingface")
-                });
-                let cache = environment
-                    .path("HF_HUB_CACHE")
-                    .or_else(|| environment.path("HUGGINGFACE_HUB_CACHE"))
-                    .unwrap_or_else(|| home.join("hub"));
                 let token = environment.get("HF_TOKEN");
                 let token = token.or_else(|| environment.get("HUGGING_FACE_HUB_TOKEN"));
                 let file = environment.path("HF_TOKEN_PATH");
-                let token =
-                    token.or_else(|| read_token(&file.unwrap_or_else(|| home.join("token"))));
+                let file = file.unwrap_or_else(|| hugging_face_home(environment).join("token"));
                 let offline = environment.is_on("HF_HUB_OFFLINE");
-                let offline = offline.or_else(|| environment.is_on("TRANSFORMERS_OFFLINE"));
                 let endpoint = typed.or_else(|| environment.first(&["HF_ENDPOINT"]));
-                let endpoint = endpoint
-                    .unwrap_or_else(|| ("HF_ENDPOINT", "https://huggingface.co".to_owned()));
-                (endpoint, cache, token, offline)
+                (
+                    endpoint
+                        .unwrap_or_else(|| ("HF_ENDPOINT", "https://huggingface.co".to_owned())),
+                    token.or_else(|| read_token(&file)),
+                    offline.or_else(|| environment.is_on("TRANSFORMERS_OFFLINE")),
+                )
             }
             Site::ModelScope => {
-                let cache = environment.path("MODELSCOPE_CACHE");
-                let cache =
-                    cache.unwrap_or_else(|| environment.home().join(".cache").join("modelscope"));
-                let token = environment.get("MODELSCOPE_API_TOKEN");
-                let endpoint = typed
-                    .or_else(|| environment.first(&["MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"]));
-                let endpoint = endpoint.unwrap_or_else(|| {
-                    ("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn".to_owned())
-                });
-                (endpoint, cache, token, None)
+                let names = ["MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"];
+                let endpoint = typed.or_else(|| environment.first(&names));
+                let usual = || ("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn".to_owned());
+                (endpoint.unwrap_or_else(usual), environment.get("MODELSCOPE_API_TOKEN"), None)
             }
         };
         let certificates = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
         Ok(Self {
             site,
             endpoint: address(endpoint.0, &endpoint.1)?,
-            cache,
+            cache: cache_folder(site, environment),
             token: token.map(|token| Token(token.trim().to_owned())),
             offline,
             proxies: Proxies::new(environment)?,

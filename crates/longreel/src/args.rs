@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longreel_weights::WeightDtype;
 
+use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
 use crate::serve_args::{KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs};
 use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps};
 
@@ -63,6 +64,9 @@ pub enum Command {
     /// Make, list and revoke API keys of a server, while it runs or before
     #[command(after_help = KEYS_EXAMPLES, arg_required_else_help = true)]
     Keys(KeysArgs),
+    /// Find, fetch, check and remove published models
+    #[command(after_help = MODELS_EXAMPLES, arg_required_else_help = true)]
+    Models(ModelsArgs),
     /// Make films as `serve` says on stdin
     #[command(hide = true)]
     Worker,
@@ -88,6 +92,17 @@ pub struct Common {
     #[arg(long, global = true, value_name = "N", help_heading = "Machine",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Where models are published, and which cache is looked into first [default: huggingface]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        ignore_case = true,
+        value_name = "SITE",
+        alias = "from",
+        help_heading = "Models"
+    )]
+    pub hub: Option<HubArg>,
     /// Where to compute
     #[arg(long, global = true, value_enum, ignore_case = true, help_heading = "Machine")]
     pub device: Option<Device>,
@@ -337,8 +352,9 @@ pub struct SpeedArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A model's folder or file; `demo` is the one inside this program [default: demo]
-    #[arg(long, value_name = "PATH", alias = "model-id")]
+    /// A model: its name, OWNER/NAME[@REVISION], folder or file; `demo` is the one inside this program, and
+    /// `longreel models` fetches others [default: demo]
+    #[arg(long, value_name = "MODEL", alias = "model-id")]
     pub model: Option<PathBuf>,
     /// A LoRA and its weight; may be given many times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
@@ -394,7 +410,7 @@ pub struct ResumeArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A model's folder or file, or a film; `demo` is the model inside this program
+    /// A film, or a model: its name, folder or file; `demo` is the one inside this program
     #[arg(value_name = "MODEL|FILM")]
     pub path: PathBuf,
 }

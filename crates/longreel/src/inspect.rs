@@ -4,25 +4,33 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use longreel_film::{Engine, EngineOptions, human_bytes};
+use longreel_hub::Site;
 use longreel_media::read_metadata;
 use serde_json::{Value, json};
 
 use crate::demo;
+use crate::model_name::{Located, locate};
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::remake;
 use crate::report::{print, print_json};
-use crate::run::model;
 
 /// Endings of model files; anything else that is a file is taken for a film.
 const MODEL_ENDINGS: [&str; 4] = ["safetensors", "gguf", "pth", "pt"];
 
+/// Endings of films.
+const FILM_ENDINGS: [&str; 3] = ["mp4", "webm", "gif"];
+
 /// Prints what `path` is.
-pub fn inspect(path: &Path, json: bool) -> Result<u8> {
-    if path != Path::new(demo::NAME) && !path.exists() {
-        return Err(bad_input(format!("{}: there is no such file or folder", path.display())));
+pub fn inspect(path: &Path, hub: Option<Site>, json: bool) -> Result<u8> {
+    let is_name = path != Path::new(demo::NAME) && !path.exists();
+    // What has a film's ending is no model's name.
+    if is_name
+        && path.extension().is_some_and(|e| FILM_ENDINGS.iter().any(|&f| e.eq_ignore_ascii_case(f)))
+    {
+        return Err(bad_input(format!("{}: there is no such file", path.display())));
     }
-    match is_model(path) {
-        true => inspect_model(path, json),
+    match is_name || is_model(path) {
+        true => inspect_model(path, hub, json),
         false => inspect_film(path, json),
     }
 }
@@ -116,10 +124,10 @@ fn short(text: &str) -> String {
     format!("{line:?}")
 }
 
-fn inspect_model(path: &Path, json: bool) -> Result<u8> {
-    let (folder, label) = model(Some(path))?;
-    let engine =
-        Engine::open(&EngineOptions { label, check_memory: false, ..EngineOptions::new(folder) })?;
+fn inspect_model(typed: &Path, hub: Option<Site>, json: bool) -> Result<u8> {
+    let Located { path, label, .. } = locate(Some(typed), hub)?;
+    let options = EngineOptions { label, check_memory: false, ..EngineOptions::new(path.clone()) };
+    let engine = Engine::open(&options)?;
     let facts = engine.facts();
     let defaults = engine.defaults(engine.kind().takes_image())?;
     if json {
@@ -134,7 +142,10 @@ fn inspect_model(path: &Path, json: bool) -> Result<u8> {
         }));
         return Ok(EXIT_DONE);
     }
-    print(&format!("model        {}", path.display()));
+    print(&format!("model        {}", typed.display()));
+    if path != typed {
+        print(&format!("lies in      {}", path.display()));
+    }
     print(&format!("kind         {}", facts.kind));
     print(&format!("revision     {}", facts.revision));
     print(&format!("transformer  {}", human_bytes(facts.transformer_bytes)));

@@ -10,6 +10,9 @@ mod films;
 mod inspect;
 mod interrupt;
 mod keys;
+mod model_name;
+mod models;
+mod models_args;
 mod outcome;
 mod outputs;
 mod remake;
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
     // Without a command line that can be read there is no better way to know.
     let json_typed = words.iter().any(|w| w == "--json");
-    let cli = match settings::parse(words) {
+    let mut cli = match settings::parse(words) {
         Ok(cli) => cli,
         Err(Ended::Clap(error)) => {
             if error.use_stderr() && json_typed {
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
     let verbosity =
         Verbosity { json: cli.common.json == Some(true), quiet: cli.common.quiet == Some(true) };
     let screen = Screen::new(if verbosity.quiet { Live::Never } else { Live::IfTerminal });
-    let code = run(&cli, verbosity, &screen).unwrap_or_else(|error| {
+    let code = run(&mut cli, verbosity, &screen).unwrap_or_else(|error| {
         let code = run::exit_code(&error);
         screen.finish();
         report::error(verbosity.json, &screen, &format!("{error:#}"), code);
@@ -67,8 +70,10 @@ fn main() -> ExitCode {
     code.into()
 }
 
-fn run(cli: &Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
     prepare(&cli.common)?;
+    model_name::settle(cli)?;
+    let hub = cli.common.hub.map(Into::into);
     match &cli.command {
         Command::Generate(args) => run::generate(args, verbosity, screen),
         Command::Resume(args) => run::go_on(&args.film, verbosity, screen),
@@ -76,7 +81,8 @@ fn run(cli: &Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),
         Command::Worker => serve::work(),
-        Command::Inspect(args) => inspect::inspect(&args.path, verbosity.json),
+        Command::Models(args) => models::models(args, &cli.common, verbosity, screen),
+        Command::Inspect(args) => inspect::inspect(&args.path, hub, verbosity.json),
     }
 }
 

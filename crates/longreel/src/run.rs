@@ -1,6 +1,6 @@
 //! The commands that make films: generate, resume, plan.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use longreel_film::{
@@ -8,9 +8,11 @@ use longreel_film::{
     run_folder,
 };
 
+use longreel_hub::HubError;
+
 use crate::args::{GenerateArgs, ModelArgs};
-use crate::demo;
 use crate::interrupt::Interrupts;
+use crate::model_name::{Located, locate};
 use crate::outcome::{BadInput, EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED};
 use crate::outputs;
 use crate::remake;
@@ -147,9 +149,10 @@ impl<'a> Session<'a> {
 
 /// Which model, and how it is used.
 pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
-    let (model, label) = model(args.model.as_deref())?;
+    // Flags are settled before: a repository's revision is the one in them, wherever it lies.
+    let Located { path, label, .. } = locate(args.model.as_deref(), None)?;
     Ok(EngineOptions {
-        model,
+        model: path,
         label,
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect(),
         dtype: args.dtype.map(Into::into),
@@ -157,19 +160,12 @@ pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
     })
 }
 
-/// A model's place, and its name when that is not its place.
-pub fn model(typed: Option<&Path>) -> Result<(PathBuf, Option<String>)> {
-    match typed {
-        Some(path) if path != Path::new(demo::NAME) => Ok((path.to_path_buf(), None)),
-        _ => Ok((demo::folder()?, Some(demo::NAME.to_string()))),
-    }
-}
-
 /// The exit code that an error calls for.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_bad_input = error.chain().any(|cause| {
         cause.is::<BadInput>()
             || cause.is::<PlanError>()
+            || cause.downcast_ref::<HubError>().is_some_and(HubError::is_bad_input)
             || cause.downcast_ref::<FilmError>().is_some_and(FilmError::is_bad_input)
     });
     if is_bad_input { EXIT_BAD_INPUT } else { EXIT_FAILED }

@@ -31,7 +31,7 @@ const ONE_OF: [&[&str]; 6] = [
 ];
 
 /// Settings that say where settings are, or that belong to one command only.
-const NOT_IN_LAYERS: [&str; 5] = ["help", "version", "config", "film", "path"];
+const NOT_IN_LAYERS: [&str; 6] = ["help", "version", "config", "endpoint", "film", "path"];
 
 /// Why parsing ended without a command to run.
 pub enum Ended {
@@ -58,7 +58,9 @@ fn parse_in(
     let command = command();
     let typed = command.clone().try_get_matches_from(&words).map_err(clap)?;
     let (name, flags) = typed.subcommand().ok_or_else(|| {
-        Ended::Settings(bad_input("name a command: generate, resume, plan, serve, keys or inspect"))
+        Ended::Settings(bad_input(
+            "name a command: generate, resume, plan, serve, models, keys or inspect",
+        ))
     })?;
     let typed_flags = typed_flags(&command, name, flags);
     refuse_rivals(&typed_flags, flags).map_err(Ended::Settings)?;
@@ -272,15 +274,19 @@ fn scalar(key: &str, value: &toml::Value) -> Result<String> {
 }
 
 /// The settings file that is there without being named.
-fn find_file() -> Option<PathBuf> {
+pub fn find_file() -> Option<PathBuf> {
     let here = PathBuf::from("longreel.toml");
+    [Some(here), user_file()].into_iter().flatten().find(|path| path.is_file())
+}
+
+/// The settings file of this user, which need not be there.
+pub fn user_file() -> Option<PathBuf> {
     let home = |name: &str, rest: &str| {
         env::var_os(name).filter(|v| !v.is_empty()).map(|v| PathBuf::from(v).join(rest))
     };
-    let user = home("XDG_CONFIG_HOME", "longreel/longreel.toml")
+    home("XDG_CONFIG_HOME", "longreel/longreel.toml")
         .or_else(|| home("APPDATA", "longreel/longreel.toml"))
-        .or_else(|| home("HOME", ".config/longreel/longreel.toml"));
-    [Some(here), user].into_iter().flatten().find(|path| path.is_file())
+        .or_else(|| home("HOME", ".config/longreel/longreel.toml"))
 }
 
 /// A message about a value that was not typed says where the value is.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use longreel_film::human_seconds;
 
+use super::screen::Line;
 use super::words::segment_name;
 
 const BAR: usize = 24;
@@ -49,9 +50,10 @@ impl Work {
     pub fn segments(&self) -> Option<usize> {
         self.segment.and_then(|(_, segments)| segments)
     }
+}
 
-    /// The line at `now`, at most `columns` wide.
-    pub fn line(&self, now: Instant, columns: usize) -> String {
+impl Line for Work {
+    fn line(&self, now: Instant, columns: usize) -> String {
         let mut parts = Vec::new();
         if let Some((segment, segments)) = self.segment {
             parts.push(segment_name(segment, segments));

@@ -13,9 +13,10 @@ use serde_json::json;
 
 use crate::shell;
 use line::Work;
-use words::{Drifts, Tenths};
+use words::Drifts;
 
-pub use screen::{Live, Screen};
+pub use screen::{Line, Live, Screen};
+pub use words::Tenths;
 
 /// Plans that take longer are printed in full before the work begins.
 const LONG_SECONDS: f64 = 600.0;
@@ -186,7 +187,7 @@ impl Reporter {
             }
             Event::Preview { .. } | Event::Drift(_) | Event::Done { .. } => {}
         }
-        self.screen.show(Some(self.work.clone()));
+        self.screen.show(Some(Box::new(self.work.clone())));
     }
 
     /// Lines that a live line makes needless.

@@ -7,7 +7,11 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::line::Work;
+/// What the live line shows.
+pub trait Line: std::fmt::Debug + Send {
+    /// The line at `now`, at most `columns` wide.
+    fn line(&self, now: Instant, columns: usize) -> String;
+}
 
 /// How often the live line is drawn again, so that its clock runs during a long step.
 const TICK: Duration = Duration::from_millis(250);
@@ -31,7 +35,7 @@ pub struct Screen {
 
 #[derive(Debug, Default)]
 struct State {
-    work: Option<Work>,
+    work: Option<Box<dyn Line>>,
     /// Something is drawn on the last line.
     drawn: bool,
     ticking: bool,
@@ -75,7 +79,7 @@ impl Screen {
     }
 
     /// Sets what the live line shows; `None` takes it away.
-    pub fn show(&self, work: Option<Work>) {
+    pub fn show(&self, work: Option<Box<dyn Line>>) {
         if !self.live {
             return;
         }

@@ -4,9 +4,13 @@ mod bad_input;
 mod events;
 mod films;
 mod help;
+mod models;
 mod parity;
 mod program;
 mod remade;
 mod resume;
+#[path = "../../../hub/tests/pull/stand_in.rs"]
+#[allow(dead_code, reason = "the tests of the hub's crate use the rest")]
+mod stand_in;
 #[cfg(unix)]
 mod stop;
