@@ -5,7 +5,7 @@ import { problemBox } from './dialogs.js';
 import { $, bytes, count, duration, icon, make, say, settled } from './dom.js';
 import { added } from './films.js';
 import { keep, kept } from './kept.js';
-import { models } from './models.js';
+import { defaultsOf, models } from './models.js';
 import { onLanguage, t } from './text.js';
 
 const PLAN_MS = 350;
@@ -49,7 +49,8 @@ function asked() {
   if (value('seconds')) body.seconds = value('seconds');
   if (value('seed')) body.seed = value('seed');
   const model = value('model');
-  if (model && model !== models.served) body.model = model;
+  // The default may be another one by now than when the page was drawn.
+  if (model && models.list.length > 1) body.model = model;
   return body;
 }
 
@@ -196,7 +197,7 @@ function drawModels() {
 }
 
 function drawSizes() {
-  const own = models.defaults?.size, select = $('size'), was = select.value;
+  const defaults = defaultsOf(value('model')), own = defaults?.size, select = $('size'), was = select.value;
   const [width, height] = (own || '').split('x').map(Number);
   const others = Math.min(width, height) < 400 ? [[2, 1], [1, 2]].map(([x, y]) => `${width * x}x${height * y}`) : SIZES;
   const sizes = [...new Set(own && width !== height ? [`${height}x${width}`, ...others] : others)].filter(size => size !== own);
@@ -204,10 +205,10 @@ function drawSizes() {
     ...sizes.map(size => new Option(size.replace('x', ' × '), size)), new Option(t('sizeOther'), 'own'));
   select.value = [...select.options].some(option => option.value === was) ? was : '';
   for (const { name } of SETTINGS) {
-    const own = models.defaults?.[name];
+    const own = defaults?.[name];
     if (own !== undefined && own !== '' && 'placeholder' in setting(name)) setting(name).placeholder = String(own);
   }
-  if (models.defaults?.num_frames) $('seconds').placeholder = (models.defaults.num_frames / models.defaults.fps).toFixed(1);
+  if (defaults?.num_frames) $('seconds').placeholder = (defaults.num_frames / defaults.fps).toFixed(1);
 }
 
 function drawSettings() {
@@ -281,6 +282,7 @@ export function start(show) {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('ask').requestSubmit();
   });
   attach.start(changed, words => say($('file-error'), words));
+  $('model').addEventListener('change', drawSizes);
   models.onChange(drawModels);
   drawModels();
   onLanguage(() => { drawSettings(); drawModels(); lengths(); changed(); });

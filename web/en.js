@@ -77,7 +77,7 @@ export default {
   serviceTitle: 'Service', models: 'Models', state: 'State', version: 'Version', workers: 'Workers', queue: 'Queue',
   queueOf: n => (n === 0 ? 'empty' : n === 1 ? '1 film waits' : `${n} films wait`), kind: 'Kind', defaults: 'Its own settings',
   workerIdle: 'free', workerWorking: 'in work', workerStarting: 'starting', workerDown: 'down', address: 'Address for programs',
-  fits: 'fits in memory', fitsNot: 'does not fit in memory', memory: 'Memory', served: 'served', installed: 'installed', available: 'available',
+  fits: 'fits in memory', fitsNot: 'does not fit in memory', memory: 'Memory', served: 'default', loaded: 'Workers that have it loaded', useModel: 'Make it the default', installed: 'installed', available: 'available',
   keyTitle: 'This service asks for a key', keyText: 'Whoever runs it makes one with “longreel keys create”.', key: 'API key', keyYes: 'Sign in', keyWrong: 'This key does not hold.',
   signOut: 'Sign out', signedIn: 'Signed in',
 

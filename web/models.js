@@ -1,5 +1,5 @@
 /* The models of the service and what stands where nothing is asked for. */
-import { get, getIfThere } from './api.js';
+import { call, get, getIfThere } from './api.js';
 
 const listeners = new Set();
 
@@ -14,6 +14,15 @@ export const models = {
   onChange: listener => listeners.add(listener),
   offChange: listener => listeners.delete(listener),
 };
+
+/** What stands where nothing is asked for, of the model of that name. */
+export const defaultsOf = name => (name === models.served ? models.defaults : models.list.find(model => model.id === name)?.defaults) || models.defaults;
+
+/** Makes a model the one of requests that name none. */
+export async function choose(name) {
+  await call('POST', `v1/models/${encodeURIComponent(name)}/use`);
+  await load();
+}
 
 export async function load() {
   const [info, all] = await Promise.all([get('models/info'), getIfThere('v1/models')]);

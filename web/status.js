@@ -3,7 +3,7 @@ import { isConnected } from './api.js';
 import { button, bytes, make, say } from './dom.js';
 import { toastProblem } from './dialogs.js';
 import { health, news, queue } from './films.js';
-import { models } from './models.js';
+import { choose, models } from './models.js';
 import { isKeyed, isSignedIn, signOut } from './session.js';
 import { t } from './text.js';
 
@@ -30,9 +30,12 @@ function modelCard(model) {
   const memory = model.memory_bytes ?? model.memory?.bytes;
   const defaults = own && [own.size?.replace('x', ' × '), own.num_frames && own.fps && t('lengthOf', (own.num_frames / own.fps).toFixed(1)),
     own.fps && `${own.fps} fps`, own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
+  const use = button(t('useModel'), () => choose(model.id).catch(toastProblem));
+  use.hidden = isServed || model.is_default === undefined;
   return make('li', { className: 'model' }, make('h3', { textContent: model.id }), make('span', { className: 'badge', dataset: { tone: isServed ? 'completed' : 'queued' }, textContent: t(state) }),
     list([[t('kind'), isServed ? models.kind : model.kind], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
-      [t('memory'), memory && [bytes(memory), fits === undefined ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]));
+      [t('loaded'), model.workers],
+      [t('memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), use);
 }
 
 export function show(main) {

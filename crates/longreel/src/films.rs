@@ -6,13 +6,14 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use longreel_film::{
     Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs, available_memory_bytes,
     check_inputs, human_bytes, plan,
 };
-use longreel_server::{Film, Films, Inputs, ModelInfo, Refusal};
+use longreel_server::{Film, Films, Inputs, Memory, ModelInfo, Refusal};
 use serde_json::{Map, Value};
 
 use crate::args::{Command, GenerateArgs, ModelArgs};
@@ -57,7 +58,7 @@ const FILM: &str = "film.mp4";
 
 /// Films as a typed command makes them.
 pub struct TypedFilms {
-    info: ModelInfo,
+    info: Arc<ModelInfo>,
     /// The values that stand where nothing is asked for but an image is given.
     image_defaults: Defaults,
     facts: ModelFacts,
@@ -84,7 +85,7 @@ impl TypedFilms {
         let (any, of) = (info.defaults.request("any prompt"), facts.clone());
         std::thread::spawn(move || plan(&any, &of, false).is_ok());
         Ok(Self {
-            info,
+            info: Arc::new(info),
             image_defaults: opened.defaults(true)?,
             facts,
             model: model.clone(),
@@ -132,8 +133,19 @@ impl TypedFilms {
 }
 
 impl Films for TypedFilms {
-    fn model(&self) -> &ModelInfo {
+    fn model(&self) -> &Arc<ModelInfo> {
         &self.info
+    }
+
+    fn engine(&self) -> &EngineOptions {
+        &self.engine
+    }
+
+    fn memory(&self) -> Memory {
+        let usual = self.info.defaults.request("any prompt");
+        let planned = plan(&usual, &self.facts, false);
+        let needed = planned.ok().map(|plan| plan.summary().memory_bytes);
+        Memory { needed, available: self.memory_bytes }
     }
 
     fn schema(&self) -> Value {
@@ -192,7 +204,7 @@ impl Films for TypedFilms {
             )));
         }
         let warnings = summary.notes.iter().map(|note| in_keys(note)).collect();
-        Ok(Film { plan, command, warnings })
+        Ok(Film { plan, command, warnings, model: self.info.clone() })
     }
 }
 

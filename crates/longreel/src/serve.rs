@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use longreel_jobs::{Limits, OwnerLimits, RateLimit, Retention, SigningSecret};
 use longreel_server::log::ACCESS;
-use longreel_server::{AccessOptions, Origins, ServeError, ServeOptions, WorkerCommand};
+use longreel_server::{AccessOptions, Films, Origins, ServeError, ServeOptions, WorkerCommand};
 use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
 use crate::amounts::{Bytes, Days, Rate};
-use crate::args::Common;
+use crate::args::{Common, ModelArgs};
 use crate::films::TypedFilms;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
@@ -41,15 +41,13 @@ const END_TIME: Duration = Duration::from_secs(1);
 pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<u8> {
     log(verbosity, args.log_folder.as_deref())?;
     let workers = usize::from(args.workers.unwrap_or(1));
-    let engine = run::options(&args.model)?;
-    let films = TypedFilms::open(&args.model, &engine, common.config.as_deref())?;
+    let served = served(args, common)?;
     let options = ServeOptions {
         listen: args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))),
         data: args.data.clone().unwrap_or_else(|| PathBuf::from(DATA)),
         workers,
         worker: worker_command(common, workers)?,
         patience: patience(args.worker_timeout)?,
-        engine,
         max_growth: args.worker_max_growth.map(|Bytes(bytes)| bytes),
         access: access(args)?,
         limits: limits(args)?,
@@ -61,8 +59,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         webhook_secret: webhook_secret(args.webhook_secret_file.as_deref())?,
         allow_private: args.allow_private_webhooks == Some(true),
     };
-    let model = longreel_server::Films::model(&films).name.clone();
-    let listening = move |address: SocketAddr| match verbosity {
+    let listening = move |address: SocketAddr, model: &str| match verbosity {
         Verbosity { json: true, .. } => print_json(&serde_json::json!({
             "event": "listening",
             "address": format!("http://{address}"),
@@ -79,7 +76,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    let served = runtime.block_on(longreel_server::serve(options, Arc::new(films), listening));
+    let served = runtime.block_on(longreel_server::serve(options, served, listening));
     // A receiver of a webhook that does not answer is not waited for.
     runtime.shutdown_timeout(END_TIME);
     match served {
@@ -87,6 +84,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         Err(error @ (ServeError::NoKeys { .. } | ServeError::Listen { .. })) => {
             Err(bad_input(format!("--listen: {error}")))
         }
+        Err(error @ ServeError::SameName(_)) => Err(bad_input(format!("--with-model: {error}"))),
         Err(error @ ServeError::AnyOrigin) => Err(bad_input(format!("--cors-origin: {error}"))),
         Err(error @ ServeError::Secret(_)) => Err(bad_input(error.to_string())),
         Err(error @ (ServeError::InUse { .. } | ServeError::Data { .. })) => {
@@ -100,6 +98,21 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
 pub fn work() -> Result<u8> {
     longreel_server::worker::run()?;
     Ok(EXIT_DONE)
+}
+
+/// The models, the default first.
+fn served(args: &ServeArgs, common: &Common) -> Result<Vec<Arc<dyn Films>>> {
+    let others = args.with_model.iter().map(|model| ModelArgs {
+        model: Some(model.clone()),
+        // Weights of another model's shape.
+        lora: Vec::new(),
+        ..args.model.clone()
+    });
+    let open = |model: &ModelArgs| -> Result<Arc<dyn Films>> {
+        let engine = run::options(model)?;
+        Ok(Arc::new(TypedFilms::open(model, &engine, common.config.as_deref())?))
+    };
+    std::iter::once(args.model.clone()).chain(others).map(|model| open(&model)).collect()
 }
 
 /// This program again. Workers share the processor's threads unless somebody says how many.

@@ -42,6 +42,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", help_heading = "Server",
         value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
+    /// Another model that requests can name, loaded when one does; may be given many times. The one
+    /// of --model is the default until `POST /v1/models/NAME/use` chooses another
+    #[arg(long, value_name = "MODEL", help_heading = "Server")]
+    pub with_model: Vec<PathBuf>,
     /// A worker that gives no sign of life for so long is replaced [default: 1m]
     #[arg(long, value_name = "TIME", help_heading = "Server")]
     pub worker_timeout: Option<Span>,

@@ -3,8 +3,9 @@
 //! and messages are the same ones.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use longreel_film::{Defaults, FilmPlan, FilmRequest};
+use longreel_film::{Defaults, EngineOptions, FilmPlan, FilmRequest};
 use longreel_jobs::{ArtifactName, Job};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -12,7 +13,13 @@ use serde_json::{Map, Value};
 /// Turns what clients ask for into films, or refuses it.
 pub trait Films: Send + Sync {
     /// The model that makes them.
-    fn model(&self) -> &ModelInfo;
+    fn model(&self) -> &Arc<ModelInfo>;
+
+    /// How a worker opens it.
+    fn engine(&self) -> &EngineOptions;
+
+    /// What a film of the usual size and length takes, and what there is. May take a moment.
+    fn memory(&self) -> Memory;
 
     /// The JSON Schema of what a film can be asked for by.
     fn schema(&self) -> Value;
@@ -28,6 +35,15 @@ pub trait Films: Send + Sync {
     /// # Errors
     /// What cannot be made.
     fn planned(&self, request: FilmRequest) -> Result<Film, Refusal>;
+}
+
+/// Memory that a model's films take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// For a film as it is made when nothing else is asked for; `None` when that cannot be said.
+    pub needed: Option<u64>,
+    /// What the server had before it began, where the system tells.
+    pub available: Option<u64>,
 }
 
 /// A model, for people and for choosing jobs.
@@ -67,6 +83,8 @@ pub struct Film {
     pub command: String,
     /// What the client should know.
     pub warnings: Vec<String>,
+    /// By which model.
+    pub model: Arc<ModelInfo>,
 }
 
 /// Why a film cannot be made.

@@ -29,6 +29,7 @@ mod http;
 mod live;
 pub mod log;
 mod metrics;
+mod models;
 mod prepare;
 mod process;
 mod protocol;
@@ -43,6 +44,6 @@ pub mod worker;
 
 pub use access::{AccessOptions, OriginError, Origins, SecretFileError, read_secret, secret_in};
 pub use fetch::{Answered, FetchError, Fetched, Fetcher};
-pub use films::{Film, Films, Inputs, ModelInfo, Refusal};
+pub use films::{Film, Films, Inputs, Memory, ModelInfo, Refusal};
 pub use process::WorkerCommand;
 pub use serve::{DATABASE, ServeError, ServeOptions, WEBHOOK_SECRET, serve};

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::process::resident_bytes;
-use crate::shared::SlotState;
+use crate::shared::{Slot, SlotState};
 
 /// A fractional gauge.
 type Real = Gauge<f64, AtomicU64>;
@@ -197,12 +197,7 @@ impl Metrics {
     }
 
     /// Everything, as Prometheus reads it. `workers` are what each worker does, and its process.
-    pub fn text(
-        &self,
-        counts: &Counts,
-        now_ms: i64,
-        workers: &[(SlotState, Option<u32>)],
-    ) -> String {
+    pub fn text(&self, counts: &Counts, now_ms: i64, workers: &[Slot]) -> String {
         let jobs = [
             ("queued", counts.queued),
             ("paused", counts.paused),
@@ -218,7 +213,7 @@ impl Metrics {
         self.oldest.set(waited.max(0) as f64 / 1000.0);
         self.deliveries.set(counts.pending_deliveries as i64);
         for state in SlotState::ALL {
-            let count = workers.iter().filter(|worker| worker.0 == state).count();
+            let count = workers.iter().filter(|worker| worker.state == state).count();
             self.workers.get_or_create(&OfState { state: state.as_str() }).set(count as i64);
         }
         // A worker that is gone has no memory any more.
@@ -230,7 +225,7 @@ impl Metrics {
         };
         resident("server".into(), std::process::id());
         for (slot, worker) in workers.iter().enumerate() {
-            if let Some(id) = worker.1 {
+            if let Some(id) = worker.process {
                 resident(format!("worker-{slot}"), id);
             }
         }
@@ -245,6 +240,10 @@ impl Metrics {
 mod tests {
     use super::*;
 
+    fn slot(state: SlotState, process: Option<u32>) -> Slot {
+        Slot { state, process, model: None }
+    }
+
     #[test]
     fn a_worker_that_is_gone_is_not_counted_any_more() {
         let metrics = Metrics::default();
@@ -252,7 +251,7 @@ mod tests {
         metrics.request("GET", "/v1/videos/{id}", 200, Duration::from_millis(3));
         let counts = Counts { queued: 2, oldest_waiting_ms: Some(1_000), ..Counts::default() };
         let me = std::process::id();
-        let text = metrics.text(&counts, 5_500, &[(SlotState::Working, Some(me))]);
+        let text = metrics.text(&counts, 5_500, &[slot(SlotState::Working, Some(me))]);
         for line in [
             "longreel_jobs{state=\"queued\"} 2",
             "longreel_queue_oldest_seconds 4.5",
@@ -263,7 +262,7 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
         }
         assert_eq!(cfg!(target_os = "linux"), text.contains("{process=\"worker-0\"}"));
-        let text = metrics.text(&counts, 0, &[(SlotState::Down, None)]);
+        let text = metrics.text(&counts, 0, &[slot(SlotState::Down, None)]);
         assert!(!text.contains("worker-0") && text.contains("longreel_workers{state=\"down\"} 1"));
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
-use longreel_film::EngineOptions;
 use longreel_jobs::{
     ArtifactError, Artifacts, Clock, KeyStore, Limits, Retention, SigningSecret, SqliteStore,
     StoreError, StoreOptions, SystemClock,
@@ -24,6 +23,7 @@ use crate::films::Films;
 use crate::http;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::process::WorkerCommand;
 use crate::shared::{Ending, Shared, Slots, remove_folder};
 use crate::traces::Traces;
@@ -52,8 +52,6 @@ pub struct ServeOptions {
     pub worker: WorkerCommand,
     /// A worker that gives no sign of life for so long is killed and another one started.
     pub patience: Duration,
-    /// The model.
-    pub engine: EngineOptions,
     /// A worker whose memory has grown by more bytes than this since it was ready is replaced when it
     /// has finished a film; `None` is half of it and 512 MiB.
     pub max_growth: Option<u64>,
@@ -92,6 +90,9 @@ pub enum ServeError {
         "* lets pages of all origins call, and this server asks for no keys; require keys, or name the origins"
     )]
     AnyOrigin,
+    /// Two models cannot be told apart.
+    #[error("two models have the name {0:?}; name each once")]
+    SameName(String),
     /// A secret cannot be read or made.
     #[error(transparent)]
     Secret(#[from] SecretFileError),
@@ -129,14 +130,15 @@ pub enum ServeError {
 }
 
 /// Serves until it is told to end: once by Ctrl-C or SIGTERM for an end after the segments in work,
-/// twice for an end at once. `listening` is called when clients can connect.
+/// twice for an end at once. Films are made by the models `served`, of which the first is the default
+/// until another one is chosen. `listening` is called when clients can connect.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(
     options: ServeOptions,
-    films: Arc<dyn Films>,
-    listening: impl FnOnce(SocketAddr),
+    served: Vec<Arc<dyn Films>>,
+    listening: impl FnOnce(SocketAddr, &str),
 ) -> Result<(), ServeError> {
     raise_file_limit();
     let address = options.listen;
@@ -165,18 +167,18 @@ pub async fn serve(
         None => secret_in(&data.join(WEBHOOK_SECRET))?,
     };
     let artifacts = Artifacts::local(data.join("films"))?;
+    let models = Models::new(served, data.join("default-model")).map_err(ServeError::SameName)?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|cause| ServeError::Listen { address, cause })?;
     let shared = Arc::new(Shared {
         store: Arc::new(store.clone()),
         artifacts,
-        films,
+        models,
         live: Live::default(),
         wakes: watch::channel(0).0,
         ending: watch::channel(Ending::No).0,
         work: data.join("work"),
         uploads: data.join("uploads"),
-        engine: options.engine,
         worker: options.worker,
         patience: options.patience,
         max_growth: options.max_growth,
@@ -218,7 +220,7 @@ pub async fn serve(
             let _ = closed.wait_for(|ending| *ending == Ending::Closed).await;
         });
     let http = tokio::spawn(async move { http.await });
-    listening(bound);
+    listening(bound, &shared.models.default().model().name);
 
     // Clients can look at what happens until the last segment is finished.
     while let Some(worker) = workers.join_next().await {

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use longreel_film::EngineOptions;
 use longreel_jobs::{Artifacts, Job, JobId, Retention, SigningSecret, Store};
 use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::fetch::Fetcher;
-use crate::films::{Films, Resolved};
+use crate::films::Resolved;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::process::WorkerCommand;
 use crate::traces::Traces;
 
@@ -22,8 +22,8 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// Their files.
     pub artifacts: Artifacts,
-    /// What a request becomes.
-    pub films: Arc<dyn Films>,
+    /// What a request becomes, and by what it is made.
+    pub models: Models,
     /// Who has news for whom.
     pub live: Live,
     /// Rises whenever a job came or changed, so that nobody sleeps through it.
@@ -34,8 +34,6 @@ pub struct Shared {
     pub work: PathBuf,
     /// Folders of files that come with requests, until these are taken in.
     pub uploads: PathBuf,
-    /// The model, for workers.
-    pub engine: EngineOptions,
     /// How workers are started.
     pub worker: WorkerCommand,
     /// How long a worker may say nothing.
@@ -143,42 +141,58 @@ impl SlotState {
 
 /// The state of each worker, and its process while there is one.
 #[derive(Debug)]
-pub struct Slots(Mutex<Vec<(SlotState, Option<u32>)>>);
+pub struct Slots(Mutex<Vec<Slot>>);
+
+/// A worker as it is seen from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// What it is doing.
+    pub state: SlotState,
+    /// Its process, while there is one.
+    pub process: Option<u32>,
+    /// The model that it has, or loads.
+    pub model: Option<String>,
+}
 
 impl Slots {
     /// So many workers, none of them ready.
     pub fn new(count: usize) -> Self {
-        Self(Mutex::new(vec![(SlotState::Starting, None); count]))
+        let slot = Slot { state: SlotState::Starting, process: None, model: None };
+        Self(Mutex::new(vec![slot; count]))
     }
 
     /// Notes what a worker is doing.
     pub fn set(&self, slot: usize, state: SlotState) {
+        self.change(slot, |slot| slot.state = state);
+    }
+
+    /// Notes which process a worker is, with which model.
+    pub fn begin(&self, slot: usize, process: Option<u32>, model: &str) {
+        self.change(slot, |slot| {
+            slot.process = process;
+            slot.model = Some(model.to_owned());
+        });
+    }
+
+    /// Notes that a worker is no more, and is started again after a while.
+    pub fn end(&self, slot: usize) {
+        self.change(slot, |slot| {
+            *slot = Slot { state: SlotState::Down, process: None, model: None }
+        });
+    }
+
+    fn change(&self, slot: usize, change: impl FnOnce(&mut Slot)) {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(current) = slots.get_mut(slot) {
-            current.0 = state;
-        }
+        slots.get_mut(slot).map(change);
     }
 
-    /// Notes which process a worker is; `None` when it is no more.
-    pub fn set_process(&self, slot: usize, process: Option<u32>) {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(current) = slots.get_mut(slot) {
-            current.1 = process;
-        }
-    }
-
-    /// What each is doing.
-    pub fn get(&self) -> Vec<SlotState> {
-        self.processes().into_iter().map(|(state, _)| state).collect()
-    }
-
-    /// What each is doing, and its process.
-    pub fn processes(&self) -> Vec<(SlotState, Option<u32>)> {
+    /// All of them.
+    pub fn get(&self) -> Vec<Slot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a job that came now would be made: some worker has its model loaded.
     pub fn is_ready(&self) -> bool {
-        self.get().iter().any(|slot| matches!(slot, SlotState::Idle | SlotState::Working))
+        self.get().iter().any(|slot| matches!(slot.state, SlotState::Idle | SlotState::Working))
     }
 }

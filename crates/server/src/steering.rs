@@ -5,7 +5,7 @@ use std::sync::Arc;
 use longreel_film::FilmRequest;
 use longreel_jobs::{Job, PromptChange};
 
-use crate::films::{Film, Refusal};
+use crate::films::{Film, Films, Refusal};
 use crate::shared::Shared;
 
 /// `request` of a job with its changed prompts, planned.
@@ -17,7 +17,7 @@ pub(crate) async fn steered(
     job: &Job,
     request: FilmRequest,
 ) -> Result<Film, Refusal> {
-    with_changes(shared, request, job.prompts.clone()).await
+    with_changes(shared.models.of(job)?, request, job.prompts.clone()).await
 }
 
 /// `request` with prompts changed from certain segments on, planned. A segment that the film does not
@@ -26,11 +26,10 @@ pub(crate) async fn steered(
 /// # Errors
 /// What cannot be made.
 pub(crate) async fn with_changes(
-    shared: &Arc<Shared>,
+    films: Arc<dyn Films>,
     request: FilmRequest,
     changes: Vec<PromptChange>,
 ) -> Result<Film, Refusal> {
-    let films = shared.films.clone();
     let planned = tokio::task::spawn_blocking(move || {
         let film = films.planned(request)?;
         let mut prompts = film.plan.request().prompts.clone();

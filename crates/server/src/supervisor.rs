@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longreel_jobs::{
-    HandBack, Job, JobState, Lease, LeaseRequest, Leased, ListFilter, ListOrder, StoreError,
+    HandBack, Job, JobError, JobState, Lease, LeaseRequest, Leased, ListFilter, ListOrder, Renewal,
+    StoreError,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::assignment::{Assignment, Finished};
+use crate::films::Films;
 use crate::process::{Heard, WorkerProcess};
 use crate::protocol::{Order, Outcome, Told};
 use crate::shared::{Ending, Shared, SlotState};
@@ -38,8 +40,9 @@ pub const GROWTH_BYTES: u64 = 512 << 20;
 enum Life {
     /// The server is ending.
     Dismissed,
-    /// It held more memory than it should between films, and made room for another one.
-    Outgrown,
+    /// It held more memory than it should between films, or a model that is the default no more, and
+    /// made room for another one.
+    Replaced,
     /// It is gone.
     Gone {
         /// Why, for people.
@@ -57,7 +60,7 @@ pub async fn run(shared: Arc<Shared>, slot: usize) {
         shared.slots.set(slot, SlotState::Starting);
         let (reason, was_ready) = match live(&shared, slot, &mut ending).await {
             Life::Dismissed => return,
-            Life::Outgrown => {
+            Life::Replaced => {
                 fruitless = 0;
                 continue;
             }
@@ -66,8 +69,7 @@ pub async fn run(shared: Arc<Shared>, slot: usize) {
         fruitless = if was_ready { 0 } else { fruitless.saturating_add(1) };
         let wait = BACKOFF_FIRST.saturating_mul(1 << fruitless.min(10)).min(BACKOFF_MAX);
         tracing::warn!(slot, reason, again_in = ?wait, "a worker is gone");
-        shared.slots.set_process(slot, None);
-        shared.slots.set(slot, SlotState::Down);
+        shared.slots.end(slot);
         tokio::select! {
             () = sleep(wait) => {}
             _ = ending.changed() => {}
@@ -76,85 +78,64 @@ pub async fn run(shared: Arc<Shared>, slot: usize) {
 }
 
 async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<Ending>) -> Life {
-    let gone = |reason, was_ready| Life::Gone { reason, was_ready };
-    let mut process = match WorkerProcess::spawn(&shared.worker, shared.patience) {
-        Ok(process) => process,
-        Err(error) => {
-            let program = shared.worker.program.display();
-            return gone(format!("{program} cannot be started: {error}"), false);
-        }
-    };
-    shared.slots.set_process(slot, process.id());
-    let pid = process.id().unwrap_or_default();
-    let warm_up = shared.work.join(format!("warm-up-{slot}"));
-    process.order(&Order::Start { engine: shared.engine.clone(), warm_up }).await;
-    let is_warm = loop {
-        tokio::select! {
-            heard = process.hear() => match heard {
-                Heard::Told(Told::Ready { seconds, is_warm }) => {
-                    tracing::info!(slot, pid, seconds, "a worker is ready");
-                    break is_warm;
-                }
-                Heard::Told(Told::Ended { outcome: Outcome::Failed { message, .. } }) => {
-                    return gone(message, false);
-                }
-                Heard::Told(_) => {}
-                Heard::Gone(reason) => return gone(reason, false),
-            },
-            _ = ending.changed() => {
-                // It is loading and has nothing to lose.
-                process.kill().await;
-                return Life::Dismissed;
-            }
-        }
-    };
-    let request = LeaseRequest {
-        // Another name for each process, as the store wants it.
-        worker: format!("serve-{}-{slot}-{pid}", std::process::id()),
-        duration_ms: LEASE_MS,
-        models: vec![shared.films.model().name.clone()],
+    // Who becomes the default while this one lives takes its place when it is idle.
+    let mut wanted = shared.models.default().model().name.clone();
+    let mut worker = match start(shared, slot, shared.models.default(), ending).await {
+        Ok(worker) => worker,
+        Err(life) => return life,
     };
     let mut wakes = shared.wakes.subscribe();
-    // One that was not warmed up loads what it needs with its first film.
-    let mut at_first = process.memory_bytes().filter(|_| is_warm);
     loop {
         shared.slots.set(slot, SlotState::Idle);
         wakes.mark_unchanged();
         if shared.is_ending() {
-            process.dismiss().await;
+            worker.process.dismiss().await;
             return Life::Dismissed;
         }
+        let request = LeaseRequest {
+            worker: worker.name.clone(),
+            duration_ms: LEASE_MS,
+            models: shared.models.names(),
+        };
         // Not within the select below: a lease that was given must not be dropped.
-        match shared.store.lease(request.clone()).await {
+        match shared.store.lease(request).await {
             Ok(Some(leased)) => {
-                if let Some(life) = work(shared, slot, leased, &mut process).await {
+                let model = &leased.job.asked.model;
+                if *model != worker.model
+                    && let Some(films) = shared.models.get(model)
+                {
+                    worker.process.dismiss().await;
+                    match change(shared, slot, films, &leased, ending).await {
+                        Ok(other) => worker = other,
+                        Err(life) => return life,
+                    }
+                }
+                if let Some(life) = work(shared, slot, leased, &mut worker.process).await {
                     return life;
                 }
-                let now = process.memory_bytes();
-                at_first = at_first.or(now);
-                if let (Some(at_first), Some(now)) = (at_first, now)
-                    && now > most_bytes(at_first, shared.max_growth)
-                {
-                    tracing::info!(
-                        slot,
-                        pid,
-                        at_first,
-                        now,
-                        "a worker's memory has grown; restarted"
-                    );
+                if worker.has_outgrown(shared, slot) {
                     shared.slots.set(slot, SlotState::Starting);
-                    process.dismiss().await;
-                    return Life::Outgrown;
+                    worker.process.dismiss().await;
+                    return Life::Replaced;
                 }
                 continue;
             }
-            Ok(None) => {}
+            Ok(None) => {
+                let default = shared.models.default().model().name.clone();
+                if default != wanted {
+                    if default != worker.model {
+                        worker.process.dismiss().await;
+                        return Life::Replaced;
+                    }
+                    wanted = default;
+                }
+            }
             Err(error) => tracing::error!(%error, "no job could be leased"),
         }
         tokio::select! {
-            heard = process.hear() => {
+            heard = worker.process.hear() => {
                 if let Heard::Gone(reason) = heard {
-                    return gone(reason, true);
+                    return Life::Gone { reason, was_ready: true };
                 }
             }
             _ = wakes.changed() => {}
@@ -162,6 +143,116 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
             () = sleep(ASK_EVERY) => {}
         }
     }
+}
+
+/// A process that has a model loaded.
+struct Worker {
+    process: WorkerProcess,
+    /// As the store knows it: another name for each process.
+    name: String,
+    model: String,
+    /// The memory that it had when it was ready, or after its first film.
+    at_first: Option<u64>,
+}
+
+impl Worker {
+    /// Whether it holds more memory than another one would that is begun anew.
+    fn has_outgrown(&mut self, shared: &Shared, slot: usize) -> bool {
+        let now = self.process.memory_bytes();
+        self.at_first = self.at_first.or(now);
+        let (Some(at_first), Some(now)) = (self.at_first, now) else { return false };
+        let has = now > most_bytes(at_first, shared.max_growth);
+        if has {
+            tracing::info!(slot, at_first, now, "a worker's memory has grown; restarted");
+        }
+        has
+    }
+}
+
+/// Starts a worker with a model, up to where it is ready.
+async fn start(
+    shared: &Arc<Shared>,
+    slot: usize,
+    films: Arc<dyn Films>,
+    ending: &mut watch::Receiver<Ending>,
+) -> Result<Worker, Life> {
+    let gone = |reason| Life::Gone { reason, was_ready: false };
+    let mut process = WorkerProcess::spawn(&shared.worker, shared.patience).map_err(|error| {
+        gone(format!("{} cannot be started: {error}", shared.worker.program.display()))
+    })?;
+    let model = films.model().name.clone();
+    shared.slots.set(slot, SlotState::Starting);
+    shared.slots.begin(slot, process.id(), &model);
+    let pid = process.id().unwrap_or_default();
+    let warm_up = shared.work.join(format!("warm-up-{slot}"));
+    process.order(&Order::Start { engine: films.engine().clone(), warm_up }).await;
+    let is_warm = loop {
+        tokio::select! {
+            heard = process.hear() => match heard {
+                Heard::Told(Told::Ready { seconds, is_warm }) => {
+                    tracing::info!(slot, pid, model, seconds, "a worker is ready");
+                    break is_warm;
+                }
+                Heard::Told(Told::Ended { outcome: Outcome::Failed { message, .. } }) => {
+                    return Err(gone(message));
+                }
+                Heard::Told(_) => {}
+                Heard::Gone(reason) => return Err(gone(reason)),
+            },
+            _ = ending.changed() => {
+                // It is loading and has nothing to lose.
+                process.kill().await;
+                return Err(Life::Dismissed);
+            }
+        }
+    };
+    // One that was not warmed up loads what it needs with its first film.
+    let at_first = process.memory_bytes().filter(|_| is_warm);
+    let name = format!("serve-{}-{slot}-{pid}", std::process::id());
+    Ok(Worker { process, name, model, at_first })
+}
+
+/// A worker with the model that a leased job is for, in the place of one with another model. The job
+/// fails when that model cannot be loaded, so that it does not hold up those of others.
+async fn change(
+    shared: &Arc<Shared>,
+    slot: usize,
+    films: Arc<dyn Films>,
+    leased: &Leased,
+    ending: &mut watch::Receiver<Ending>,
+) -> Result<Worker, Life> {
+    let (store, lease) = (&shared.store, &leased.lease);
+    let mut starting = std::pin::pin!(start(shared, slot, films, ending));
+    let started = loop {
+        tokio::select! {
+            started = &mut starting => break started,
+            () = sleep(Duration::from_millis(LEASE_MS as u64 / 4)) => {
+                let revision = leased.job.prompts_revision;
+                let renewal = Renewal { prompts_revision: revision, ..Renewal::default() };
+                // Whether it was lost is found out with the film.
+                let _ = store.renew(lease, renewal).await;
+            }
+        }
+    };
+    let life = match started {
+        Ok(worker) => return Ok(worker),
+        Err(life) => life,
+    };
+    let let_go = match &life {
+        Life::Gone { reason, .. } => {
+            let detail =
+                format!("the model {:?} cannot be loaded: {reason}", leased.job.asked.model);
+            store.fail(lease, JobError::new("model_unusable", &detail)).await
+        }
+        _ => store.hand_back(lease, HandBack::Stopped).await,
+    };
+    match let_go {
+        Ok(job) if job.state.is_final() => shared.ended(&job).await,
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "the end is not written down"),
+    }
+    shared.wake();
+    Err(life)
 }
 
 /// Has one job made; the end of the worker's life when it did not survive it.

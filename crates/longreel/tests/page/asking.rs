@@ -274,3 +274,41 @@ fn a_service_with_keys_asks_for_one_and_shows_films_with_it() {
     browser.wait("document.querySelector('dialog input[type=password]')");
     browser.expect_no_errors();
 }
+
+#[test]
+fn another_model_is_asked_for_film_by_film_or_made_the_default() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::new();
+    let other = crate::program::fixtures().join("models/t2v").display().to_string();
+    let server = Server::start_with(&place, &["--with-model", &other]);
+    browser.open(&server.url("/"));
+    browser.write("#prompt", "a red circle");
+    browser.click("#advanced summary");
+    let size = "return document.querySelector('#size option').textContent";
+    assert_eq!(browser.run(size), "64 × 64");
+    browser.run(
+        "const s = document.getElementById('model'); s.value = 't2v';
+         for (const of of ['input', 'change']) s.dispatchEvent(new Event(of, { bubbles: true }))",
+    );
+    assert_ne!(browser.run(size), "64 × 64", "the size is still that of the other model");
+    browser.write("#set-steps", "1");
+    browser.write("#set-num_frames", "5");
+    browser.run(
+        "const s = document.getElementById('size'); s.value = 'own';
+         for (const of of ['input', 'change']) s.dispatchEvent(new Event(of, { bubbles: true }))",
+    );
+    browser.write("#size-own", "48x32");
+    browser.click("#make");
+    let id = browser.wait("location.hash.split('/film/')[1]");
+    let id = id.as_str().expect("an id").to_owned();
+    browser.wait("document.querySelector('.badge[data-tone=completed]')");
+    assert_eq!(server.video(&id)["model"], "t2v");
+
+    browser.open(&server.url("/#/service"));
+    browser.wait("document.querySelectorAll('.model').length === 2");
+    browser.run("document.querySelector('.model button:not([hidden])').click()");
+    browser.wait("document.querySelectorAll('.model')[1].textContent.includes('default')");
+    let info = server.get("/models/info").expect(200).json();
+    assert_eq!(info["model"], "t2v");
+    browser.expect_no_errors();
+}

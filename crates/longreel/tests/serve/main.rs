@@ -13,6 +13,7 @@ mod ending;
 mod limits;
 mod live;
 mod making;
+mod models;
 mod openai;
 mod openapi;
 #[cfg(target_os = "linux")]

@@ -145,7 +145,13 @@ async fn check(
 
 /// What a request is for. A plan is a question, though it is posted.
 fn scope_of(method: &Method, path: &str) -> Scope {
-    if method.is_safe() || path == "/v1/plan" { Scope::JobsRead } else { Scope::JobsWrite }
+    if method.is_safe() || path == "/v1/plan" {
+        Scope::JobsRead
+    } else if path.starts_with("/v1/models/") {
+        Scope::Admin
+    } else {
+        Scope::JobsWrite
+    }
 }
 
 fn scope_name(scope: Scope) -> &'static str {
@@ -185,6 +191,7 @@ mod tests {
         assert_eq!(scope_of(&Method::GET, "/v1/videos"), Scope::JobsRead);
         assert_eq!(scope_of(&Method::HEAD, "/v1/videos"), Scope::JobsRead);
         assert_eq!(scope_of(&Method::POST, "/v1/plan"), Scope::JobsRead);
+        assert_eq!(scope_of(&Method::POST, "/v1/models/demo/use"), Scope::Admin);
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             assert_eq!(scope_of(&method, "/v1/videos"), Scope::JobsWrite);
         }

@@ -13,7 +13,7 @@ use super::body::{self, Asked};
 use super::problem::Problem;
 use super::terms::Terms;
 use crate::access::Caller;
-use crate::films::{Begins, Film, Inputs, Refusal, Resolved};
+use crate::films::{Begins, Film, Films, Inputs, Refusal, Resolved};
 use crate::shared::Shared;
 
 /// A client's key for a request that it may repeat.
@@ -95,12 +95,12 @@ pub async fn create(
     let Asked { mut keys, uploads } = asked;
     let request = Value::Object(keys.clone());
     let terms = Terms::take(shared, caller, &mut keys).await?;
-    check_model(shared, &mut keys)?;
-    let film = planned(shared, &keys, uploads.folder()).await?;
+    let films = model(shared, &mut keys)?;
+    let film = planned(films, &keys, uploads.folder()).await?;
     warnings.splice(0..0, film.warnings.iter().cloned());
     let files = uploads.files().map(|(name, path)| File { name, source: Source::Local(path) });
     let taken = Taken { caller, terms, request, keys, begins: None, warnings, headers };
-    let new = new_job(shared, &film, taken)?;
+    let new = new_job(&film, taken)?;
     submit(shared, new, files.collect()).await
 }
 
@@ -109,12 +109,11 @@ pub async fn create(
 /// # Errors
 /// What cannot be made.
 pub async fn planned(
-    shared: &Arc<Shared>,
+    films: Arc<dyn Films>,
     keys: &Map<String, Value>,
     folder: Option<PathBuf>,
 ) -> Result<Film, Problem> {
     let (keys, inputs) = body::split(keys, folder)?;
-    let films = shared.films.clone();
     blocking(move || films.film(&keys, &inputs)).await
 }
 
@@ -126,22 +125,22 @@ pub(super) async fn blocking(
     Ok(planned.map_err(|e| Problem::internal(&e))??)
 }
 
-/// Refuses another model than the one that is served.
+/// The model that is named, or the default; the name is taken out of the keys.
 ///
 /// # Errors
-/// When another one is named.
-pub fn check_model(shared: &Shared, keys: &mut Map<String, Value>) -> Result<(), Problem> {
-    let model = shared.films.model();
-    if let Some(wanted) = keys.remove("model").filter(|wanted| !wanted.is_null())
-        && wanted.as_str() != Some(&model.name)
-    {
-        let detail = format!(
-            "model is {wanted}; this server makes films with {:?} alone, name that or leave it out",
-            model.name
-        );
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail));
+/// When it is not served.
+pub fn model(shared: &Shared, keys: &mut Map<String, Value>) -> Result<Arc<dyn Films>, Problem> {
+    match keys.remove("model") {
+        None | Some(Value::Null) => Ok(shared.models.default()),
+        Some(Value::String(name)) => shared.models.get(&name).ok_or_else(|| {
+            let detail = shared.models.unknown(&name);
+            Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail)
+        }),
+        Some(other) => {
+            let detail = format!("model is {other}; it is the name of a model");
+            Err(Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail))
+        }
     }
-    Ok(())
 }
 
 /// How a film was asked for.
@@ -166,8 +165,8 @@ pub struct Taken<'a> {
 ///
 /// # Errors
 /// An idempotency key that cannot be kept.
-pub fn new_job(shared: &Shared, film: &Film, taken: Taken<'_>) -> Result<NewJob, Problem> {
-    let model = shared.films.model();
+pub fn new_job(film: &Film, taken: Taken<'_>) -> Result<NewJob, Problem> {
+    let model = &film.model;
     let idempotency_key = match taken.headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str()) {
         None => None,
         Some(Ok(key)) => Some(key.to_owned()),

@@ -30,7 +30,8 @@ const AFTER: &[Query] = &[("after", "integer", "Number of the last event that is
 
 /// GET /openapi.json
 async fn openapi(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(document(&all(), shared.films.model(), &shared.films.schema()))
+    let films = shared.models.default();
+    Json(document(&all(), films.model(), &films.schema()))
 }
 
 /// All of them.
@@ -116,6 +117,15 @@ fn service() -> Vec<Endpoint> {
         Endpoint::new("GET", "/v1/models/{id}", "retrieveModel", "A model", get(models::retrieve))
             .gives(200, Answer::Json("Model"))
             .fails(&[404]),
+        Endpoint::new(
+            "POST",
+            "/v1/models/{id}/use",
+            "useModel",
+            "Make it the model of requests that name none",
+            post(models::choose),
+        )
+        .gives(200, Answer::Json("Model"))
+        .fails(&[404, 507]),
     ]
 }
 

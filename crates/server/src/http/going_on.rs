@@ -50,7 +50,13 @@ pub async fn remix(
     if asked::prompt(&keys)?.is_none() {
         return Err(Problem::invalid("prompt is missing; say what the new film shows"));
     }
-    asked::check_model(&shared, &mut keys)?;
+    // Another model than the one before may be named.
+    let named = keys.get("model").is_some_and(|name| !name.is_null());
+    let films = match named {
+        true => asked::model(&shared, &mut keys)?,
+        false => shared.models.of(&parent)?,
+    };
+    keys.remove("model");
     let mut merged = before.keys;
     // The other prompts belong to the old one.
     merged.remove("prompt_at");
@@ -70,7 +76,7 @@ pub async fn remix(
     // Those of the parent were looked at when they came.
     let all_new = files.iter().all(|file| matches!(file.source, Source::Local(_)));
     let folder = uploads.folder().filter(|_| all_new);
-    let film = asked::planned(&shared, &merged, folder).await?;
+    let film = asked::planned(films, &merged, folder).await?;
     let warnings = film.warnings.clone();
     let taken = Taken {
         caller: &caller,
@@ -81,7 +87,7 @@ pub async fn remix(
         warnings,
         headers: &headers,
     };
-    let mut new = asked::new_job(&shared, &film, taken)?;
+    let mut new = asked::new_job(&film, taken)?;
     new.parent = Some(Parent { job: parent.id, relation: Relation::Remix, segment: None });
     let created = asked::submit(&shared, new, files).await?;
     videos::created(&shared, created).await
@@ -121,7 +127,7 @@ pub async fn extend(
         end_image: None,
         ..request
     };
-    let longer = planned(&shared, request).await?;
+    let longer = planned(&shared, &parent, request).await?;
     let kept = before.plan.shared_segments(&longer.plan);
     if kept == 0 {
         let detail = format!(
@@ -133,7 +139,7 @@ pub async fn extend(
         );
         return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_keep", detail));
     }
-    let film = changed(&shared, longer, kept, &wanted).await?;
+    let film = changed(&shared, &parent, longer, kept, &wanted).await?;
     let mut warnings = Vec::new();
     if let Some(first) = film.plan.first_frame(kept).filter(|first| *first < frames) {
         warnings.push(format!(
@@ -166,7 +172,7 @@ pub async fn branch(
     if let Some(frames) = total_frames(&wanted, request.fps)? {
         request.length = Length::Frames(frames);
     }
-    let other = planned(&shared, request).await?;
+    let other = planned(&shared, &parent, request).await?;
     let shared_segments = before.plan.shared_segments(&other.plan);
     if kept > shared_segments || other.plan.first_frame(kept).is_none() {
         let most = other.plan.segments().map_or(shared_segments, |n| shared_segments.min(n - 1));
@@ -183,7 +189,7 @@ pub async fn branch(
         );
         return Err(Problem::new(StatusCode::CONFLICT, "segment_not_made", detail));
     }
-    let film = changed(&shared, other, kept, &wanted).await?;
+    let film = changed(&shared, &parent, other, kept, &wanted).await?;
     let (relation, warnings) = (Relation::Branch, Vec::new());
     let going_on = GoingOn { relation, kept, film, warnings, asked_for, terms };
     take_in(&shared, &caller, &parent, going_on, &headers).await
@@ -232,7 +238,8 @@ struct GoingOn {
 
 /// The parent's film with the prompts that it was given since; refused when another model made it.
 async fn of_parent(shared: &Arc<Shared>, parent: &Job) -> Result<Film, Problem> {
-    let model = shared.films.model();
+    let films = shared.models.of(parent)?;
+    let model = films.model();
     let made_by = (&parent.asked.model, &parent.asked.model_revision);
     if made_by != (&model.name, &model.revision) {
         let detail = format!(
@@ -246,14 +253,19 @@ async fn of_parent(shared: &Arc<Shared>, parent: &Job) -> Result<Film, Problem> 
     Ok(steered(shared, parent, resolved.request).await?)
 }
 
-async fn planned(shared: &Arc<Shared>, request: FilmRequest) -> Result<Film, Problem> {
-    let films = shared.films.clone();
+async fn planned(
+    shared: &Arc<Shared>,
+    parent: &Job,
+    request: FilmRequest,
+) -> Result<Film, Problem> {
+    let films = shared.models.of(parent)?;
     asked::blocking(move || films.planned(request)).await
 }
 
 /// `film` with the prompt and seed that are wanted from segment `kept` on.
 async fn changed(
     shared: &Arc<Shared>,
+    parent: &Job,
     film: Film,
     kept: usize,
     wanted: &Map<String, Value>,
@@ -264,7 +276,7 @@ async fn changed(
     match prompts {
         Some(prompts) if prompts != request.prompts => {
             let request = FilmRequest { prompts, ..request.clone() };
-            planned(shared, request).await
+            planned(shared, parent, request).await
         }
         _ => Ok(film),
     }
@@ -292,7 +304,7 @@ async fn take_in(
     let keys = keys_of(&before, &film.plan);
     warnings.extend(film.warnings.iter().cloned());
     let taken = Taken { caller, terms, request: asked_for, keys, begins, warnings, headers };
-    let mut new = asked::new_job(shared, &film, taken)?;
+    let mut new = asked::new_job(&film, taken)?;
     let segment = u32::try_from(kept).ok();
     new.parent = Some(Parent { job: parent.id, relation, segment });
     let created = asked::submit(shared, new, files).await?;

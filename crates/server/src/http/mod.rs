@@ -71,7 +71,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Proble
 async fn metrics(State(shared): State<Arc<Shared>>) -> Result<impl IntoResponse, Problem> {
     let counts = shared.store.counts().await?;
     let now_ms = SystemClock.now_ms();
-    let text = shared.metrics.text(&counts, now_ms, &shared.slots.processes());
+    let text = shared.metrics.text(&counts, now_ms, &shared.slots.get());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }

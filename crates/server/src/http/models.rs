@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use crate::films::ModelInfo;
-use crate::shared::Shared;
+use crate::films::{Films, ModelInfo};
+use crate::shared::{Shared, SlotState};
 
 /// GET /v1/models
-pub async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(json!({"object": "list", "data": [shown(shared.films.model())]}))
+pub async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
+    let mut data = Vec::new();
+    for films in shared.models.all() {
+        data.push(shown(&shared, films.clone()).await?);
+    }
+    Ok(Json(json!({"object": "list", "data": data})))
 }
 
 /// GET /v1/models/{id}
@@ -20,19 +25,39 @@ pub async fn retrieve(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let model = shared.films.model();
-    if id == model.name {
-        return Ok(Json(shown(model)));
+    match shared.models.get(&id) {
+        Some(films) => Ok(Json(shown(&shared, films).await?)),
+        None => Err(Problem::not_found(shared.models.unknown(&id))),
     }
-    let shown: String = id.chars().take(64).collect();
-    let detail =
-        format!("there is no model {shown:?}; this server makes films with {:?}", model.name);
-    Err(Problem::not_found(detail))
+}
+
+/// POST /v1/models/{id}/use
+pub async fn choose(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let (asked, name) = (shared.clone(), id.clone());
+    let chosen = tokio::task::spawn_blocking(move || asked.models.choose(&name)).await;
+    match chosen.map_err(|e| Problem::internal(&e))? {
+        Ok(true) => {
+            tracing::info!(model = id, "is the default now");
+            // Idle workers change over.
+            shared.wake();
+            retrieve(State(shared), Path(id)).await
+        }
+        Ok(false) => Err(Problem::not_found(shared.models.unknown(&id))),
+        Err(error) => {
+            tracing::error!(%error, "the default model is not written down");
+            let detail = "the choice could not be written down; see whether the disk is full";
+            Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", detail))
+        }
+    }
 }
 
 /// GET /models/info
 pub async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let model = shared.films.model();
+    let films = shared.models.default();
+    let model = films.model();
     Json(json!({
         "model": model.name,
         "revision": model.revision,
@@ -41,8 +66,16 @@ pub async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
     }))
 }
 
-fn shown(model: &ModelInfo) -> Value {
-    json!({
+async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem> {
+    let model = films.model().clone();
+    let memory = tokio::task::spawn_blocking(move || films.memory()).await;
+    let memory = memory.map_err(|e| Problem::internal(&e))?;
+    let has_it = |slot: &&crate::shared::Slot| slot.model.as_ref() == Some(&model.name);
+    let is_loaded = |slot: &&crate::shared::Slot| {
+        has_it(slot) && matches!(slot.state, SlotState::Idle | SlotState::Working)
+    };
+    let fits = memory.needed.zip(memory.available).map(|(needed, available)| needed <= available);
+    Ok(json!({
         "id": model.name,
         "object": "model",
         // Checkpoints do not say when they were made.
@@ -50,8 +83,11 @@ fn shown(model: &ModelInfo) -> Value {
         "owned_by": "longreel",
         "revision": model.revision,
         "kind": model.kind,
-        "defaults": defaults(model),
-    })
+        "defaults": defaults(&model),
+        "is_default": shared.models.default().model().name == model.name,
+        "workers": shared.slots.get().iter().filter(is_loaded).count(),
+        "memory": {"bytes": memory.needed, "available_bytes": memory.available, "fits": fits},
+    }))
 }
 
 fn defaults(model: &ModelInfo) -> Value {

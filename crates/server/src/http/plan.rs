@@ -29,13 +29,13 @@ pub async fn plan(
     let Asked { mut keys, uploads } = body::read(&shared, &headers, body, 0).await?;
     // They change nothing of the plan, and are refused here as they would be with the film.
     Terms::take(&shared, &caller, &mut keys).await?;
-    asked::check_model(&shared, &mut keys)?;
+    let films = asked::model(&shared, &mut keys)?;
     if keys.get("prompt").is_none_or(|prompt| prompt.as_str().is_some_and(|p| p.trim().is_empty()))
     {
         keys.insert("prompt".into(), ANY_PROMPT.into());
     }
-    let film = asked::planned(&shared, &keys, uploads.folder()).await?;
-    let mut shown = shown(&shared.films.model().name, film.plan.summary());
+    let film = asked::planned(films, &keys, uploads.folder()).await?;
+    let mut shown = shown(&film.model.name, film.plan.summary());
     let frames = (0..film.plan.segments().unwrap_or(1))
         .map_while(|segment| film.plan.first_frame(segment))
         .take(LISTED_SEGMENTS);

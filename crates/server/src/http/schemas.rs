@@ -98,6 +98,17 @@ pub fn all(film: &Value) -> Value {
             "revision": {"type": "string"},
             "kind": {"type": "string"},
             "defaults": {"type": "object"},
+            "is_default": {"type": "boolean", "description": "Makes what names no model"},
+            "workers": {"type": "integer", "description": "Workers that have it loaded"},
+            "memory": {
+                "type": "object",
+                "description": "Of a film as it is made when nothing else is asked for",
+                "properties": {
+                    "bytes": {"type": ["integer", "null"]},
+                    "available_bytes": {"type": ["integer", "null"]},
+                    "fits": {"type": ["boolean", "null"]},
+                },
+            },
         })),
         "Problem": {
             "type": "object",

@@ -78,7 +78,7 @@ async fn check(
     changes.retain(|known| known.from_segment != change.from_segment);
     changes.push(change.clone());
     changes.sort_by_key(|change| change.from_segment);
-    let film = with_changes(shared, request, changes).await?;
+    let film = with_changes(shared.models.of(job)?, request, changes).await?;
     let Some(count) = film.plan.segments() else { return Ok(()) };
     if (change.from_segment as usize) < count {
         return Ok(());

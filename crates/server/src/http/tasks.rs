@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::problem::Problem;
 use super::{asked, body, videos, view};
 use crate::access::Caller;
-use crate::shared::{Shared, SlotState};
+use crate::shared::Shared;
 
 /// Its names of sizes, and ours. 1080 is no multiple of 16.
 const RESOLUTIONS: [(&str, usize, usize); 4] =
@@ -29,7 +29,11 @@ pub async fn generate(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let mut wanted = body::read(&shared, &headers, body, 0).await?;
-    let defaults = &shared.films.model().defaults;
+    let named = wanted.keys.get("model").and_then(Value::as_str);
+    // One that is not there is refused with the rest.
+    let films = named.and_then(|name| shared.models.get(name));
+    let films = films.unwrap_or_else(|| shared.models.default());
+    let defaults = &films.model().defaults;
     let warnings = translate(&mut wanted.keys, (defaults.width, defaults.height))?;
     let job = asked::create(&shared, &caller, wanted, warnings, &headers).await?.into_job();
     Ok(Json(view::task(&job)))
@@ -88,13 +92,14 @@ pub async fn download(
 /// GET /health
 pub async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let status = if shared.slots.is_ready() { "healthy" } else { "starting" };
-    let model = shared.films.model();
+    let films = shared.models.default();
+    let model = films.model();
     Json(json!({
         "status": status,
         "model_loaded": shared.slots.is_ready(),
         "model": model.name,
         "version": model.program_version,
-        "workers": shared.slots.get().into_iter().map(SlotState::as_str).collect::<Vec<_>>(),
+        "workers": shared.slots.get().into_iter().map(|slot| slot.state.as_str()).collect::<Vec<_>>(),
     }))
 }
 

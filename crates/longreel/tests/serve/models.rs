@@ -1,0 +1,120 @@
+//! Several models behind one address.
+
+use serde_json::{Value, json};
+
+use crate::program::{Place, film_words, fixtures};
+use crate::server::{Server, asked};
+
+const OTHER: &str = "t2v";
+
+fn fixture_model(name: &str) -> String {
+    fixtures().join("models").join(name).display().to_string()
+}
+
+/// A server with the usual model as the default and another one beside it.
+fn start(place: &Place) -> Server {
+    Server::start_with(
+        place,
+        &["--model", &fixture_model("df"), "--with-model", &fixture_model(OTHER)],
+    )
+}
+
+/// A request for a film of one segment, which both models can make.
+fn short(model: &str) -> Value {
+    let mut asked = asked(1);
+    asked["model"] = json!(model);
+    asked
+}
+
+/// That film as the command makes it.
+fn by_command(model: &str) -> Vec<u8> {
+    let place = Place::new();
+    let mut words = film_words(1, &[]);
+    let at = words.iter().position(|word| word == "--model").expect("a model is named");
+    words[at + 1] = fixture_model(model);
+    place.run(&words).expect_code(0);
+    place.read("film.mp4")
+}
+
+fn defaults_of(server: &Server) -> Vec<(String, bool)> {
+    let listed = server.get("/v1/models").expect(200).json();
+    let data = listed["data"].as_array().expect("a list").clone();
+    let named = |m: &Value| (m["id"].as_str().expect("a name").to_owned(), m["is_default"] == true);
+    data.iter().map(named).collect()
+}
+
+#[test]
+fn films_are_made_by_the_models_that_they_name_with_one_worker_for_all() {
+    let place = Place::new();
+    let server = start(&place);
+    let names = ["df", OTHER, "df", OTHER];
+    let ids = names.map(|name| server.ask(&short(name)));
+    let expected = [by_command("df"), by_command(OTHER)];
+    assert!(expected[0] != expected[1], "the models make the same film");
+    for (index, (id, name)) in ids.iter().zip(names).enumerate() {
+        assert!(server.film(id) == expected[index % 2], "film {index} is not that of {name}");
+        assert_eq!(server.video(id)["model"], name);
+    }
+    let model = server.get(&format!("/v1/models/{OTHER}")).expect(200).json();
+    assert_eq!((&model["workers"], &model["is_default"]), (&json!(1), &json!(false)), "{model:#}");
+    assert!(model["memory"]["bytes"].as_u64() > Some(0), "{model:#}");
+    let unknown = server.post("/v1/videos", &short("sora-2"));
+    let detail = unknown.problem(400, "model_not_found");
+    assert!(detail.contains("sora-2") && detail.contains("\"df\", \"t2v\""), "{detail}");
+}
+
+#[test]
+fn another_default_is_chosen_while_films_are_made_and_stays_after_a_restart() {
+    let place = Place::new();
+    let server = start(&place);
+    assert_eq!(defaults_of(&server), [("df".to_owned(), true), (OTHER.to_owned(), false)]);
+    // In work and waiting, for the one that was the default.
+    let ids = [server.ask(&asked(6)), server.ask(&asked(2))];
+    server.wait(&ids[0], "in work", |v| v["segments_done"].as_u64() >= Some(1));
+    let chosen = server.post(&format!("/v1/models/{OTHER}/use"), &json!({})).expect(200).json();
+    assert_eq!(chosen["is_default"], true);
+    let new = server.ask(&{
+        let mut asked = asked(1);
+        asked.as_object_mut().expect("an object").remove("model");
+        asked
+    });
+    assert_eq!(server.video(&new)["model"], OTHER);
+    for id in &ids {
+        server.film(id);
+        assert_eq!(server.video(id)["model"], "df");
+    }
+    assert!(server.film(&new) == by_command(OTHER), "another film");
+    assert_eq!(server.get("/models/info").expect(200).json()["model"], OTHER);
+    server.post("/v1/models/sora-2/use", &json!({})).problem(404, "not_found");
+    server.kill();
+    let server = start(&place);
+    assert_eq!(defaults_of(&server), [("df".to_owned(), false), (OTHER.to_owned(), true)]);
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_fails_its_own_films_only() {
+    let place = Place::new();
+    let copy = place.path("broken");
+    copy_folder(std::path::Path::new(&fixture_model("df")), &copy);
+    let server = Server::start_with(
+        &place,
+        &["--model", &fixture_model("df"), "--with-model", copy.to_str().expect("a path")],
+    );
+    std::fs::remove_dir_all(copy.join("transformer")).expect("it was there");
+    let [broken, whole] = ["broken", "df"].map(|name| server.ask(&short(name)));
+    let failed = server.wait(&broken, "failed", |v| v["status"] == "failed");
+    assert_eq!(failed["error"]["code"], "model_unusable", "{failed:#}");
+    assert!(server.film(&whole) == by_command("df"), "another film");
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("writable");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("readable");
+        let copy = to.join(entry.file_name());
+        match entry.file_type().expect("known").is_dir() {
+            true => copy_folder(&entry.path(), &copy),
+            false => drop(std::fs::copy(entry.path(), copy).expect("copied")),
+        }
+    }
+}
