@@ -11,7 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use longreel_weights::WeightDtype;
 
 use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
-use crate::serve_args::{KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs};
+use crate::serve_args::{
+    HEALTH_EXAMPLES, HealthArgs, KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs,
+};
 use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps};
 
 /// Films of any length from a prompt, made on this machine.
@@ -67,6 +69,9 @@ pub enum Command {
     /// Find, fetch, check and remove published models
     #[command(after_help = MODELS_EXAMPLES, arg_required_else_help = true)]
     Models(ModelsArgs),
+    /// Ask a running server whether a film that is asked for now would be made
+    #[command(after_help = HEALTH_EXAMPLES)]
+    Health(HealthArgs),
     /// Make films as `serve` says on stdin
     #[command(hide = true)]
     Worker,

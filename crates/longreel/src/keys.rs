@@ -65,6 +65,35 @@ pub fn keys(args: &KeysArgs, json: bool) -> Result<u8> {
     Ok(EXIT_DONE)
 }
 
+/// Makes a key of scope admin where there is none, and shows it: the log of a container is then all that
+/// a newcomer has to read.
+pub fn make_first(data: &Path, json: bool) -> Result<()> {
+    make_folder(data)?;
+    let asked = NewKey {
+        name: "first".into(),
+        owner: "first".into(),
+        scopes: vec![Scope::Admin],
+        rate_limit: None,
+        expires_ms: None,
+    };
+    let issued = with_store(data, async |store| {
+        let keys = store.list_keys().await?;
+        let is_admin = |key: &ApiKey| key.asked.scopes.contains(&Scope::Admin);
+        match keys.iter().any(|key| is_admin(key) && state(key) == "active") {
+            true => Ok(None),
+            false => store.create_key(asked).await.map(Some),
+        }
+    })?;
+    let Some(issued) = issued else { return Ok(()) };
+    let secret = issued.secret.reveal();
+    if json {
+        print_json(&json!({"event": "first_key", "id": issued.key.id, "key": secret}));
+    } else {
+        print(&format!("API key, shown this once: {secret}"));
+    }
+    Ok(())
+}
+
 fn make_folder(data: &Path) -> Result<()> {
     std::fs::create_dir_all(data).map_err(|e| {
         bad_input(format!("--data: the folder {} cannot be made: {e}", data.display()))

@@ -7,6 +7,7 @@ mod amounts;
 mod args;
 mod demo;
 mod films;
+mod health;
 mod inspect;
 mod interrupt;
 mod keys;
@@ -18,6 +19,7 @@ mod outputs;
 mod remake;
 mod report;
 mod resolve;
+mod rolling;
 mod run;
 mod schema;
 mod serve;
@@ -80,6 +82,7 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Plan(args) => run::plan(args, verbosity),
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),
+        Command::Health(args) => health::health(args, verbosity),
         Command::Worker => serve::work(),
         Command::Models(args) => models::models(args, &cli.common, verbosity, screen),
         Command::Inspect(args) => inspect::inspect(&args.path, hub, verbosity.json),

@@ -1,7 +1,6 @@
 //! `longreel serve`, and the workers under it.
 
-use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,13 +17,16 @@ use tracing_subscriber::prelude::*;
 use crate::amounts::{Bytes, Days, Rate};
 use crate::args::{Common, ModelArgs};
 use crate::films::TypedFilms;
+use crate::keys;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
+use crate::rolling::RollingFile;
 use crate::run;
 use crate::serve_args::ServeArgs;
 use crate::values::Span;
 
-const PORT: u16 = 8000;
+/// Where it listens, where nothing is said.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 /// The data folder, where none is said.
 pub const DATA: &str = "longreel-data";
 /// The variable that holds the secret of webhooks, where no file does.
@@ -32,6 +34,9 @@ const WEBHOOK_SECRET: &str = "LONGREEL_WEBHOOK_SECRET";
 const WORKER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a key may call that was made without a rate of its own.
 const RATE: Rate = Rate { per_minute: 1_200, burst: 300 };
+/// Room of a log file, and how many full ones are kept.
+const LOG_BYTES: u64 = 50 << 20;
+const LOGS_KEPT: u32 = 5;
 /// Longest body of a request: a prompt has room in it, a picture has not.
 const BODY: Bytes = Bytes(1 << 20);
 /// How long what a request waits for may take when the server has ended.
@@ -43,7 +48,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
     let workers = usize::from(args.workers.unwrap_or(1));
     let served = served(args, common)?;
     let options = ServeOptions {
-        listen: args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))),
+        listen: args.listen.unwrap_or(LISTEN),
         data: args.data.clone().unwrap_or_else(|| PathBuf::from(DATA)),
         workers,
         worker: worker_command(common, workers)?,
@@ -68,6 +73,10 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         Verbosity { quiet: true, .. } => {}
         _ => print(&format!("http://{address}  (model {model}; Ctrl-C ends it)")),
     };
+    let needs_keys = !options.listen.ip().is_loopback() || options.access.require_keys;
+    if needs_keys && args.first_key == Some(true) {
+        keys::make_first(&options.data, verbosity.json)?;
+    }
     // The processor is for films: a server's work is little, and on a small machine threads that wake
     // each other cost a film more than they bring.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -199,7 +208,7 @@ fn patience(typed: Option<Span>) -> Result<Duration> {
 }
 
 /// What happens goes to stderr, a line each; requests and what went wrong also to files of their own, as
-/// JSON. The files only grow: what rotates them has to cut them (logrotate's `copytruncate`).
+/// JSON.
 fn log(verbosity: Verbosity, folder: Option<&Path>) -> Result<()> {
     let level = match verbosity.quiet {
         true => LevelFilter::WARN,
@@ -208,7 +217,7 @@ fn log(verbosity: Verbosity, folder: Option<&Path>) -> Result<()> {
     let open = |folder: &Path, name: &str| {
         let path = folder.join(name);
         std::fs::create_dir_all(folder)
-            .and_then(|()| File::options().append(true).create(true).open(&path))
+            .and_then(|()| RollingFile::open(path.clone(), LOG_BYTES, LOGS_KEPT))
             .map(Mutex::new)
             .map_err(|e| bad_input(format!("--log-folder {}: {e}; choose another", path.display())))
     };

@@ -30,6 +30,13 @@ Examples:
 A key sees and changes the films of its owner; one of scope admin those of all. A running server
 knows at once of what is done here.";
 
+pub const HEALTH_EXAMPLES: &str = "\
+Examples:
+  longreel health                                 of the server on this machine, on port 8000
+  longreel health --listen 127.0.0.1:9000
+
+Exit code 0 when it is ready, 1 when it is not or does not answer. It needs no key.";
+
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address and port [default: 127.0.0.1:8000]
@@ -53,12 +60,16 @@ pub struct ServeArgs {
     /// [default: half of what it had, and 512MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Server")]
     pub worker_max_growth: Option<Bytes>,
-    /// Folder for access.log and error.log, JSON lines, beside the lines on stderr
+    /// Folder for access.log and error.log, JSON lines, beside the lines on stderr; each is begun anew
+    /// at 50 MiB, and five full ones are kept
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
     pub log_folder: Option<PathBuf>,
     /// Ask for API keys on this machine too; elsewhere they are always asked for
     #[arg(long, help_heading = "Access")]
     pub require_keys: Option<bool>,
+    /// Where keys are asked for and none of scope admin is there, make one and print it
+    #[arg(long, help_heading = "Access")]
+    pub first_key: Option<bool>,
     /// Origin of pages that may call
     #[arg(
         long,
@@ -100,6 +111,13 @@ pub struct ServeArgs {
     pub allow_private_webhooks: Option<bool>,
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Where the server listens, as `serve` has it [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]

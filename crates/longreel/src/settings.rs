@@ -59,7 +59,7 @@ fn parse_in(
     let typed = command.clone().try_get_matches_from(&words).map_err(clap)?;
     let (name, flags) = typed.subcommand().ok_or_else(|| {
         Ended::Settings(bad_input(
-            "name a command: generate, resume, plan, serve, models, keys or inspect",
+            "name a command: generate, resume, plan, serve, models, keys, health or inspect",
         ))
     })?;
     let typed_flags = typed_flags(&command, name, flags);

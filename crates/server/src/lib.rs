@@ -33,6 +33,7 @@ mod models;
 mod prepare;
 mod process;
 mod protocol;
+mod room;
 mod serve;
 mod shared;
 mod steering;

@@ -15,8 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::process::resident_bytes;
+use crate::process::{Cause, resident_bytes};
+use crate::room::Room;
 use crate::shared::{Slot, SlotState};
+
+const DELIVERED: &str = "delivered";
+const FAILED: &str = "failed";
 
 /// A fractional gauge.
 type Real = Gauge<f64, AtomicU64>;
@@ -40,6 +44,11 @@ struct OfProcess {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCause {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfResult {
     result: &'static str,
 }
@@ -53,6 +62,9 @@ pub struct Metrics {
     deliveries: Gauge,
     workers: Family<OfState, Gauge>,
     memory: Family<OfProcess, Gauge>,
+    memory_available: Gauge,
+    disk_free: Gauge,
+    disk_size: Gauge,
     ended: Family<OfState, Counter>,
     first_segment: Histogram,
     waited: Histogram,
@@ -61,7 +73,7 @@ pub struct Metrics {
     segments: Counter,
     frames: Counter,
     reused: Counter,
-    deaths: Counter,
+    deaths: Family<OfCause, Counter>,
     drift: Real,
     requests: Family<OfRequest, Counter>,
     request: Histogram,
@@ -86,7 +98,19 @@ impl Default for Metrics {
         let memory = Family::default();
         let help = "Resident memory of the server and of each worker";
         m.register_with_unit("memory", help, Unit::Bytes, Family::clone(&memory));
-        let ended = Family::default();
+        let (memory_available, disk_free, disk_size) =
+            (Gauge::default(), Gauge::default(), Gauge::default());
+        let help = "Memory that the service may still take";
+        m.register_with_unit("memory_available", help, Unit::Bytes, memory_available.clone());
+        let help = "Room on the disk of the data folder";
+        m.register_with_unit("disk_free", help, Unit::Bytes, disk_free.clone());
+        let help = "Size of the disk of the data folder";
+        m.register_with_unit("disk_size", help, Unit::Bytes, disk_size.clone());
+        let ended = Family::<OfState, Counter>::default();
+        // What is counted from the first time on has no increase that time: begin with zero.
+        for state in JobState::ALL.into_iter().filter(|state| state.is_final()) {
+            drop(ended.get_or_create(&OfState { state: state.as_str() }));
+        }
         m.register("jobs_ended", "Jobs that came to an end, by how", Family::clone(&ended));
         let (first_segment, waited, work, step) = (long(), long(), long(), short());
         let help = "From the request to the first segment that could be played";
@@ -97,12 +121,17 @@ impl Default for Metrics {
         m.register("work_per_film_second", help, work.clone());
         let help = "A denoising step";
         m.register_with_unit("step", help, Unit::Seconds, step.clone());
-        let (segments, frames, reused, deaths) =
-            (Counter::default(), Counter::default(), Counter::default(), Counter::default());
+        let (segments, frames, reused) =
+            (Counter::default(), Counter::default(), Counter::default());
         m.register("segments", "Finished segments", segments.clone());
         m.register("frames", "Frames of jobs that have ended", frames.clone());
         m.register("cached_steps", "Steps that a step cache took over", reused.clone());
-        m.register("worker_deaths", "Workers that died in the middle of a job", deaths.clone());
+        let deaths = Family::<OfCause, Counter>::default();
+        for cause in Cause::ALL {
+            drop(deaths.get_or_create(&OfCause { cause: cause.as_str() }));
+        }
+        let help = "Workers that died in the middle of a job, by cause";
+        m.register("worker_deaths", help, Family::clone(&deaths));
         let drift = Real::default();
         let help =
             "How far the last finished segment's mean colour was from its film's first, of 255";
@@ -111,7 +140,10 @@ impl Default for Metrics {
         m.register("http_requests", "Requests by address and status", Family::clone(&requests));
         let help = "Until the first byte of an answer";
         m.register_with_unit("http_request", help, Unit::Seconds, request.clone());
-        let webhooks = Family::default();
+        let webhooks = Family::<OfResult, Counter>::default();
+        for result in [DELIVERED, FAILED] {
+            drop(webhooks.get_or_create(&OfResult { result }));
+        }
         m.register("webhook_attempts", "Webhook attempts by result", Family::clone(&webhooks));
         Self {
             registry,
@@ -120,6 +152,9 @@ impl Default for Metrics {
             deliveries,
             workers,
             memory,
+            memory_available,
+            disk_free,
+            disk_size,
             ended,
             first_segment,
             waited,
@@ -159,13 +194,13 @@ impl Metrics {
     }
 
     /// A worker died with a job in its hands.
-    pub fn death(&self) {
-        self.deaths.inc();
+    pub fn death(&self, cause: Cause) {
+        self.deaths.get_or_create(&OfCause { cause: cause.as_str() }).inc();
     }
 
     /// A webhook was tried.
     pub fn webhook(&self, delivered: bool) {
-        let result = if delivered { "delivered" } else { "failed" };
+        let result = if delivered { DELIVERED } else { FAILED };
         self.webhooks.get_or_create(&OfResult { result }).inc();
     }
 
@@ -197,7 +232,7 @@ impl Metrics {
     }
 
     /// Everything, as Prometheus reads it. `workers` are what each worker does, and its process.
-    pub fn text(&self, counts: &Counts, now_ms: i64, workers: &[Slot]) -> String {
+    pub fn text(&self, counts: &Counts, now_ms: i64, workers: &[Slot], room: Room) -> String {
         let jobs = [
             ("queued", counts.queued),
             ("paused", counts.paused),
@@ -229,6 +264,15 @@ impl Metrics {
                 resident(format!("worker-{slot}"), id);
             }
         }
+        let gauges = [
+            (&self.memory_available, room.memory_bytes),
+            (&self.disk_free, room.disk_free_bytes),
+            (&self.disk_size, room.disk_size_bytes),
+        ];
+        for (gauge, bytes) in gauges {
+            // What the system does not say stays at zero, with a size of zero beside it.
+            gauge.set(bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or_default());
+        }
         let mut text = String::new();
         // Writing to a text does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -251,18 +295,24 @@ mod tests {
         metrics.request("GET", "/v1/videos/{id}", 200, Duration::from_millis(3));
         let counts = Counts { queued: 2, oldest_waiting_ms: Some(1_000), ..Counts::default() };
         let me = std::process::id();
-        let text = metrics.text(&counts, 5_500, &[slot(SlotState::Working, Some(me))]);
+        metrics.death(Cause::Killed);
+        let room = Room { disk_free_bytes: Some(7), ..Room::default() };
+        let text = metrics.text(&counts, 5_500, &[slot(SlotState::Working, Some(me))], room);
         for line in [
             "longreel_jobs{state=\"queued\"} 2",
             "longreel_queue_oldest_seconds 4.5",
             "longreel_workers{state=\"working\"} 1",
             "longreel_step_seconds_count 1",
+            "longreel_worker_deaths_total{cause=\"killed\"} 1",
+            "longreel_worker_deaths_total{cause=\"silent\"} 0",
+            "longreel_webhook_attempts_total{result=\"failed\"} 0",
+            "longreel_disk_free_bytes 7",
             "longreel_http_requests_total{method=\"GET\",path=\"/v1/videos/{id}\",status=\"200\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
         }
         assert_eq!(cfg!(target_os = "linux"), text.contains("{process=\"worker-0\"}"));
-        let text = metrics.text(&counts, 0, &[slot(SlotState::Down, None)]);
+        let text = metrics.text(&counts, 0, &[slot(SlotState::Down, None)], Room::default());
         assert!(!text.contains("worker-0") && text.contains("longreel_workers{state=\"down\"} 1"));
     }
 }

@@ -36,8 +36,42 @@ pub struct WorkerCommand {
 pub enum Heard {
     /// It said something.
     Told(Told),
-    /// It is no more, or was given up and killed; why, for people.
-    Gone(String),
+    /// It is no more, or was given up and killed.
+    Gone(Death),
+}
+
+/// How a worker came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// What it was.
+    pub cause: Cause,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What ended a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGKILL, which is how a system that is out of memory helps itself.
+    Killed,
+    /// It gave no sign of life and was given up.
+    Silent,
+    /// Another signal, or itself.
+    Ended,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Killed, Self::Silent, Self::Ended];
+
+    /// As it is counted.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Silent => "silent",
+            Self::Ended => "ended",
+        }
+    }
 }
 
 /// A worker process. It is killed when this is dropped.
@@ -116,7 +150,8 @@ impl WorkerProcess {
                 Err(_) => {
                     self.kill().await;
                     let seconds = self.patience.as_secs();
-                    return Heard::Gone(format!("it said nothing for {seconds} s and was killed"));
+                    let reason = format!("it said nothing for {seconds} s and was killed");
+                    return Heard::Gone(Death { cause: Cause::Silent, reason });
                 }
             }
         }
@@ -138,18 +173,20 @@ impl WorkerProcess {
     }
 
     /// Its stdout has ended; says how it did.
-    async fn exited(&mut self) -> String {
-        let how = match timeout(EXIT_TIME, self.child.wait()).await {
-            Ok(Ok(status)) => describe(status),
-            Ok(Err(error)) => format!("it is gone ({error})"),
+    async fn exited(&mut self) -> Death {
+        let (cause, how) = match timeout(EXIT_TIME, self.child.wait()).await {
+            Ok(Ok(status)) => (cause(status), describe(status)),
+            Ok(Err(error)) => (Cause::Ended, format!("it is gone ({error})")),
             Err(_) => {
                 self.kill().await;
-                "it closed its output and was killed".to_owned()
+                (Cause::Silent, "it closed its output and was killed".to_owned())
             }
         };
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        if words.is_empty() { how } else { format!("{how}; it said: {}", words.join(" / ")) }
+        let reason =
+            if words.is_empty() { how } else { format!("{how}; it said: {}", words.join(" / ")) };
+        Death { cause, reason }
     }
 }
 
@@ -189,6 +226,15 @@ async fn read_words(stderr: impl AsyncRead + Unpin, last_words: Arc<Mutex<VecDeq
             words.pop_front();
         }
     }
+}
+
+fn cause(status: ExitStatus) -> Cause {
+    #[cfg(unix)]
+    if std::os::unix::process::ExitStatusExt::signal(&status) == Some(9) {
+        return Cause::Killed;
+    }
+    let _ = status;
+    Cause::Ended
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -232,12 +278,15 @@ mod tests {
     #[tokio::test]
     async fn a_death_is_told_with_its_signal_or_its_last_words() {
         let long = Duration::from_secs(60);
-        let Heard::Gone(reason) = heard("kill -9 $$", long).await else { panic!("it lives") };
-        assert!(reason.starts_with("killed by signal 9"), "{reason}");
-        let Heard::Gone(reason) = heard("echo oh no >&2; exit 3", long).await else {
+        let Heard::Gone(death) = heard("kill -9 $$", long).await else { panic!("it lives") };
+        assert!(death.reason.starts_with("killed by signal 9"), "{death:?}");
+        assert_eq!(death.cause, Cause::Killed);
+        let Heard::Gone(death) = heard("echo oh no >&2; exit 3", long).await else {
             panic!("it lives")
         };
+        let reason = &death.reason;
         assert!(reason.contains("exit code 3") && reason.contains("oh no"), "{reason}");
+        assert_eq!(death.cause, Cause::Ended);
     }
 
     #[cfg(target_os = "linux")]
@@ -260,8 +309,9 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_says_nothing_is_killed_and_one_that_is_alive_is_not() {
         let short = Duration::from_secs(3);
-        let Heard::Gone(reason) = heard("sleep 60", short).await else { panic!("it spoke") };
-        assert!(reason.contains("said nothing"), "{reason}");
+        let Heard::Gone(death) = heard("sleep 60", short).await else { panic!("it spoke") };
+        assert!(death.reason.contains("said nothing"), "{death:?}");
+        assert_eq!(death.cause, Cause::Silent);
         let alive = r#"for i in 1 2 3 4 5 6 7 8; do echo '{"event":"alive"}'; sleep 0.5; done
             echo '{"event":"ready","seconds":1.0}'; sleep 60"#;
         assert_eq!(

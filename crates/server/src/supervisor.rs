@@ -134,8 +134,8 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
         }
         tokio::select! {
             heard = worker.process.hear() => {
-                if let Heard::Gone(reason) = heard {
-                    return Life::Gone { reason, was_ready: true };
+                if let Heard::Gone(death) = heard {
+                    return Life::Gone { reason: death.reason, was_ready: true };
                 }
             }
             _ = wakes.changed() => {}
@@ -197,7 +197,7 @@ async fn start(
                     return Err(gone(message));
                 }
                 Heard::Told(_) => {}
-                Heard::Gone(reason) => return Err(gone(reason)),
+                Heard::Gone(death) => return Err(gone(death.reason)),
             },
             _ = ending.changed() => {
                 // It is loading and has nothing to lose.

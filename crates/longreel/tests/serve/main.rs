@@ -8,6 +8,7 @@ mod program;
 mod access;
 mod asking;
 mod branching;
+mod containers;
 #[cfg(target_os = "linux")]
 mod ending;
 mod limits;

@@ -16,6 +16,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Server {
     child: Child,
     address: String,
+    /// What it said before it listened.
+    pub said: Vec<Value>,
     log: std::path::PathBuf,
 }
 
@@ -57,12 +59,18 @@ impl Server {
         let mut child =
             command.stdout(Stdio::piped()).stderr(file).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let Some(Ok(line)) = lines.next() else {
-            panic!("it did not listen: {}", std::fs::read_to_string(log).unwrap_or_default())
+        let mut said = Vec::new();
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("it did not listen: {}", std::fs::read_to_string(log).unwrap_or_default())
+            };
+            let event: Value = serde_json::from_str(&line).expect("JSON");
+            if event["event"] == "listening" {
+                break event["address"].as_str().expect("an address").to_owned();
+            }
+            said.push(event);
         };
-        let said: Value = serde_json::from_str(&line).expect("JSON");
-        let address = said["address"].as_str().expect("an address").to_owned();
-        Self { child, address, log }
+        Self { child, address, said, log }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -7,6 +7,7 @@ use longreel_jobs::{
 };
 
 use super::{Assignment, Finished, patiently};
+use crate::process::Death;
 use crate::protocol::Outcome;
 use crate::upkeep;
 
@@ -82,9 +83,9 @@ impl Assignment<'_> {
         Finished::Done
     }
 
-    pub(super) async fn gone(mut self, reason: String) -> Finished {
+    pub(super) async fn gone(mut self, Death { cause, reason }: Death) -> Finished {
         tracing::error!(job = %self.job.id, reason, "a worker died");
-        self.shared.metrics.death();
+        self.shared.metrics.death(cause);
         self.hand_back(HandBack::Died { reason: reason.clone() }).await;
         Finished::WorkerGone(reason)
     }

@@ -150,7 +150,7 @@ impl<'a> Assignment<'a> {
                 heard = self.process.hear() => match heard {
                     Heard::Told(Told::Ended { outcome }) => return self.ended(outcome).await,
                     Heard::Told(told) => self.told(told).await,
-                    Heard::Gone(reason) => return self.gone(reason).await,
+                    Heard::Gone(death) => return self.gone(death).await,
                 },
                 _ = ticks.tick() => {
                     if self.is_new || self.last_contact.elapsed() >= RENEW_EVERY {

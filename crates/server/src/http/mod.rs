@@ -35,6 +35,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use longreel_jobs::{Clock, SystemClock};
 
+use crate::room::Room;
 use crate::shared::Shared;
 use problem::Problem;
 
@@ -71,7 +72,8 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Proble
 async fn metrics(State(shared): State<Arc<Shared>>) -> Result<impl IntoResponse, Problem> {
     let counts = shared.store.counts().await?;
     let now_ms = SystemClock.now_ms();
-    let text = shared.metrics.text(&counts, now_ms, &shared.slots.get());
+    let room = Room::now(&shared.work);
+    let text = shared.metrics.text(&counts, now_ms, &shared.slots.get(), room);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }
