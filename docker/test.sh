@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# The whole way in containers, for real: images are built, the service is started by compose, a film is
+# made through the API, the service is killed and restarted in the middle of a film, and the results are
+# still there. On Debian, as root, it needs nothing but the registries of Debian and of crates:
+#
+#   docker/test.sh                 with the engine that answers, else one that it starts and ends itself
+#   KEEP=1 docker/test.sh          leaves its engine and images, so that a second run is quick
+#   SCRATCH=/big/disk docker/test.sh
+#
+# Where Docker Hub is not reached, both base images are made here: Debian by debootstrap, the toolchain
+# from that and the Rust of this machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scratch=${SCRATCH:-${TMPDIR:-/tmp}/longreel-docker}
+mkdir -p "$scratch"
+started=$SECONDS
+say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    exit 1
+}
+
+# Everything that this starts is named after it, so that nothing else is touched.
+export COMPOSE_PROJECT_NAME=longreel-test LONGREEL_PORT=${LONGREEL_PORT:-18000}
+compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi; }
+
+engine=""
+finish() {
+    local code=$?
+    [ "$code" -eq 0 ] || compose logs --tail 40 2>/dev/null || true
+    compose down --volumes --timeout 5 >/dev/null 2>&1 || true
+    if [ -n "$engine" ] && [ -z "${KEEP:-}" ]; then
+        kill "$engine" 2>/dev/null || true
+        while kill -0 "$engine" 2>/dev/null; do sleep 0.2; done
+        rm -rf "$scratch"
+    fi
+    exit "$code"
+}
+trap finish EXIT
+
+say "engine"
+# One that was kept, by an earlier run.
+if DOCKER_HOST=unix://$scratch/docker.sock docker info >/dev/null 2>&1; then
+    export DOCKER_HOST=unix://$scratch/docker.sock
+    engine=$(cat "$scratch/docker.pid")
+fi
+if ! docker info >/dev/null 2>&1; then
+    wanted=()
+    command -v dockerd >/dev/null || wanted+=(docker.io iptables)
+    command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || wanted+=(docker-compose)
+    command -v debootstrap >/dev/null || wanted+=(debootstrap)
+    if [ "${#wanted[@]}" -gt 0 ]; then
+        echo "skipped: no engine answers, and ${wanted[*]} cannot be installed here" >"$scratch/skip"
+        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "${wanted[@]}"; } \
+            >"$scratch/apt.log" 2>&1 || { cat "$scratch/skip"; exit 0; }
+    fi
+    # That of Debian has BuildKit inside; another client before it on the path may lack its plugin.
+    export DOCKER_HOST=unix://$scratch/docker.sock
+    # Low priority: whoever works on this machine goes first.
+    nice -n 19 dockerd --host "$DOCKER_HOST" --data-root "$scratch/data" --exec-root "$scratch/exec" \
+        --pidfile "$scratch/docker.pid" >"$scratch/dockerd.log" 2>&1 &
+    engine=$!
+    for _ in $(seq 60); do docker info >/dev/null 2>&1 && break || sleep 0.5; done
+    docker info >/dev/null 2>&1 || { tail -n 20 "$scratch/dockerd.log"; fail "the engine does not start"; }
+fi
+# A client without buildx cannot build; Debian's can.
+if ! docker buildx version >/dev/null 2>&1 && [ -x /usr/bin/docker ]; then export PATH=/usr/bin:$PATH; fi
+docker info --format '{{.ServerVersion}}, {{.Driver}}, cgroup v{{.CgroupVersion}}'
+
+say "base images"
+has() { docker image inspect "$1" >/dev/null 2>&1; }
+tarred() { # FOLDER: without what a slim image lacks
+    tar -C "$1" --exclude='./var/cache/apt/*.bin' --exclude='./var/cache/apt/archives/*.deb' \
+        --exclude='./var/lib/apt/lists/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
+        --exclude='./usr/share/locale/*' --exclude='./var/log/*.log' -c .
+}
+if docker pull -q rust:1.95-bookworm >/dev/null 2>&1 && docker pull -q debian:bookworm-slim >/dev/null 2>&1; then
+    export RUST_IMAGE=rust:1.95-bookworm BASE_IMAGE=debian:bookworm-slim
+else
+    echo "Docker Hub is not reached; both are made here"
+    export RUST_IMAGE=longreel-test/rust:bookworm BASE_IMAGE=longreel-test/debian:bookworm NETWORK=host
+    if ! has "$BASE_IMAGE" || ! has "$RUST_IMAGE"; then
+        mirror=${DEBIAN:-http://deb.debian.org/debian}
+        rm -rf "$scratch/debian"
+        nice -n 19 debootstrap --variant=minbase bookworm "$scratch/debian" "$mirror" >"$scratch/debootstrap.log" 2>&1 ||
+            { tail -n 5 "$scratch/debootstrap.log"; fail "debootstrap"; }
+        tarred "$scratch/debian" | docker import --change 'CMD ["bash"]' - "$BASE_IMAGE" >/dev/null
+        # The toolchain: Debian's C++ compiler and this machine's Rust, with its certificates, without
+        # which crates may not be fetched here.
+        cp /etc/resolv.conf "$scratch/debian/etc/resolv.conf"
+        chroot "$scratch/debian" sh -c 'apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends g++ ca-certificates' \
+            >"$scratch/toolchain.log" 2>&1 || { tail -n 5 "$scratch/toolchain.log"; fail "g++ for the toolchain"; }
+        cp -L /etc/ssl/certs/ca-certificates.crt "$scratch/debian/etc/ssl/certs/ca-certificates.crt"
+        mkdir -p "$scratch/debian/usr/local/rust"
+        tar -C "$(rustc --print sysroot)" --exclude=./share/doc --exclude=./lib/rustlib/src -c . |
+            tar -C "$scratch/debian/usr/local/rust" -x
+        tarred "$scratch/debian" | docker import --change 'CMD ["bash"]' \
+            --change 'ENV PATH=/usr/local/rust/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/usr/local/cargo' \
+            - "$RUST_IMAGE" >/dev/null
+        rm -rf "$scratch/debian"
+    fi
+fi
+docker images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+
+say "build"
+TMPDIR=$scratch docker/build.sh cpu
+bytes=$(docker image inspect longreel:cpu --format '{{.Size}}')
+[ "$bytes" -lt 150000000 ] || fail "the image takes $bytes bytes, more than 150 MB"
+inspect() { docker image inspect longreel:cpu --format "$1"; }
+[ "$(inspect '{{.Config.User}}')" = longreel ] || fail "it runs as $(inspect '{{.Config.User}}')"
+[ "$(inspect '{{.Config.Healthcheck.Interval}}')" = 30s ] || fail "no health check every 30 s"
+[ -n "$(inspect '{{index .Config.Labels "org.opencontainers.image.revision"}}')" ] || fail "no labels"
+! { docker history --no-trunc longreel:cpu; docker inspect longreel:cpu; } | grep -qi 'https\?_proxy' ||
+    fail "a proxy is left in the image"
+# Everything that it was built from is listed within the program.
+docker run --rm --entrypoint cat longreel:cpu /usr/local/bin/longreel >"$scratch/longreel"
+listed=$(docker run --rm -i --entrypoint sh "$RUST_IMAGE" -c \
+    'cat >/tmp/longreel && objcopy --dump-section .dep-v0=/dev/stdout /tmp/longreel /dev/null | wc -c' <"$scratch/longreel")
+[ "$listed" -gt 1000 ] || fail "the program does not list its crates"
+
+say "up"
+export LONGREEL_IMAGE=longreel:cpu
+compose up -d --no-build
+container=$(compose ps -q longreel)
+[ -n "$container" ] || fail "no container"
+health() { docker inspect "$container" --format '{{.State.Health.Status}}'; }
+for _ in $(seq 90); do [ "$(health)" = healthy ] && break || sleep 1; done
+[ "$(health)" = healthy ] || fail "it is $(health)"
+[ "$(docker inspect "$container" --format '{{.HostConfig.ReadonlyRootfs}}')" = true ] || fail "its file system can be written"
+[ "$(docker exec "$container" id -u)" = 1000 ] || fail "it does not run as user 1000"
+key=$(compose logs longreel | sed -n 's/.*API key, shown this once: *//p' | tr -d '\r' | head -n 1)
+[ -n "$key" ] || fail "the first start prints no key"
+base=http://127.0.0.1:$LONGREEL_PORT
+[ "$(curl -s -o /dev/null -w '%{http_code}' "$base/v1/videos")" = 401 ] || fail "it can be called without a key"
+call() { curl -sS --fail-with-body -H "authorization: Bearer $key" "$@"; }
+field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
+ask() { # SECONDS SEED
+    call "$base/v1/videos" -H 'content-type: application/json' \
+        -d "{\"prompt\": \"a red circle moves right on a blue background\", \"seconds\": $1, \"seed\": $2}" | field id
+}
+state() { call "$base/v1/videos/$1" | field status; }
+finished() { # ID
+    for _ in $(seq 600); do
+        case "$(state "$1" 2>/dev/null)" in
+        completed) return 0 ;;
+        failed) fail "the film $1 failed: $(call "$base/v1/videos/$1")" ;;
+        *) sleep 1 ;;
+        esac
+    done
+    fail "the film $1 is not finished"
+}
+wait_up() { for _ in $(seq 120); do curl -sf -o /dev/null "$base/health/ready" && return 0 || sleep 0.5; done; fail "it is not back"; }
+
+say "a film through the API"
+whole=$(ask 40 7)
+finished "$whole"
+call "$base/download/$whole" -o "$scratch/whole.mp4"
+head -c 12 "$scratch/whole.mp4" | grep -q ftyp || fail "that is no film"
+
+say "killed in the middle of a film, and restarted"
+cut=$(ask 40 7)
+segments() { call "$base/v1/videos/$cut/segments" | grep -o '"state":"done"' | wc -l; }
+for _ in $(seq 600); do [ "$(segments)" -ge 2 ] && break || sleep 0.2; done
+[ "$(state "$cut")" = in_progress ] || fail "the film was $(state "$cut") before it could be killed"
+docker kill --signal KILL "$container" >/dev/null
+docker start "$container" >/dev/null
+wait_up
+finished "$cut"
+call "$base/download/$cut" -o "$scratch/cut.mp4"
+cmp "$scratch/whole.mp4" "$scratch/cut.mp4" || fail "the film that was interrupted is another one"
+
+say "stopped in the middle of a film: the signal reaches the program"
+last=$(ask 40 8)
+for _ in $(seq 600); do [ "$(state "$last")" = in_progress ] && break || sleep 0.2; done
+compose stop
+[ "$(docker inspect "$container" --format '{{.State.ExitCode}}')" = 0 ] || fail "it did not end by itself: $(docker inspect "$container" --format '{{.State.ExitCode}}')"
+
+say "another container on the same volumes"
+compose down
+compose up -d --no-build
+wait_up
+container=$(compose ps -q longreel)
+call "$base/download/$whole" | cmp - "$scratch/whole.mp4" || fail "the first film is gone"
+finished "$last"
+docker exec "$container" test -s /app/logs/access.log || fail "there is no access.log"
+! compose logs longreel | grep -q 'API key, shown this once' || fail "a second first key"
+
+say "done"
+docker images longreel --format '{{.Repository}}:{{.Tag}} {{.Size}}'
