@@ -215,7 +215,7 @@ impl Client {
         }
     }
 
-    fn call(
+    pub(crate) fn call(
         &self,
         url: &Url,
         headers: &[(&'static str, String)],

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longreel_weights::WeightDtype;
 
+use crate::doctor::DoctorArgs;
 use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
 use crate::serve_args::{
     HEALTH_EXAMPLES, HealthArgs, KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs,
@@ -72,6 +73,10 @@ pub enum Command {
     /// Ask a running server whether a film that is asked for now would be made
     #[command(after_help = HEALTH_EXAMPLES)]
     Health(HealthArgs),
+    /// Look at this machine: what keeps films from being made, and the cure
+    #[command(after_help = "Examples:\n  longreel doctor\n  longreel doctor --lang zh\n  \
+        longreel doctor --fix --data /srv/films")]
+    Doctor(DoctorArgs),
     /// Make films as `serve` says on stdin
     #[command(hide = true)]
     Worker,

@@ -113,7 +113,7 @@ fn check_folder(data: &Path) -> Result<()> {
 }
 
 /// Opens the database, which a server may be at work in, for one call.
-fn with_store<T>(
+pub fn with_store<T>(
     data: &Path,
     call: impl AsyncFnOnce(&SqliteStore) -> Result<T, StoreError>,
 ) -> Result<T> {

@@ -6,6 +6,7 @@
 mod amounts;
 mod args;
 mod demo;
+mod doctor;
 mod films;
 mod health;
 mod inspect;
@@ -83,6 +84,7 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),
         Command::Health(args) => health::health(args, verbosity),
+        Command::Doctor(args) => doctor::doctor(args, &cli.common),
         Command::Worker => serve::work(),
         Command::Models(args) => models::models(args, &cli.common, verbosity, screen),
         Command::Inspect(args) => inspect::inspect(&args.path, hub, verbosity.json),

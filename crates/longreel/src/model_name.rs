@@ -57,7 +57,14 @@ pub fn settle(cli: &mut Cli) -> Result<()> {
     let hub = cli.common.hub.map(Site::from);
     let model = match &mut cli.command {
         Command::Generate(args) | Command::Plan(args) => &mut args.model.model,
-        Command::Serve(args) => &mut args.model.model,
+        Command::Serve(args) => {
+            for model in &mut args.with_model {
+                if let Some(typed) = locate(Some(model), hub)?.typed {
+                    *model = typed;
+                }
+            }
+            &mut args.model.model
+        }
         _ => return Ok(()),
     };
     if model.is_some() {

@@ -1,0 +1,81 @@
+//! `longreel doctor` on machines with something wrong.
+
+use serde_json::Value;
+
+use crate::program::{Place, Ran};
+
+fn doctor(place: &Place, more: &[&str]) -> Ran {
+    let mut words = vec!["doctor", "--offline", "--listen", "127.0.0.1:0"];
+    words.extend(more);
+    place.run(&words)
+}
+
+/// What is told of `check`, in levels that matter.
+fn found(ran: &Ran, check: &str) -> Vec<(String, String)> {
+    let report = &ran.events()[0];
+    let all = report["findings"].as_array().expect("a list").iter();
+    all.filter(|finding| finding["check"] == check)
+        .map(|finding| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            (text(&finding["level"]), text(&finding["found"]["en"]))
+        })
+        .collect()
+}
+
+#[test]
+fn a_machine_in_order_has_no_errors_and_both_languages_say_so() {
+    let place = Place::new();
+    let ran = doctor(&place, &["--json"]).expect_code(0);
+    for check in ["processor", "memory", "disk", "models", "ffmpeg", "port", "proxy"] {
+        assert!(!found(&ran, check).is_empty(), "{check} was not looked at");
+    }
+    let english = doctor(&place, &["--lang", "en"]).expect_code(0).stdout;
+    let chinese = doctor(&place, &["--lang", "zh"]).expect_code(0).stdout;
+    assert!(english.contains("Films can be made here"), "{english}");
+    assert!(chinese.contains("这台机器可以生成视频"), "{chinese}");
+    assert_eq!(english.lines().count(), chinese.lines().count(), "{english}\n{chinese}");
+}
+
+#[test]
+fn a_damaged_database_is_an_error_that_names_the_file() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("longreel-data")).expect("writable");
+    place.write("longreel-data/jobs.db", "this is no database at all, whatever its name says");
+    let ran = doctor(&place, &["--json"]).expect_code(1);
+    let (level, said) = found(&ran, "database").remove(0);
+    assert_eq!(level, "error");
+    assert!(said.contains("jobs.db"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_safe_is_mended_when_asked_and_only_then() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    doctor(&place, &[]).expect_code(0);
+    assert!(!place.path("longreel-data").exists(), "it was made unasked");
+    doctor(&place, &["--fix"]).expect_code(0);
+    let secret = place.write("longreel-data/webhook-secret", "whsec_c2VjcmV0");
+    let mode = || std::fs::metadata(&secret).expect("a file").permissions().mode() & 0o777;
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).expect("ours");
+    let ran = doctor(&place, &["--json"]).expect_code(0);
+    assert_eq!(found(&ran, "secrets")[0].0, "warning");
+    assert_eq!(mode(), 0o644);
+    doctor(&place, &["--fix"]).expect_code(0);
+    assert_eq!(mode(), 0o600);
+}
+
+#[test]
+fn a_port_that_is_taken_and_a_folder_that_cannot_be_written_are_told() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = taken.local_addr().expect("bound").to_string();
+    let ran = place.run(&["doctor", "--offline", "--json", "--listen", &listen]).expect_code(0);
+    let (level, said) = found(&ran, "port").remove(0);
+    assert_eq!(level, "note");
+    assert!(said.contains(&listen), "{said}");
+    // A file stands where the folder should be; a folder of no rights would not stop root.
+    place.write("in-the-way", "");
+    let ran = doctor(&place, &["--json", "--fix", "--data", "in-the-way/data"]).expect_code(1);
+    assert_eq!(found(&ran, "data")[0].0, "error");
+}
