@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use longreel_jobs::{Limits, OwnerLimits, RateLimit, Retention, SigningSecret};
 use longreel_server::log::ACCESS;
-use longreel_server::{AccessOptions, Films, Origins, ServeError, ServeOptions, WorkerCommand};
+use longreel_server::{
+    AccessOptions, Films, Origins, RunPodOptions, ServeError, ServeOptions, WorkerCommand,
+};
 use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt;
@@ -62,6 +64,8 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
             max_total_bytes: args.keep_bytes.map(|Bytes(bytes)| bytes),
         },
         webhook_secret: webhook_secret(args.webhook_secret_file.as_deref())?,
+        runpod: RunPodOptions::of_environment(|name| std::env::var(name).ok())
+            .map_err(bad_input)?,
         allow_private: args.allow_private_webhooks == Some(true),
     };
     let listening = move |address: SocketAddr, model: &str| match verbosity {

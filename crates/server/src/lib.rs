@@ -34,6 +34,7 @@ mod prepare;
 mod process;
 mod protocol;
 mod room;
+mod runpod;
 mod serve;
 mod shared;
 mod steering;
@@ -47,4 +48,5 @@ pub use access::{AccessOptions, OriginError, Origins, SecretFileError, read_secr
 pub use fetch::{Answered, FetchError, Fetched, Fetcher};
 pub use films::{Film, Films, Inputs, Memory, ModelInfo, Refusal};
 pub use process::WorkerCommand;
+pub use runpod::RunPodOptions;
 pub use serve::{DATABASE, ServeError, ServeOptions, WEBHOOK_SECRET, serve};

@@ -25,6 +25,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::process::WorkerCommand;
+use crate::runpod::{self, RunPodOptions};
 use crate::shared::{Ending, Shared, Slots, remove_folder};
 use crate::traces::Traces;
 use crate::{supervisor, upkeep, webhooks};
@@ -65,6 +66,8 @@ pub struct ServeOptions {
     pub retention: Retention,
     /// Signs webhooks; `None` is a secret of the data folder, made when it is missing.
     pub webhook_secret: Option<SigningSecret>,
+    /// Where jobs come from beside HTTP, on RunPod.
+    pub runpod: Option<RunPodOptions>,
     /// Call addresses that clients give even where they lead to this machine and its neighbours.
     pub allow_private: bool,
 }
@@ -207,6 +210,9 @@ pub async fn serve(
     }
     let upkeep = tokio::spawn(upkeep::run(shared.clone()));
     let webhooks = tokio::spawn(webhooks::run(shared.clone()));
+    if let Some(runpod) = options.runpod {
+        helpers.spawn(runpod::run(shared.clone(), runpod));
+    }
 
     let mut closed = shared.ending.subscribe();
     let bound = listener.local_addr()?;

@@ -51,7 +51,7 @@ pub fn look(findings: &mut Findings, listen: SocketAddr, is_offline: bool) {
         (a, b, c, d)
     });
     // One way to models is enough.
-    let any = [&hugging_face, &scope, &mirror].into_iter().any(|answer| is_there(answer));
+    let any = [&hugging_face, &scope, &mirror].into_iter().any(is_there);
     let proxies: Vec<u16> = match set {
         Some(_) => Vec::new(),
         None => PROXY_PORTS.into_iter().filter(|&port| listens(port)).collect(),

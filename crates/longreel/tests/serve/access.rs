@@ -295,3 +295,21 @@ fn keys_are_looked_for_where_the_settings_say_that_the_server_works() {
     let ran = place.run(&["keys", "--data", "other", "list"]).expect_code(2);
     assert!(ran.stderr.contains("other holds no keys"), "{}", ran.stderr);
 }
+
+#[test]
+fn events_end_when_the_key_that_they_are_read_with_is_revoked() {
+    let place = Place::new();
+    let server = keyed(&place, &[]);
+    let (secret, id) = key(&place, &["ann"]);
+    let with = With(&server, &secret);
+    let mut long = asked(100_000);
+    long["steps"] = serde_json::json!(50);
+    let url = server.url(&format!("/v1/videos/{}/events", with.ask(&long)));
+    let bearer = format!("Bearer {secret}");
+    let answer = ureq::get(url).header("authorization", bearer).call().expect("events");
+    place.run(&["keys", "revoke", &id, "--data", "data"]).expect_code(0);
+    let started = std::time::Instant::now();
+    // The film has days to go.
+    let _ = std::io::copy(&mut answer.into_body().into_reader(), &mut std::io::sink());
+    assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+}

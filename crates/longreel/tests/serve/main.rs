@@ -19,6 +19,7 @@ mod openai;
 mod openapi;
 #[cfg(target_os = "linux")]
 mod orders;
+mod runpod;
 mod server;
 mod steering;
 #[cfg(target_os = "linux")]

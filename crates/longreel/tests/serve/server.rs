@@ -35,6 +35,13 @@ impl Server {
         Self::spawn(place, place.command(&words(listen, more)))
     }
 
+    /// Starts it with variables in its environment.
+    pub fn start_among(place: &Place, variables: &[(&str, String)]) -> Self {
+        let mut command = place.command(&words("127.0.0.1:0", &["--model", &model()]));
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        Self::spawn(place, command)
+    }
+
     /// Starts it in a shell that lets it have so many open files unless it asks for more.
     #[cfg(target_os = "linux")]
     pub fn start_limited(place: &Place, files: u32) -> Self {

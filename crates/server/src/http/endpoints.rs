@@ -81,6 +81,16 @@ fn service() -> Vec<Endpoint> {
         .open()
         .gives(200, text)
         .fails(&[503]),
+        Endpoint::new(
+            "GET",
+            "/ping",
+            "ping",
+            "For load balancers: 200 when a job that came now would be made, else 204",
+            get(super::ping),
+        )
+        .open()
+        .gives(200, Answer::Nothing)
+        .gives(204, Answer::Nothing),
         Endpoint::new("GET", "/metrics", "metrics", "For Prometheus", get(super::metrics))
             .gives(200, Answer::Of("application/openmetrics-text")),
         Endpoint::new(

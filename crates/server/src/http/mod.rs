@@ -1,8 +1,8 @@
 //! The service over HTTP.
 
 mod admission;
-mod asked;
-mod body;
+pub(crate) mod asked;
+pub(crate) mod body;
 mod content;
 mod cors;
 mod deliveries;
@@ -37,7 +37,7 @@ use longreel_jobs::{Clock, SystemClock};
 
 use crate::room::Room;
 use crate::shared::Shared;
-use problem::Problem;
+pub(crate) use problem::Problem;
 
 /// Every address of the service.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -53,6 +53,15 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .layer(from_fn_with_state(shared.clone(), cors::cors))
         .layer(from_fn_with_state(shared.clone(), middleware::request_id))
         .with_state(shared)
+}
+
+/// GET /ping, as RunPod's load balancer asks: 200 when a job that came now would be made, 204 while a
+/// model is loaded.
+async fn ping(State(shared): State<Arc<Shared>>) -> StatusCode {
+    match shared.slots.is_ready() && !shared.is_ending() {
+        true => StatusCode::OK,
+        false => StatusCode::NO_CONTENT,
+    }
 }
 
 /// GET /health/ready: a job that came now would be made.

@@ -43,6 +43,11 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
+    /// Its code and what it says, for those who are not answered over HTTP.
+    pub fn in_words(&self) -> String {
+        format!("{}: {}", self.code, self.detail)
+    }
+
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
