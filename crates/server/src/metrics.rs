@@ -133,8 +133,7 @@ impl Default for Metrics {
         let help = "Workers that died in the middle of a job, by cause";
         m.register("worker_deaths", help, Family::clone(&deaths));
         let drift = Real::default();
-        let help =
-            "How far the last finished segment's mean colour was from its film's first, of 255";
+        let help = "How far the last finished segment's mean colour was from its film's first with the same prompt, of 255";
         m.register("drift_colour", help, drift.clone());
         let (requests, request) = (Family::default(), short());
         m.register("http_requests", "Requests by address and status", Family::clone(&requests));

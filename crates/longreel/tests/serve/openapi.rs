@@ -119,6 +119,26 @@ fn metrics_count_films_requests_and_workers() {
     assert!(text.ends_with("# EOF\n"), "a reader would take it for cut short");
 }
 
+/// A film that shows something else from some time on is asked to look different.
+#[test]
+fn drift_is_of_segments_with_the_same_prompt() {
+    let place = Place::new();
+    let server = Server::start_with(&place, &[]);
+    let drift = |asked: Value| -> f64 {
+        let id = server.ask(&asked);
+        server.film(&id);
+        let text = String::from_utf8(server.get("/metrics").expect(200).body).expect("text");
+        let line = text.lines().find(|line| line.starts_with("longreel_drift_colour "));
+        line.expect("a line")[22..].parse().expect("a number")
+    };
+    let prompt = "a red circle moves right on a blue background";
+    let mut asked = serde_json::json!({"prompt": prompt, "num_frames": 81, "steps": 6, "seed": 7});
+    assert!(drift(asked.clone()) < 20.0);
+    asked["prompt_at"] = "1s:a blue square grows on a yellow background".into();
+    let of_both = drift(asked);
+    assert!(of_both < 20.0, "what was asked for is counted as drift: {of_both}");
+}
+
 #[test]
 fn requests_and_failures_have_files_of_their_own() {
     let place = Place::new();

@@ -208,7 +208,9 @@ impl<'a> Assignment<'a> {
                 let segment = u32::try_from(segment).unwrap_or(u32::MAX);
                 if segment.checked_add(1) == Some(self.next_segment) && !self.has_drift {
                     self.has_drift = true;
-                    self.shared.metrics.drift(colour_drift(&drift));
+                    if self.shows_the_same(segment).await {
+                        self.shared.metrics.drift(colour_drift(&drift));
+                    }
                     self.append(vec![WorkerEvent::Drift { segment, drift: drift.into() }]).await;
                 }
             }
@@ -225,6 +227,17 @@ impl<'a> Assignment<'a> {
         let found = store.segments(job, last.checked_sub(1), 1).await;
         // One report too many does no harm.
         found.is_ok_and(|found| found.first().is_some_and(|segment| segment.drift.is_some()))
+    }
+
+    /// Whether a segment has the prompt of the film's first one. Where another thing is asked for, another
+    /// look is no drift.
+    async fn shows_the_same(&self, segment: u32) -> bool {
+        let (store, job) = (&self.shared.store, self.job.id);
+        let prompt = async |segment: u32| {
+            let found = store.segments(job, segment.checked_sub(1), 1).await.ok()?;
+            found.into_iter().next().map(|segment| segment.done.prompt)
+        };
+        segment == 0 || prompt(0).await == prompt(segment).await
     }
 
     /// A finished segment: what players need of it is stored before anybody hears of it, and it is
