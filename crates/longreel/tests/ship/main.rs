@@ -10,5 +10,7 @@ mod server;
 
 mod alerts;
 mod chart;
+mod documents;
+mod examples;
 mod images;
 mod tools;
