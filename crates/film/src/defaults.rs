@@ -57,6 +57,9 @@ struct Wishes {
     fps: Option<u32>,
     negative_prompt: Option<String>,
     addnoise_condition: Option<f32>,
+    /// Read with the model's files, where it decides what the model is.
+    #[serde(rename = "kind")]
+    _kind: Option<serde::de::IgnoredAny>,
 }
 
 impl Defaults {
@@ -66,7 +69,8 @@ impl Defaults {
     /// # Errors
     /// When that file is there and cannot be read.
     pub fn of(model: &ModelFacts, path: &Path, has_image: bool) -> Result<Self, FilmError> {
-        let is_720p = model.name.contains("720");
+        // Not the digits alone, which a revision in the name may have.
+        let is_720p = model.name.to_ascii_lowercase().contains("720p");
         let (width, height, base) = if is_720p { (1280, 720, 121) } else { (960, 544, 97) };
         let forcing = model.kind == ModelKind::DiffusionForcing;
         let mut defaults = Self {

@@ -14,6 +14,7 @@ mod dtype;
 mod gemm;
 mod narrow;
 pub mod ops;
+mod quantize;
 mod simd;
 mod tensor;
 mod weight;
@@ -23,6 +24,7 @@ pub use dtype::DType;
 pub use ops::{
     Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, UpsampledConv,
 };
+pub use quantize::quantize;
 pub use simd::Isa;
 pub use tensor::Tensor;
 pub use weight::{Bytes, Weight, WeightError};

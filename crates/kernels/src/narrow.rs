@@ -32,7 +32,7 @@ fn f32_to_bf16(value: f32) -> u16 {
 
 /// IEEE half. What is too small for its exponents becomes subnormal by an addition that the processor
 /// rounds, what is too large infinite.
-fn f32_to_f16(value: f32) -> u16 {
+pub(crate) fn f32_to_f16(value: f32) -> u16 {
     let sign = (value.to_bits() >> 16) as u16 & 0x8000;
     let bits = value.to_bits() & 0x7fff_ffff;
     let half = if value.is_nan() {

@@ -16,6 +16,7 @@ Examples:
   longreel models pull                                    what longreel.lock says
   longreel models verify
   longreel models remove skyreels-v2-df-1.3b-540p
+  longreel models quantize skyreels-v2-df-14b-540p --to q8_0 -o df-14b-q8
 
 MODEL is a name such as skyreels-v2-df-1.3b-540p or wan2.1-t2v-14b, or OWNER/NAME, with @REVISION if
 wanted. Models lie in the cache of Hugging Face's own tools (HF_HUB_CACHE, HF_HOME) or ModelScope's
@@ -48,6 +49,8 @@ pub enum ModelsCommand {
     Pin(PinArgs),
     /// Make a model the one that `generate` and `serve` take when none is named
     Use(UseArgs),
+    /// Write a model again in fewer bits, with the error of each layer
+    Quantize(QuantizeArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -135,4 +138,40 @@ pub struct UseArgs {
     /// The model, a folder or file, or `demo`
     #[arg(value_name = "MODEL|PATH")]
     pub model: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TargetArg {
+    /// 8.5 bits a value (GGUF); hardly a difference
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a value (GGUF)
+    #[value(name = "q4_k")]
+    Q4K,
+    /// 8-bit floats with a scale for each matrix (safetensors)
+    Fp8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PartArg {
+    /// What denoises
+    Transformer,
+    /// What reads prompts
+    TextEncoder,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// The model, a folder or file, or `demo`
+    #[arg(value_name = "MODEL|PATH")]
+    pub model: PathBuf,
+    /// What the matrices become
+    #[arg(long, value_enum, ignore_case = true, value_name = "FORMAT")]
+    pub to: TargetArg,
+    /// A folder for a whole model, or a .gguf or .safetensors file for the transformer alone
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// What is quantised; the rest goes along as it is [default: transformer]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+    pub parts: Vec<PartArg>,
 }

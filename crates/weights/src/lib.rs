@@ -1,4 +1,5 @@
-//! What a checkpoint file says: every container and published layout, read as data, under one set of names.
+//! What a checkpoint file says: every container and published layout, read as data, under one set of names; and
+//! written again in fewer bits.
 //!
 //! The nouns:
 //! - [`TransformerConfig`], [`VaeConfig`], [`TextConfig`], [`ClipVisionConfig`]: a network's sizes, from
@@ -9,6 +10,7 @@
 //!
 //! - [`ModelFolder`]: a model, opened: its kind, its networks as configuration and source, its tokenizer.
 //!   [`inspect`] says the same for people, with what is missing.
+//! - [`quantize_model`]: a model written again in fewer bits.
 //! - [`Lora`]: a change to a transformer's weights, merged when they are taken.
 //!
 //! ```no_run
@@ -35,6 +37,7 @@ mod lora;
 mod names;
 mod network;
 mod published;
+mod quantize;
 mod revision;
 mod source;
 
@@ -48,5 +51,8 @@ pub use lora::Lora;
 pub use network::ExpectedTensor;
 pub use published::{
     PublishedModel, published_image_encoder, published_models, published_text_encoder,
+};
+pub use quantize::{
+    Quantized, QuantizedPart, QuantizedTensor, Target, quantize_model, quantized_bytes,
 };
 pub use source::TensorSource;

@@ -265,6 +265,17 @@ fn map(component: Component, style: Style, name: &str, blocks: &vae::ResidualBlo
     }
 }
 
+/// What the official code, or llama.cpp in text encoders, calls a tensor of a canonical name.
+pub(crate) fn original_name(component: Component, canonical: &str) -> String {
+    let table: &[(&str, &str)] = match component {
+        Component::Transformer => &TRANSFORMER,
+        Component::TextEncoder => &text::LLAMA_CPP,
+        Component::Vae | Component::ImageEncoder => &[],
+    };
+    let turned: Vec<(&str, &str)> = table.iter().map(|(from, to)| (*to, *from)).collect();
+    rename(&turned, canonical).unwrap_or_else(|| canonical.to_owned())
+}
+
 /// Cuts a tensor along its first axis into equal parts. One that cannot be cut keeps its own name, and is
 /// then reported as surplus beside the missing parts.
 fn split_rows(names: Vec<String>, tensor: &StoredTensor) -> Vec<(String, StoredTensor)> {

@@ -5,6 +5,7 @@ mod keep;
 mod list;
 mod progress;
 mod pull;
+mod quantize;
 mod search;
 
 use anyhow::Result;
@@ -34,6 +35,7 @@ pub fn models(
         ModelsCommand::Remove(args) => keep::remove(args, &place),
         ModelsCommand::Pin(args) => keep::pin(args, &place),
         ModelsCommand::Use(args) => default::choose(args, common, &place),
+        ModelsCommand::Quantize(args) => quantize::quantize(args, &place),
     }
 }
 

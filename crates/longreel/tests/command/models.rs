@@ -279,3 +279,32 @@ fn what_cannot_be_fetched_is_bad_input_with_a_way_out() {
         assert!(ran.stderr.contains(part), "{words:?}: no {part} in {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_quantised_model_makes_films_and_says_what_each_layer_lost() {
+    let (place, hub) = (Place::new(), hub());
+    let model = fixtures().join("models/df").display().to_string();
+    let events =
+        run(&place, &hub, &["models", "quantize", &model, "--to", "q8_0", "-o", "small", "--json"])
+            .expect_code(0)
+            .events();
+    let of = |name: &str| events.iter().filter(|e| e["event"] == name).collect::<Vec<_>>();
+    let done = of("quantized");
+    let (quantized, kept) = (done[0]["quantized"].as_u64(), done[0]["kept"].as_u64());
+    assert_eq!(of("tensor").len() as u64, quantized.expect("a number") + kept.expect("a number"));
+    assert!(done[0]["relative_l2"].as_f64() < Some(0.01), "{:?}", done[0]);
+    let mut words = vec!["generate", "A red circle moves.", "--model", "small", "-o", "film.mp4"];
+    words.extend(FILM);
+    run(&place, &hub, &words).expect_code(0);
+    for (words, part) in [
+        (vec!["models", "quantize", &model, "--to", "fp8", "-o", "x.gguf"], ".safetensors"),
+        (vec!["models", "quantize", &model, "--to", "q8_0", "-o", "small"], "there already"),
+        (
+            vec!["models", "quantize", "org/model", "--to", "q8_0", "-o", "y"],
+            "models pull org/model",
+        ),
+    ] {
+        let ran = run(&place, &hub, &words).expect_code(2);
+        assert!(ran.stderr.contains(part), "{words:?}: no {part} in {}", ran.stderr);
+    }
+}

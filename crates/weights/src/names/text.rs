@@ -24,7 +24,7 @@ const ORIGINAL: [(&str, &str); 12] = [
     ("blocks.{}.ffn.fc2", "encoder.block.{}.layer.1.DenseReluDense.wo"),
 ];
 
-const LLAMA_CPP: [(&str, &str); 12] = [
+pub(super) const LLAMA_CPP: [(&str, &str); 12] = [
     ("token_embd", "shared"),
     ("enc.output_norm", "encoder.final_layer_norm"),
     ("enc.blk.{}.attn_norm", "encoder.block.{}.layer.0.layer_norm"),
