@@ -14,6 +14,8 @@ use crate::report::{Line, Tenths, print_json};
 const WINDOW: Duration = Duration::from_secs(10);
 /// How often a program hears of bytes.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the live line is given to the screen, which draws it each time.
+const DRAW: Duration = Duration::from_millis(100);
 const BAR: u64 = 24;
 
 /// How far some bytes are.
@@ -99,7 +101,9 @@ pub struct Meter<'a> {
 struct State {
     amount: Amount,
     tenths: Tenths,
+    began: Instant,
     told: Instant,
+    drawn: Option<Instant>,
 }
 
 impl<'a> Meter<'a> {
@@ -107,7 +111,11 @@ impl<'a> Meter<'a> {
     pub fn new(place: &'a Place<'a>, what: &'static str, total: u64) -> Self {
         let now = Instant::now();
         let amount = Amount::new(what, total, now);
-        Self { place, state: Mutex::new(State { amount, tenths: Tenths::default(), told: now }) }
+        let tenths = Tenths::default();
+        Self {
+            place,
+            state: Mutex::new(State { amount, tenths, began: now, told: now, drawn: None }),
+        }
     }
 
     /// Bytes that took no time.
@@ -129,7 +137,7 @@ impl<'a> Meter<'a> {
     }
 
     fn show(&self, state: &mut State, now: Instant) {
-        let State { amount, tenths, told } = state;
+        let State { amount, tenths, began, told, drawn } = state;
         let whole = amount.done >= amount.total;
         let verbosity = self.place.verbosity;
         if now.saturating_duration_since(*told) >= TICK || whole {
@@ -147,9 +155,14 @@ impl<'a> Meter<'a> {
         if verbosity.quiet {
             return;
         }
+        let passed = tenths.passed(amount.percent() as usize, 100).is_some();
         if self.place.screen.is_live() {
-            self.place.screen.show(Some(Box::new(amount.clone())));
-        } else if tenths.passed(amount.percent() as usize, 100).is_some() {
+            if whole || drawn.is_none_or(|at| now.saturating_duration_since(at) >= DRAW) {
+                *drawn = Some(now);
+                self.place.screen.show(Some(Box::new(amount.clone())));
+            }
+        } else if passed && (whole || now.saturating_duration_since(*began) >= TICK) {
+            // What takes no time is told once.
             self.place.screen.say(&format!("{}: {}", amount.what, amount.text(now)));
         }
     }

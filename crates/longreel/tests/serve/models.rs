@@ -1,5 +1,7 @@
 //! Several models behind one address.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::program::{Place, film_words, fixtures};
@@ -115,6 +117,46 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
         match entry.file_type().expect("known").is_dir() {
             true => copy_folder(&entry.path(), &copy),
             false => drop(std::fs::copy(entry.path(), copy).expect("copied")),
+        }
+    }
+}
+
+#[test]
+fn a_fetched_model_is_served_under_its_repository_and_revision() {
+    let place = Place::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = place.path("cache/models--org--model");
+    copy(Path::new(&fixture_model(OTHER)), &repository.join("snapshots").join(commit));
+    std::fs::create_dir_all(repository.join("refs")).expect("writable");
+    std::fs::write(repository.join("refs/main"), commit).expect("writable");
+    let cache = place.path("cache").display().to_string();
+    let server = Server::start_among(
+        &place,
+        &[("HF_HUB_CACHE", cache.clone()), ("LONGREEL_WITH_MODEL", "org/model".to_owned())],
+    );
+    let name = format!("org/model@{}", &commit[..12]);
+    assert!(defaults_of(&server).contains(&(name.clone(), false)), "{:?}", defaults_of(&server));
+    let encoded = name.replace('/', "%2F").replace('@', "%40");
+    server.get(&format!("/v1/models/{encoded}")).expect(200);
+    let id = server.ask(&short(&name));
+    // As the command makes it: the film's record names the model.
+    let mut words = film_words(1, &[]);
+    let at = words.iter().position(|word| word == "--model").expect("a model is named");
+    words[at + 1] = "org/model".to_owned();
+    let made = place.command(&words).env("HF_HUB_CACHE", cache).output().expect("it starts");
+    assert!(made.status.success(), "{made:?}");
+    assert!(server.film(&id) == place.read("film.mp4"), "not the film of that model");
+    assert_eq!(server.video(&id)["model"], name.as_str());
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("writable");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let path = entry.expect("readable").path();
+        let to = to.join(path.file_name().expect("a name"));
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false => drop(std::fs::copy(&path, to).expect("writable")),
         }
     }
 }
