@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::FilmError;
 use crate::plan::ModelFacts;
 use crate::request::{
-    CacheChoice, Carry, FilmRequest, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
+    CacheChoice, Carry, FilmRequest, Finish, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
 };
 
 /// The negative prompt of the reference pipelines' examples and of the official script, for models
@@ -127,6 +127,7 @@ impl Defaults {
             carry: Carry::default(),
             solver: SolverChoice::default(),
             cache: CacheChoice::default(),
+            finish: Finish::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use longreel_models::{ClipPreprocess, ClipVision, Transformer, Vae};
+use longreel_models::{ClipPreprocess, ClipVision, Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{Lora, ModelFolder, ModelKind, WeightDtype};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,10 @@ pub struct EngineOptions {
     pub dtype: Option<WeightDtype>,
     /// Refuse a plan that needs more memory than is available.
     pub check_memory: bool,
+    /// Weights of a network that enlarges frames, where a film is to be larger than the model makes it;
+    /// Lanczos without one.
+    #[serde(default)]
+    pub upscaler: Option<PathBuf>,
 }
 
 impl EngineOptions {
@@ -48,6 +52,7 @@ impl EngineOptions {
             loras: Vec::new(),
             dtype: None,
             check_memory: true,
+            upscaler: None,
         }
     }
 }
@@ -58,6 +63,8 @@ pub struct Networks {
     pub transformer: Transformer,
     /// Encodes and decodes.
     pub vae: Vae,
+    /// Enlarges.
+    pub upscaler: Option<Upscaler>,
 }
 
 /// A model. Opening reads configurations and headers; weights are loaded by the first film and kept
@@ -77,6 +84,8 @@ impl Engine {
     /// When it is not a model of the family, or files of it are missing or damaged.
     pub fn open(options: &EngineOptions) -> Result<Self, FilmError> {
         let folder = ModelFolder::open(&options.model)?;
+        // It is small, and what is wrong with it is told before a weight of the others is loaded.
+        let upscaler = options.upscaler.as_deref().map(Upscaler::open).transpose()?;
         let folder = match options.dtype {
             Some(dtype) => folder.in_dtype(dtype),
             None => folder,
@@ -95,6 +104,7 @@ impl Engine {
             transformer_bytes: folder.transformer_bytes(),
             text_encoder_bytes: folder.text_encoder_bytes(),
             other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
+            upscaler_flops: upscaler.map_or(0.0, |upscaler| upscaler.flops_per_pixel()),
         };
         Ok(Self {
             options: options.clone(),
@@ -239,7 +249,9 @@ impl Engine {
                 now: self.facts.revision.clone(),
             });
         }
-        let same = |options: &EngineOptions| (options.loras.clone(), options.dtype);
+        let same = |options: &EngineOptions| {
+            (options.loras.clone(), options.dtype, options.upscaler.clone())
+        };
         if same(&file.engine) != same(&self.options) {
             let adaptation = |engine| Maker { facts: &self.facts, engine }.adaptation().to_string();
             return Err(FilmError::OtherEngine {
@@ -291,7 +303,8 @@ impl Engine {
         }
         let transformer = Transformer::load(&config, source)?;
         let (config, source) = self.folder.vae()?;
-        Ok(Networks { transformer, vae: Vae::load(&config, source)? })
+        let upscaler = self.options.upscaler.as_deref().map(Upscaler::open).transpose()?;
+        Ok(Networks { transformer, vae: Vae::load(&config, source)?, upscaler })
     }
 
     fn images(

@@ -36,6 +36,7 @@
 
 mod append;
 mod beginning;
+mod between;
 mod checkpoint;
 mod condition;
 mod defaults;
@@ -45,6 +46,7 @@ mod engine;
 mod error;
 mod estimate;
 mod events;
+mod finish;
 mod noise;
 mod outputs;
 mod peek;
@@ -71,7 +73,7 @@ pub use plan::{
     human_seconds, plan,
 };
 pub use request::{
-    CacheChoice, Carry, FilmRequest, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
+    CacheChoice, Carry, FilmRequest, Finish, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
 };
 pub use run::Outcome;
 pub use run_file::RunFile;

@@ -151,9 +151,38 @@ pub struct FilmRequest {
     pub solver: SolverChoice,
     /// Reuse between steps.
     pub cache: CacheChoice,
+    /// What is done to frames before they are encoded.
+    #[serde(default)]
+    pub finish: Finish,
+}
+
+/// What is done to frames between the model and the film's file. Dumps, pictures and drift are of the
+/// frames as the model makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finish {
+    /// The film's size in pixels, `[width, height]`, both even; that of the model's frames when `None`.
+    pub size: Option<[usize; 2]>,
+    /// Frames of the film for each one of the model, 1 to 8; those between are made from the motion.
+    pub frames: u32,
+}
+
+impl Default for Finish {
+    fn default() -> Self {
+        Self { size: None, frames: 1 }
+    }
 }
 
 impl FilmRequest {
+    /// Pixels of the film, `[width, height]`.
+    pub fn film_size(&self) -> [usize; 2] {
+        self.finish.size.unwrap_or([self.width, self.height])
+    }
+
+    /// Frames a second of the film.
+    pub fn film_fps(&self) -> u32 {
+        self.fps.saturating_mul(self.finish.frames.max(1))
+    }
+
     /// The prompt that holds for a segment whose first new pixel frame is `frame`, as an index into
     /// [`FilmRequest::prompts`].
     pub fn prompt_at(&self, frame: u64) -> usize {

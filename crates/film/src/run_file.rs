@@ -79,7 +79,13 @@ impl Maker<'_> {
         let names = self.engine.loras.iter().map(|(path, weight)| {
             (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), weight)
         });
-        json!({"loras": names.collect::<Vec<_>>(), "dtype": self.engine.dtype})
+        let upscaler = self.engine.upscaler.as_ref().and_then(|path| path.file_name());
+        let upscaler = upscaler.map(|name| name.to_string_lossy());
+        json!({
+            "loras": names.collect::<Vec<_>>(),
+            "dtype": self.engine.dtype,
+            "upscaler": upscaler,
+        })
     }
 }
 

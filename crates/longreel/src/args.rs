@@ -15,7 +15,7 @@ use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
 use crate::serve_args::{
     HEALTH_EXAMPLES, HealthArgs, KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs,
 };
-use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps};
+use crate::values::{Lora, PromptAt, Seeds, Size, Span, Timesteps, Upscale};
 
 /// Films of any length from a prompt, made on this machine.
 #[derive(Debug, Parser)]
@@ -276,6 +276,12 @@ pub struct PictureArgs {
     /// How an image or video of another size is fitted [default: crop]
     #[arg(long, value_enum)]
     pub fit: Option<Fit>,
+    /// Make the film larger than the model does: 1080p, 2x or WxH; by Lanczos, or by --upscaler
+    #[arg(long, value_name = "SIZE")]
+    pub upscale: Option<Upscale>,
+    /// Frames of the film for each one of the model: 2 doubles the frames a second
+    #[arg(long, value_name = "N")]
+    pub interpolate: Option<u32>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -373,6 +379,10 @@ pub struct ModelArgs {
     /// memory [default: as in the files, which are read as they are needed]
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<DtypeArg>,
+    /// Weights of a network that --upscale enlarges by: a .pth or .safetensors file of Real-ESRGAN's
+    /// compact kind, such as realesr-animevideov3.pth
+    #[arg(long, value_name = "FILE")]
+    pub upscaler: Option<PathBuf>,
     /// Start even when memory seems too small
     #[arg(long)]
     pub no_memory_check: Option<bool>,

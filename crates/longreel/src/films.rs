@@ -22,7 +22,7 @@ use crate::settings::{self, Ended};
 use crate::{demo, remake, schema};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 29] = [
     "addnoise_condition",
     "ar_step",
     "base_num_frames",
@@ -33,6 +33,7 @@ const KEYS: [&str; 27] = [
     "fit",
     "fps",
     "guidance_scale",
+    "interpolate",
     "negative_prompt",
     "num_frames",
     "overlap_history",
@@ -49,6 +50,7 @@ const KEYS: [&str; 27] = [
     "teacache",
     "teacache_thresh",
     "timesteps",
+    "upscale",
     "use_ret_steps",
 ];
 /// What a film may tell of itself, in bytes; a file carries a MiB, with room for what is quoted twice.
@@ -298,7 +300,13 @@ mod tests {
     fn films() -> TypedFilms {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
         let engine = EngineOptions::new(model);
-        let args = ModelArgs { model: None, lora: Vec::new(), dtype: None, no_memory_check: None };
+        let args = ModelArgs {
+            model: None,
+            lora: Vec::new(),
+            dtype: None,
+            upscaler: None,
+            no_memory_check: None,
+        };
         TypedFilms::open(&args, &engine, None).expect("a model")
     }
 

@@ -79,6 +79,15 @@ fn words(
         FitMode::Pad => flag("--fit", "pad".into()),
         FitMode::Stretch => flag("--fit", "stretch".into()),
     }
+    if let Some([width, height]) = request.finish.size {
+        flag("--upscale", format!("{width}x{height}"));
+    }
+    if let Some(upscaler) = &engine.upscaler {
+        flag("--upscaler", path(upscaler));
+    }
+    if request.finish.frames > 1 {
+        flag("--interpolate", request.finish.frames.to_string());
+    }
     if request.carry == Carry::Pixels {
         flag("--carry", "pixels".into());
     }
@@ -137,7 +146,7 @@ mod tests {
     use crate::resolve;
     use crate::settings;
     use clap::FromArgMatches;
-    use longreel_film::{Defaults, Encoding, TimedPrompt};
+    use longreel_film::{Defaults, Encoding, Finish, TimedPrompt};
     use longreel_media::Codec;
     use longreel_weights::WeightDtype;
 
@@ -168,11 +177,13 @@ mod tests {
             carry: Carry::Pixels,
             solver: SolverChoice::FewStep { timesteps: vec![1000, 500], renoise: false },
             cache: CacheChoice::TeaCache { threshold: 0.15, use_ret_steps: true },
+            finish: Finish { size: Some([224, 162]), frames: 3 },
         };
         let engine = EngineOptions {
             model: "m".into(),
             loras: vec![("a:b.safetensors".into(), -0.5)],
             dtype: Some(WeightDtype::Bf16),
+            upscaler: Some("up scaler.pth".into()),
             ..EngineOptions::new("m")
         };
         let outputs = Outputs {
@@ -222,6 +233,7 @@ mod tests {
         assert_eq!(args.model.lora[0].weight, -0.5);
         assert_eq!(args.model.lora[0].path, engine.loras[0].0);
         assert_eq!(args.model.dtype.map(Into::into), engine.dtype);
+        assert_eq!(args.model.upscaler, engine.upscaler);
         assert_eq!(crate::outputs::encoding(&args.output), outputs.encoding);
     }
 

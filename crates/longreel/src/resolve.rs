@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use longreel_film::{
-    CacheChoice, Carry, Defaults, FilmRequest, FitMode, Length, SolverChoice, StartFrom,
+    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, Length, SolverChoice, StartFrom,
     TimedPrompt,
 };
 
@@ -209,6 +209,10 @@ pub fn request(
             (Solver::Unipc | Solver::FewStep | Solver::FewStepEuler, _) => SolverChoice::UniPc,
         },
         cache: cache(args),
+        finish: Finish {
+            size: picture.upscale.map(|upscale| upscale.of([width, height])),
+            frames: picture.interpolate.unwrap_or(1),
+        },
     })
 }
 

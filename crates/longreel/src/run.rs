@@ -157,6 +157,7 @@ pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect(),
         dtype: args.dtype.map(Into::into),
         check_memory: args.no_memory_check != Some(true),
+        upscaler: args.upscaler.clone(),
     })
 }
 

@@ -18,6 +18,52 @@ pub struct Size {
     pub height: usize,
 }
 
+/// How much larger a film is than the model makes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Upscale {
+    /// The shorter side, in pixels.
+    Lines(usize),
+    /// So many times as wide and high.
+    Times(f64),
+    /// Width and height, in pixels.
+    To([usize; 2]),
+}
+
+impl Upscale {
+    /// The film's size, both sides even, for frames of `size`.
+    pub fn of(self, size: [usize; 2]) -> [usize; 2] {
+        let times = |times: f64| size.map(|side| (side as f64 * times / 2.0).round() as usize * 2);
+        match self {
+            Self::Lines(lines) => times(lines as f64 / size[0].min(size[1]).max(1) as f64),
+            Self::Times(factor) => times(factor),
+            Self::To(size) => size,
+        }
+    }
+}
+
+impl FromStr for Upscale {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lower = text.trim().to_ascii_lowercase();
+        let rule = "is lines such as 1080p, a factor such as 2x, or WIDTHxHEIGHT";
+        let number = |text: &str| text.parse::<usize>().ok().filter(|&n| (2..=16_384).contains(&n));
+        let parsed = match (lower.strip_suffix('p'), lower.strip_suffix('x'), lower.split_once('x'))
+        {
+            (Some(lines), ..) => number(lines).map(Self::Lines),
+            (_, Some(factor), _) => {
+                let factor = factor.parse().ok().filter(|factor| (1.0..=16.0).contains(factor));
+                factor.map(Self::Times)
+            }
+            (.., Some((width, height))) => {
+                number(width).zip(number(height)).map(|(width, height)| Self::To([width, height]))
+            }
+            _ => None,
+        };
+        parsed.ok_or_else(|| rule.to_owned())
+    }
+}
+
 impl FromStr for Size {
     type Err = String;
 

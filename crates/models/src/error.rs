@@ -31,6 +31,14 @@ pub enum ModelError {
         /// What it must hold.
         rule: String,
     },
+    /// A file is no upscaler that can be used.
+    #[error("the upscaler {file}: {problem}")]
+    Upscaler {
+        /// The file.
+        file: String,
+        /// What is wrong with it, and what can be used.
+        problem: String,
+    },
     /// A tokenizer file is not one, or cannot encode.
     #[error("the tokenizer {file} cannot be used: {reason}")]
     Tokenizer {

@@ -12,10 +12,12 @@ mod error;
 mod layers;
 mod text;
 mod transformer;
+mod upscaler;
 mod vae;
 
 pub use clip::{ClipPreprocess, ClipVision};
 pub use error::ModelError;
 pub use text::{Prompt, TextEncoder, Tokenizer, clean_prompt};
 pub use transformer::{Context, ContextOptions, ForwardOptions, Pass, Transformer};
+pub use upscaler::Upscaler;
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState};

@@ -136,7 +136,7 @@ impl Follower {
                     false
                 }
             };
-            let Some(key) = self.key.filter(|_| is_time) else { return None };
+            let key = self.key.filter(|_| is_time)?;
             self.shared.store.check_key(key).await.ok()?;
         }
     }

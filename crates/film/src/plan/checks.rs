@@ -13,6 +13,7 @@ const MAX_SIDE: usize = 8192;
 const MAX_PROMPT_BYTES: usize = 1 << 20;
 
 pub(super) fn check_values(request: &FilmRequest) -> Result<(), PlanError> {
+    check_finish(request)?;
     for (name, side) in [("width", request.width), ("height", request.height)] {
         if side == 0 || !side.is_multiple_of(16) || side > MAX_SIDE {
             let below = (side / 16 * 16).clamp(16, MAX_SIDE);
@@ -88,6 +89,51 @@ pub(super) fn check_values(request: &FilmRequest) -> Result<(), PlanError> {
             block,
             "must be between 1 and 1024 latent frames",
             format!("use {}", block.clamp(1, 1024)),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks what is done to frames before they are encoded.
+fn check_finish(request: &FilmRequest) -> Result<(), PlanError> {
+    let frames = request.finish.frames;
+    if !(1..=8).contains(&frames) {
+        let fix = format!("use {}", frames.clamp(1, 8));
+        return Err(PlanError::value("--interpolate", frames, "must be between 1 and 8", fix));
+    }
+    if request.film_fps() > 240 {
+        let most = 240 / request.fps.max(1);
+        return Err(PlanError::value(
+            "--interpolate",
+            frames,
+            format!("gives {} frames a second, and 240 is the most", request.film_fps()),
+            format!("use {most}"),
+        ));
+    }
+    let Some([width, height]) = request.finish.size else { return Ok(()) };
+    let shown = format!("{width}x{height}");
+    if width % 2 != 0 || height % 2 != 0 {
+        let fix = format!("use {}x{}", width.div_ceil(2) * 2, height.div_ceil(2) * 2);
+        return Err(PlanError::value("--upscale", shown, "both sides must be even", fix));
+    }
+    if width > MAX_SIDE || height > MAX_SIDE {
+        let fix = format!("use {}x{}", width.min(MAX_SIDE), height.min(MAX_SIDE));
+        return Err(PlanError::value(
+            "--upscale",
+            shown,
+            format!("a side is at most {MAX_SIDE}"),
+            fix,
+        ));
+    }
+    if width < request.width || height < request.height {
+        return Err(PlanError::value(
+            "--upscale",
+            shown,
+            format!(
+                "the model makes frames of {}x{}, which are larger",
+                request.width, request.height
+            ),
+            "leave it out, or make a smaller --size",
         ));
     }
     Ok(())

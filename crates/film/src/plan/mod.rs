@@ -49,6 +49,8 @@ pub struct ModelFacts {
     pub text_encoder_bytes: u64,
     /// Bytes of VAE and image encoder as stored.
     pub other_bytes: u64,
+    /// Operations of the learned upscaler for a pixel that it is given; 0 without one.
+    pub upscaler_flops: f64,
 }
 
 impl ModelFacts {

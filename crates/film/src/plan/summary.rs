@@ -122,7 +122,11 @@ pub(super) fn summarise(
         (None, Some((segment, _))) => segment.new_latents,
         (None, None) => 0,
     };
-    let decode = latents as f64 * decode_flops(&model.vae, height, width);
+    let mut decode = latents as f64 * decode_flops(&model.vae, height, width);
+    if request.finish.size.is_some() {
+        let shown = 4.0 * latents as f64 * f64::from(request.finish.frames);
+        decode += shown * model.upscaler_flops * (width * height) as f64;
+    }
     let rate = probe_flops_per_second();
     // Norms, memory traffic and the tail of each kernel cost about a third on top of the probe's.
     let expected_seconds = (flops + decode) / (rate * 0.7);
@@ -130,6 +134,7 @@ pub(super) fn summarise(
         Length::Frames(frames) => Some(frames),
         Length::Endless => None,
     };
+    let film_pixels = request.film_size().map(|side| side as u64).iter().product::<u64>();
     let counted = frames.unwrap_or(4 * latents as u64);
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
     let working = forward_bytes(&model.transformer, window * per_frame)
@@ -169,7 +174,7 @@ pub(super) fn summarise(
         memory_bytes: weights + working,
         available_bytes: available_memory_bytes(),
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
-        disk_bytes: counted * (width * height) as u64 / 8,
+        disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
         machine_flops_per_second: rate,
         expected_seconds,
         savings: savings(request, model, flops / (flops + decode)),

@@ -10,6 +10,7 @@ use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::drift::DriftMeter;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
+use crate::finish::finish;
 use crate::request::{Carry, StartFrom};
 
 impl Run<'_> {
@@ -146,6 +147,12 @@ impl Run<'_> {
 
     /// One frame into drift meter, contact sheet and file.
     pub(super) fn put(&mut self, frame: Frame) -> Result<(), FilmError> {
+        let request = self.plan.request();
+        let before = self.meter.last_frame().map(<[u8]>::to_vec);
+        let before =
+            before.map(|rgb| Frame::new(frame.width(), frame.height(), rgb)).transpose()?;
+        let upscaler = self.networks.upscaler.as_ref();
+        let finished = finish(&request.finish, upscaler, before.as_ref(), &frame)?;
         self.meter.push(frame.width() as usize, frame.rgb());
         if let Some(file) = self.appended.get_mut(SHEET)
             && self.progress.frames.is_multiple_of(sheet_step(self.plan.request()))
@@ -154,7 +161,8 @@ impl Run<'_> {
             let small = thumbnail(&frame, side)?;
             file.write(small.rgb()).map_err(FilmError::io("write", SHEET))?;
         }
-        self.writer.as_mut().expect("begin_film opened it").push(&frame)?;
+        let writer = self.writer.as_mut().expect("begin_film opened it");
+        finished.iter().try_for_each(|frame| writer.push(frame))?;
         self.progress.frames += 1;
         Ok(())
     }

@@ -241,8 +241,9 @@ impl<'a> Run<'a> {
 
 /// How the film's file is written.
 pub fn film_options(request: &FilmRequest, outputs: &Outputs) -> FilmOptions {
-    let rate = FrameRate::whole(request.fps);
-    let mut options = FilmOptions::new(request.width as u32, request.height as u32, rate);
+    let rate = FrameRate::whole(request.film_fps());
+    let [width, height] = request.film_size().map(|side| side as u32);
+    let mut options = FilmOptions::new(width, height, rate);
     options.codec = outputs.encoding.codec;
     options.crf = outputs.encoding.crf;
     options

@@ -1,8 +1,13 @@
 //! Activations.
 
+use rayon::prelude::*;
+
 use super::pointwise::for_each_piece;
 use crate::Tensor;
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
+
+/// Rows that a thread takes at a time.
+const PRELU_ROWS: usize = 256;
 
 /// What is applied to each value of a linear layer's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +28,26 @@ pub enum Activation {
 pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
     let isa = Isa::current();
     for_each_piece(x.data_mut(), |_, values| dispatch(isa, Activate { values, activation }));
+}
+
+/// PReLU (He et al. 2015): negative values of `x`, `[.., C]`, times the slope of their channel, of
+/// `slopes`, `[C]`.
+pub fn prelu_inplace(x: &mut Tensor, slopes: &[f32]) {
+    let channels = x.shape().last().copied().unwrap_or_default();
+    assert_eq!(
+        channels,
+        slopes.len(),
+        "prelu_inplace: {:?} with {} slopes",
+        x.shape(),
+        slopes.len()
+    );
+    x.data_mut().par_chunks_mut(channels * PRELU_ROWS).for_each(|rows| {
+        for row in rows.chunks_exact_mut(channels) {
+            for (value, slope) in row.iter_mut().zip(slopes) {
+                *value = if *value < 0.0 { *value * slope } else { *value };
+            }
+        }
+    });
 }
 
 struct Activate<'a> {

@@ -10,7 +10,7 @@ mod norm;
 mod per_frame;
 mod pointwise;
 
-pub use activation::{Activation, activate_inplace};
+pub use activation::{Activation, activate_inplace, prelu_inplace};
 pub use attention::{Attention, Mask, attention};
 pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
 pub use layout::{embedding, patchify, unpatchify};

@@ -139,7 +139,6 @@ fn answer(stream: &TcpStream, known: &Arc<(Mutex<Known>, Condvar)>) -> Option<()
                     (None, Some(job)) => ("200 OK".to_owned(), job.to_string()),
                     (None, None) => {
                         drop(changed.wait_timeout(known, HOLD).expect("no panic"));
-                        known = lock.lock().ok()?;
                         ("204 No Content".to_owned(), String::new())
                     }
                 }
@@ -147,7 +146,6 @@ fn answer(stream: &TcpStream, known: &Arc<(Mutex<Known>, Condvar)>) -> Option<()
             ("GET", "job-stop") => match known.stops.is_empty() {
                 true => {
                     drop(changed.wait_timeout(known, HOLD).expect("no panic"));
-                    known = lock.lock().ok()?;
                     ("204 No Content".to_owned(), String::new())
                 }
                 false => {

@@ -125,7 +125,7 @@ fn permute(
 
 /// Reads a safetensors file. Types without a format of ours (i32, u8) are kept as bytes: i32 under
 /// f32's size, u8 under fp8's.
-fn safetensors(path: &std::path::Path) -> HashMap<String, Weight> {
+pub fn safetensors(path: &std::path::Path) -> HashMap<String, Weight> {
     let file = std::fs::read(path).expect("safetensors");
     let header_len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header: HashMap<String, Value> = serde_json::from_slice(&file[8..8 + header_len]).unwrap();

@@ -47,7 +47,7 @@ pub async fn events(
         // What a browser understands as: do not come back.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let key = caller.key().map(|key| key.id.clone());
+    let key = caller.key().map(|key| key.id);
     let reader = Follower::new(&shared, job, after, key);
     let stream = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;

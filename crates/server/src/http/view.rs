@@ -33,7 +33,10 @@ pub fn video(job: &Job, queue_position: Option<u64>) -> Value {
         "prompt": job.asked.prompt,
         "prompts": job.prompts,
         "prompts_revision": job.prompts_revision,
-        "size": request.map(|r| format!("{}x{}", r.width, r.height)),
+        "size": request.map(|r| {
+            let [width, height] = r.film_size();
+            format!("{width}x{height}")
+        }),
         "seconds": request.and_then(seconds),
         "remixed_from_video_id": job.asked.parent.map(|parent| parent.job),
         "parent": job.asked.parent,
@@ -50,7 +53,7 @@ pub fn video(job: &Job, queue_position: Option<u64>) -> Value {
         "seed": job.asked.seed,
         "model_revision": job.asked.model_revision,
         "num_frames": job.asked.frames,
-        "fps": request.map(|r| r.fps),
+        "fps": request.map(FilmRequest::film_fps),
         "steps": request.map(|r| r.steps),
         "guidance_scale": request.map(|r| r.guidance_scale),
         "segments": job.progress.and_then(|p| p.segments),

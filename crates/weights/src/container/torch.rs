@@ -12,7 +12,8 @@ use crate::WeightsError;
 
 const FORMAT: &str = "PyTorch (zip)";
 /// Keys under which training programs keep the weights inside a larger dict.
-const WRAPPERS: [&str; 4] = ["state_dict", "model", "module", "model_state"];
+const WRAPPERS: [&str; 6] =
+    ["state_dict", "model", "module", "model_state", "params_ema", "params"];
 
 /// True for what `torch.save` wrote before version 1.6: a bare pickle, or a tar.
 pub(crate) fn is_legacy(bytes: &[u8]) -> bool {
