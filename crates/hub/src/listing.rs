@@ -155,7 +155,10 @@ impl Client {
     /// # Errors
     /// When the site cannot be reached or answers nonsense.
     pub fn search(&self, text: &str, limit: usize) -> Result<Vec<Hit>, HubError> {
-        let limit = limit.clamp(1, 100).to_string();
+        let limit = limit.clamp(1, 100);
+        // ModelScope gives no more than that at once.
+        let most = if self.site() == Site::ModelScope { 50 } else { limit };
+        let limit = limit.min(most).to_string();
         let url = match self.site() {
             Site::HuggingFace => self.address(
                 "api/models",
@@ -289,7 +292,8 @@ fn with_colon(said: &str) -> String {
 fn hit(entry: &Value) -> Option<Hit> {
     let id: RepoId = entry["id"].as_str()?.parse().ok()?;
     let tags = entry["tags"].as_array().into_iter().flatten();
-    let updated = entry["lastModified"].as_str().or_else(|| entry["last_modified"].as_str());
+    let updated = ["lastModified", "last_modified", "updated_at"];
+    let updated = updated.iter().find_map(|key| entry[key].as_str());
     Some(Hit {
         id: id.to_string(),
         downloads: entry["downloads"].as_u64().unwrap_or(0),

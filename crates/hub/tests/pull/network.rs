@@ -224,3 +224,52 @@ fn a_search_gives_what_has_a_name() {
     assert!(hits[1].gated && !hits[0].gated);
     assert_eq!(COMMIT.len(), 40);
 }
+
+#[test]
+fn modelscope_is_searched_too() {
+    let (hub, _) = small_repository();
+    let place = Place::new(Site::ModelScope, &hub, &[]);
+    let client = Client::new(place.settings.clone()).expect("a client");
+    let hits = client.search("wan", 20).expect("found");
+    assert_eq!(hits.len(), 1);
+    assert_eq!((hits[0].id.as_str(), hits[0].downloads), ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 7));
+    assert!(hits[0].updated.is_some());
+}
+
+#[test]
+fn a_list_that_is_none_is_an_error_and_writes_nothing() {
+    let (hub, _) = small_repository();
+    let sha = format!("\"sha\": \"{COMMIT}\"");
+    let hash = "0".repeat(40);
+    for (list, part) in [
+        ("<html>sign in to this network</html>".to_owned(), "no JSON"),
+        ("[]".to_owned(), "without a commit"),
+        ("{\"sha\": \"../..\", \"siblings\": []}".to_owned(), "without a commit"),
+        (format!("{{{sha}}}"), "without files"),
+        (format!("{{{sha}, \"siblings\": [1]}}"), "no name"),
+        (format!("{{{sha}, \"siblings\": []}}"), "holds no weights"),
+        (
+            format!("{{{sha}, \"siblings\": [{{\"rfilename\": \"a.gguf\", \"size\": 5}}]}}"),
+            "without the hash",
+        ),
+        (
+            format!(
+                "{{{sha}, \"siblings\": [{{\"rfilename\": \"a.gguf\", \"blobId\": \"{hash}\"}}]}}"
+            ),
+            "without the size",
+        ),
+        (
+            format!(
+                "{{{sha}, \"siblings\": [{{\"rfilename\": \"a.gguf\", \"size\": 5, \"blobId\": \"../x\"}}]}}"
+            ),
+            "without the hash",
+        ),
+        ("[".repeat(100_000), "no JSON"),
+    ] {
+        hub.with(|state| state.list = Some(list.clone()));
+        let place = Place::new(Site::HuggingFace, &hub, &[]);
+        let message = place.pull(&[]).expect_err(part).to_string();
+        assert!(message.contains(part), "no {part} in {message}");
+        assert!(place.names().is_empty(), "{part}: {:?}", place.names());
+    }
+}

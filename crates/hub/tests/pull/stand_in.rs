@@ -53,6 +53,8 @@ pub struct State {
     pub elsewhere: Option<String>,
     /// What is answered to every call for the list, instead of it.
     pub refuse: Option<(u16, String)>,
+    /// What is answered instead of a list.
+    pub list: Option<String>,
     /// Instead of the sizes of files.
     pub sizes: HashMap<String, u64>,
     /// Names that the list has besides.
@@ -192,12 +194,20 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if let Some((status, text)) = &state.refuse {
         return answer(stream, *status, text, b"{\"error\":\"no\"}");
     }
+    if let Some(list) = &state.list {
+        return answer(stream, 200, "content-type: application/json\r\n", list.as_bytes());
+    }
     let list: Value = if path.contains("/repo/files") {
         modelscope(&state)
     } else if path.contains("/tree/") {
         tree(&state)
     } else if path.starts_with("/api/models/") {
         hugging_face(&state)
+    } else if path == "/openapi/v1/models" {
+        json!({"success": true, "data": {"total_count": 1, "models": [
+            {"id": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "downloads": 7, "likes": 1, "tags": [],
+             "updated_at": "2025-04-01T00:00:00Z"},
+        ]}})
     } else if path == "/api/models" {
         json!([
             {"id": "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers", "downloads": 3880, "likes": 2,

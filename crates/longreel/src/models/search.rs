@@ -103,10 +103,12 @@ fn can_run(hit: &Hit) -> bool {
         return false;
     }
     let is_pipeline = hit.tags.iter().any(|tag| PIPELINES.contains(&tag.as_str()));
+    // ModelScope tells no pipelines.
+    let parts = ["gguf", "comfy", "diffusers"];
     let is_family = name.contains("skyreels-v2") || name.contains("wan2.1");
     is_pipeline
         || short_name(&hit.id).is_some()
-        || (is_family && (name.contains("gguf") || name.contains("comfy")))
+        || (is_family && parts.iter().any(|part| name.contains(part)))
 }
 
 #[cfg(test)]
