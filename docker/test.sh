@@ -6,6 +6,8 @@
 #   docker/test.sh                 with the engine that answers, else one that it starts and ends itself
 #   KEEP=1 docker/test.sh          leaves its engine and images, so that a second run is quick
 #   SCRATCH=/big/disk docker/test.sh
+#   docker/test.sh gpu             besides, the image for cards; where NVIDIA's is not reached, its libraries come
+#                                  from NVIDIA's packages for Python (1.7 GB)
 #
 # Where Docker Hub is not reached, both base images are made here: Debian by debootstrap, the toolchain
 # from that and the Rust of this machine.
@@ -29,7 +31,7 @@ engine=""
 finish() {
     local code=$?
     [ "$code" -eq 0 ] || compose logs --tail 40 2>/dev/null || true
-    compose down --volumes --timeout 5 >/dev/null 2>&1 || true
+    compose --profile monitoring --profile cpu down --volumes --timeout 5 >/dev/null 2>&1 || true
     if [ -n "$engine" ] && [ -z "${KEEP:-}" ]; then
         kill "$engine" 2>/dev/null || true
         while kill -0 "$engine" 2>/dev/null; do sleep 0.2; done
@@ -185,6 +187,54 @@ call "$base/download/$whole" | cmp - "$scratch/whole.mp4" || fail "the first fil
 finished "$last"
 docker exec "$container" test -s /app/logs/access.log || fail "there is no access.log"
 ! compose logs longreel | grep -q 'API key, shown this once' || fail "a second first key"
+
+say "monitoring: Prometheus reads with a key of its own"
+if ! docker pull -q "${PROMETHEUS_IMAGE:-prom/prometheus:v3.5.0}" >/dev/null 2>&1; then
+    export PROMETHEUS_IMAGE=longreel-test/prometheus
+    # Debian's, where Docker Hub is not reached.
+    has "$PROMETHEUS_IMAGE" || docker build --quiet --network host --tag "$PROMETHEUS_IMAGE" - >/dev/null <<EOF
+FROM $BASE_IMAGE
+RUN apt-get update && apt-get install -y --no-install-recommends prometheus \\
+    && mkdir -p /prometheus && chown 65534:65534 /prometheus
+USER 65534
+VOLUME /prometheus
+ENTRYPOINT ["/usr/bin/prometheus"]
+EOF
+fi
+export PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090}
+compose --profile monitoring up -d --no-build prometheus
+watched() { curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlencode 'query=up{job="longreel"} == 1' | grep -q films:8000; }
+for _ in $(seq 60); do watched && break || sleep 1; done
+watched || { compose --profile monitoring logs --tail 20 prometheus monitoring-key; fail "Prometheus does not read /metrics"; }
+curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/rules" | grep -q LongreelOutOfMemory || fail "Prometheus has no alert rules"
+docker exec "$container" longreel keys list | grep -q 'prometheus of monitoring' || fail "there is no key of Prometheus"
+
+if [ "${1:-}" = gpu ]; then
+    say "the image for cards"
+    if ! docker pull -q nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04 >/dev/null 2>&1; then
+        export CUDA_IMAGE=longreel-test/cuda:12.9
+        if ! has "$CUDA_IMAGE"; then
+            rm -rf "$scratch/cuda" && mkdir -p "$scratch/cuda/wheels"
+            python3 -m pip download -q --no-deps -d "$scratch/cuda/wheels" 'nvidia-cublas-cu12==12.9.*' \
+                'nvidia-cuda-nvrtc-cu12==12.9.*' 'nvidia-cuda-runtime-cu12==12.9.*' 'nvidia-cudnn-cu12==9.10.*' nvidia-nccl-cu12
+            for wheel in "$scratch"/cuda/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$scratch/cuda/files"; done
+            mkdir -p "$scratch/cuda/lib64"
+            mv "$scratch"/cuda/files/nvidia/*/lib/*.so* "$scratch/cuda/lib64/"
+            rm -rf "$scratch/cuda/wheels" "$scratch/cuda/files"
+            printf 'FROM %s\nCOPY lib64 /usr/local/cuda/lib64\n' "$BASE_IMAGE" >"$scratch/cuda/Dockerfile"
+            docker build --quiet --tag "$CUDA_IMAGE" "$scratch/cuda" >/dev/null
+            rm -rf "$scratch/cuda"
+        fi
+    fi
+    TMPDIR=$scratch docker/build.sh gpu
+    bytes=$(docker image inspect longreel:gpu --format '{{.Size}}')
+    [ "$bytes" -lt 4000000000 ] || fail "the image takes $bytes bytes, more than 4 GB"
+    found=$(docker run --rm --entrypoint ldconfig longreel:gpu -p)
+    for library in libcudart.so.12 libnvrtc.so.12 libcublas.so.12 libcublasLt.so.12 libcudnn.so.9 libnccl.so.2; do
+        printf %s "$found" | grep -q "$library " || fail "the image has no $library"
+    done
+    docker run --rm longreel:gpu --version
+fi
 
 say "done"
 docker images longreel --format '{{.Repository}}:{{.Tag}} {{.Size}}'

@@ -77,6 +77,17 @@ pub enum Command {
     #[command(after_help = "Examples:\n  longreel doctor\n  longreel doctor --lang zh\n  \
         longreel doctor --fix --data /srv/films")]
     Doctor(DoctorArgs),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Examples:\n  longreel completions bash > ~/.local/share/bash-completion/completions/longreel\n  \
+        longreel completions zsh > ~/.zfunc/_longreel\n  \
+        longreel completions fish > ~/.config/fish/completions/longreel.fish"
+    )]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = "Examples:\n  longreel man | man -l -\n  \
+        longreel man -o ~/.local/share/man/man1")]
+    Man(ManArgs),
     /// Make films as `serve` says on stdin
     #[command(hide = true)]
     Worker,
@@ -426,6 +437,20 @@ pub struct ResumeArgs {
     /// The film that was interrupted
     #[arg(value_name = "FILM")]
     pub film: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Folder for the pages of all commands
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod health;
 mod inspect;
 mod interrupt;
 mod keys;
+mod manual;
 mod model_name;
 mod models;
 mod models_args;
@@ -83,6 +84,8 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Plan(args) => run::plan(args, verbosity),
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),
+        Command::Completions(args) => manual::completions(args.shell),
+        Command::Man(args) => manual::man(args.output.as_deref()),
         Command::Health(args) => health::health(args, verbosity),
         Command::Doctor(args) => doctor::doctor(args, &cli.common),
         Command::Worker => serve::work(),

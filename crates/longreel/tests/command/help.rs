@@ -70,6 +70,47 @@ fn shell_words(line: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_shell_completes_commands_flags_and_values() {
+    let place = Place::new();
+    for shell in ["zsh", "fish", "powershell", "elvish"] {
+        let script = place.run(&["completions", shell]).expect_code(0).stdout;
+        assert!(script.contains("generate") && script.contains("overlap-history"), "{shell}");
+    }
+    let script = place.run(&["completions", "bash"]).expect_code(0).stdout;
+    place.write("longreel.bash", script);
+    if std::process::Command::new("bash").arg("--version").output().is_err() {
+        println!("skipped: there is no bash");
+        return;
+    }
+    let completed = |words: &str, last: usize| -> String {
+        let asked = format!(
+            "source longreel.bash; COMP_WORDS=({words}); COMP_CWORD={last}; \
+             _longreel longreel \"${{COMP_WORDS[{last}]}}\" \
+             \"${{COMP_WORDS[{last} - 1]}}\"; echo ${{COMPREPLY[*]}}",
+        );
+        let mut bash = std::process::Command::new("bash");
+        let output = bash.args(["-c", &asked]).current_dir(place.path("")).output();
+        String::from_utf8_lossy(&output.expect("it was run before").stdout).into_owned()
+    };
+    assert_eq!(completed("longreel pla", 1).trim(), "plan");
+    assert!(completed("longreel generate --over", 2).contains("--overlap-history"));
+    assert!(completed("longreel generate --solver ''", 3).contains("unipc"));
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let place = Place::new();
+    let page = place.run(&["man"]).expect_code(0).stdout;
+    assert!(page.contains(".TH longreel 1") && page.contains("LONGREEL"), "{page}");
+    place.run(&["man", "--output", "pages"]).expect_code(0);
+    let generate = String::from_utf8(place.read("pages/longreel-generate.1")).expect("text");
+    assert!(generate.contains("overlap\\-history"), "{generate}");
+    place.write("file", "");
+    let ran = place.run(&["man", "-o", "file/pages"]).expect_code(2);
+    assert!(ran.stderr.contains("--output file/pages"), "{}", ran.stderr);
+}
+
+#[test]
 fn the_version_is_printed() {
     let ran = Place::new().run(&["--version"]).expect_code(0);
     assert_eq!(ran.stdout.trim(), concat!("longreel ", env!("CARGO_PKG_VERSION")));
