@@ -5,6 +5,7 @@
 #
 #   docker/test.sh                 with the engine that answers, else one that it starts and ends itself
 #   KEEP=1 docker/test.sh          leaves its engine and images, so that a second run is quick
+#   SKIP_BUILD=1 docker/test.sh    with the image that is there
 #   SCRATCH=/big/disk docker/test.sh
 #   docker/test.sh gpu             besides, the image for cards; where NVIDIA's is not reached, its libraries come
 #                                  from NVIDIA's packages for Python (1.7 GB)
@@ -106,7 +107,7 @@ fi
 docker images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 
 say "build"
-TMPDIR=$scratch docker/build.sh cpu
+if [ -z "${SKIP_BUILD:-}" ] || ! has longreel:cpu; then TMPDIR=$scratch docker/build.sh cpu; fi
 bytes=$(docker image inspect longreel:cpu --format '{{.Size}}')
 [ "$bytes" -lt 150000000 ] || fail "the image takes $bytes bytes, more than 150 MB"
 inspect() { docker image inspect longreel:cpu --format "$1"; }
