@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use longreel_jobs::{Limits, OwnerLimits, RateLimit, Retention, SigningSecret};
 use longreel_server::log::ACCESS;
 use longreel_server::{
-    AccessOptions, Films, Origins, RunPodOptions, ServeError, ServeOptions, WorkerCommand,
+    AccessOptions, Films, NotifyOptions, Origins, RunPodOptions, ServeError, ServeOptions, Topic,
+    WorkerCommand,
 };
 use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
@@ -33,6 +34,10 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 pub const DATA: &str = "longreel-data";
 /// The variable that holds the secret of webhooks, where no file does.
 const WEBHOOK_SECRET: &str = "LONGREEL_WEBHOOK_SECRET";
+/// How long a film may wait, in seconds, until people are told.
+const QUEUE_TOLD: f64 = 3600.0;
+/// How little room on the disk people are told of.
+const DISK_TOLD: u64 = 5 << 30;
 const WORKER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a key may call that was made without a rate of its own.
 const RATE: Rate = Rate { per_minute: 1_200, burst: 300 };
@@ -64,6 +69,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
             max_total_bytes: args.keep_bytes.map(|Bytes(bytes)| bytes),
         },
         webhook_secret: webhook_secret(args.webhook_secret_file.as_deref())?,
+        notify: notify(args)?,
         runpod: RunPodOptions::of_environment(|name| std::env::var(name).ok())
             .map_err(bad_input)?,
         allow_private: args.allow_private_webhooks == Some(true),
@@ -198,6 +204,21 @@ pub fn webhook_secret(file: Option<&Path>) -> Result<Option<SigningSecret>> {
             "--webhook-secret-file and {WEBHOOK_SECRET} contradict each other; keep one"
         ))),
     }
+}
+
+fn notify(args: &ServeArgs) -> Result<NotifyOptions> {
+    let queue = match args.notify_queue {
+        None => QUEUE_TOLD,
+        Some(Span::Seconds(seconds)) if (1.0..=31_536_000.0).contains(&seconds) => seconds,
+        Some(_) => return Err(bad_input("--notify-queue: it can be 1s to 365d; 1h is usual")),
+    };
+    let usual = [Topic::Failed, Topic::Worker, Topic::Disk, Topic::Queue];
+    Ok(NotifyOptions {
+        receivers: args.notify.clone(),
+        topics: if args.notify_on.is_empty() { usual.to_vec() } else { args.notify_on.clone() },
+        queue_ms: (queue * 1000.0) as i64,
+        disk_bytes: args.notify_disk.map_or(DISK_TOLD, |Bytes(bytes)| bytes),
+    })
 }
 
 fn patience(typed: Option<Span>) -> Result<Duration> {

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
+use longreel_server::{Receiver, Topic};
 
 use crate::amounts::{Bytes, Days, Rate};
 use crate::args::ModelArgs;
@@ -109,8 +111,30 @@ pub struct ServeArgs {
     /// Call addresses that clients give even where they lead to this machine and its neighbours
     #[arg(long, help_heading = "Webhooks")]
     pub allow_private_webhooks: Option<bool>,
+    /// Tell people what happens, at an address of Slack, Feishu, DingTalk, WeCom (#SECRET at its end
+    /// where the bot has one), or any other that takes JSON; may be given many times
+    #[arg(long, value_name = "[KIND+]URL", help_heading = "Messages")]
+    pub notify: Vec<Receiver>,
+    /// What is told [default: failed worker disk queue]
+    #[arg(long, value_name = "TOPIC", help_heading = "Messages", value_delimiter = ',',
+        value_parser = topics())]
+    pub notify_on: Vec<Topic>,
+    /// A film that waits longer than this is told [default: 1h]
+    #[arg(long, value_name = "TIME", help_heading = "Messages")]
+    pub notify_queue: Option<Span>,
+    /// Less room on the disk than this is told [default: 5GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Messages")]
+    pub notify_disk: Option<Bytes>,
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+/// Topics by name.
+fn topics() -> impl TypedValueParser<Value = Topic> {
+    PossibleValuesParser::new(Topic::ALL.map(Topic::as_str)).map(|name| {
+        let topic = Topic::ALL.into_iter().find(|topic| topic.as_str() == name);
+        topic.unwrap_or(Topic::Failed)
+    })
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,7 @@ use crate::http;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::notify::{self, Notifier, NotifyOptions};
 use crate::process::WorkerCommand;
 use crate::runpod::{self, RunPodOptions};
 use crate::shared::{Ending, Shared, Slots, remove_folder};
@@ -66,6 +67,8 @@ pub struct ServeOptions {
     pub retention: Retention,
     /// Signs webhooks; `None` is a secret of the data folder, made when it is missing.
     pub webhook_secret: Option<SigningSecret>,
+    /// Who is told of what happens to the service.
+    pub notify: NotifyOptions,
     /// Where jobs come from beside HTTP, on RunPod.
     pub runpod: Option<RunPodOptions>,
     /// Call addresses that clients give even where they lead to this machine and its neighbours.
@@ -173,6 +176,7 @@ pub async fn serve(
     let models = Models::new(served, data.join("default-model")).map_err(ServeError::SameName)?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|cause| ServeError::Listen { address, cause })?;
+    let (notifier, outbox) = Notifier::new(options.notify);
     let shared = Arc::new(Shared {
         store: Arc::new(store.clone()),
         artifacts,
@@ -191,6 +195,7 @@ pub async fn serve(
         access,
         body_bytes: options.body_bytes,
         retention: options.retention,
+        notifier,
         fetcher: Fetcher::new(options.allow_private),
         webhook_secret,
     });
@@ -210,6 +215,9 @@ pub async fn serve(
     }
     let upkeep = tokio::spawn(upkeep::run(shared.clone()));
     let webhooks = tokio::spawn(webhooks::run(shared.clone()));
+    if let Some(outbox) = outbox {
+        helpers.spawn(notify::run(shared.clone(), outbox));
+    }
     if let Some(runpod) = options.runpod {
         helpers.spawn(runpod::run(shared.clone(), runpod));
     }

@@ -13,6 +13,7 @@ use crate::films::Resolved;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::notify::Notifier;
 use crate::process::WorkerCommand;
 use crate::traces::Traces;
 
@@ -55,6 +56,8 @@ pub struct Shared {
     pub retention: Retention,
     /// Calls addresses that clients gave.
     pub fetcher: Fetcher,
+    /// Tells those who run the server.
+    pub notifier: Notifier,
     /// Signs webhooks.
     pub webhook_secret: SigningSecret,
 }
@@ -82,6 +85,7 @@ impl Shared {
     pub async fn ended(&self, job: &Job) {
         let resolved = Resolved::of(job).ok();
         let fps = resolved.map(|resolved| f64::from(resolved.request.fps.max(1)));
+        self.notifier.ended(job);
         self.metrics.ended(job, fps.map(|fps| job.frames_done as f64 / fps));
         if self.traces.is_on() {
             // Without the segments of a very long film there is still the film.

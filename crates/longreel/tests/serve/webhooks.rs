@@ -191,3 +191,30 @@ fn a_secret_of_ones_own_is_used_and_a_wrong_one_refused() {
         ran.stderr
     );
 }
+
+#[test]
+fn those_who_run_the_server_are_told_of_what_they_asked_for_in_their_chats_way() {
+    let place = Place::new();
+    let (plain, feishu) = (Receiver::new(), Receiver::new());
+    let chat = format!("feishu+{}#secret", feishu.url());
+    let words = ["--notify", &plain.url(), "--notify", &chat, "--notify-on", "completed,failed"];
+    let model = model();
+    let words: Vec<&str> = words.into_iter().chain(["--model", &model]).collect();
+    let server = Server::start_with(&place, &words);
+    let id = server.ask(&asked(1));
+    // The first try fails, the second gets there.
+    let refused = plain.take("503 Service Unavailable");
+    assert!(refused.head.starts_with("POST /hook?for=films "), "{}", refused.head);
+    let message: Value = serde_json::from_slice(&plain.take("200 OK").body).expect("JSON");
+    assert_eq!((&message["topic"], &message["video"]), (&json!("completed"), &json!(id)));
+    assert!(message["text"].as_str().expect("a text").contains("17 frames"), "{message}");
+    let message: Value = serde_json::from_slice(&feishu.take("200 OK").body).expect("JSON");
+    assert_eq!(message["msg_type"], "text");
+    assert!(message["content"]["text"].as_str().expect("a text").contains("已完成"), "{message}");
+    assert!(message["sign"].is_string() && message["timestamp"].is_string(), "{message}");
+    // A chat's address lets whoever has it write there.
+    assert!(!server.log().contains(&plain.url()), "{}", server.log());
+
+    let ran = place.run(&["serve", "--notify", "teams+https://example.com"]).expect_code(2);
+    assert!(ran.stderr.contains("slack, feishu, dingtalk, wecom"), "{}", ran.stderr);
+}

@@ -86,6 +86,7 @@ impl Assignment<'_> {
     pub(super) async fn gone(mut self, Death { cause, reason }: Death) -> Finished {
         tracing::error!(job = %self.job.id, reason, "a worker died");
         self.shared.metrics.death(cause);
+        self.shared.notifier.death(&self.job, &reason);
         self.hand_back(HandBack::Died { reason: reason.clone() }).await;
         Finished::WorkerGone(reason)
     }
