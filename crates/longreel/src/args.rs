@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use longreel_weights::WeightDtype;
 
 use crate::doctor::DoctorArgs;
+use crate::enhancer::EnhancerArgs;
 use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
 use crate::serve_args::{
     HEALTH_EXAMPLES, HealthArgs, KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs,
@@ -229,6 +230,8 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub speed: SpeedArgs,
     #[command(flatten)]
+    pub enhancer: EnhancerArgs,
+    #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -246,6 +249,9 @@ pub struct PromptArgs {
     /// What the film should not show [default: the model's own]
     #[arg(long, value_name = "TEXT")]
     pub negative_prompt: Option<String>,
+    /// Have a language model write longer prompts of them first; see --enhancer-url
+    #[arg(long)]
+    pub enhance_prompt: Option<bool>,
     /// Another prompt from a time on, such as 4s:"a dog"; may be given many times
     #[arg(long, value_name = "TIME:PROMPT")]
     pub prompt_at: Vec<PromptAt>,

@@ -17,12 +17,13 @@ use longreel_server::{Film, Films, Inputs, Memory, ModelInfo, Refusal};
 use serde_json::{Map, Value};
 
 use crate::args::{Command, GenerateArgs, ModelArgs};
+use crate::enhancer::{Enhancer, EnhancerArgs};
 use crate::resolve;
 use crate::settings::{self, Ended};
 use crate::{demo, remake, schema};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "addnoise_condition",
     "ar_step",
     "base_num_frames",
@@ -30,6 +31,7 @@ const KEYS: [&str; 29] = [
     "causal_attention",
     "causal_block_size",
     "easycache",
+    "enhance_prompt",
     "fit",
     "fps",
     "guidance_scale",
@@ -55,6 +57,9 @@ const KEYS: [&str; 29] = [
 ];
 /// What a film may tell of itself, in bytes; a file carries a MiB, with room for what is quoted twice.
 const TOLD_BYTES_MAX: usize = 400 << 10;
+/// What is told where nobody can be asked.
+const NO_ENHANCER: &str = "enhance_prompt: this server has no language model to ask; leave it out, or have \
+                           it started with --enhancer-url and --enhancer-model";
 /// The name of a film in the command that its metadata keeps.
 const FILM: &str = "film.mp4";
 
@@ -67,13 +72,19 @@ pub struct TypedFilms {
     model: ModelArgs,
     engine: EngineOptions,
     config: Option<PathBuf>,
+    enhancer: EnhancerArgs,
     /// Memory before any model was loaded.
     memory_bytes: Option<u64>,
 }
 
 impl TypedFilms {
     /// Reads what the model says of itself; loads nothing.
-    pub fn open(model: &ModelArgs, engine: &EngineOptions, config: Option<&Path>) -> Result<Self> {
+    pub fn open(
+        model: &ModelArgs,
+        engine: &EngineOptions,
+        config: Option<&Path>,
+        enhancer: &EnhancerArgs,
+    ) -> Result<Self> {
         let opened = Engine::open(engine)?;
         let facts = opened.facts().clone();
         let info = ModelInfo {
@@ -93,6 +104,7 @@ impl TypedFilms {
             model: model.clone(),
             engine: engine.clone(),
             config: config.map(Path::to_path_buf),
+            enhancer: enhancer.clone(),
             memory_bytes: available_memory_bytes(),
         })
     }
@@ -166,8 +178,19 @@ impl Films for TypedFilms {
             Some(_) => &self.image_defaults,
             None => &self.info.defaults,
         };
-        let request = resolve::request(&args, defaults, &checked, take)
+        let mut request = resolve::request(&args, defaults, &checked, take)
             .map_err(|e| clients(&format!("{e:#}")))?;
+        if args.prompt.enhance_prompt == Some(true) {
+            // What cannot work is told before anybody is asked.
+            self.planned(request.clone())?;
+            let enhancer = Enhancer::new(&self.enhancer).map_err(|_| clients(NO_ENHANCER))?;
+            enhancer.enhance(&mut request).map_err(|error| {
+                tracing::warn!(error = format!("{error:#}"), "a prompt could not be enhanced");
+                let detail = "the language model that enhances prompts does not answer; ask without \
+                              enhance_prompt, or later";
+                Refusal { code: "enhancer_failed", detail: detail.into(), is_clients: true }
+            })?;
+        }
         let mut film = self.planned(request)?;
         if let Some(folder) = &inputs.folder {
             check_inputs(&film.plan, folder).map_err(|e| {
@@ -307,7 +330,7 @@ mod tests {
             upscaler: None,
             no_memory_check: None,
         };
-        TypedFilms::open(&args, &engine, None).expect("a model")
+        TypedFilms::open(&args, &engine, None, &EnhancerArgs::default()).expect("a model")
     }
 
     fn film(asked: Value) -> Result<Film, Refusal> {

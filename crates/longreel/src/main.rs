@@ -7,6 +7,7 @@ mod amounts;
 mod args;
 mod demo;
 mod doctor;
+mod enhancer;
 mod films;
 mod health;
 mod inspect;

@@ -11,6 +11,7 @@ use longreel_film::{
 use longreel_hub::HubError;
 
 use crate::args::{GenerateArgs, ModelArgs};
+use crate::enhancer::Enhancer;
 use crate::interrupt::Interrupts;
 use crate::model_name::{Located, locate};
 use crate::outcome::{BadInput, EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED};
@@ -24,6 +25,10 @@ const ANY_PROMPT: &str = "any prompt";
 
 /// Makes films.
 pub fn generate(args: &GenerateArgs, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+    let enhancer = match args.prompt.enhance_prompt {
+        Some(true) => Some(Enhancer::new(&args.enhancer)?),
+        _ => None,
+    };
     let session = Session::open(args, resolve::check(args, &mut resolve::random_seed)?)?;
     let films = session.films()?;
     let mut reporter = Reporter::new(verbosity, screen.clone());
@@ -32,7 +37,10 @@ pub fn generate(args: &GenerateArgs, verbosity: Verbosity, screen: &Screen) -> R
     let Session { args, mut engine, checked, options, defaults } = session;
     let count = films.len();
     for (index, (take, mut outputs)) in checked.takes.iter().zip(films).enumerate() {
-        let request = resolve::request(args, &defaults, &checked, take)?;
+        let mut request = resolve::request(args, &defaults, &checked, take)?;
+        if let Some(enhancer) = &enhancer {
+            enhancer.enhance(&mut request)?;
+        }
         let plan = engine.plan(&request).map_err(FilmError::from)?;
         outputs.command =
             remake::command(&request, args.model.model.as_deref(), &options, &outputs);

@@ -129,7 +129,7 @@ fn served(args: &ServeArgs, common: &Common) -> Result<Vec<Arc<dyn Films>>> {
     });
     let open = |model: &ModelArgs| -> Result<Arc<dyn Films>> {
         let engine = run::options(model)?;
-        Ok(Arc::new(TypedFilms::open(model, &engine, common.config.as_deref())?))
+        Ok(Arc::new(TypedFilms::open(model, &engine, common.config.as_deref(), &args.enhancer)?))
     };
     std::iter::once(args.model.clone()).chain(others).map(|model| open(&model)).collect()
 }

@@ -9,6 +9,7 @@ use longreel_server::{Receiver, Topic};
 
 use crate::amounts::{Bytes, Days, Rate};
 use crate::args::ModelArgs;
+use crate::enhancer::EnhancerArgs;
 use crate::values::Span;
 
 pub const SERVE_EXAMPLES: &str = "\
@@ -125,6 +126,8 @@ pub struct ServeArgs {
     /// Less room on the disk than this is told [default: 5GiB]
     #[arg(long, value_name = "SIZE", help_heading = "Messages")]
     pub notify_disk: Option<Bytes>,
+    #[command(flatten)]
+    pub enhancer: EnhancerArgs,
     #[command(flatten)]
     pub model: ModelArgs,
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod doctor;
+mod enhancer;
 mod events;
 mod films;
 mod help;
