@@ -64,7 +64,8 @@ pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
 pub use estimate::{
-    ForwardFlops, available_memory_bytes, forward_flops, peak_memory_bytes, tokens_per_frame,
+    ForwardFlops, available_memory_bytes, decode_flops, forward_flops, peak_memory_bytes,
+    probe_flops_per_second, tokens_per_frame,
 };
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};

@@ -16,6 +16,7 @@ mod narrow;
 pub mod ops;
 mod quantize;
 mod simd;
+pub mod spans;
 mod tensor;
 mod weight;
 

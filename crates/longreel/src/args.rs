@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longreel_weights::WeightDtype;
 
+use crate::bench::{BENCH_EXAMPLES, BenchArgs};
 use crate::doctor::DoctorArgs;
 use crate::enhancer::EnhancerArgs;
 use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
@@ -89,6 +90,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  longreel man | man -l -\n  \
         longreel man -o ~/.local/share/man/man1")]
     Man(ManArgs),
+    /// Measure this machine at the shapes of the published models, with random weights
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
     /// Make films as `serve` says on stdin
     #[command(hide = true)]
     Worker,

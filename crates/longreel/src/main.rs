@@ -5,6 +5,7 @@
 
 mod amounts;
 mod args;
+mod bench;
 mod demo;
 mod doctor;
 mod enhancer;
@@ -89,6 +90,7 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
         Command::Man(args) => manual::man(args.output.as_deref()),
         Command::Health(args) => health::health(args, verbosity),
         Command::Doctor(args) => doctor::doctor(args, &cli.common),
+        Command::Bench(args) => bench::bench(args, verbosity),
         Command::Worker => serve::work(),
         Command::Models(args) => models::models(args, &cli.common, verbosity, screen),
         Command::Inspect(args) => inspect::inspect(&args.path, hub, verbosity.json),

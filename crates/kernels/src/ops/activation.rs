@@ -1,5 +1,6 @@
 //! Activations.
 
+use crate::spans;
 use rayon::prelude::*;
 
 use super::pointwise::for_each_piece;
@@ -26,6 +27,7 @@ pub enum Activation {
 
 /// Applies an activation to every value.
 pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
+    let _span = spans::begin("activation", || (0.0, 2 * x.len()));
     let isa = Isa::current();
     for_each_piece(x.data_mut(), |_, values| dispatch(isa, Activate { values, activation }));
 }
@@ -33,6 +35,7 @@ pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
 /// PReLU (He et al. 2015): negative values of `x`, `[.., C]`, times the slope of their channel, of
 /// `slopes`, `[C]`.
 pub fn prelu_inplace(x: &mut Tensor, slopes: &[f32]) {
+    let _span = spans::begin("activation", || (0.0, 2 * x.len()));
     let channels = x.shape().last().copied().unwrap_or_default();
     assert_eq!(
         channels,

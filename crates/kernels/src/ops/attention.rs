@@ -1,6 +1,7 @@
 //! Softmax attention in tiles, with an online softmax (Dao et al. 2022, FlashAttention, algorithm 1):
 //! the scores of a few queries against one block of keys are all that ever stands in memory.
 
+use crate::spans;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -41,9 +42,21 @@ const QUERIES: usize = 24;
 /// Keys of one block. Fixed, because the order of the sums depends on it.
 const KEYS: usize = 256;
 
+/// Operations and values of [`attention`]: scores and sums, less where blocks see only those before.
+fn cost(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> (f64, usize) {
+    let (queries, keys) = (q.dim(0) as f64, k.dim(0) as f64);
+    let seen = match how.mask {
+        Mask::BlockCausal { tokens_per_block } => (keys + tokens_per_block as f64) / (2.0 * keys),
+        _ => 1.0,
+    };
+    let flops = 2.0 * queries * keys * seen * (k.dim(1) + v.dim(1)) as f64;
+    (flops, 2 * q.len() + k.len() + v.len())
+}
+
 /// Softmax attention. `q` `[queries, heads * head_dim]`, `k` and `v` `[keys, heads * head_dim]`,
 /// result `[queries, heads * head_dim]`. The value's head size may differ from the key's.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Tensor {
+    let _span = spans::begin("attention", || cost(q, k, v, how));
     let (queries, keys, heads) = (q.dim(0), k.dim(0), how.heads);
     assert!(
         heads > 0

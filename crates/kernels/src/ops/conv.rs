@@ -13,6 +13,7 @@ use self::lines::{Output, Source};
 use self::packed::Packed;
 use self::winograd::Winograd;
 use super::linear::{Linear, rows_to};
+use crate::spans;
 use crate::{Activation, Tensor, Weight};
 
 /// A 3-D convolution (1- and 2-D cases included), causal in time.
@@ -97,6 +98,13 @@ impl Conv3d {
         self.outputs
     }
 
+    /// Operations, as by plain windows, and values for a result of that shape.
+    fn cost(&self, shape: &[usize; 4], x: &Tensor) -> (f64, usize) {
+        let outputs = shape.iter().product::<usize>();
+        let window = self.kernel.iter().product::<usize>() * self.inputs;
+        (2.0 * outputs as f64 * window as f64, x.len() + outputs + window * self.outputs)
+    }
+
     /// The result's shape for `x`; panics when `x` or `history` do not fit.
     fn output_shape(&self, x: &Tensor, history: Option<&Tensor>) -> [usize; 4] {
         let &[frames, height, width, channels] = x.shape() else {
@@ -153,6 +161,7 @@ impl Conv3d {
 /// `kt - 1` of them (`[<= kt - 1, H, W, I]`), and what is missing counts as zeros. The result is
 /// `[(T + kt - 1 - kt) / st + 1, (H + top + bottom - kh) / sh + 1, (W + left + right - kw) / sw + 1, O]`.
 pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
+    let _span = spans::begin("convolution", || conv.cost(&conv.output_shape(x, history), x));
     let shape = conv.output_shape(x, history);
     match &conv.body {
         Body::Pixel(layer) => rows_to(&shape, x.data(), layer, Activation::None),
@@ -167,6 +176,7 @@ pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
 
 /// `into += conv3d(x)`: a residual block's last convolution. `into` has the convolution's shape.
 pub fn conv3d_add(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d, into: &mut Tensor) {
+    let _span = spans::begin("convolution", || conv.cost(&conv.output_shape(x, history), x));
     let shape = conv.output_shape(x, history);
     assert_eq!(into.shape(), shape, "conv3d_add: shape of the sum");
     match &conv.body {
@@ -221,6 +231,11 @@ impl UpsampledConv {
 
 /// The convolution of the doubled picture: `[T, H, W, I]` to `[T, 2H, 2W, O]`.
 pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
+    let _span = spans::begin("convolution", || {
+        // As the doubled picture's convolution would have them.
+        let outputs = 4 * x.len() / conv.inputs.max(1) * conv.outputs;
+        (18.0 * outputs as f64 * conv.inputs as f64, x.len() + outputs)
+    });
     let &[frames, height, width, channels] = x.shape() else {
         panic!("upsampled_conv: {:?} is not [T, H, W, C]", x.shape());
     };

@@ -1,5 +1,6 @@
 //! Moves of values: embedding rows, patches.
 
+use crate::spans;
 use crate::{Tensor, Weight};
 
 /// Rows of an embedding table: `ids` to `[ids, dim]`. Every id must be below the table's rows.
@@ -14,6 +15,7 @@ pub fn embedding(table: &Weight, ids: &[u32]) -> Tensor {
 
 /// Cuts latents `[T, C, H, W]` into patches of `[1, ph, pw]`: `[T * H/ph * W/pw, C * ph * pw]`.
 pub fn patchify(x: &Tensor, patch: [usize; 2]) -> Tensor {
+    let _span = spans::begin("layout", || (0.0, 2 * x.len()));
     let (t, c, h, w) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
     let [ph, pw] = patch;
     assert!(h % ph == 0 && w % pw == 0, "patchify: {:?} by {patch:?}", x.shape());
@@ -33,6 +35,7 @@ pub fn patchify(x: &Tensor, patch: [usize; 2]) -> Tensor {
 /// The way back from the output head's rows `[T * gh * gw, ph * pw * C]` (channels innermost, as the
 /// reference's head orders them) to latents `[T, C, gh * ph, gw * pw]`.
 pub fn unpatchify(x: &Tensor, grid: [usize; 3], patch: [usize; 2], channels: usize) -> Tensor {
+    let _span = spans::begin("layout", || (0.0, 2 * x.len()));
     let [t, gh, gw] = grid;
     let [ph, pw] = patch;
     assert_eq!(x.shape(), [t * gh * gw, ph * pw * channels], "unpatchify: shape");

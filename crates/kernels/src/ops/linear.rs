@@ -1,5 +1,6 @@
 //! Fully connected layers.
 
+use crate::spans;
 use std::ops::Range;
 
 use super::{Activation, PerFrame};
@@ -52,8 +53,16 @@ impl Linear {
 /// Hidden values of `feed_forward_residual` that stand in memory at once: 64 MiB.
 const HIDDEN_VALUES: usize = 1 << 24;
 
+/// Operations and values of a layer for so many rows.
+fn cost(rows: usize, layer: &Linear) -> (f64, usize) {
+    let (inputs, outputs) = (layer.inputs(), layer.outputs());
+    let flops = 2.0 * rows as f64 * inputs as f64 * outputs as f64;
+    (flops, rows * (inputs + outputs) + inputs * outputs)
+}
+
 /// `act(x W^T + b)`: `[rows, inputs]` to `[rows, outputs]`.
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
+    let _span = spans::begin("linear", || cost(x.dim(0), layer));
     let inputs = layer.inputs();
     assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
     rows_to(&[x.dim(0), layer.outputs()], x.data(), layer, activation)
@@ -77,6 +86,7 @@ pub(super) fn rows_to(
 
 /// `x += gate * (y W^T + b)`, the gate by latent frame (1 without one). `x` is `[rows, outputs]`.
 pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<PerFrame<'_>>) {
+    let _span = spans::begin("linear", || cost(y.dim(0), layer));
     let (inputs, outputs) = (layer.inputs(), layer.outputs());
     assert!(
         y.shape()[1..] == [inputs] && x.shape() == [y.dim(0), outputs],
@@ -100,6 +110,10 @@ pub fn feed_forward_residual(
     activation: Activation,
     gate: Option<PerFrame<'_>>,
 ) {
+    let _span = spans::begin("feed-forward", || {
+        let (up, down) = (cost(y.dim(0), up), cost(y.dim(0), down));
+        (up.0 + down.0, up.1 + down.1)
+    });
     let (inputs, hidden, outputs) = (up.inputs(), up.outputs(), down.outputs());
     assert!(
         down.inputs() == hidden && y.dim(1) == inputs && x.shape() == [y.dim(0), outputs],

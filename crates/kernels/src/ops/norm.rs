@@ -3,6 +3,7 @@
 use super::Modulation;
 use super::pointwise::{for_each_rows, for_row_groups};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
+use crate::spans;
 use crate::{Activation, Tensor};
 
 /// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`.
@@ -22,6 +23,7 @@ pub fn layer_norm(
     eps: f32,
     modulation: Option<Modulation<'_>>,
 ) -> Tensor {
+    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = x.dim(1);
     if let Some((weight, bias)) = affine {
         assert!(weight.len() == dim && bias.len() == dim, "layer_norm: affine part against {dim}");
@@ -55,6 +57,7 @@ pub fn rms_norm_rope(
     eps: f32,
     rope: Option<(&RopeTable, usize)>,
 ) {
+    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = x.dim(1);
     if let Some(weight) = weight {
         assert_eq!(weight.len(), dim, "rms_norm_rope: weight against {dim}");
@@ -83,6 +86,7 @@ pub fn rms_norm_rope(
 /// The VAE's norm over channels, `x / max(|x|, 1e-12) * sqrt(C) * gamma`, then, when `silu`, SiLU.
 /// `x` is `[..., C]`, `gamma` `[C]`, `bias` `[C]` or none.
 pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) {
+    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = channels("channel_norm", x, gamma, bias);
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |_, rows| {
@@ -93,6 +97,7 @@ pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: b
 
 /// As [`channel_norm`], into a new tensor of the shape of `x`.
 pub fn channel_normed(x: &Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) -> Tensor {
+    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = channels("channel_normed", x, gamma, bias);
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.

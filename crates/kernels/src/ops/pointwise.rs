@@ -1,5 +1,6 @@
 //! Value by value.
 
+use crate::spans;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -47,6 +48,7 @@ pub(super) fn for_row_groups(rows: usize, dim: usize, body: impl Fn(Range<usize>
 
 /// `x += gate * y`, the gate by latent frame (1 without one). Both `[rows, dim]`.
 pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
+    let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
     assert_eq!(x.shape(), y.shape(), "gate_residual: shapes");
     let dim = *x.shape().last().expect("gate_residual: a tensor without axes");
     if let Some(gate) = &gate {
@@ -64,6 +66,7 @@ pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
 
 /// `x *= y`, value by value.
 pub fn mul_inplace(x: &mut Tensor, y: &Tensor) {
+    let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
     assert_eq!(x.shape(), y.shape(), "mul_inplace: shapes");
     let y = y.data();
     for_each_piece(x.data_mut(), |at, x| {

@@ -1,6 +1,7 @@
 //! The real program, run as a person runs it: on tiny models, in folders of its own.
 
 mod bad_input;
+mod bench;
 mod doctor;
 mod enhancer;
 mod events;

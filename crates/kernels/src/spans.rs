@@ -1,0 +1,78 @@
+//! How long operations take, when somebody measures. Otherwise it costs each operation one look at a
+//! switch.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One call of an operation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// The operation.
+    pub name: &'static str,
+    /// When it began, since the first measurement of this process.
+    pub at: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// Floating-point operations; a multiply-add counts as two. 0 where there are few.
+    pub flops: f64,
+    /// Bytes of what it reads and writes, each once.
+    pub bytes: f64,
+}
+
+static ON: AtomicBool = AtomicBool::new(false);
+static SPANS: Mutex<Vec<Span>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// Operations that call others are measured as one.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Measures the operations that `body` calls on this thread, which do their work on all threads.
+pub fn measured<R>(body: impl FnOnce() -> R) -> (R, Vec<Span>) {
+    beginning();
+    spans().clear();
+    ON.store(true, Ordering::Relaxed);
+    let result = body();
+    ON.store(false, Ordering::Relaxed);
+    (result, std::mem::take(&mut *spans()))
+}
+
+fn spans() -> MutexGuard<'static, Vec<Span>> {
+    SPANS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn beginning() -> Instant {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    *BEGINNING.get_or_init(Instant::now)
+}
+
+/// Measures an operation until it is dropped. `cost` is its floating-point operations and the values,
+/// of four bytes, that it reads and writes.
+pub(crate) fn begin(name: &'static str, cost: impl FnOnce() -> (f64, usize)) -> Option<Timer> {
+    if !ON.load(Ordering::Relaxed) || INSIDE.replace(true) {
+        return None;
+    }
+    let (flops, values) = cost();
+    let (started, bytes) = (Instant::now(), 4.0 * values as f64);
+    Some(Timer { name, started, flops, bytes })
+}
+
+/// See [`begin`].
+pub(crate) struct Timer {
+    name: &'static str,
+    started: Instant,
+    flops: f64,
+    bytes: f64,
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+        let took = self.started.elapsed();
+        let at = self.started.duration_since(beginning());
+        let Self { name, flops, bytes, .. } = *self;
+        spans().push(Span { name, at, took, flops, bytes });
+    }
+}

@@ -1,0 +1,46 @@
+//! `longreel bench` at small sizes.
+
+use serde_json::Value;
+
+use crate::program::Place;
+
+#[test]
+fn each_network_is_measured_by_operation_and_the_trace_holds_every_call() {
+    let place = Place::new();
+    let words = ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "1", "--budget", "1"];
+    let words: Vec<&str> = words.into_iter().chain(["--json", "--trace", "trace.json"]).collect();
+    let ran = place.run(&words).expect_code(0);
+    let report = &ran.events()[0];
+    let networks = report["networks"].as_array().expect("a list");
+    let names: Vec<&str> = networks.iter().filter_map(|network| network["name"].as_str()).collect();
+    assert_eq!(names, ["transformer", "VAE decoder", "text encoder"]);
+    assert_eq!(networks[0]["measured_instead"], "1 of 30 layers");
+    let mut calls = 0;
+    for network in networks {
+        assert!(network["flops_per_second"].as_f64() > Some(1e6), "{network:#}");
+        let operations = network["operations"].as_array().expect("a list");
+        calls += operations.iter().filter_map(|operation| operation["calls"].as_u64()).sum::<u64>();
+        // What was run is the larger part of the pass, counted up or not.
+        let sum: f64 =
+            operations.iter().filter_map(|operation| operation["seconds"].as_f64()).sum();
+        assert!(sum > 0.0, "{network:#}");
+    }
+    let trace: Value = serde_json::from_slice(&place.read("trace.json")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let spans = events.iter().filter(|event| event["ph"] == "X").count() as u64;
+    assert_eq!(spans, calls);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let place = Place::new();
+    for (words, part) in [
+        (&["bench", "gpt"][..], "SkyReels-V2-DF-14B-720P"),
+        (&["bench", "--num-frames", "96"], "93 or 97"),
+        (&["bench", "--size", "100x100"], "16"),
+        (&["bench", "--layers", "31"], "has 30"),
+    ] {
+        let ran = place.run(words).expect_code(2);
+        assert!(ran.stderr.contains(part), "{words:?}: {}", ran.stderr);
+    }
+}
