@@ -36,7 +36,8 @@ finish() {
     if [ -n "$engine" ] && [ -z "${KEEP:-}" ]; then
         kill "$engine" 2>/dev/null || true
         while kill -0 "$engine" 2>/dev/null; do sleep 0.2; done
-        rm -rf "$scratch"
+        umount "$scratch/exec/netns/default" 2>/dev/null || true
+        rm -rf "$scratch" || true
     fi
     exit "$code"
 }

@@ -312,7 +312,7 @@ fn explain_official_flags(mut error: clap::Error) -> clap::Error {
         Some(ContextValue::String(flag)) => match flag.replace('-', "_").as_str() {
             "__offload" => "weights stay in the file and are read as they are needed; leave it out",
             "__use_usp" => "it splits a model over cards; leave it out",
-            "__prompt_enhancer" => "prompts are used as they are written; leave it out",
+            "__prompt_enhancer" => "here it is --enhance-prompt, with --enhancer-url",
             "__outdir" => "name the film itself with -o",
             _ => return error,
         },
