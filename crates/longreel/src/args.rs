@@ -389,9 +389,14 @@ pub struct SpeedArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A model: its name, OWNER/NAME[@REVISION], folder or file; `demo` is the one inside this program, and
-    /// `longreel models` fetches others [default: demo]
-    #[arg(long, value_name = "MODEL", alias = "model-id")]
+    /// A model: a name, a folder or a file
+    #[arg(
+        long,
+        value_name = "MODEL",
+        alias = "model-id",
+        help = "A model: its name, OWNER/NAME[@REVISION], folder or file; `demo` is the one inside \
+            this program, and `longreel models` fetches others [default: demo]"
+    )]
     pub model: Option<PathBuf>,
     /// A LoRA and its weight; may be given many times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
