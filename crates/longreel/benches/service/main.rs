@@ -96,22 +96,22 @@ fn main() {
     let firsts = |films: &[Film]| median(films.iter().map(|film| film.first).collect());
     let wholes = |films: &[Film]| median(films.iter().map(|film| film.whole).collect());
     let over = |a: Duration, b: Duration| 100.0 * (a.as_secs_f64() / b.as_secs_f64() - 1.0);
-    println!(
-        "first playable segment   {:8.0?}   the command {:.0?} from its start, {:.0?} from its first \
-         segment's begin: {:+.1}% (aim: within 10%)",
-        firsts(&served),
-        firsts(&whole),
-        firsts(&alone),
-        over(firsts(&served), firsts(&alone)),
-    );
-    println!(
-        "film of {FRAMES} frames       {:8.0?}   the command {:.0?} from its start, {:.0?} from its first \
-         segment's begin: {:+.1}% (aim: under 2%)",
-        wholes(&served),
-        wholes(&whole),
-        wholes(&alone),
-        over(wholes(&served), wholes(&alone)),
-    );
+    // A command loads its model, which a service has; from its first segment's begin on it does not even
+    // read the prompt.
+    for (what, of, aim) in [
+        ("first playable segment", &firsts as &dyn Fn(&[Film]) -> Duration, "within 10%"),
+        ("film of 385 frames", &wholes, "under 2%"),
+    ] {
+        println!(
+            "{what:<24} {:8.3?}   the command {:.3?}: {:+.1}% (aim: {aim}); {:.3?} from its first segment's \
+             begin: {:+.1}%",
+            of(&served),
+            of(&whole),
+            over(of(&served), of(&whole)),
+            of(&alone),
+            over(of(&served), of(&alone)),
+        );
+    }
 
     // One long film keeps the worker busy, as it would be.
     let long = server.ask(&json!({"prompt": PROMPT, "num_frames": 40_001}));
