@@ -13,7 +13,8 @@ use crate::segment::SegmentDone;
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// The job was queued, leased, paused, resumed, steered or asked to stop. Data: `state`,
-    /// `paused`, `stop`, `prompts_revision`.
+    /// `paused`, `stop`, `prompts_revision`; and `warning` when something else is made from now on than
+    /// was asked for.
     State,
     /// Steps were made. Data: a [`Progress`]. Of several in a row the last one is kept.
     Progress,

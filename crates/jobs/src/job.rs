@@ -146,6 +146,8 @@ pub struct JobError {
 impl JobError {
     /// [`JobError::code`] of a job that outlived too many workers.
     pub const WORKER_DIED: &str = "worker_died";
+    /// The same where the last of them died because memory ran out.
+    pub const OUT_OF_MEMORY: &str = "out_of_memory";
     /// [`JobError::code`] of a job whose deadline passed.
     pub const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
 
@@ -172,7 +174,8 @@ pub struct Job {
     pub attempts: u32,
     /// Times its worker died.
     pub deaths: u32,
-    /// Times its worker died since a segment was last finished.
+    /// Times its worker died since a segment was last finished, or something else is made instead of
+    /// what was asked for ([`crate::HandBack::OutOfMemory`]).
     pub deaths_in_row: u32,
     /// When things happened.
     pub timings: Timings,

@@ -109,4 +109,26 @@ pub enum HandBack {
         /// What was seen, such as `killed by signal 9`. Cut at 4 KiB.
         reason: String,
     },
+    /// The process died because memory ran out. Counts as a death, unless something else is made
+    /// instead.
+    OutOfMemory {
+        /// What was seen. Cut at 4 KiB.
+        reason: String,
+        /// What is made instead of what was asked for, by whoever works on the job next.
+        instead: Option<Instead>,
+    },
+}
+
+/// What a job becomes that cannot be made as it was asked for. It only does while no segment is finished
+/// and its prompts are those of `prompts_revision`; then deaths in a row are counted anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instead {
+    /// Takes the place of [`crate::NewJob::resolved`]. At most 1 MiB of JSON.
+    pub resolved: Value,
+    /// [`Job::prompts_revision`] that it was made from.
+    pub prompts_revision: u32,
+    /// Takes the place of [`Job::prompts`], since its segments may be others.
+    pub prompts: Vec<PromptChange>,
+    /// What readers of the job's events are told. At most 4 KiB.
+    pub warning: String,
 }

@@ -64,7 +64,9 @@ pub use job::{
     Relation, Timings,
 };
 pub use key::{ApiKey, ApiKeySecret, IssuedKey, KeyRefusal, NewKey, RateLimit, Scope};
-pub use lease::{Completion, HandBack, Lease, LeaseRequest, Leased, Orders, Proceed, Renewal};
+pub use lease::{
+    Completion, HandBack, Instead, Lease, LeaseRequest, Leased, Orders, Proceed, Renewal,
+};
 pub use retention::{Counts, Removed, Retention, Swept, SweptReason};
 pub use segment::{PartBytes, Segment, SegmentDone};
 pub use signature::{SecretError, SigningSecret};

@@ -91,6 +91,11 @@ conforms! {
         a_deadline_fails_waiting_jobs_and_stops_running_ones
         a_running_job_is_not_deleted_and_a_deleted_one_leaves_its_files_to_remove
         a_film_that_others_are_made_from_is_kept;
+    memory:
+        a_job_that_ran_out_of_memory_is_made_as_said_instead
+        what_has_a_finished_segment_or_new_prompts_is_not_made_otherwise
+        a_job_that_runs_out_of_memory_again_and_again_fails_and_says_so
+        what_was_called_off_is_not_made_otherwise;
     steering:
         a_changed_prompt_reaches_the_worker_once
         a_segment_that_is_begun_keeps_its_prompt
@@ -263,6 +268,7 @@ async fn the_database_refuses_what_no_code_should_ask_for() {
         "UPDATE jobs SET finished_ms = 1 WHERE state = 'queued'",
         "UPDATE jobs SET state = 'lost'",
         "UPDATE jobs SET request = '{\"other\": 1}'",
+        "UPDATE jobs SET resolved = '{\"other\": 1}' WHERE state = 'queued'",
         "UPDATE jobs SET deaths_in_row = 2",
         "UPDATE jobs SET attempts = 'many'",
     ] {

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use longreel_jobs::{Limits, OwnerLimits, RateLimit, Retention, SigningSecret};
 use longreel_server::log::ACCESS;
 use longreel_server::{
-    AccessOptions, Films, NotifyOptions, Origins, RunPodOptions, ServeError, ServeOptions, Topic,
-    WorkerCommand,
+    AccessOptions, Films, NotifyOptions, OnOutOfMemory, Origins, RunPodOptions, ServeError,
+    ServeOptions, Topic, WorkerCommand,
 };
 use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
@@ -25,7 +25,7 @@ use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
 use crate::rolling::RollingFile;
 use crate::run;
-use crate::serve_args::ServeArgs;
+use crate::serve_args::{OnOutOfMemoryArg, ServeArgs};
 use crate::values::Span;
 
 /// Where it listens, where nothing is said.
@@ -61,6 +61,10 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         worker: worker_command(common, workers)?,
         patience: patience(args.worker_timeout)?,
         max_growth: args.worker_max_growth.map(|Bytes(bytes)| bytes),
+        on_out_of_memory: match args.on_out_of_memory {
+            Some(OnOutOfMemoryArg::Fail) => OnOutOfMemory::Fail,
+            Some(OnOutOfMemoryArg::Smaller) | None => OnOutOfMemory::Smaller,
+        },
         access: access(args)?,
         limits: limits(args)?,
         body_bytes: body_bytes(args.max_body)?,

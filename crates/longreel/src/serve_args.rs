@@ -63,6 +63,11 @@ pub struct ServeArgs {
     /// [default: half of what it had, and 512MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Server")]
     pub worker_max_growth: Option<Bytes>,
+    /// When a film's worker dies because memory ran out and none of its segments is finished: make it
+    /// with smaller base frames, or keep to what was asked for and fail after three such deaths
+    /// [default: smaller]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Server")]
+    pub on_out_of_memory: Option<OnOutOfMemoryArg>,
     /// Folder for access.log and error.log, JSON lines, beside the lines on stderr; each is begun anew
     /// at 50 MiB, and five full ones are kept
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
@@ -138,6 +143,14 @@ fn topics() -> impl TypedValueParser<Value = Topic> {
         let topic = Topic::ALL.into_iter().find(|topic| topic.as_str() == name);
         topic.unwrap_or(Topic::Failed)
     })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOutOfMemoryArg {
+    /// Make the film with smaller base frames
+    Smaller,
+    /// Keep to what was asked for
+    Fail,
 }
 
 #[derive(Debug, Args)]

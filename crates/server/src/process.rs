@@ -11,14 +11,18 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::protocol::{Order, Told};
+use crate::want_of_memory::{KernelKills, is_failed_allocation};
 
 /// Lines of a worker that wait to be read; beyond them the worker waits.
 const WAITING_LINES: usize = 256;
 /// Last lines of stderr that are told when a worker dies.
 const LAST_WORDS: usize = 5;
+/// How long what a dead worker said may take to be read. A process that it started may hold the pipe.
+const WORDS_TIME: Duration = Duration::from_secs(1);
 /// How long a worker that was asked to exit may take.
 const EXIT_TIME: Duration = Duration::from_secs(5);
 
@@ -52,7 +56,9 @@ pub struct Death {
 /// What ended a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGKILL, which is how a system that is out of memory helps itself.
+    /// Memory ran out: the kernel killed it and says so, or an allocation failed.
+    Memory,
+    /// SIGKILL, by whom is not known.
     Killed,
     /// It gave no sign of life and was given up.
     Silent,
@@ -62,11 +68,12 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Killed, Self::Silent, Self::Ended];
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Killed, Self::Silent, Self::Ended];
 
     /// As it is counted.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Memory => "memory",
             Self::Killed => "killed",
             Self::Silent => "silent",
             Self::Ended => "ended",
@@ -80,9 +87,19 @@ pub struct WorkerProcess {
     child: Child,
     stdin: Option<ChildStdin>,
     told: mpsc::Receiver<Told>,
-    last_words: Arc<Mutex<VecDeque<String>>>,
+    words: Arc<Mutex<Words>>,
+    reading_words: Option<JoinHandle<()>>,
+    kills: KernelKills,
     last_heard: Instant,
     patience: Duration,
+}
+
+/// What a worker said on stderr.
+#[derive(Debug, Default)]
+struct Words {
+    last: VecDeque<String>,
+    /// Why it aborts, when it is not given memory; a backtrace may follow.
+    failed_allocation: Option<String>,
 }
 
 impl WorkerProcess {
@@ -103,15 +120,16 @@ impl WorkerProcess {
         process.process_group(0);
         let mut child = process.spawn()?;
         let (sender, told) = mpsc::channel(WAITING_LINES);
-        let last_words = Arc::<Mutex<VecDeque<String>>>::default();
+        let words = Arc::<Mutex<Words>>::default();
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(read_told(stdout, sender));
         }
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(read_words(stderr, last_words.clone()));
-        }
+        let reading_words =
+            child.stderr.take().map(|stderr| tokio::spawn(read_words(stderr, words.clone())));
         let stdin = child.stdin.take();
-        Ok(Self { child, stdin, told, last_words, last_heard: Instant::now(), patience })
+        let kills = KernelKills::of(child.id());
+        let last_heard = Instant::now();
+        Ok(Self { child, stdin, told, words, reading_words, kills, last_heard, patience })
     }
 
     /// Its process id, while it lives.
@@ -128,6 +146,9 @@ impl WorkerProcess {
 
     /// Gives an order. A worker that is gone does not get it; [`Self::hear`] says so.
     pub async fn order(&mut self, order: &Order) {
+        if matches!(order, Order::Make(_)) {
+            self.kills.begin();
+        }
         let Some(stdin) = &mut self.stdin else { return };
         let Ok(mut line) = serde_json::to_vec(order) else { return };
         line.push(b'\n');
@@ -142,6 +163,7 @@ impl WorkerProcess {
             match timeout_at(self.last_heard + self.patience, self.told.recv()).await {
                 Ok(Some(told)) => {
                     self.last_heard = Instant::now();
+                    self.kills.look();
                     if told != Told::Alive {
                         return Heard::Told(told);
                     }
@@ -174,18 +196,35 @@ impl WorkerProcess {
 
     /// Its stdout has ended; says how it did.
     async fn exited(&mut self) -> Death {
-        let (cause, how) = match timeout(EXIT_TIME, self.child.wait()).await {
-            Ok(Ok(status)) => (cause(status), describe(status)),
-            Ok(Err(error)) => (Cause::Ended, format!("it is gone ({error})")),
+        let status = match timeout(EXIT_TIME, self.child.wait()).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(error)) => {
+                let reason = format!("it is gone ({error})");
+                return Death { cause: Cause::Ended, reason };
+            }
             Err(_) => {
                 self.kill().await;
-                (Cause::Silent, "it closed its output and was killed".to_owned())
+                None
             }
         };
-        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if let Some(reading) = &mut self.reading_words {
+            let _ = timeout(WORDS_TIME, reading).await;
+        }
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cause, how) = match status.map(|status| (status, signal(status))) {
+            Some((_, Some(SIGABRT))) if let Some(failed) = &words.failed_allocation => {
+                return Death { cause: Cause::Memory, reason: failed.clone() };
+            }
+            Some((_, Some(SIGKILL))) if self.kills.explain() => {
+                (Cause::Memory, "killed by the kernel, because memory ran out".to_owned())
+            }
+            Some((status, Some(SIGKILL))) => (Cause::Killed, describe(status)),
+            Some((status, _)) => (Cause::Ended, describe(status)),
+            None => (Cause::Silent, "it closed its output and was killed".to_owned()),
+        };
+        let last: Vec<&str> = words.last.iter().map(String::as_str).collect();
         let reason =
-            if words.is_empty() { how } else { format!("{how}; it said: {}", words.join(" / ")) };
+            if last.is_empty() { how } else { format!("{how}; it said: {}", last.join(" / ")) };
         Death { cause, reason }
     }
 }
@@ -216,30 +255,37 @@ async fn read_told(stdout: impl AsyncRead + Unpin, sender: mpsc::Sender<Told>) {
     }
 }
 
-async fn read_words(stderr: impl AsyncRead + Unpin, last_words: Arc<Mutex<VecDeque<String>>>) {
+async fn read_words(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<Words>>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::warn!(target: "longreel::worker", "{line}");
-        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        words.push_back(line);
-        if words.len() > LAST_WORDS {
-            words.pop_front();
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_failed_allocation(&line) {
+            words.failed_allocation = Some(line.clone());
+        }
+        words.last.push_back(line);
+        if words.last.len() > LAST_WORDS {
+            words.last.pop_front();
         }
     }
 }
 
-fn cause(status: ExitStatus) -> Cause {
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+
+/// The signal that ended a process.
+fn signal(status: ExitStatus) -> Option<i32> {
     #[cfg(unix)]
-    if std::os::unix::process::ExitStatusExt::signal(&status) == Some(9) {
-        return Cause::Killed;
+    return std::os::unix::process::ExitStatusExt::signal(&status);
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        None
     }
-    let _ = status;
-    Cause::Ended
 }
 
 fn describe(status: ExitStatus) -> String {
-    #[cfg(unix)]
-    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+    if let Some(signal) = signal(status) {
         return format!("killed by signal {signal}{}", signal_meaning(signal));
     }
     match status.code() {
@@ -248,7 +294,6 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-#[cfg(unix)]
 fn signal_meaning(signal: i32) -> &'static str {
     match signal {
         4 => " (illegal instruction)",
@@ -287,6 +332,43 @@ mod tests {
         let reason = &death.reason;
         assert!(reason.contains("exit code 3") && reason.contains("oh no"), "{reason}");
         assert_eq!(death.cause, Cause::Ended);
+    }
+
+    #[tokio::test]
+    async fn memory_that_ran_out_is_told_from_other_ends() {
+        let long = Duration::from_secs(60);
+        let failed = "echo 'memory allocation of 42 bytes failed' >&2";
+        // What a backtrace adds does not hide it.
+        let script = format!("{failed}; seq 9 >&2; kill -ABRT $$");
+        let reason = "memory allocation of 42 bytes failed".to_owned();
+        assert_eq!(heard(&script, long).await, Heard::Gone(Death { cause: Cause::Memory, reason }));
+        for (script, cause) in [
+            (format!("{failed}; exit 1"), Cause::Ended),
+            (format!("{failed}; kill -KILL $$"), Cause::Killed),
+            ("echo 'no memory' >&2; kill -ABRT $$".to_owned(), Cause::Ended),
+        ] {
+            let Heard::Gone(death) = heard(&script, long).await else { panic!("it lives") };
+            assert_eq!(death.cause, cause, "{script}: {death:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kill_that_the_kernel_counted_is_want_of_memory() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("memory.events");
+        let count = |kills| std::fs::write(&file, format!("oom_kill {kills}\n")).expect("writable");
+        count(1);
+        let script = "read go; kill -KILL $$";
+        let stop = Order::Stop { when: crate::protocol::When::Now };
+        for (kills, cause) in [(1, Cause::Killed), (2, Cause::Memory), (2, Cause::Killed)] {
+            let mut process =
+                WorkerProcess::spawn(&shell(script), Duration::from_secs(60)).expect("a shell");
+            process.kills = KernelKills::in_file(Some(file.clone()));
+            count(kills);
+            process.order(&stop).await;
+            let Heard::Gone(death) = process.hear().await else { panic!("it lives") };
+            assert_eq!(death.cause, cause, "{kills}: {death:?}");
+        }
     }
 
     #[cfg(target_os = "linux")]

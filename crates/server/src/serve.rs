@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::notify::{self, Notifier, NotifyOptions};
 use crate::process::WorkerCommand;
+use crate::recovery::OnOutOfMemory;
 use crate::runpod::{self, RunPodOptions};
 use crate::shared::{Ending, Shared, Slots, remove_folder};
 use crate::traces::Traces;
@@ -57,6 +58,8 @@ pub struct ServeOptions {
     /// A worker whose memory has grown by more bytes than this since it was ready is replaced when it
     /// has finished a film; `None` is half of it and 512 MiB.
     pub max_growth: Option<u64>,
+    /// What is done when a film's worker dies because memory ran out.
+    pub on_out_of_memory: OnOutOfMemory,
     /// Who may call.
     pub access: AccessOptions,
     /// How much is taken in.
@@ -189,6 +192,7 @@ pub async fn serve(
         worker: options.worker,
         patience: options.patience,
         max_growth: options.max_growth,
+        on_out_of_memory: options.on_out_of_memory,
         slots: Slots::new(options.workers),
         metrics: Metrics::default(),
         traces: Traces::from_environment(|name| std::env::var(name).ok()),

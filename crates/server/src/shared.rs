@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::notify::Notifier;
 use crate::process::WorkerCommand;
+use crate::recovery::OnOutOfMemory;
 use crate::traces::Traces;
 
 /// What the parts of the server share.
@@ -42,6 +43,8 @@ pub struct Shared {
     /// Bytes by which a worker's memory may have grown when a film is finished; `None` is half of what
     /// it had before, and [`crate::supervisor::GROWTH_BYTES`].
     pub max_growth: Option<u64>,
+    /// What is done when memory runs out.
+    pub on_out_of_memory: OnOutOfMemory,
     /// The state of each worker.
     pub slots: Slots,
     /// What is counted.

@@ -7,11 +7,12 @@ use super::failure::{Attempted, Failure};
 use crate::error::StoreError;
 
 /// In order; what was released is never changed, only added to.
-const MIGRATIONS: [(i64, &str); 4] = [
+const MIGRATIONS: [(i64, &str); 5] = [
     (1, include_str!("../../migrations/0001_jobs.sql")),
     (2, include_str!("../../migrations/0002_keys.sql")),
     (3, include_str!("../../migrations/0003_deliveries.sql")),
     (4, include_str!("../../migrations/0004_segments.sql")),
+    (5, include_str!("../../migrations/0005_instead.sql")),
 ];
 
 pub(super) async fn check_and_migrate(store: &SqliteStore) -> Attempted<()> {

@@ -11,6 +11,7 @@ use crate::delivery::DeliveryEvent;
 use crate::event::EventKind;
 use crate::id::{DeliveryId, JobId};
 use crate::job::{Job, JobError};
+use crate::lease::Instead;
 use crate::state::{JobState, Stop};
 
 /// Frames that an endless film counts as when work is shared.
@@ -66,13 +67,16 @@ pub(super) async fn add_state_event(
     job: &Job,
     at_ms: i64,
 ) -> Attempted<()> {
-    let data = json!({
+    add_event(tx, job.id, at_ms, EventKind::State, &state_of(job)).await
+}
+
+fn state_of(job: &Job) -> Value {
+    json!({
         "state": job.state,
         "paused": job.paused,
         "stop": job.stop,
         "prompts_revision": job.prompts_revision,
-    });
-    add_event(tx, job.id, at_ms, EventKind::State, &data).await
+    })
 }
 
 /// Events behind the last one among which an earlier event of the same picture is looked for.
@@ -181,13 +185,13 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// A running job is let go, by its worker or because that died (`died` says how). Where it goes is
-    /// what was asked for in the meantime.
+    /// A running job is let go, by its worker or because that died. Where it goes is what was asked for
+    /// in the meantime.
     pub(super) async fn let_go(
         &self,
         tx: &mut SqliteConnection,
         job: &Job,
-        died: Option<&str>,
+        died: Option<Death<'_>>,
         now_ms: i64,
     ) -> Attempted<JobState> {
         let mut deaths_in_row = job.deaths_in_row;
@@ -205,10 +209,13 @@ impl SqliteStore {
             self.finish(tx, job, JobState::Cancelled, None, now_ms).await?;
             return Ok(JobState::Cancelled);
         }
+        let instead = died.and_then(|died| died.instead).filter(|instead| {
+            job.segments_done == 0 && instead.prompts_revision == job.prompts_revision
+        });
         let error = match died {
             _ if is_past_deadline(job, now_ms) => Some(deadline_error()),
-            Some(how) if deaths_in_row >= self.options.max_deaths => {
-                Some(died_error(job, deaths_in_row, how))
+            Some(died) if instead.is_none() && deaths_in_row >= self.options.max_deaths => {
+                Some(died_error(job, deaths_in_row, died))
             }
             _ => None,
         };
@@ -217,6 +224,11 @@ impl SqliteStore {
             return Ok(JobState::Failed);
         }
         let paused = job.stop == Some(Stop::Pause);
+        let mut now = Job { state: JobState::Queued, paused, stop: None, ..job.clone() };
+        if let Some(instead) = instead {
+            // While it is running: one that is not stays what it is.
+            replace(tx, &mut now, instead).await?;
+        }
         sqlx::query(
             "UPDATE jobs SET state = 'queued', paused = ?, stop = NULL, worker = NULL,
                 lease_token = NULL, lease_ms = NULL, lease_renewed_ms = NULL,
@@ -233,10 +245,50 @@ impl SqliteStore {
             .bind(&job.asked.owner)
             .execute(&mut *tx)
             .await?;
-        let now = Job { state: JobState::Queued, paused, stop: None, ..job.clone() };
-        add_state_event(tx, &now, now_ms).await?;
+        let mut data = state_of(&now);
+        if let Some(instead) = instead {
+            data["warning"] = instead.warning.clone().into();
+        }
+        add_event(tx, job.id, now_ms, EventKind::State, &data).await?;
         Ok(JobState::Queued)
     }
+}
+
+/// How the worker of a job died.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Death<'a> {
+    /// What was seen.
+    pub how: &'a str,
+    /// Memory ran out.
+    pub is_of_memory: bool,
+    /// What is made instead.
+    pub instead: Option<&'a Instead>,
+}
+
+impl<'a> Death<'a> {
+    /// One of which no more is known than what was seen.
+    pub fn new(how: &'a str) -> Self {
+        Self { how, is_of_memory: false, instead: None }
+    }
+}
+
+/// Puts something else in the place of what a job was asked for.
+async fn replace(tx: &mut SqliteConnection, job: &mut Job, instead: &Instead) -> Attempted<()> {
+    if instead.prompts != job.prompts {
+        job.prompts_revision = job.prompts_revision.saturating_add(1);
+    }
+    sqlx::query(
+        "UPDATE jobs SET resolved = ?, prompts = ?, prompts_revision = ?, deaths_in_row = 0,
+            progress = NULL
+         WHERE id = ?",
+    )
+    .bind(instead.resolved.to_string())
+    .bind(json!(instead.prompts).to_string())
+    .bind(job.prompts_revision)
+    .bind(job.id.to_string())
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// The error of a job that is past its deadline.
@@ -247,14 +299,22 @@ pub(super) fn deadline_error() -> JobError {
     )
 }
 
-fn died_error(job: &Job, deaths: u32, how: &str) -> JobError {
-    let segment = job.segments_done;
+fn died_error(job: &Job, deaths: u32, died: Death<'_>) -> JobError {
+    let (segment, how) = (job.segments_done, died.how);
     let times = if deaths == 1 { "once".to_owned() } else { format!("{deaths} times in a row") };
+    let died_so = format!("the worker died {times} while making segment {segment}");
+    if died.is_of_memory {
+        let message = format!(
+            "{died_so}, because memory ran out (the last time: {how}); ask for a smaller size or smaller \
+             base_num_frames, use a quantised model, or give the machine more memory"
+        );
+        return JobError::new(JobError::OUT_OF_MEMORY, message);
+    }
     JobError::new(
         JobError::WORKER_DIED,
         format!(
-            "the worker died {times} while making segment {segment} (the last time: {how}); it may need \
-             more memory than there is: ask for a smaller size or a smaller model"
+            "{died_so} (the last time: {how}); it may need more memory than there is: ask for a smaller \
+             size or a smaller model"
         ),
     )
 }

@@ -7,7 +7,7 @@ use super::SqliteStore;
 use super::failure::Attempted;
 use super::jobs::delete_rows;
 use super::rows::{integer, job, job_query, number, parsed};
-use super::steps::deadline_error;
+use super::steps::{Death, deadline_error};
 use crate::error::StoreError;
 use crate::id::JobId;
 use crate::retention::{Counts, Removed, Retention, Swept, SweptReason};
@@ -47,7 +47,7 @@ impl SqliteStore {
         let mut swept = Vec::new();
         for row in &rows {
             let job = job(row)?;
-            let died = Some("it did not renew its lease in time");
+            let died = Some(Death::new("it did not renew its lease in time"));
             let state = self.let_go(tx, &job, died, now_ms).await?;
             swept.push(Swept { job: job.id, reason: SweptReason::LeaseExpired, state });
         }
@@ -152,7 +152,8 @@ impl UpkeepStore for SqliteStore {
             let mut swept = Vec::new();
             for row in &rows {
                 let job = job(row)?;
-                let state = self.let_go(&mut tx, &job, Some("it is gone"), now_ms).await?;
+                let died = Some(Death::new("it is gone"));
+                let state = self.let_go(&mut tx, &job, died, now_ms).await?;
                 swept.push(Swept { job: job.id, reason: SweptReason::WorkerGone, state });
             }
             tx.commit().await?;

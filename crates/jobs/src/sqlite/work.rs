@@ -10,7 +10,8 @@ use super::failure::Attempted;
 use super::rows::{job_by_id, job_by_lease};
 use super::segments::{segment_done, segment_drift};
 use super::steps::{
-    add_artifacts, add_event, add_state_event, forget_parts, forget_preview, is_past_deadline,
+    Death, add_artifacts, add_event, add_state_event, forget_parts, forget_preview,
+    is_past_deadline,
 };
 use crate::error::StoreError;
 use crate::event::{EventKind, WorkerEvent};
@@ -230,14 +231,21 @@ impl WorkStore for SqliteStore {
     }
 
     async fn hand_back(&self, lease: &Lease, how: HandBack) -> Result<Job, StoreError> {
+        if let HandBack::OutOfMemory { instead: Some(instead), .. } = &how {
+            check_text("resolved", &instead.resolved.to_string(), 0..=JSON_BYTES)?;
+            check_text("warning", &instead.warning, 0..=MESSAGE_BYTES)?;
+        }
         self.explain("hand a job back", async {
             let mut tx = self.begin().await?;
             let job = job_by_lease(&mut tx, lease).await?;
-            let died = match &how {
-                HandBack::Stopped => None,
-                HandBack::Died { reason } => Some(kept(reason, MESSAGE_BYTES)),
+            let (reason, is_of_memory, instead) = match &how {
+                HandBack::Stopped => (None, false, None),
+                HandBack::Died { reason } => (Some(reason), false, None),
+                HandBack::OutOfMemory { reason, instead } => (Some(reason), true, instead.as_ref()),
             };
-            self.let_go(&mut tx, &job, died.as_deref(), self.now_ms()).await?;
+            let seen = reason.map(|reason| kept(reason, MESSAGE_BYTES));
+            let died = seen.as_deref().map(|how| Death { how, is_of_memory, instead });
+            self.let_go(&mut tx, &job, died, self.now_ms()).await?;
             let job = job_by_id(&mut tx, lease.job).await?;
             tx.commit().await?;
             Ok(job)

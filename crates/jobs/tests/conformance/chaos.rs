@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use longreel_jobs::{
-    Completion, EventKind, HandBack, Job, JobError, JobId, JobState, Lease, LeaseRequest,
+    Completion, EventKind, HandBack, Instead, Job, JobError, JobId, JobState, Lease, LeaseRequest,
     ListFilter, NewJob, Progress, PromptChange, Renewal, Retention, SegmentDone, Store, StoreError,
     StoreOptions, WorkerEvent,
 };
@@ -115,8 +115,18 @@ pub async fn random_operations_never_break_an_invariant(bench: Bench) {
             }
             12 => {
                 ends = true;
-                let how = match random.below(2) {
+                let how = match random.below(4) {
                     0 => HandBack::Stopped,
+                    1 => HandBack::OutOfMemory { reason: "no memory".into(), instead: None },
+                    2 => {
+                        let instead = Some(Instead {
+                            resolved: serde_json::json!({"smaller": true}),
+                            prompts_revision: random.below(2) as u32,
+                            prompts: Vec::new(),
+                            warning: "smaller".into(),
+                        });
+                        HandBack::OutOfMemory { reason: "no memory".into(), instead }
+                    }
                     _ => HandBack::Died { reason: "killed".into() },
                 };
                 by_lease = Some(store.hand_back(&lease, how).await.map(|_| ()));

@@ -22,6 +22,7 @@ pub mod chaos;
 pub mod ending;
 pub mod keys;
 pub mod leasing;
+pub mod memory;
 pub mod reading;
 pub mod steering;
 pub mod upkeep;

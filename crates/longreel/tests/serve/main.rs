@@ -14,6 +14,8 @@ mod ending;
 mod limits;
 mod live;
 mod making;
+#[cfg(target_os = "linux")]
+mod memory;
 mod models;
 mod openai;
 mod openapi;

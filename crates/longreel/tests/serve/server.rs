@@ -42,12 +42,11 @@ impl Server {
         Self::spawn(place, command)
     }
 
-    /// Starts it in a shell that lets it have so many open files unless it asks for more.
+    /// Starts it in a shell that has done something before.
     #[cfg(target_os = "linux")]
-    pub fn start_limited(place: &Place, files: u32) -> Self {
-        let model = model();
-        let program = place.command(&words("127.0.0.1:0", &["--model", &model]));
-        let line = format!("ulimit -S -n {files} && exec \"$0\" \"$@\"");
+    pub fn start_after(place: &Place, before: &str, more: &[&str]) -> Self {
+        let program = place.command(&words("127.0.0.1:0", more));
+        let line = format!("{before} && exec \"$0\" \"$@\"");
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(line).arg(program.get_program()).args(program.get_args());
         for (name, value) in program.get_envs() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::program::Place;
+use crate::program::{Place, model};
 use crate::server::{PATIENCE, Server, asked};
 
 /// A connection that has asked for something and waits.
@@ -65,7 +65,7 @@ fn a_thousand_idle_streams_cost_little_and_all_hear_the_end() {
     }
     let place = Place::new();
     // As a system starts programs: without a raised limit of its own it could not hold them.
-    let server = Server::start_limited(&place, 1_024);
+    let server = Server::start_after(&place, "ulimit -S -n 1024", &["--model", &model()]);
     server.wait_ready();
     let running = server.ask(&long());
     server.wait(&running, "in work", |v| v["state"] == "running");

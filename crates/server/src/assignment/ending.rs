@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use longreel_jobs::{
-    ArtifactKind, ArtifactName, Completion, Format, HandBack, Job, JobError, StoreError,
+    ArtifactKind, ArtifactName, Completion, Format, HandBack, Instead, Job, JobError, StoreError,
 };
 
 use super::{Assignment, Finished, patiently};
-use crate::process::Death;
+use crate::process::{Cause, Death};
 use crate::protocol::Outcome;
-use crate::upkeep;
+use crate::{recovery, upkeep};
 
 /// Longest drift report that is kept with the job itself.
 const DRIFT_BYTES: usize = 512 << 10;
@@ -87,8 +87,26 @@ impl Assignment<'_> {
         tracing::error!(job = %self.job.id, reason, "a worker died");
         self.shared.metrics.death(cause);
         self.shared.notifier.death(&self.job, &reason);
-        self.hand_back(HandBack::Died { reason: reason.clone() }).await;
+        let how = match cause {
+            Cause::Memory => {
+                HandBack::OutOfMemory { reason: reason.clone(), instead: self.instead().await }
+            }
+            _ => HandBack::Died { reason: reason.clone() },
+        };
+        self.hand_back(how).await;
         Finished::WorkerGone(reason)
+    }
+
+    /// What is made instead of a film that memory is not enough for.
+    async fn instead(&mut self) -> Option<Instead> {
+        // Whether the job is still ours, and the prompts of now.
+        self.renew().await;
+        if self.lost || self.next_segment > 0 {
+            return None;
+        }
+        let instead = recovery::instead(self.shared, &self.job).await?;
+        tracing::warn!(job = %self.job.id, warning = instead.warning, "another film instead");
+        Some(instead)
     }
 
     /// The server was told to end at once, and the worker is in a long step.
