@@ -8,39 +8,40 @@ use crate::between::between;
 use crate::error::FilmError;
 use crate::request::Finish;
 
-/// The frames of the film that `frame` brings, `before` being the one before it: those between the two,
-/// and itself.
+/// The frames that go between `before`, the values of the frame before `frame` and of its size, and
+/// `frame`.
+///
+/// # Errors
+/// None for frames of one size.
+pub fn inserted(
+    how: &Finish,
+    before: Option<&[u8]>,
+    frame: &Frame,
+) -> Result<Vec<Frame>, FilmError> {
+    let Some(before) = before.filter(|_| how.frames > 1) else { return Ok(Vec::new()) };
+    let before = Frame::new(frame.width(), frame.height(), before.to_vec())?;
+    Ok(between(&before, frame, how.frames - 1))
+}
+
+/// A frame in the film's size.
 ///
 /// # Errors
 /// A size that no frame can have.
-pub fn finish(
-    how: &Finish,
-    upscaler: Option<&Upscaler>,
-    before: Option<&Frame>,
-    frame: &Frame,
-) -> Result<Vec<Frame>, FilmError> {
-    let mut frames = match before {
-        Some(before) if how.frames > 1 => between(before, frame, how.frames - 1),
-        _ => Vec::new(),
-    };
-    frames.push(frame.clone());
+pub fn sized(how: &Finish, upscaler: Option<&Upscaler>, frame: Frame) -> Result<Frame, FilmError> {
     let Some([width, height]) = how.size.map(|size| size.map(|side| side as u32)) else {
-        return Ok(frames);
+        return Ok(frame);
     };
-    let larger = frames.into_iter().map(|frame| {
-        let frame = match upscaler {
-            Some(upscaler) => enlarge(upscaler, &frame)?,
-            None => frame,
-        };
-        if (frame.width(), frame.height()) == (width, height) {
-            return Ok(frame);
-        }
-        Ok(resize(&frame, width, height, Filter::Lanczos)?)
-    });
-    larger.collect()
+    let frame = match upscaler {
+        Some(upscaler) => enlarge(upscaler, &frame)?,
+        None => frame,
+    };
+    if (frame.width(), frame.height()) == (width, height) {
+        return Ok(frame);
+    }
+    Ok(resize(&frame, width, height, Filter::Lanczos)?)
 }
 
-/// By the network, as often as it enlarges.
+/// By the network, by its own factor.
 fn enlarge(upscaler: &Upscaler, frame: &Frame) -> Result<Frame, FilmError> {
     let (width, height) = (frame.width() as usize, frame.height() as usize);
     let values = frame.rgb().iter().map(|&value| f32::from(value) / 255.0).collect();

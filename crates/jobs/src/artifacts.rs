@@ -315,6 +315,16 @@ impl Artifacts {
         bytes.map_err(|e| missing_or("read a file", job, name, e))
     }
 
+    /// All bytes of a file. For files that are known to be small.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotFound`], or when the store fails.
+    pub async fn get(&self, job: JobId, name: ArtifactName) -> Result<Bytes, ArtifactError> {
+        let failed = |e| missing_or("read a file", job, name, e);
+        let file = self.store.get(&key(job, name)).await.map_err(failed)?;
+        file.bytes().await.map_err(failed)
+    }
+
     /// Removes everything stored for a job, also what was never reported. No error when there is
     /// nothing.
     ///

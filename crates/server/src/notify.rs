@@ -1,7 +1,7 @@
 //! Messages to the people who run the server, for set-ups without an alert manager: to a chat or to any
 //! address that takes JSON.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use sha2::Sha256;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use ureq::Agent;
-use ureq::config::Config;
 
+use crate::fetch::own_agent;
 use crate::room::Room;
 use crate::shared::{Ending, Shared, SlotState};
 
@@ -208,16 +208,11 @@ impl Notifier {
 
 /// Sends what waits, and looks at the state of the service.
 pub async fn run(shared: Arc<Shared>, Outbox(mut outbox): Outbox) {
-    let config = Config::builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(SEND_TIME))
-        .user_agent(concat!("longreel/", env!("CARGO_PKG_VERSION")))
-        .build();
-    let agent = Agent::new_with_config(config);
+    let agent = own_agent(SEND_TIME);
     let mut ending = shared.ending.subscribe();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut wrong = BTreeMap::new();
+    let mut wrong = BTreeSet::new();
     loop {
         let message = tokio::select! {
             message = outbox.recv() => match message {
@@ -241,12 +236,12 @@ pub async fn run(shared: Arc<Shared>, Outbox(mut outbox): Outbox) {
 }
 
 /// Tells of states when they come and when they go.
-async fn look(shared: &Shared, wrong: &mut BTreeMap<Topic, ()>) {
+async fn look(shared: &Shared, wrong: &mut BTreeSet<Topic>) {
     let notifier = &shared.notifier;
     let mut state = |topic, is_wrong: bool, en: String, zh: String, well: [&str; 2]| {
-        if is_wrong && wrong.insert(topic, ()).is_none() {
+        if is_wrong && wrong.insert(topic) {
             notifier.tell(topic, en, zh, None);
-        } else if !is_wrong && wrong.remove(&topic).is_some() {
+        } else if !is_wrong && wrong.remove(&topic) {
             notifier.tell(topic, well[0].to_owned(), well[1].to_owned(), None);
         }
     };

@@ -161,6 +161,13 @@ pub struct Slot {
     pub model: Option<String>,
 }
 
+impl Slot {
+    /// Whether its model is loaded.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, SlotState::Idle | SlotState::Working)
+    }
+}
+
 impl Slots {
     /// So many workers, none of them ready.
     pub fn new(count: usize) -> Self {
@@ -200,6 +207,6 @@ impl Slots {
 
     /// Whether a job that came now would be made: some worker has its model loaded.
     pub fn is_ready(&self) -> bool {
-        self.get().iter().any(|slot| matches!(slot.state, SlotState::Idle | SlotState::Working))
+        self.get().iter().any(Slot::is_ready)
     }
 }

@@ -20,6 +20,7 @@ use crate::films::Films;
 use crate::process::{Heard, WorkerProcess};
 use crate::protocol::{Order, Outcome, Told};
 use crate::shared::{Ending, Shared, SlotState};
+use crate::upkeep;
 
 /// How long a lease lasts without renewal, in milliseconds.
 const LEASE_MS: i64 = 30_000;
@@ -247,11 +248,9 @@ async fn change(
         _ => store.hand_back(lease, HandBack::Stopped).await,
     };
     match let_go {
-        Ok(job) if job.state.is_final() => shared.ended(&job).await,
-        Ok(_) => {}
+        Ok(job) => upkeep::let_go(shared, &job).await,
         Err(error) => tracing::error!(%error, "the end is not written down"),
     }
-    shared.wake();
     Err(life)
 }
 

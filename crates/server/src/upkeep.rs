@@ -91,10 +91,20 @@ async fn tidy(shared: &Shared) {
     }
 }
 
+/// What follows when a job leaves its worker's hands: those who wait look again, and one that has ended
+/// is counted and tidied up.
+pub async fn let_go(shared: &Shared, job: &Job) {
+    shared.wake();
+    if job.state.is_final() {
+        shared.ended(job).await;
+        tidy_up(shared, job).await;
+    }
+}
+
 /// Removes what nobody needs any more of a job that has ended: its folder and, when the film is
 /// stored, the parts of it. The folder goes last, so that a server that is killed in between is
 /// followed by one that knows that something is left.
-pub async fn tidy_up(shared: &Shared, job: &Job) {
+async fn tidy_up(shared: &Shared, job: &Job) {
     if job.state == JobState::Completed
         && let Err(error) = remove_parts(&shared.artifacts, job.id).await
     {

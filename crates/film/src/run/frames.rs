@@ -10,7 +10,7 @@ use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::drift::DriftMeter;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
-use crate::finish::finish;
+use crate::finish::{inserted, sized};
 use crate::request::{Carry, StartFrom};
 
 impl Run<'_> {
@@ -147,12 +147,8 @@ impl Run<'_> {
 
     /// One frame into drift meter, contact sheet and file.
     pub(super) fn put(&mut self, frame: Frame) -> Result<(), FilmError> {
-        let request = self.plan.request();
-        let before = self.meter.last_frame().map(<[u8]>::to_vec);
-        let before =
-            before.map(|rgb| Frame::new(frame.width(), frame.height(), rgb)).transpose()?;
-        let upscaler = self.networks.upscaler.as_ref();
-        let finished = finish(&request.finish, upscaler, before.as_ref(), &frame)?;
+        let how = self.plan.request().finish;
+        let inserted = inserted(&how, self.meter.last_frame(), &frame)?;
         self.meter.push(frame.width() as usize, frame.rgb());
         if let Some(file) = self.appended.get_mut(SHEET)
             && self.progress.frames.is_multiple_of(sheet_step(self.plan.request()))
@@ -162,7 +158,9 @@ impl Run<'_> {
             file.write(small.rgb()).map_err(FilmError::io("write", SHEET))?;
         }
         let writer = self.writer.as_mut().expect("begin_film opened it");
-        finished.iter().try_for_each(|frame| writer.push(frame))?;
+        for frame in inserted.into_iter().chain([frame]) {
+            writer.push(&sized(&how, self.networks.upscaler.as_ref(), frame)?)?;
+        }
         self.progress.frames += 1;
         Ok(())
     }

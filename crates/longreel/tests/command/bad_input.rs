@@ -1,7 +1,7 @@
 //! What cannot work is refused with exit code 2, a message that names value and way out, and nothing
 //! written.
 
-use crate::program::{Place, fixtures, model};
+use crate::program::{Place, copy_folder, fixtures, model};
 
 /// Words after `generate`, `{model}` standing for the tiny model; and what the message must name.
 const REFUSED: &[(&str, &[&str])] = &[
@@ -157,7 +157,7 @@ fn a_bad_input_is_an_event_too() {
 
 /// A copy of the tiny model, with its transformer's file changed.
 fn changed_model(place: &Place, change: impl FnOnce(&mut Vec<u8>)) -> String {
-    copy(std::path::Path::new(&model()), &place.path("model"));
+    copy_folder(std::path::Path::new(&model()), &place.path("model"));
     let folder = place.path("model/transformer");
     let file = std::fs::read_dir(&folder)
         .expect("a transformer")
@@ -168,19 +168,6 @@ fn changed_model(place: &Place, change: impl FnOnce(&mut Vec<u8>)) -> String {
     change(&mut bytes);
     std::fs::write(&file, bytes).expect("writable");
     "model".into()
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir(to).expect("writable");
-    for entry in std::fs::read_dir(from).expect("readable") {
-        let path = entry.expect("readable").path();
-        let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).expect("writable");
-        }
-    }
 }
 
 #[test]

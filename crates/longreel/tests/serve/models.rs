@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::program::{Place, film_words, fixtures};
+use crate::program::{Place, copy_folder, film_words, fixtures};
 use crate::server::{Server, asked};
 
 const OTHER: &str = "t2v";
@@ -97,7 +97,7 @@ fn another_default_is_chosen_while_films_are_made_and_stays_after_a_restart() {
 fn a_model_that_cannot_be_loaded_fails_its_own_films_only() {
     let place = Place::new();
     let copy = place.path("broken");
-    copy_folder(std::path::Path::new(&fixture_model("df")), &copy);
+    copy_folder(Path::new(&fixture_model("df")), &copy);
     let server = Server::start_with(
         &place,
         &["--model", &fixture_model("df"), "--with-model", copy.to_str().expect("a path")],
@@ -109,24 +109,12 @@ fn a_model_that_cannot_be_loaded_fails_its_own_films_only() {
     assert!(server.film(&whole) == by_command("df"), "another film");
 }
 
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).expect("writable");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("readable");
-        let copy = to.join(entry.file_name());
-        match entry.file_type().expect("known").is_dir() {
-            true => copy_folder(&entry.path(), &copy),
-            false => drop(std::fs::copy(entry.path(), copy).expect("copied")),
-        }
-    }
-}
-
 #[test]
 fn a_fetched_model_is_served_under_its_repository_and_revision() {
     let place = Place::new();
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let repository = place.path("cache/models--org--model");
-    copy(Path::new(&fixture_model(OTHER)), &repository.join("snapshots").join(commit));
+    copy_folder(Path::new(&fixture_model(OTHER)), &repository.join("snapshots").join(commit));
     std::fs::create_dir_all(repository.join("refs")).expect("writable");
     std::fs::write(repository.join("refs/main"), commit).expect("writable");
     let cache = place.path("cache").display().to_string();
@@ -147,16 +135,4 @@ fn a_fetched_model_is_served_under_its_repository_and_revision() {
     assert!(made.status.success(), "{made:?}");
     assert!(server.film(&id) == place.read("film.mp4"), "not the film of that model");
     assert_eq!(server.video(&id)["model"], name.as_str());
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("writable");
-    for entry in std::fs::read_dir(from).expect("readable") {
-        let path = entry.expect("readable").path();
-        let to = to.join(path.file_name().expect("a name"));
-        match path.is_dir() {
-            true => copy(&path, &to),
-            false => drop(std::fs::copy(&path, to).expect("writable")),
-        }
-    }
 }

@@ -134,12 +134,7 @@ impl Assignment<'_> {
         match job {
             Ok(job) => {
                 tracing::info!(job = %job.id, state = %job.state, paused = job.paused, "let go");
-                // Somebody waits for the job, or for the report of its end.
-                self.shared.wake();
-                if job.state.is_final() {
-                    self.shared.ended(&job).await;
-                    upkeep::tidy_up(self.shared, &job).await;
-                }
+                upkeep::let_go(self.shared, &job).await;
             }
             Err(StoreError::LeaseLost { .. }) if self.lost => {}
             Err(error) => {

@@ -78,8 +78,7 @@ impl Assignment<'_> {
         let preview = ArtifactName { kind: ArtifactKind::Preview(0), format: Format::Jpeg };
         let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Jpeg };
         let (artifacts, job) = (&self.shared.artifacts, self.job.id);
-        let size = artifacts.size_bytes(job, preview).await.ok()?;
-        let bytes = artifacts.get_range(job, preview, 0..size).await.ok()?;
+        let bytes = artifacts.get(job, preview).await.ok()?;
         artifacts.put_bytes(job, name, bytes).await.ok()
     }
 }

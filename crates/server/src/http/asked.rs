@@ -130,9 +130,20 @@ pub(super) async fn blocking(
 /// # Errors
 /// When it is not served.
 pub fn model(shared: &Shared, keys: &mut Map<String, Value>) -> Result<Arc<dyn Films>, Problem> {
+    Ok(named_model(shared, keys)?.unwrap_or_else(|| shared.models.default()))
+}
+
+/// The model that is named, if one is; the name is taken out of the keys.
+///
+/// # Errors
+/// When it is not served.
+pub fn named_model(
+    shared: &Shared,
+    keys: &mut Map<String, Value>,
+) -> Result<Option<Arc<dyn Films>>, Problem> {
     match keys.remove("model") {
-        None | Some(Value::Null) => Ok(shared.models.default()),
-        Some(Value::String(name)) => shared.models.get(&name).ok_or_else(|| {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) => shared.models.get(&name).map(Some).ok_or_else(|| {
             let detail = shared.models.unknown(&name);
             Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail)
         }),

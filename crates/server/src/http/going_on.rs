@@ -51,12 +51,10 @@ pub async fn remix(
         return Err(Problem::invalid("prompt is missing; say what the new film shows"));
     }
     // Another model than the one before may be named.
-    let named = keys.get("model").is_some_and(|name| !name.is_null());
-    let films = match named {
-        true => asked::model(&shared, &mut keys)?,
-        false => shared.models.of(&parent)?,
+    let films = match asked::named_model(&shared, &mut keys)? {
+        Some(films) => films,
+        None => shared.models.of(&parent)?,
     };
-    keys.remove("model");
     let mut merged = before.keys;
     // The other prompts belong to the old one.
     merged.remove("prompt_at");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use crate::films::{Films, ModelInfo};
-use crate::shared::{Shared, SlotState};
+use crate::shared::{Shared, Slot};
 
 /// GET /v1/models
 pub async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
@@ -70,10 +70,7 @@ async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem>
     let model = films.model().clone();
     let memory = tokio::task::spawn_blocking(move || films.memory()).await;
     let memory = memory.map_err(|e| Problem::internal(&e))?;
-    let has_it = |slot: &&crate::shared::Slot| slot.model.as_ref() == Some(&model.name);
-    let is_loaded = |slot: &&crate::shared::Slot| {
-        has_it(slot) && matches!(slot.state, SlotState::Idle | SlotState::Working)
-    };
+    let is_loaded = |slot: &&Slot| slot.is_ready() && slot.model.as_deref() == Some(&*model.name);
     let fits = memory.needed.zip(memory.available).map(|(needed, available)| needed <= available);
     Ok(json!({
         "id": model.name,

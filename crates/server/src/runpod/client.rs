@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use ureq::Agent;
-use ureq::config::Config;
 use ureq::http::StatusCode;
 
 use super::{Bucket, RunPodOptions};
+use crate::fetch::own_agent;
 
 /// How long RunPod may hold a poll open.
 const POLL_TIME: Duration = Duration::from_secs(90);
@@ -41,16 +41,8 @@ pub struct Client {
 
 impl Client {
     pub fn new(options: RunPodOptions) -> Self {
-        let agent = |time| {
-            let config = Config::builder()
-                .http_status_as_error(false)
-                .timeout_global(Some(time))
-                .user_agent(concat!("longreel/", env!("CARGO_PKG_VERSION")))
-                .build();
-            Agent::new_with_config(config)
-        };
-        let (polls, calls) = (agent(POLL_TIME), agent(CALL_TIME));
-        Self { options, polls, calls, uploads: agent(UPLOAD_TIME) }
+        let (polls, calls) = (own_agent(POLL_TIME), own_agent(CALL_TIME));
+        Self { options, polls, calls, uploads: own_agent(UPLOAD_TIME) }
     }
 
     pub fn bucket(&self) -> Option<&Bucket> {

@@ -99,9 +99,7 @@ async fn follow(worker: &Worker, name: &str, job: JobId) -> Option<Value> {
 async fn picture(worker: &Worker, job: JobId, data: &Value) -> Option<Value> {
     let segment = u32::try_from(data["segment"].as_u64()?).ok()?;
     let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Jpeg };
-    let artifacts = &worker.shared.artifacts;
-    let size = artifacts.size_bytes(job, name).await.ok()?;
-    let bytes = artifacts.get_range(job, name, 0..size).await.ok()?;
+    let bytes = worker.shared.artifacts.get(job, name).await.ok()?;
     let url = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(bytes));
     Some(json!({"event": "preview", "segment": segment, "image": url}))
 }
@@ -131,8 +129,7 @@ async fn output(worker: &Worker, job: &Job) -> Result<Value, String> {
         let _ = tokio::fs::remove_file(&file).await;
         output["video_url"] = put?.into();
     } else if size <= ANSWER_BYTES {
-        let bytes = artifacts.get_range(job.id, name, 0..size).await;
-        let bytes = bytes.map_err(|error| failed(&error))?;
+        let bytes = artifacts.get(job.id, name).await.map_err(|error| failed(&error))?;
         output["video"] = format!("data:video/mp4;base64,{}", BASE64_STANDARD.encode(bytes)).into();
     } else {
         return Err(format!(
