@@ -77,6 +77,9 @@ impl Enhancer {
         let config = Config::builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIME))
+            // A kept connection may be closed by the other side just as the next prompt is sent, and
+            // a question cannot be known to be safe to ask twice.
+            .max_idle_connections(0)
             .user_agent(concat!("longreel/", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self {
