@@ -12,6 +12,7 @@
 mod dequantize;
 mod dtype;
 mod gemm;
+pub mod gpu;
 mod narrow;
 pub mod ops;
 mod quantize;

@@ -1,0 +1,188 @@
+//! What a GPU has to offer, so that everything above it runs on a card and, in tests, without one.
+
+use std::fmt;
+
+/// An address in a device's memory; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// So many bytes on.
+    pub fn plus(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
+
+/// One argument of a kernel, in the order and of the types of its parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arg {
+    /// A pointer.
+    Pointer(Address),
+    /// An `int`.
+    Int(i32),
+    /// A `long long`.
+    Long(i64),
+    /// A `float`.
+    Float(f32),
+}
+
+/// How a kernel is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// The source file it is in, without its ending: a key of [`SOURCES`](super::SOURCES).
+    pub module: &'static str,
+    /// Its name there (`extern "C"`).
+    pub kernel: &'static str,
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block, along x alone.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+/// How many streams a driver has: work of one stream is done in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Where the operations run.
+    Compute,
+    /// Where weights are brought ahead of their use.
+    Copy,
+}
+
+/// A matrix product that a vendor's library may do faster than our kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MatMul {
+    /// `[rows, inputs]`, row-major.
+    pub x: Address,
+    /// `[outputs, inputs]`, row-major.
+    pub weight: Address,
+    /// `[rows, outputs]`, row-major.
+    pub out: Address,
+    /// `[outputs]` of f32, or none.
+    pub bias: Option<Address>,
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Columns of `x`.
+    pub inputs: usize,
+    /// Columns of `out`.
+    pub outputs: usize,
+    /// Of `x` and `weight`.
+    pub element: super::Element,
+    /// Of `out`.
+    pub out_element: super::Element,
+    /// Whether GELU (tanh) follows the bias.
+    pub gelu: bool,
+    /// `out += x W^T` instead of `out = x W^T`.
+    pub add: bool,
+}
+
+/// A device: memory, copies, kernels. Calls return before the work is done, in the order of their
+/// stream, but for [`alloc`](Self::alloc), [`free`](Self::free), [`download`](Self::download) and
+/// [`wait`](Self::wait).
+pub trait Driver: fmt::Debug + Send + Sync {
+    /// Reserves device memory, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`] when there is not enough.
+    fn alloc(&self, bytes: usize) -> Result<Address, GpuError>;
+
+    /// Gives memory back once all work is done that was asked for before.
+    fn free(&self, address: Address);
+
+    /// Free and total bytes of the card.
+    ///
+    /// # Errors
+    /// When the card does not answer.
+    fn memory(&self) -> Result<(usize, usize), GpuError>;
+
+    /// Copies to the device; `bytes` may be changed after the call has returned.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError>;
+
+    /// Waits for the compute stream and copies from the device.
+    ///
+    /// # Errors
+    /// When the card refuses, or work before has failed.
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError>;
+
+    /// Copies within the device, on the compute stream.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError>;
+
+    /// Sets bytes to zero, on the compute stream.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError>;
+
+    /// Starts a kernel on the compute stream, compiling its module at first use.
+    ///
+    /// # Errors
+    /// When it cannot be compiled or started.
+    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError>;
+
+    /// Does a matrix product by the vendor's library, on the compute stream. `false` when there is
+    /// none, or it has none of this kind: our own kernel is used then.
+    ///
+    /// # Errors
+    /// When the library fails.
+    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError>;
+
+    /// What `stream` is asked for from now on waits for what the other one was asked for so far.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn follow(&self, stream: Stream) -> Result<(), GpuError>;
+
+    /// Waits until everything that was asked for is done.
+    ///
+    /// # Errors
+    /// What went wrong in it.
+    fn wait(&self) -> Result<(), GpuError>;
+}
+
+/// What a GPU could not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// Not enough memory.
+    #[error(
+        "the GPU's memory is not enough: {asked} bytes more were wanted and {free} of {total} are free"
+    )]
+    Memory {
+        /// Bytes wanted.
+        asked: usize,
+        /// Bytes free.
+        free: usize,
+        /// Bytes the card has.
+        total: usize,
+    },
+    /// A library that is not there, or too old.
+    #[error("{library} cannot be used: {reason}")]
+    Library {
+        /// Its name.
+        library: &'static str,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A kernel that does not compile: a bug of ours, or a card that is not known yet.
+    #[error("the kernels of {module} do not compile for this GPU: {log}")]
+    Compile {
+        /// The source file.
+        module: &'static str,
+        /// What the compiler said.
+        log: String,
+    },
+    /// A call that failed.
+    #[error("the GPU failed at {call}: {reason}")]
+    Call {
+        /// What was asked for.
+        call: &'static str,
+        /// What the driver said.
+        reason: String,
+    },
+}

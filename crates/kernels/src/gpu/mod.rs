@@ -1,0 +1,178 @@
+//! The GPU's side of the arithmetic: memory, arrays and one body for each operation, above a
+//! [`Driver`] that is a card's or, in tests, a stand-in that runs the same kernels on the CPU.
+//!
+//! Operations do not fail; a device does. What goes wrong is kept in the [`Gpu`] (the first of it),
+//! everything after that is skipped, and whoever reads results back gets it as an error. That is the
+//! way of the cards themselves, whose work fails after the call has returned.
+
+mod arena;
+mod driver;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::arena::Arena;
+pub use self::driver::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+
+/// The kernels' sources by name: `(name, CUDA C)`. `common` comes before each of the others.
+pub const SOURCES: &[(&str, &str)] = &[];
+
+/// The type of an array's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Element {
+    /// Bytes of one value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A device with its memory, in the way the operations use it.
+pub struct Gpu {
+    driver: Box<dyn Driver>,
+    /// What activations between operations are kept in. Sums along a film (hidden state, latents)
+    /// are f32 in any case.
+    compute: Element,
+    arena: Mutex<Arena>,
+    failed: Mutex<Option<GpuError>>,
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("driver", &self.driver).finish_non_exhaustive()
+    }
+}
+
+/// A panic elsewhere cannot leave these half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// A device whose operations keep their results as `compute`.
+    pub fn new(driver: Box<dyn Driver>, compute: Element) -> Arc<Self> {
+        Arc::new(Self { driver, compute, arena: Mutex::default(), failed: Mutex::default() })
+    }
+
+    /// What activations are kept in.
+    pub fn compute(&self) -> Element {
+        self.compute
+    }
+
+    /// The device itself.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// What went wrong since the last look, if anything did; the device is usable again after it.
+    ///
+    /// # Errors
+    /// What went wrong first.
+    pub fn check(&self) -> Result<(), GpuError> {
+        lock(&self.failed).take().map_or(Ok(()), Err)
+    }
+
+    /// Does something unless something has failed before.
+    pub(crate) fn attempt<T>(
+        &self,
+        body: impl FnOnce(&dyn Driver) -> Result<T, GpuError>,
+    ) -> Option<T> {
+        let mut failed = lock(&self.failed);
+        if failed.is_some() {
+            return None;
+        }
+        body(&*self.driver).map_err(|error| *failed = Some(error)).ok()
+    }
+
+    /// Starts a kernel.
+    pub(crate) fn launch(&self, launch: Launch, args: &[Arg]) {
+        if launch.grid.contains(&0) {
+            return;
+        }
+        self.attempt(|driver| driver.launch(&launch, args));
+    }
+}
+
+/// Values in a device's memory, in one run; given back to the arena when dropped.
+#[derive(Debug)]
+pub struct Array {
+    gpu: Arc<Gpu>,
+    element: Element,
+    len: usize,
+    /// Address 0 when there was no memory; nothing is started then.
+    address: Address,
+}
+
+impl Array {
+    /// An array whose values are not set.
+    pub fn unset(gpu: &Arc<Gpu>, element: Element, len: usize) -> Self {
+        let bytes = len * element.bytes();
+        let address = gpu.attempt(|driver| lock(&gpu.arena).take(driver, bytes));
+        Self { gpu: gpu.clone(), element, len, address: address.unwrap_or(Address(0)) }
+    }
+
+    /// An array of zeros.
+    pub fn zeros(gpu: &Arc<Gpu>, element: Element, len: usize) -> Self {
+        let array = Self::unset(gpu, element, len);
+        gpu.attempt(|driver| driver.zero(array.address, array.bytes()));
+        array
+    }
+
+    /// A copy of host values, as they are.
+    pub fn from_host(gpu: &Arc<Gpu>, values: &[f32]) -> Self {
+        let array = Self::unset(gpu, Element::F32, values.len());
+        // SAFETY: any four bytes of a slice of floats are bytes.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values))
+        };
+        gpu.attempt(|driver| driver.upload(Stream::Compute, array.address, bytes));
+        array
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// The type of its values.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.len * self.element.bytes()
+    }
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        if self.address != Address(0) {
+            lock(&self.gpu.arena).give(self.address);
+        }
+    }
+}
