@@ -10,6 +10,7 @@
 //! ours and panics with the operation's name and both shapes.
 
 mod dequantize;
+mod device;
 mod dtype;
 mod gemm;
 pub mod gpu;
@@ -19,9 +20,11 @@ mod quantize;
 mod simd;
 pub mod spans;
 mod tensor;
+mod vector;
 mod weight;
 
 pub use dequantize::dequantize;
+pub use device::Device;
 pub use dtype::DType;
 pub use ops::{
     Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, UpsampledConv,
@@ -29,6 +32,7 @@ pub use ops::{
 pub use quantize::quantize;
 pub use simd::Isa;
 pub use tensor::Tensor;
+pub use vector::Vector;
 pub use weight::{Bytes, Weight, WeightError};
 
 /// Runs `body` on a thread of the pool that the operations use. From any other thread each operation

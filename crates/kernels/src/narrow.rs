@@ -20,7 +20,7 @@ impl Weight {
 }
 
 /// The upper half of a single. A NaN stays one though its lower half goes.
-fn f32_to_bf16(value: f32) -> u16 {
+pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return (bits >> 16) as u16 | 0x40;

@@ -1,21 +1,50 @@
-//! Dense `f32` activations.
+//! Dense activations.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::Device;
 use crate::gemm::Shared;
+use crate::gpu::{Array, Element, Gpu, GpuError};
 
-/// Dense, row-major `f32` activations with a shape, on one device.
+/// Dense, row-major activations with a shape, on one device: `f32` on the host, `f32` or `bf16` on a
+/// GPU.
 ///
 /// Conventions: token matrices are `[tokens, dim]`, latents `[T, C, H, W]` (one latent frame is one
 /// contiguous run), pictures inside the VAE `[T, H, W, C]` (channels last).
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Host values are read with [`data`](Self::data); those of a GPU are brought with
+/// [`to_host`](Self::to_host) first.
+#[derive(Debug)]
 pub struct Tensor {
     shape: Vec<usize>,
-    data: Vec<f32>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Host(Vec<f32>),
+    Device(Array),
 }
 
 impl Tensor {
-    /// A tensor of zeros.
+    /// A tensor of zeros on the host.
     pub fn zeros(shape: &[usize]) -> Self {
-        Self { shape: shape.to_vec(), data: vec![0.0; shape.iter().product()] }
+        Self::host(shape, vec![0.0; shape.iter().product()])
+    }
+
+    /// A tensor of `f32` zeros on a device.
+    pub fn zeros_on(device: &Device, shape: &[usize]) -> Self {
+        match device {
+            Device::Cpu => Self::zeros(shape),
+            Device::Gpu(gpu) => {
+                Self::from_array(shape, Array::zeros(gpu, Element::F32, shape.iter().product()))
+            }
+        }
+    }
+
+    fn host(shape: &[usize], values: Vec<f32>) -> Self {
+        Self { shape: shape.to_vec(), values: Values::Host(values) }
     }
 
     /// A tensor whose values `write` writes, without setting them to zero before.
@@ -28,7 +57,7 @@ impl Tensor {
         write(Shared::new(data.as_mut_ptr()));
         // SAFETY: the capacity is `len`, and the caller vouches that every value is written.
         unsafe { data.set_len(len) };
-        Self { shape: shape.to_vec(), data }
+        Self::host(shape, data)
     }
 
     /// Takes ownership of `data`, whose length must be the product of `shape`.
@@ -39,7 +68,14 @@ impl Tensor {
             "Tensor::from_vec: shape {shape:?} against {} values",
             data.len()
         );
-        Self { shape: shape.to_vec(), data }
+        Self::host(shape, data)
+    }
+
+    /// Values of a GPU, whose number must be the product of `shape`.
+    pub(crate) fn from_array(shape: &[usize], array: Array) -> Self {
+        let values = shape.iter().product::<usize>();
+        assert_eq!(values, array.len(), "Tensor::from_array: shape {shape:?}");
+        Self { shape: shape.to_vec(), values: Values::Device(array) }
     }
 
     /// The shape, outermost axis first.
@@ -54,34 +90,111 @@ impl Tensor {
 
     /// The number of values.
     pub fn len(&self) -> usize {
-        self.data.len()
+        self.shape.iter().product()
     }
 
     /// True when there is no value.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.len() == 0
     }
 
-    /// The values on the host.
+    /// Bytes that the values take.
+    pub fn bytes(&self) -> usize {
+        match &self.values {
+            Values::Host(data) => size_of_val(data.as_slice()),
+            Values::Device(array) => array.bytes(),
+        }
+    }
+
+    /// Where the values are.
+    pub fn device(&self) -> Device {
+        match &self.values {
+            Values::Host(_) => Device::Cpu,
+            Values::Device(array) => Device::Gpu(array.gpu().clone()),
+        }
+    }
+
+    /// The values on a GPU, if they are on one.
+    pub(crate) fn array(&self) -> Option<&Array> {
+        match &self.values {
+            Values::Host(_) => None,
+            Values::Device(array) => Some(array),
+        }
+    }
+
+    /// The values on a GPU, for writing, if they are on one.
+    pub(crate) fn array_mut(&mut self) -> Option<&mut Array> {
+        match &mut self.values {
+            Values::Host(_) => None,
+            Values::Device(array) => Some(array),
+        }
+    }
+
+    /// The values on `gpu`, wherever they are now.
+    pub(crate) fn array_on(&self, gpu: &Arc<Gpu>) -> Held<'_> {
+        match &self.values {
+            Values::Device(array) => Held::There(array),
+            Values::Host(data) => Held::Brought(Array::from_host(gpu, data)),
+        }
+    }
+
+    /// The same values on `device`; on a GPU `f32`, as they come from the host.
+    ///
+    /// # Errors
+    /// What went wrong on the GPU that they come from, in this or anything before.
+    pub fn to(&self, device: &Device) -> Result<Self, GpuError> {
+        match (&self.values, device) {
+            (Values::Device(_), Device::Cpu) => self.to_host(),
+            (Values::Host(data), Device::Gpu(gpu)) => {
+                Ok(Self::from_array(&self.shape, Array::from_host(gpu, data)))
+            }
+            (Values::Device(_), Device::Gpu(_)) if self.device() != *device => {
+                self.to_host()?.to(device)
+            }
+            _ => Ok(self.clone()),
+        }
+    }
+
+    /// The same values on the host.
+    ///
+    /// # Errors
+    /// What went wrong on the GPU that they come from, in this or anything before.
+    pub fn to_host(&self) -> Result<Self, GpuError> {
+        match &self.values {
+            Values::Host(_) => Ok(self.clone()),
+            Values::Device(array) => Ok(Self::host(&self.shape, array.to_host()?)),
+        }
+    }
+
+    /// The values; the tensor is on the host.
     pub fn data(&self) -> &[f32] {
-        &self.data
+        match &self.values {
+            Values::Host(data) => data,
+            Values::Device(_) => panic!("Tensor::data: the values are on a GPU; see `to_host`"),
+        }
     }
 
-    /// The values on the host, for writing.
+    /// The values, for writing; the tensor is on the host.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        match &mut self.values {
+            Values::Host(data) => data,
+            Values::Device(_) => panic!("Tensor::data_mut: the values are on a GPU; see `to_host`"),
+        }
     }
 
-    /// Gives the values back.
+    /// Gives the values back; the tensor is on the host.
     pub fn into_vec(self) -> Vec<f32> {
-        self.data
+        match self.values {
+            Values::Host(data) => data,
+            Values::Device(_) => panic!("Tensor::into_vec: the values are on a GPU; see `to_host`"),
+        }
     }
 
     /// The same values under another shape of the same size.
     pub fn reshape(mut self, shape: &[usize]) -> Self {
         assert_eq!(
             shape.iter().product::<usize>(),
-            self.data.len(),
+            self.len(),
             "reshape: {:?} to {shape:?}",
             self.shape
         );
@@ -90,7 +203,7 @@ impl Tensor {
     }
 
     /// Copies `range` of the outermost axis.
-    pub fn slice0(&self, range: std::ops::Range<usize>) -> Self {
+    pub fn slice0(&self, range: Range<usize>) -> Self {
         assert!(
             range.start <= range.end && range.end <= self.shape[0],
             "slice0: {range:?} of {:?}",
@@ -99,20 +212,83 @@ impl Tensor {
         let inner: usize = self.shape[1..].iter().product();
         let mut shape = self.shape.clone();
         shape[0] = range.end - range.start;
-        Self { shape, data: self.data[range.start * inner..range.end * inner].to_vec() }
+        let range = range.start * inner..range.end * inner;
+        let values = match &self.values {
+            Values::Host(data) => Values::Host(data[range].to_vec()),
+            Values::Device(array) => {
+                let mut part = Array::unset(array.gpu(), array.element(), range.len());
+                part.copy_from(0, array, range);
+                Values::Device(part)
+            }
+        };
+        Self { shape, values }
     }
 
-    /// Joins tensors along the outermost axis.
+    /// Joins tensors of one device along the outermost axis.
     pub fn concat0(parts: &[&Tensor]) -> Self {
         let first = parts.first().expect("concat0: no parts");
         let mut shape = first.shape.clone();
-        shape[0] = 0;
-        let mut data = Vec::with_capacity(parts.iter().map(|p| p.len()).sum());
         for part in parts {
             assert_eq!(part.shape[1..], first.shape[1..], "concat0: inner shapes differ");
-            shape[0] += part.shape[0];
-            data.extend_from_slice(&part.data);
         }
-        Self { shape, data }
+        shape[0] = parts.iter().map(|part| part.shape[0]).sum();
+        let len = parts.iter().map(|part| part.len()).sum();
+        let values = match &first.values {
+            Values::Host(_) => {
+                let mut data = Vec::with_capacity(len);
+                parts.iter().for_each(|part| data.extend_from_slice(part.data()));
+                Values::Host(data)
+            }
+            Values::Device(array) => {
+                let mut whole = Array::unset(array.gpu(), array.element(), len);
+                let mut at = 0;
+                for part in parts {
+                    let part = part.array().expect("concat0: parts on different devices");
+                    whole.copy_from(at, part, 0..part.len());
+                    at += part.len();
+                }
+                Values::Device(whole)
+            }
+        };
+        Self { shape, values }
+    }
+}
+
+impl Clone for Tensor {
+    fn clone(&self) -> Self {
+        let values = match &self.values {
+            Values::Host(data) => Values::Host(data.clone()),
+            Values::Device(array) => Values::Device(array.clone()),
+        };
+        Self { shape: self.shape.clone(), values }
+    }
+}
+
+/// By value, and with tensors of the same place alone.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        self.shape == other.shape
+            && match (&self.values, &other.values) {
+                (Values::Host(a), Values::Host(b)) => a == b,
+                _ => false,
+            }
+    }
+}
+
+/// An array that was there, or one that had to be brought.
+#[derive(Debug)]
+pub(crate) enum Held<'a> {
+    There(&'a Array),
+    Brought(Array),
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Array;
+
+    fn deref(&self) -> &Array {
+        match self {
+            Self::There(array) => array,
+            Self::Brought(array) => array,
+        }
     }
 }

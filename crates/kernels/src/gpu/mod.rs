@@ -7,12 +7,19 @@
 
 mod arena;
 mod driver;
+#[cfg(test)]
+mod tests;
+mod weights;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::arena::Arena;
 pub use self::driver::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+pub use self::weights::WeightPlan;
+use self::weights::Weights;
+pub(crate) use self::weights::{Handle, Present};
 
 /// The kernels' sources by name: `(name, CUDA C)`. `common` comes before each of the others.
 pub const SOURCES: &[(&str, &str)] = &[];
@@ -43,6 +50,7 @@ pub struct Gpu {
     /// are f32 in any case.
     compute: Element,
     arena: Mutex<Arena>,
+    weights: Mutex<Weights>,
     failed: Mutex<Option<GpuError>>,
 }
 
@@ -60,7 +68,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Gpu {
     /// A device whose operations keep their results as `compute`.
     pub fn new(driver: Box<dyn Driver>, compute: Element) -> Arc<Self> {
-        Arc::new(Self { driver, compute, arena: Mutex::default(), failed: Mutex::default() })
+        Arc::new(Self {
+            driver,
+            compute,
+            arena: Mutex::default(),
+            weights: Mutex::default(),
+            failed: Mutex::default(),
+        })
     }
 
     /// What activations are kept in.
@@ -71,6 +85,31 @@ impl Gpu {
     /// The device itself.
     pub fn driver(&self) -> &dyn Driver {
         &*self.driver
+    }
+
+    /// How the weights of the models that come next share the memory.
+    pub fn plan_weights(&self, plan: WeightPlan) {
+        lock(&self.weights).plan(plan);
+    }
+
+    /// Asks the card for the memory that activations will need, at once.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn reserve(&self, bytes: usize) -> Result<(), GpuError> {
+        let mut arena = lock(&self.arena);
+        let missing = bytes.saturating_sub(arena.bytes().0);
+        if missing > 0 { arena.reserve(&*self.driver, missing) } else { Ok(()) }
+    }
+
+    /// Gives memory back that no activation is in.
+    pub fn shrink(&self) {
+        lock(&self.arena).shrink(&*self.driver);
+    }
+
+    /// Bytes of the card's memory that are held: for activations, and for weights.
+    pub fn bytes(&self) -> (usize, usize) {
+        (lock(&self.arena).bytes().0, lock(&self.weights).bytes())
     }
 
     /// What went wrong since the last look, if anything did; the device is usable again after it.
@@ -138,6 +177,41 @@ impl Array {
         array
     }
 
+    /// Copies `range` of `from` to the place of value `at`; both have the same element.
+    pub fn copy_from(&mut self, at: usize, from: &Array, range: Range<usize>) {
+        assert!(
+            self.element == from.element && range.end <= from.len && at + range.len() <= self.len,
+            "Array::copy_from: {range:?} of {} to {at} of {}",
+            from.len,
+            self.len
+        );
+        let size = self.element.bytes();
+        let (to, from) = (self.address.plus(at * size), from.address.plus(range.start * size));
+        if !range.is_empty() {
+            self.gpu.attempt(|driver| driver.copy(to, from, range.len() * size));
+        }
+    }
+
+    /// The values on the host, once all work before is done.
+    ///
+    /// # Errors
+    /// What went wrong, in this or before.
+    pub fn to_host(&self) -> Result<Vec<f32>, GpuError> {
+        let mut bytes = vec![0u8; self.bytes()];
+        self.gpu.attempt(|driver| driver.download(self.address, &mut bytes));
+        self.gpu.check()?;
+        Ok(match self.element {
+            Element::F32 => {
+                let values = bytes.as_chunks::<4>().0.iter();
+                values.map(|&four| f32::from_le_bytes(four)).collect()
+            }
+            Element::Bf16 => {
+                let values = bytes.as_chunks::<2>().0.iter();
+                values.map(|&[a, b]| f32::from_le_bytes([0, 0, a, b])).collect()
+            }
+        })
+    }
+
     /// The device.
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
@@ -166,6 +240,14 @@ impl Array {
     /// Its size.
     pub fn bytes(&self) -> usize {
         self.len * self.element.bytes()
+    }
+}
+
+impl Clone for Array {
+    fn clone(&self) -> Self {
+        let mut copy = Self::unset(&self.gpu, self.element, self.len);
+        copy.copy_from(0, self, 0..self.len);
+        copy
     }
 }
 

@@ -1,0 +1,216 @@
+//! Memory and weights on a device that is nothing but memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use super::arena::Arena;
+use super::*;
+use crate::{DType, Weight};
+
+/// Real bytes at made-up addresses, so many in all, and a note of each copy.
+#[derive(Debug, Default)]
+struct Memory {
+    total: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    slabs: BTreeMap<u64, Vec<u8>>,
+    uploads: Vec<(Stream, usize)>,
+}
+
+impl Memory {
+    fn of(total: usize) -> Arc<Self> {
+        Arc::new(Self { total, ..Self::default() })
+    }
+
+    fn with<T>(&self, at: Address, len: usize, body: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut state = lock(&self.state);
+        let (&start, slab) = state.slabs.range_mut(..=at.0).next_back().expect("a known address");
+        let at = (at.0 - start) as usize;
+        body(&mut slab[at..at + len])
+    }
+
+    fn uploads(&self) -> Vec<(Stream, usize)> {
+        std::mem::take(&mut lock(&self.state).uploads)
+    }
+}
+
+impl Driver for Arc<Memory> {
+    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        let mut state = lock(&self.state);
+        let taken: usize = state.slabs.values().map(Vec::len).sum();
+        let free = self.total - taken;
+        if bytes > free {
+            return Err(GpuError::Memory { asked: bytes, free, total: self.total });
+        }
+        // Slabs lie side by side, where pieces of two of them must not be joined.
+        let address = state.next.max(1 << 20);
+        state.next = address + bytes as u64;
+        state.slabs.insert(address, vec![0xff; bytes]);
+        Ok(Address(address))
+    }
+
+    fn free(&self, address: Address) {
+        lock(&self.state).slabs.remove(&address.0).expect("a known address");
+    }
+
+    fn memory(&self) -> Result<(usize, usize), GpuError> {
+        Ok((self.total, self.total))
+    }
+
+    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.with(to, bytes.len(), |place| place.copy_from_slice(bytes));
+        lock(&self.state).uploads.push((stream, bytes.len()));
+        Ok(())
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.with(from, bytes.len(), |place| bytes.copy_from_slice(place));
+        Ok(())
+    }
+
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
+        let held = self.with(from, bytes, |place| place.to_vec());
+        self.with(to, bytes, |place| place.copy_from_slice(&held));
+        Ok(())
+    }
+
+    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
+        self.with(to, bytes, |place| place.fill(0));
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch, _: &[Arg]) -> Result<(), GpuError> {
+        Err(GpuError::Compile { module: launch.module, log: "this is memory".into() })
+    }
+
+    fn matmul(&self, _: &MatMul) -> Result<bool, GpuError> {
+        Ok(false)
+    }
+
+    fn follow(&self, _: Stream) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn pieces_are_used_again_and_joined_but_never_across_slabs() {
+    let memory = Memory::of(1 << 30);
+    let mut arena = Arena::default();
+    arena.reserve(&memory, 4096).expect("room");
+    arena.reserve(&memory, 4096).expect("room");
+    let a = arena.take(&memory, 1000).expect("room");
+    let b = arena.take(&memory, 1).expect("room");
+    let c = arena.take(&memory, 2816).expect("room");
+    assert_eq!((b, c), (a.plus(1024), a.plus(1280)), "side by side in the first slab");
+    let d = arena.take(&memory, 4096).expect("room");
+    arena.give(c);
+    arena.give(a);
+    assert_eq!(arena.take(&memory, 900).expect("room"), a, "the smallest that fits");
+    arena.give(a);
+    arena.give(b);
+    assert_eq!(arena.take(&memory, 4096).expect("room"), a, "three joined to a whole slab");
+    arena.give(a);
+    arena.give(d);
+    assert_eq!(arena.bytes(), (8192, 0));
+    let whole = arena.take(&memory, 8192).expect("room");
+    assert!(whole != a && whole != d, "a piece over two slabs");
+    arena.give(whole);
+    arena.shrink(&memory);
+    assert_eq!(arena.bytes(), (0, 0));
+    assert!(lock(&memory.state).slabs.is_empty());
+}
+
+#[test]
+fn a_failure_is_kept_and_told_once_and_what_follows_is_skipped() {
+    let memory = Memory::of(100 << 20);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::F32);
+    let kept = Array::from_host(&gpu, &[1.0, 2.0]);
+    let large = Array::zeros(&gpu, Element::F32, 1 << 30);
+    assert_eq!(large.address(), Address(0));
+    drop(Array::from_host(&gpu, &[3.0]));
+    assert_eq!(memory.uploads().len(), 1, "nothing after the failure");
+    let error = kept.to_host().expect_err("a failure before");
+    assert!(matches!(error, GpuError::Memory { asked, .. } if asked == 4 << 30), "{error}");
+    assert_eq!(kept.to_host(), Ok(vec![1.0, 2.0]), "usable again");
+}
+
+fn weights(count: u8, values: usize) -> Vec<(Handle, Weight)> {
+    let of = |i| Weight::new(&[values], DType::Q8_0, vec![i; values / 32 * 34].into());
+    (0..count).map(|i| (Handle::default(), of(i).expect("whole blocks"))).collect()
+}
+
+/// Uses each weight once, in order; the first byte of each as the device has it.
+fn forward(gpu: &Arc<Gpu>, memory: &Memory, weights: &[(Handle, Weight)]) -> Vec<u8> {
+    let first = |(handle, weight): &(Handle, Weight)| {
+        let present = handle.bring(gpu, weight, Element::Bf16).expect("no failure");
+        assert_eq!(present.dtype, DType::Q8_0);
+        let last = memory.with(present.address, weight.bytes().len(), |b| *b.last().expect("some"));
+        assert_eq!(memory.with(present.address, 1, |b| b[0]), last);
+        last
+    };
+    weights.iter().map(first).collect()
+}
+
+#[test]
+fn weights_that_fit_are_brought_once_and_leave_with_their_layers() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let all = weights(5, 3200);
+    for _ in 0..3 {
+        assert_eq!(forward(&gpu, &memory, &all), [0, 1, 2, 3, 4]);
+    }
+    assert_eq!(memory.uploads(), [(Stream::Compute, 3400); 5]);
+    drop(all);
+    assert_eq!(gpu.bytes().1, 0);
+    assert!(lock(&memory.state).slabs.is_empty(), "memory was kept");
+}
+
+#[test]
+fn weights_that_do_not_fit_are_brought_ahead_and_each_once_a_forward() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let plan = WeightPlan::new(10 * 3400, 3400, 5 * 3400 + 7).expect("places fit");
+    assert_eq!((plan.resident, plan.places, plan.place), (2 * 3400 + 7, 3, 3400));
+    gpu.plan_weights(plan);
+    let all = weights(10, 3200);
+    let expected: Vec<u8> = (0..10).collect();
+    assert_eq!(forward(&gpu, &memory, &all), expected);
+    assert_eq!(memory.uploads().len(), 10);
+    // Knows the order from here on, and ends with the first two of the next one under way.
+    assert_eq!(forward(&gpu, &memory, &all), expected);
+    assert_eq!(memory.uploads().len(), 8 + 2);
+    for _ in 0..3 {
+        assert_eq!(forward(&gpu, &memory, &all), expected);
+        assert_eq!(memory.uploads(), [(Stream::Copy, 3400); 8], "two stay, eight come");
+    }
+    assert!(gpu.bytes().1 <= plan.bytes() + 5 * 256, "{:?} of {plan:?}", gpu.bytes());
+    drop(all);
+    assert_eq!(gpu.bytes().1, 0);
+}
+
+#[test]
+fn a_plan_keeps_all_that_fits_and_refuses_what_cannot_work() {
+    assert_eq!(WeightPlan::new(100, 10, 100).map(|p| (p.resident, p.places)), Some((100, 0)));
+    assert_eq!(WeightPlan::new(101, 10, 100).map(|p| p.bytes()), Some(100));
+    assert_eq!(WeightPlan::new(101, 40, 100), None);
+}
+
+#[test]
+fn singles_become_bf16_on_the_way_where_they_are_computed_with_as_that() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let weight = Weight::from_f32(&[3], &[1.0, -2.5, 1.00390625]);
+    let handle = Handle::default();
+    let present = handle.bring(&gpu, &weight, Element::Bf16).expect("no failure");
+    assert_eq!(present.dtype, DType::BF16);
+    let bytes = memory.with(present.address, 6, |b| b.to_vec());
+    assert_eq!(bytes, [0x80, 0x3f, 0x20, 0xc0, 0x80, 0x3f], "ties to even");
+}
