@@ -1,11 +1,12 @@
 //! One segment: from noise to latents, row by row of its timetable.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use longreel_kernels::Tensor;
-use longreel_models::{Context, ForwardOptions, Transformer};
+use longreel_kernels::{Device, Tensor};
+use longreel_models::{Context, ForwardOptions, ModelError, Transformer};
 use longreel_sampling::{
     Branch, Decision, Guidance, Observed, Row, Schedule, Solver, SolverKind, Span, StepCache,
     Timetable, mix_condition_noise,
@@ -202,22 +203,28 @@ fn evaluate(
         Span::Blocks => {
             let mut pass = task.transformer.begin(input, timesteps, &task.forward)?;
             let observed = match cache.observed() {
-                Observed::TimeEmbedding => pass.temb().data(),
-                Observed::TimeProjection => pass.time_proj().data(),
-                Observed::ModelInput => input.data(),
+                Observed::TimeEmbedding => on_host(pass.temb())?,
+                Observed::TimeProjection => on_host(pass.time_proj())?,
+                Observed::ModelInput => Cow::Borrowed(input),
             };
-            if cache.decide(branch, row, observed) == Decision::Reuse {
+            if cache.decide(branch, row, observed.data()) == Decision::Reuse {
                 let mut residual = Tensor::zeros(pass.hidden().shape());
                 cache.reuse(branch, residual.data_mut())?;
                 pass.add_residual(&residual)?;
             } else {
                 let before = pass.hidden().clone();
                 pass.run_blocks(context)?;
-                cache.store(branch, before.data(), pass.hidden().data())?;
+                let (before, after) = (on_host(&before)?, on_host(pass.hidden())?);
+                cache.store(branch, before.data(), after.data())?;
             }
-            Ok(pass.finish())
+            Ok(pass.finish()?)
         }
     }
+}
+
+/// What a step cache looks at.
+fn on_host(tensor: &Tensor) -> Result<Cow<'_, Tensor>, ModelError> {
+    Ok(tensor.on(&Device::Cpu)?)
 }
 
 /// The first `channels` channels of `[T, C, H, W]`: image-to-video models are shown more than they

@@ -89,7 +89,8 @@ fn linear_case(rows: usize, k: usize, n: usize, dtype: DType) -> Case {
 }
 
 fn attention_case(heads: usize, queries: usize, keys: usize, size: usize) -> Case {
-    let how = Attention { heads, scale: 1.0 / (size as f32).sqrt(), mask: Mask::None, bias: None };
+    let how =
+        Attention { heads, scale: 1.0 / (size as f32).sqrt(), mask: Mask::None, bias: Bias::None };
     (
         format!("attention {heads}x{queries}x{keys}x{size}"),
         Work::Flops(4.0 * (heads * queries * keys * size) as f64),
@@ -174,13 +175,13 @@ fn cases() -> Vec<Case> {
         }),
     ));
     cases.push(pass_case("channel_norm silu 96 4x120x208", &[4, 120, 208, 96], |x| {
-        channel_norm(x, &[1.0; 96], None, true);
+        channel_norm(x, &vec![1.0; 96].into(), None, true);
     }));
     cases.push(pass_case("layer_norm 2048x1536", &[2048, 1536], |x| {
         drop(black_box(layer_norm(x, None, 1e-6, None)));
     }));
     cases.push(pass_case("rms_norm 2048x1536", &[2048, 1536], |x| {
-        rms_norm_rope(x, Some(&[1.0; 1536]), 1e-6, None);
+        rms_norm_rope(x, Some(&vec![1.0; 1536].into()), 1e-6, None);
     }));
     cases.push(pass_case("gelu_tanh 2048x1536", &[2048, 1536], |x| {
         activate_inplace(x, Activation::GeluTanh);

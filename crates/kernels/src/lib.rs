@@ -26,8 +26,10 @@ mod weight;
 pub use dequantize::dequantize;
 pub use device::Device;
 pub use dtype::DType;
+pub use gpu::GpuError;
 pub use ops::{
-    Activation, Attention, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, UpsampledConv,
+    Activation, Attention, Bias, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable,
+    UpsampledConv,
 };
 pub use quantize::quantize;
 pub use simd::Isa;

@@ -1,5 +1,6 @@
 //! Dense activations.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::gpu::{Array, Element, Gpu, GpuError};
 /// contiguous run), pictures inside the VAE `[T, H, W, C]` (channels last).
 ///
 /// Host values are read with [`data`](Self::data); those of a GPU are brought with
-/// [`to_host`](Self::to_host) first.
+/// [`on`](Self::on) first.
 #[derive(Debug)]
 pub struct Tensor {
     shape: Vec<usize>,
@@ -142,26 +143,29 @@ impl Tensor {
     ///
     /// # Errors
     /// What went wrong on the GPU that they come from, in this or anything before.
-    pub fn to(&self, device: &Device) -> Result<Self, GpuError> {
-        match (&self.values, device) {
-            (Values::Device(_), Device::Cpu) => self.to_host(),
+    pub fn on(&self, device: &Device) -> Result<Cow<'_, Self>, GpuError> {
+        Ok(match (&self.values, device) {
+            (Values::Device(array), Device::Cpu) => {
+                Cow::Owned(Self::host(&self.shape, array.to_host()?))
+            }
             (Values::Host(data), Device::Gpu(gpu)) => {
-                Ok(Self::from_array(&self.shape, Array::from_host(gpu, data)))
+                Cow::Owned(Self::from_array(&self.shape, Array::from_host(gpu, data)))
             }
-            (Values::Device(_), Device::Gpu(_)) if self.device() != *device => {
-                self.to_host()?.to(device)
+            (Values::Device(array), Device::Gpu(gpu)) if !Arc::ptr_eq(array.gpu(), gpu) => {
+                let host = Self::host(&self.shape, array.to_host()?);
+                Cow::Owned(host.on(device)?.into_owned())
             }
-            _ => Ok(self.clone()),
-        }
+            _ => Cow::Borrowed(self),
+        })
     }
 
     /// The same values on the host.
     ///
     /// # Errors
-    /// What went wrong on the GPU that they come from, in this or anything before.
-    pub fn to_host(&self) -> Result<Self, GpuError> {
+    /// As [`on`](Self::on).
+    pub fn into_host(self) -> Result<Self, GpuError> {
         match &self.values {
-            Values::Host(_) => Ok(self.clone()),
+            Values::Host(_) => Ok(self),
             Values::Device(array) => Ok(Self::host(&self.shape, array.to_host()?)),
         }
     }
@@ -170,7 +174,7 @@ impl Tensor {
     pub fn data(&self) -> &[f32] {
         match &self.values {
             Values::Host(data) => data,
-            Values::Device(_) => panic!("Tensor::data: the values are on a GPU; see `to_host`"),
+            Values::Device(_) => panic!("Tensor::data: the values are on a GPU; see `on`"),
         }
     }
 
@@ -178,7 +182,7 @@ impl Tensor {
     pub fn data_mut(&mut self) -> &mut [f32] {
         match &mut self.values {
             Values::Host(data) => data,
-            Values::Device(_) => panic!("Tensor::data_mut: the values are on a GPU; see `to_host`"),
+            Values::Device(_) => panic!("Tensor::data_mut: the values are on a GPU; see `on`"),
         }
     }
 
@@ -186,7 +190,7 @@ impl Tensor {
     pub fn into_vec(self) -> Vec<f32> {
         match self.values {
             Values::Host(data) => data,
-            Values::Device(_) => panic!("Tensor::into_vec: the values are on a GPU; see `to_host`"),
+            Values::Device(_) => panic!("Tensor::into_vec: the values are on a GPU; see `on`"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Why a network cannot be built or run.
 
+use longreel_kernels::GpuError;
 use longreel_weights::WeightsError;
 
 /// What went wrong in a network: at load (a config or a tensor does not fit) or in a call (an input
@@ -9,6 +10,9 @@ pub enum ModelError {
     /// A tensor is missing, has the wrong shape, or is left over.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A device that could not go on.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// A value in a network's `config.json` that no published model has and this program cannot run.
     #[error("the {network}'s config has {field} = {value}, but {rule}")]
     Config {

@@ -1,6 +1,6 @@
 //! Layers taken out of a [`TensorSource`] by their canonical names.
 
-use longreel_kernels::{Conv3d, Linear};
+use longreel_kernels::{Conv3d, Linear, Vector};
 use longreel_weights::TensorSource;
 
 use crate::ModelError;
@@ -31,21 +31,21 @@ pub(crate) fn linear_without_bias(
 /// The weight and bias of an affine norm.
 #[derive(Debug)]
 pub(crate) struct Affine {
-    pub weight: Vec<f32>,
-    pub bias: Vec<f32>,
+    pub weight: Vector,
+    pub bias: Vector,
 }
 
 impl Affine {
     /// `{name}.weight` and `{name}.bias`, both `[dim]`.
     pub fn load(source: &mut TensorSource, name: &str, dim: usize) -> Result<Self, ModelError> {
         Ok(Self {
-            weight: source.take_f32(&format!("{name}.weight"), &[dim])?,
-            bias: source.take_f32(&format!("{name}.bias"), &[dim])?,
+            weight: source.take_f32(&format!("{name}.weight"), &[dim])?.into(),
+            bias: source.take_f32(&format!("{name}.bias"), &[dim])?.into(),
         })
     }
 
     /// In the form the layer norm takes.
-    pub fn parts(&self) -> Option<(&[f32], &[f32])> {
+    pub fn parts(&self) -> Option<(&Vector, &Vector)> {
         Some((&self.weight, &self.bias))
     }
 }

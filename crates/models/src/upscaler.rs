@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use longreel_kernels::{Conv3d, Tensor, ops};
+use longreel_kernels::{Conv3d, Tensor, Vector, ops};
 use longreel_weights::TensorSource;
 
 use crate::ModelError;
@@ -28,7 +28,7 @@ pub struct Upscaler {
 #[derive(Debug)]
 struct Layer {
     conv: Conv3d,
-    slopes: Vec<f32>,
+    slopes: Vector,
 }
 
 impl Upscaler {
@@ -74,7 +74,7 @@ impl Upscaler {
             }
             let at = 2 * layers.len();
             let conv = conv(&mut source, at, features, inputs)?;
-            let slopes = source.take_f32(&name(at + 1, "weight"), &[features])?;
+            let slopes = source.take_f32(&name(at + 1, "weight"), &[features])?.into();
             layers.push(Layer { conv, slopes });
             inputs = features;
         }

@@ -163,7 +163,7 @@ fn an_added_residual_replaces_the_blocks() {
     let mut reused = begin();
     reused.add_residual(&residual).unwrap();
     // Subtracting and adding again rounds twice.
-    assert_close("residual", &reused.finish(), &run.finish(), 1e-6);
+    assert_close("residual", &reused.finish().unwrap(), &run.finish().unwrap(), 1e-6);
     let wrong = Tensor::zeros(&[1, model.dim()]);
     assert!(matches!(begin().add_residual(&wrong), Err(ModelError::Input { .. })));
 }

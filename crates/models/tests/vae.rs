@@ -118,7 +118,7 @@ fn a_saved_decoder_state_goes_on_in_every_bit() {
         if cut > 0 {
             vae.decoder.decode(&latents.slice0(0..cut), &mut state, NO_LIMIT).unwrap();
         }
-        let saved = state.to_tensors();
+        let saved = state.to_tensors().unwrap();
         assert_eq!(saved.is_empty(), cut == 0);
         let mut state = vae.decoder.state_from_tensors(saved).unwrap();
         let rest = vae.decoder.decode(&latents.slice0(cut..6), &mut state, NO_LIMIT).unwrap();
@@ -140,8 +140,8 @@ fn a_rebuilt_decoder_state_equals_the_stream_in_every_bit() {
         }
         let past = latents.slice0(0..cut);
         let rebuilt = vae.decoder.rebuild_state(&past, true, NO_LIMIT).unwrap();
-        let tensors = state.to_tensors().into_iter().zip(rebuilt.to_tensors());
-        assert_eq!(state.to_tensors().len(), rebuilt.to_tensors().len());
+        let tensors = state.to_tensors().unwrap().into_iter().zip(rebuilt.to_tensors().unwrap());
+        assert_eq!(state.to_tensors().unwrap().len(), rebuilt.to_tensors().unwrap().len());
         for ((name, a), (other, b)) in tensors {
             assert_eq!(name, other);
             assert_same_bits(&format!("{name} at {cut}"), &a, &b);
@@ -166,7 +166,7 @@ fn the_receptive_field_is_not_much_larger_than_needed() {
     let mut latents = noise(11, &[need, 16, 1, 1]);
     let state = |latents: &Tensor| {
         let state = vae.decoder.rebuild_state(latents, false, NO_LIMIT).unwrap();
-        state.to_tensors()
+        state.to_tensors().unwrap()
     };
     let before = state(&latents);
     latents.data_mut()[2 * 16..3 * 16].iter_mut().for_each(|v| *v += 1.0);
@@ -178,7 +178,7 @@ fn damaged_states_are_refused() {
     let (_, vae) = open("vae");
     let mut state = VaeDecoderState::new();
     vae.decoder.decode(&noise(1, &[2, 16, 2, 3]), &mut state, NO_LIMIT).unwrap();
-    let good = state.to_tensors();
+    let good = state.to_tensors().unwrap();
     type Change<'a> = &'a dyn Fn(&mut Vec<(String, Tensor)>);
     let refuse = |change: Change<'_>| {
         let mut tensors = good.clone();

@@ -4,8 +4,8 @@ use crate::spans;
 use rayon::prelude::*;
 
 use super::pointwise::for_each_piece;
-use crate::Tensor;
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
+use crate::{Tensor, Vector};
 
 /// Rows that a thread takes at a time.
 const PRELU_ROWS: usize = 256;
@@ -34,7 +34,7 @@ pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
 
 /// PReLU (He et al. 2015): negative values of `x`, `[.., C]`, times the slope of their channel, of
 /// `slopes`, `[C]`.
-pub fn prelu_inplace(x: &mut Tensor, slopes: &[f32]) {
+pub fn prelu_inplace(x: &mut Tensor, slopes: &Vector) {
     let _span = spans::begin("activation", || (0.0, 2 * x.len()));
     let channels = x.shape().last().copied().unwrap_or_default();
     assert_eq!(
@@ -46,7 +46,7 @@ pub fn prelu_inplace(x: &mut Tensor, slopes: &[f32]) {
     );
     x.data_mut().par_chunks_mut(channels * PRELU_ROWS).for_each(|rows| {
         for row in rows.chunks_exact_mut(channels) {
-            for (value, slope) in row.iter_mut().zip(slopes) {
+            for (value, slope) in row.iter_mut().zip(&slopes[..]) {
                 *value = if *value < 0.0 { *value * slope } else { *value };
             }
         }

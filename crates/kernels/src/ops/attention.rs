@@ -31,8 +31,20 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// Which keys a query may see.
     pub mask: Mask,
-    /// Added to the scaled scores: `[heads, queries, keys]` (UMT5's relative positions).
-    pub bias: Option<&'a Tensor>,
+    /// What is added to the scaled scores.
+    pub bias: Bias<'a>,
+}
+
+/// What is added to the scaled scores of an attention.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Bias<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// A value for each, `[heads, queries, keys]` (UMT5's relative positions).
+    Scores(&'a Tensor),
+    /// A value for the last key of each query: the logarithm of how many equal keys it stands for.
+    LastKey(f32),
 }
 
 /// Queries of one task at most: packing a block of keys and values is then a small part of the work.
@@ -65,13 +77,16 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
             && q.dim(1).is_multiple_of(heads)
             && v.dim(1).is_multiple_of(heads)
             && how.mask != Mask::BlockCausal { tokens_per_block: 0 }
-            && how.bias.is_none_or(|b| b.shape() == [heads, queries, keys]),
-        "attention: {:?}, {:?}, {:?}, bias {:?}, {heads} heads, {:?}",
+            && match how.bias {
+                Bias::Scores(bias) => bias.shape() == [heads, queries, keys],
+                Bias::None | Bias::LastKey(_) => true,
+            },
+        "attention: {:?}, {:?}, {:?}, {heads} heads, {:?}, {:?}",
         q.shape(),
         k.shape(),
         v.shape(),
-        how.bias.map(Tensor::shape),
-        how.mask
+        how.mask,
+        how.bias
     );
     let (key_size, value_size) = (q.dim(1) / heads, v.dim(1) / heads);
     if keys == 0 || q.is_empty() || v.is_empty() {
@@ -287,8 +302,15 @@ impl Group<'_> {
         unsafe {
             let scores = self.buffers.scores.as_mut_ptr().add(line * self.block);
             let whole = seen.next_multiple_of(S::LANES);
-            if let Some(bias) = self.how.bias {
-                let (queries, keys) = (self.q.dim(0), self.k.dim(0));
+            let keys = self.k.dim(0);
+            if let Bias::LastKey(added) = self.how.bias
+                && k0 + seen == keys
+                && seen > 0
+            {
+                *scores.add(seen - 1) += added;
+            }
+            if let Bias::Scores(bias) = self.how.bias {
+                let queries = self.q.dim(0);
                 let at = (self.head * queries + self.rows.start + r) * keys + k0;
                 let bias = bias.data().as_ptr().add(at);
                 let mut j = 0;

@@ -1,7 +1,7 @@
 //! Moves of values: embedding rows, patches.
 
 use crate::spans;
-use crate::{Tensor, Weight};
+use crate::{Tensor, Vector, Weight};
 
 /// Rows of an embedding table: `ids` to `[ids, dim]`. Every id must be below the table's rows.
 pub fn embedding(table: &Weight, ids: &[u32]) -> Tensor {
@@ -50,4 +50,48 @@ pub fn unpatchify(x: &Tensor, grid: [usize; 3], patch: [usize; 2], channels: usi
         }
     }
     out
+}
+
+/// Adds a table `[n, dim]` (flat) to each row of a signal `[rows, n * dim]`, or to `n` copies of a
+/// signal `[rows, dim]`, and splits the sum into `n` tensors `[rows, dim]`.
+pub fn split_modulation<const N: usize>(signal: &Tensor, table: &Vector) -> [Tensor; N] {
+    let _span = spans::begin("layout", || (0.0, 2 * signal.len()));
+    let dim = table.len() / N;
+    let (rows, width) = (signal.dim(0), signal.dim(1));
+    assert!(
+        table.len() == N * dim && (width == dim || width == N * dim),
+        "split_modulation: {:?} with a table of {N} x {dim}",
+        signal.shape()
+    );
+    std::array::from_fn(|part| {
+        let table = &table[part * dim..(part + 1) * dim];
+        let start = if width == dim { 0 } else { part * dim };
+        let mut values = Vec::with_capacity(rows * dim);
+        for row in signal.data().chunks_exact(width) {
+            values.extend(row[start..start + dim].iter().zip(table).map(|(s, t)| t + s));
+        }
+        Tensor::from_vec(&[rows, dim], values)
+    })
+}
+
+/// `first`, if any, then in turn one of `even` and one of `odd`, along the outermost axis; all of one
+/// inner shape, and as many odd as even ones.
+pub fn interleave0(first: Option<&Tensor>, even: &Tensor, odd: &Tensor) -> Tensor {
+    let _span = spans::begin("layout", || (0.0, 4 * even.len()));
+    assert_eq!(even.shape(), odd.shape(), "interleave0: shapes");
+    let lead = first.map_or(0, |first| first.dim(0));
+    let mut shape = even.shape().to_vec();
+    let inner: usize = shape[1..].iter().product();
+    shape[0] = lead + 2 * even.dim(0);
+    let mut values = Vec::with_capacity(shape[0] * inner);
+    if let Some(first) = first {
+        assert_eq!(first.shape()[1..], shape[1..], "interleave0: inner shapes");
+        values.extend_from_slice(first.data());
+    }
+    let pairs = even.data().chunks_exact(inner.max(1)).zip(odd.data().chunks_exact(inner.max(1)));
+    for (even, odd) in pairs {
+        values.extend_from_slice(even);
+        values.extend_from_slice(odd);
+    }
+    Tensor::from_vec(&shape, values)
 }

@@ -6,13 +6,13 @@ use std::ops::Range;
 use super::{Activation, PerFrame};
 use crate::gemm::{Finish, Matrix, Shared, multiply};
 use crate::simd::{Simd, activate};
-use crate::{Tensor, Weight};
+use crate::{Tensor, Vector, Weight};
 
 /// A fully connected layer `y = x W^T + b`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     matrix: Matrix,
-    bias: Option<Vec<f32>>,
+    bias: Option<Vector>,
 }
 
 impl Linear {
@@ -26,7 +26,7 @@ impl Linear {
             let outputs = matrix.outputs();
             assert_eq!(bias.len(), outputs, "Linear::new: bias against {outputs} outputs");
         }
-        Self { matrix, bias }
+        Self { matrix, bias: bias.map(Vector::from) }
     }
 
     /// Length of an input row.
@@ -66,6 +66,12 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
     let inputs = layer.inputs();
     assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
     rows_to(&[x.dim(0), layer.outputs()], x.data(), layer, activation)
+}
+
+/// As [`linear`] without an activation, into values that are kept in full: a sum along the layers, or
+/// a result of the network.
+pub fn linear_full(x: &Tensor, layer: &Linear) -> Tensor {
+    linear(x, layer, Activation::None)
 }
 
 /// `act(x W^T + b)` for `x` of any number of rows, under a shape.

@@ -11,10 +11,12 @@ mod per_frame;
 mod pointwise;
 
 pub use activation::{Activation, activate_inplace, prelu_inplace};
-pub use attention::{Attention, Mask, attention};
+pub use attention::{Attention, Bias, Mask, attention};
 pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
-pub use layout::{embedding, patchify, unpatchify};
-pub use linear::{Linear, feed_forward_residual, linear, linear_residual};
-pub use norm::{RopeTable, channel_norm, channel_normed, layer_norm, rms_norm_rope};
+pub use layout::{embedding, interleave0, patchify, split_modulation, unpatchify};
+pub use linear::{Linear, feed_forward_residual, linear, linear_full, linear_residual};
+pub use norm::{
+    RopeTable, channel_norm, channel_normed, layer_norm, layer_norm_full, rms_norm_rope,
+};
 pub use per_frame::{Modulation, PerFrame};
-pub use pointwise::{gate_residual, mul_inplace};
+pub use pointwise::{add_row, clamp_inplace, gate_residual, mul_inplace, narrowed, subtract};

@@ -4,7 +4,7 @@ use super::Modulation;
 use super::pointwise::{for_each_rows, for_row_groups};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
 use crate::spans;
-use crate::{Activation, Tensor};
+use crate::{Activation, Tensor, Vector};
 
 /// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct RopeTable {
 /// optional modulation by latent frame. `[rows, dim]` to `[rows, dim]`.
 pub fn layer_norm(
     x: &Tensor,
-    affine: Option<(&[f32], &[f32])>,
+    affine: Option<(&Vector, &Vector)>,
     eps: f32,
     modulation: Option<Modulation<'_>>,
 ) -> Tensor {
@@ -32,6 +32,7 @@ pub fn layer_norm(
         m.shift.check("layer_norm", x.dim(0), dim);
         m.scale.check("layer_norm", x.dim(0), dim);
     }
+    let affine = affine.map(|(weight, bias)| (&weight[..], &bias[..]));
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.
     unsafe {
@@ -49,11 +50,17 @@ pub fn layer_norm(
     }
 }
 
+/// As [`layer_norm`] without a modulation, into values that are kept in full: a sum along the layers
+/// begins with it.
+pub fn layer_norm_full(x: &Tensor, affine: Option<(&Vector, &Vector)>, eps: f32) -> Tensor {
+    layer_norm(x, affine, eps, None)
+}
+
 /// RMS norm over the last axis, `x / sqrt(mean(x^2) + eps) * weight`, then, when given, rotary
 /// positions on each head. `x` is `[tokens, heads * head_dim]`; the pairs `(x0, x1)` are neighbours.
 pub fn rms_norm_rope(
     x: &mut Tensor,
-    weight: Option<&[f32]>,
+    weight: Option<&Vector>,
     eps: f32,
     rope: Option<(&RopeTable, usize)>,
 ) {
@@ -70,6 +77,7 @@ pub fn rms_norm_rope(
             x.shape()
         );
     }
+    let weight = weight.map(|weight| &weight[..]);
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |first, rows| {
         for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
@@ -85,9 +93,10 @@ pub fn rms_norm_rope(
 
 /// The VAE's norm over channels, `x / max(|x|, 1e-12) * sqrt(C) * gamma`, then, when `silu`, SiLU.
 /// `x` is `[..., C]`, `gamma` `[C]`, `bias` `[C]` or none.
-pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) {
+pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) {
     let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = channels("channel_norm", x, gamma, bias);
+    let bias = bias.map(|bias| &bias[..]);
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |_, rows| {
         let (x, len) = (rows.as_mut_ptr(), rows.len());
@@ -96,9 +105,10 @@ pub fn channel_norm(x: &mut Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: b
 }
 
 /// As [`channel_norm`], into a new tensor of the shape of `x`.
-pub fn channel_normed(x: &Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: bool) -> Tensor {
+pub fn channel_normed(x: &Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) -> Tensor {
     let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = channels("channel_normed", x, gamma, bias);
+    let bias = bias.map(|bias| &bias[..]);
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.
     unsafe {
@@ -113,7 +123,7 @@ pub fn channel_normed(x: &Tensor, gamma: &[f32], bias: Option<&[f32]>, silu: boo
 }
 
 /// The channels of `x`; panics when `gamma` or `bias` have others.
-fn channels(op: &str, x: &Tensor, gamma: &[f32], bias: Option<&[f32]>) -> usize {
+fn channels(op: &str, x: &Tensor, gamma: &Vector, bias: Option<&Vector>) -> usize {
     let dim = gamma.len();
     assert_eq!(x.shape().last(), Some(&dim), "{op}: {:?} with {dim}", x.shape());
     if let Some(bias) = bias {

@@ -103,3 +103,46 @@ impl Kernel for AddGated<'_> {
         }
     }
 }
+
+/// `x - y`, value by value.
+pub fn subtract(x: &Tensor, y: &Tensor) -> Tensor {
+    let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
+    assert_eq!(x.shape(), y.shape(), "subtract: shapes");
+    let mut out = x.clone();
+    let y = y.data();
+    for_each_piece(out.data_mut(), |at, x| {
+        x.iter_mut().zip(&y[at..]).for_each(|(x, y)| *x -= y);
+    });
+    out
+}
+
+/// Every value held between `least` and `most`.
+pub fn clamp_inplace(x: &mut Tensor, least: f32, most: f32) {
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    for_each_piece(x.data_mut(), |_, x| {
+        x.iter_mut().for_each(|x| *x = x.clamp(least, most));
+    });
+}
+
+/// Adds the one row of `row`, `[1, dim]`, to each row of `x`, `[rows, dim]`.
+pub fn add_row(x: &mut Tensor, row: &Tensor) {
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    assert!(
+        row.shape() == [1, x.dim(1)],
+        "add_row: {:?} to the rows of {:?}",
+        row.shape(),
+        x.shape()
+    );
+    let row = row.data();
+    for_each_rows(x.data_mut(), row.len(), |_, rows| {
+        for x in rows.chunks_exact_mut(row.len()) {
+            x.iter_mut().zip(row).for_each(|(x, r)| *x += r);
+        }
+    });
+}
+
+/// The values in the form that matrix products of this device are fed with: on a GPU what it
+/// computes in, on the host as they are.
+pub fn narrowed(x: Tensor) -> Tensor {
+    x
+}

@@ -1,5 +1,5 @@
 use longreel_kernels::ops::attention;
-use longreel_kernels::{Attention, Mask, Tensor};
+use longreel_kernels::{Attention, Bias, Mask, Tensor};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
@@ -21,7 +21,11 @@ fn reference(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Vec<Exp
                 let k = &k.data()[j * heads * hd + h * hd..][..hd];
                 let terms = q.iter().zip(k).map(|(&a, &b)| f64::from(a) * f64::from(b));
                 let (dot, sum) = terms.fold((0.0, 0.0), |(s, m), t: f64| (s + t, m + t.abs()));
-                let bias = how.bias.map_or(0.0, |b| b.data()[(h * queries + i) * keys + j]);
+                let bias = match how.bias {
+                    Bias::Scores(b) => b.data()[(h * queries + i) * keys + j],
+                    Bias::LastKey(added) if j + 1 == keys => added,
+                    _ => 0.0,
+                };
                 scores.push(dot * f64::from(how.scale) + f64::from(bias));
                 size = size.max(sum * f64::from(how.scale) + f64::from(bias.abs()));
             }
@@ -74,7 +78,7 @@ fn attention_equals_the_reference_at_awkward_shapes() {
                 n => Mask::BlockCausal { tokens_per_block: n },
             };
             let bias = numbers.tensor(&[heads, queries, keys]);
-            for bias in [None, Some(&bias)] {
+            for bias in [Bias::None, Bias::Scores(&bias), Bias::LastKey(3.5)] {
                 let how = Attention { heads, scale: 1.0 / (hd as f32).sqrt(), mask, bias };
                 let name = format!("{isa} attention {queries}x{keys} {heads}x{hd} {block}");
                 let found = attention(&q, &k, &v, &how);
@@ -90,7 +94,7 @@ fn attention_does_not_depend_on_the_number_of_threads() {
     let mut numbers = Numbers::new(0);
     let [q, k, v] = [300, 500, 500].map(|n| numbers.tensor(&[n, 3 * 40]));
     for mask in [Mask::None, Mask::BlockCausal { tokens_per_block: 77 }] {
-        let how = Attention { heads: 3, scale: 0.2, mask, bias: None };
+        let how = Attention { heads: 3, scale: 0.2, mask, bias: Bias::None };
         assert_same_on_any_threads("attention", || attention(&q, &k, &v, &how));
     }
 }
@@ -101,7 +105,7 @@ fn a_nan_in_the_keys_reaches_the_result() {
         let mut numbers = Numbers::new(0);
         let [q, mut k, v] = [20, 300, 300].map(|n| numbers.tensor(&[n, 16]));
         k.data_mut()[290 * 16] = f32::NAN;
-        let how = Attention { heads: 1, scale: 0.2, mask: Mask::None, bias: None };
+        let how = Attention { heads: 1, scale: 0.2, mask: Mask::None, bias: Bias::None };
         let y = attention(&q, &k, &v, &how);
         assert!(y.data().iter().all(|v| v.is_nan()), "{isa}");
     });

@@ -1,5 +1,5 @@
 use longreel_kernels::ops::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
-use longreel_kernels::{Modulation, PerFrame, RopeTable, Tensor};
+use longreel_kernels::{Modulation, PerFrame, RopeTable, Tensor, Vector};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
@@ -23,7 +23,7 @@ fn layer_norm_with_affine_and_modulation_equals_the_reference() {
             let mut x = numbers.tensor(&[rows, dim]);
             // A mean far from zero, as residual streams have.
             x.data_mut().iter_mut().for_each(|v| *v += 3.0);
-            let (weight, bias) = (numbers.vec(dim), numbers.vec(dim));
+            let (weight, bias) = (Vector::from(numbers.vec(dim)), Vector::from(numbers.vec(dim)));
             let (shift, scale) = (numbers.tensor(&[3, dim]), numbers.tensor(&[1, dim]));
             for (affine, modulated) in [(false, false), (true, false), (false, true), (true, true)]
             {
@@ -49,7 +49,7 @@ fn layer_norm_with_affine_and_modulation_equals_the_reference() {
                 }
                 let found = layer_norm(
                     &x,
-                    affine.then_some((&weight[..], &bias[..])),
+                    affine.then_some((&weight, &bias)),
                     1e-6,
                     modulated.then_some(Modulation {
                         shift: PerFrame { values: &shift, tokens_per_frame: 4 },
@@ -69,7 +69,7 @@ fn rms_norm_and_rope_equal_the_reference() {
             let (rows, dim) = (9, 2 * heads * half);
             let mut numbers = Numbers::new(half as u64);
             let x = numbers.tensor(&[rows, dim]);
-            let weight = numbers.vec(dim);
+            let weight = Vector::from(numbers.vec(dim));
             let angles: Vec<f32> = (0..rows * half).map(|_| 3.0 * numbers.next()).collect();
             let of = |f: fn(f32) -> f32| {
                 Tensor::from_vec(&[rows, half], angles.iter().map(|&a| f(a)).collect())
@@ -81,7 +81,7 @@ fn rms_norm_and_rope_equal_the_reference() {
                     let mut row = wide(row);
                     if normed {
                         let mean = row.iter().map(|v| v * v).sum::<f64>() / dim as f64;
-                        for (v, w) in row.iter_mut().zip(&weight) {
+                        for (v, w) in row.iter_mut().zip(&weight[..]) {
                             *v = *v / (mean + 1e-6).sqrt() * f64::from(*w);
                         }
                     }
@@ -97,7 +97,7 @@ fn rms_norm_and_rope_equal_the_reference() {
                     all.extend(row.into_iter().map(|v| expected(v, 1.0)));
                 }
                 let mut found = x.clone();
-                let weight = normed.then_some(&weight[..]);
+                let weight = normed.then_some(&weight);
                 rms_norm_rope(&mut found, weight, 1e-6, turned.then_some((&table, heads)));
                 assert_close(&format!("{isa} rms_norm_rope {heads}x{half}"), found.data(), &all);
             }
@@ -113,7 +113,7 @@ fn channel_norm_equals_the_reference() {
             let mut x = numbers.tensor(&[2, 3, 5, dim]);
             // A pixel of zeros is divided by the bound instead.
             x.data_mut()[..dim].fill(0.0);
-            let (gamma, bias) = (numbers.vec(dim), numbers.vec(dim));
+            let (gamma, bias) = (Vector::from(numbers.vec(dim)), Vector::from(numbers.vec(dim)));
             for (biased, silu) in [(false, true), (true, false), (true, true)] {
                 let mut all = Vec::new();
                 for row in x.data().chunks_exact(dim) {
@@ -128,8 +128,8 @@ fn channel_norm_equals_the_reference() {
                     }
                 }
                 let mut found = x.clone();
-                channel_norm(&mut found, &gamma, biased.then_some(&bias[..]), silu);
-                let new = channel_normed(&x, &gamma, biased.then_some(&bias[..]), silu);
+                channel_norm(&mut found, &gamma, biased.then_some(&bias), silu);
+                let new = channel_normed(&x, &gamma, biased.then_some(&bias), silu);
                 assert_eq!(new, found, "{isa} channel_normed {dim}");
                 assert_close(&format!("{isa} channel_norm {dim}"), found.data(), &all);
             }
@@ -140,7 +140,7 @@ fn channel_norm_equals_the_reference() {
 #[test]
 fn norms_do_not_depend_on_the_number_of_threads() {
     let x = Numbers::new(2).tensor(&[700, 96]);
-    let gamma = vec![1.0; 96];
+    let gamma = Vector::from(vec![1.0; 96]);
     assert_same_on_any_threads("layer_norm", || layer_norm(&x, None, 1e-6, None));
     assert_same_on_any_threads("rms_norm", || {
         let mut x = x.clone();

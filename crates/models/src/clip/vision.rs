@@ -1,7 +1,7 @@
 //! CLIP's vision transformer (Radford et al. 2021; `CLIPVisionModel` of transformers).
 
-use longreel_kernels::ops::{self, Attention, Mask};
-use longreel_kernels::{Activation, Linear, Tensor, Weight};
+use longreel_kernels::ops::{self, Attention, Bias, Mask};
+use longreel_kernels::{Activation, Device, Linear, Tensor, Weight};
 use longreel_weights::{ClipVisionConfig, TensorSource};
 
 use crate::ModelError;
@@ -22,6 +22,7 @@ pub struct ClipVision {
     /// `[C, S, S]`.
     picture: [usize; 3],
     patch: usize,
+    device: Device,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,13 @@ impl ClipVision {
             eps: config.layer_norm_eps as f32,
             picture: [channels, config.image_size, config.image_size],
             patch,
+            device: Device::Cpu,
         })
+    }
+
+    /// The same network, run by `device`. Weights are brought there when they are first used.
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self }
     }
 
     /// Hidden states `[1 + patches, hidden_size]`, the class token first, of a picture `[3, S, S]`
@@ -100,11 +107,12 @@ impl ClipVision {
         tokens.extend_from_slice(patches.data());
         tokens.iter_mut().zip(&self.positions).for_each(|(x, p)| *x += p);
         let tokens = Tensor::from_vec(&[tokens.len() / dim, dim], tokens);
-        let mut hidden = ops::layer_norm(&tokens, self.norm.parts(), self.eps, None);
+        let tokens = tokens.on(&self.device)?;
+        let mut hidden = ops::layer_norm_full(&tokens, self.norm.parts(), self.eps);
         for block in &self.blocks {
             block.forward(&mut hidden, self.heads, self.eps);
         }
-        Ok(hidden)
+        Ok(hidden.into_host()?)
     }
 
     /// The patches of a picture, a row each: `[patches, C * patch * patch]`. What is left over at the
@@ -156,7 +164,7 @@ impl Block {
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| ops::linear(&x, l, Activation::None));
         let head_dim = q.dim(1) / heads;
         let scale = (head_dim as f32).sqrt().recip();
-        let how = Attention { heads, scale, mask: Mask::None, bias: None };
+        let how = Attention { heads, scale, mask: Mask::None, bias: Bias::None };
         ops::linear_residual(hidden, &ops::attention(&q, &k, &v, &how), &self.out, None);
         let x = ops::layer_norm(hidden, self.norm_2.parts(), eps, None);
         let up = ops::linear(&x, &self.up, self.activation);

@@ -1,7 +1,7 @@
 //! The UMT5 encoder (Chung et al. 2023, "UniMax"; `UMT5EncoderModel` of transformers).
 
-use longreel_kernels::ops::{self, Attention, Mask};
-use longreel_kernels::{Activation, Linear, Tensor, Weight};
+use longreel_kernels::ops::{self, Attention, Bias, Mask};
+use longreel_kernels::{Activation, Device, GpuError, Linear, Tensor, Vector, Weight};
 use longreel_weights::{TensorSource, TextConfig};
 
 use crate::ModelError;
@@ -16,22 +16,23 @@ use crate::layers::linear_without_bias;
 pub struct TextEncoder {
     embeddings: Weight,
     blocks: Vec<Block>,
-    norm: Vec<f32>,
+    norm: Vector,
     eps: f32,
     heads: usize,
     buckets: Buckets,
+    device: Device,
 }
 
 #[derive(Debug)]
 struct Block {
-    norm: Vec<f32>,
+    norm: Vector,
     q: Linear,
     k: Linear,
     v: Linear,
     out: Linear,
     /// `[buckets, heads]`; each layer has its own, unlike in T5.
     position_bias: Vec<f32>,
-    feed_forward_norm: Vec<f32>,
+    feed_forward_norm: Vector,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -48,7 +49,7 @@ impl TextEncoder {
         let blocks = (0..config.num_layers)
             .map(|index| Block::load(&mut source, index, config, inner))
             .collect::<Result<_, _>>()?;
-        let norm = source.take_f32("encoder.final_layer_norm.weight", &[dim])?;
+        let norm = Vector::from(source.take_f32("encoder.final_layer_norm.weight", &[dim])?);
         source.finish()?;
         Ok(Self {
             embeddings,
@@ -60,7 +61,13 @@ impl TextEncoder {
                 count: config.relative_attention_num_buckets,
                 max_distance: config.relative_attention_max_distance,
             },
+            device: Device::Cpu,
         })
+    }
+
+    /// The same network, run by `device`. Weights are brought there when they are first used.
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self }
     }
 
     /// Width of an embedding.
@@ -82,12 +89,12 @@ impl TextEncoder {
             return Err(input("a token", id, rule));
         }
         let buckets = self.buckets.table(ids.len());
-        let mut hidden = ops::embedding(&self.embeddings, ids);
+        let mut hidden = ops::embedding(&self.embeddings, ids).on(&self.device)?.into_owned();
         for block in &self.blocks {
-            block.forward(&mut hidden, self.heads, self.eps, &buckets);
+            block.forward(&mut hidden, self.heads, self.eps, &buckets, &self.device)?;
         }
         ops::rms_norm_rope(&mut hidden, Some(&self.norm), self.eps, None);
-        Ok(hidden)
+        Ok(hidden.into_host()?)
     }
 }
 
@@ -111,7 +118,7 @@ impl Block {
         let up = layer(format!("{feed_forward}.DenseReluDense.wi_1"), dim, wide)?;
         let down = layer(format!("{feed_forward}.DenseReluDense.wo"), wide, dim)?;
         Ok(Self {
-            norm: source.take_f32(&format!("{attention}.layer_norm.weight"), &[dim])?,
+            norm: source.take_f32(&format!("{attention}.layer_norm.weight"), &[dim])?.into(),
             q,
             k,
             v,
@@ -121,31 +128,43 @@ impl Block {
                 &[config.relative_attention_num_buckets, config.num_heads],
             )?,
             feed_forward_norm: source
-                .take_f32(&format!("{feed_forward}.layer_norm.weight"), &[dim])?,
+                .take_f32(&format!("{feed_forward}.layer_norm.weight"), &[dim])?
+                .into(),
             gate,
             up,
             down,
         })
     }
 
-    fn forward(&self, hidden: &mut Tensor, heads: usize, eps: f32, buckets: &[usize]) {
+    fn forward(
+        &self,
+        hidden: &mut Tensor,
+        heads: usize,
+        eps: f32,
+        buckets: &[usize],
+        device: &Device,
+    ) -> Result<(), GpuError> {
         let mut x = hidden.clone();
         ops::rms_norm_rope(&mut x, Some(&self.norm), eps, None);
+        let x = ops::narrowed(x);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| ops::linear(&x, l, Activation::None));
         let tokens = x.dim(0);
         let bias = (0..heads)
             .flat_map(|head| buckets.iter().map(move |&b| self.position_bias[b * heads + head]))
             .collect();
         let bias = Tensor::from_vec(&[heads, tokens, tokens], bias);
+        let bias = bias.on(device)?;
         // The scores are not scaled: the initialisation of q takes care of that.
-        let how = Attention { heads, scale: 1.0, mask: Mask::None, bias: Some(&bias) };
+        let how = Attention { heads, scale: 1.0, mask: Mask::None, bias: Bias::Scores(&bias) };
         ops::linear_residual(hidden, &ops::attention(&q, &k, &v, &how), &self.out, None);
 
         let mut x = hidden.clone();
         ops::rms_norm_rope(&mut x, Some(&self.feed_forward_norm), eps, None);
+        let x = ops::narrowed(x);
         let mut gated = ops::linear(&x, &self.gate, Activation::GeluTanh);
         ops::mul_inplace(&mut gated, &ops::linear(&x, &self.up, Activation::None));
         ops::linear_residual(hidden, &gated, &self.down, None);
+        Ok(())
     }
 }
 

@@ -3,11 +3,11 @@
 //! Reference: `SkyReelsV2TransformerBlock` / `WanTransformerBlock` of diffusers.
 
 use longreel_kernels::{
-    Activation, Attention, Linear, Mask, Modulation, PerFrame, RopeTable, Tensor, ops,
+    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Tensor, Vector, ops,
 };
 use longreel_weights::TensorSource;
 
-use super::context::{BlockContext, KeyValue, attend_with_multiplicity};
+use super::context::{BlockContext, KeyValue};
 use crate::ModelError;
 use crate::layers::{Affine, linear};
 
@@ -18,8 +18,8 @@ struct Projections {
     key: Linear,
     value: Linear,
     out: Linear,
-    norm_query: Vec<f32>,
-    norm_key: Vec<f32>,
+    norm_query: Vector,
+    norm_key: Vector,
 }
 
 impl Projections {
@@ -29,8 +29,8 @@ impl Projections {
             key: linear(source, &format!("{name}.to_k"), dim, dim)?,
             value: linear(source, &format!("{name}.to_v"), dim, dim)?,
             out: linear(source, &format!("{name}.to_out.0"), dim, dim)?,
-            norm_query: source.take_f32(&format!("{name}.norm_q.weight"), &[dim])?,
-            norm_key: source.take_f32(&format!("{name}.norm_k.weight"), &[dim])?,
+            norm_query: source.take_f32(&format!("{name}.norm_q.weight"), &[dim])?.into(),
+            norm_key: source.take_f32(&format!("{name}.norm_k.weight"), &[dim])?.into(),
         })
     }
 }
@@ -40,7 +40,7 @@ impl Projections {
 struct ImageProjections {
     key: Linear,
     value: Linear,
-    norm_key: Vec<f32>,
+    norm_key: Vector,
 }
 
 /// Sizes shared by all blocks.
@@ -57,7 +57,7 @@ pub(super) struct BlockShape {
 impl BlockShape {
     fn attention(&self, mask: Mask) -> Attention<'static> {
         let scale = 1.0 / ((self.dim / self.heads) as f32).sqrt();
-        Attention { heads: self.heads, scale, mask, bias: None }
+        Attention { heads: self.heads, scale, mask, bias: Bias::None }
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Shared<'a> {
 pub(super) struct Block {
     shape: BlockShape,
     /// `[6, dim]`, flat.
-    table: Vec<f32>,
+    table: Vector,
     self_attention: Projections,
     cross_attention: Projections,
     image: Option<ImageProjections>,
@@ -99,13 +99,15 @@ impl Block {
             Ok::<_, ModelError>(ImageProjections {
                 key: linear(source, &format!("{name}.attn2.add_k_proj"), dim, dim)?,
                 value: linear(source, &format!("{name}.attn2.add_v_proj"), dim, dim)?,
-                norm_key: source.take_f32(&format!("{name}.attn2.norm_added_k.weight"), &[dim])?,
+                norm_key: source
+                    .take_f32(&format!("{name}.attn2.norm_added_k.weight"), &[dim])?
+                    .into(),
             })
         });
         Ok(Self {
             shape,
             image: image.transpose()?,
-            table: source.take_f32(&format!("{name}.scale_shift_table"), &[1, 6, dim])?,
+            table: source.take_f32(&format!("{name}.scale_shift_table"), &[1, 6, dim])?.into(),
             self_attention: Projections::load(source, &format!("{name}.attn1"), dim)?,
             cross_attention: Projections::load(source, &format!("{name}.attn2"), dim)?,
             norm_cross: shape
@@ -127,7 +129,7 @@ impl Block {
         BlockContext { text, image }
     }
 
-    fn key_value(&self, x: &Tensor, key: &Linear, value: &Linear, norm: &[f32]) -> KeyValue {
+    fn key_value(&self, x: &Tensor, key: &Linear, value: &Linear, norm: &Vector) -> KeyValue {
         let mut keys = ops::linear(x, key, Activation::None);
         ops::rms_norm_rope(&mut keys, Some(norm), self.shape.eps, None);
         KeyValue { keys, values: ops::linear(x, value, Activation::None) }
@@ -136,7 +138,7 @@ impl Block {
     /// `hidden` `[tokens, dim]` is updated in place. At the widest point five activations of its size
     /// are alive: itself, query, key, value and the attention's result.
     pub fn forward(&self, hidden: &mut Tensor, shared: &Shared<'_>, context: &BlockContext) {
-        let rows = split_modulation::<6>(shared.time_proj, &self.table);
+        let rows = ops::split_modulation::<6>(shared.time_proj, &self.table);
         let frame =
             |i: usize| PerFrame { values: &rows[i], tokens_per_frame: shared.tokens_per_frame };
         self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)]);
@@ -182,7 +184,11 @@ impl Block {
         };
         ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, None);
         let how = self.shape.attention(Mask::None);
-        let mut seen = attend_with_multiplicity(&query, &context.text, padding, &how);
+        let text = &context.text;
+        // See `Context`.
+        let bias =
+            if padding > 1 { Bias::LastKey((padding as f64).ln() as f32) } else { Bias::None };
+        let mut seen = ops::attention(&query, &text.keys, &text.values, &Attention { bias, ..how });
         if let Some(image) = &context.image {
             let image = ops::attention(&query, &image.keys, &image.values, &how);
             ops::gate_residual(&mut seen, &image, None);
@@ -190,20 +196,4 @@ impl Block {
         drop(query);
         ops::linear_residual(hidden, &seen, &p.out, None);
     }
-}
-
-/// Adds a table `[n, dim]` to each row of a signal `[rows, n * dim]` (or to `n` copies of a signal
-/// `[rows, dim]`) and splits the sum into `n` tensors `[rows, dim]`.
-pub(super) fn split_modulation<const N: usize>(signal: &Tensor, table: &[f32]) -> [Tensor; N] {
-    let dim = table.len() / N;
-    let (rows, width) = (signal.dim(0), signal.dim(1));
-    std::array::from_fn(|part| {
-        let table = &table[part * dim..(part + 1) * dim];
-        let start = if width == dim { 0 } else { part * dim };
-        let mut values = Vec::with_capacity(rows * dim);
-        for row in signal.data().chunks_exact(width) {
-            values.extend(row[start..start + dim].iter().zip(table).map(|(s, t)| t + s));
-        }
-        Tensor::from_vec(&[rows, dim], values)
-    })
 }

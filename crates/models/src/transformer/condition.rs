@@ -2,7 +2,7 @@
 //!
 //! Reference: `SkyReelsV2TimeTextImageEmbedding` and `WanTimeTextImageEmbedding` of diffusers.
 
-use longreel_kernels::{Activation, Linear, Tensor, Weight, ops};
+use longreel_kernels::{Activation, Device, GpuError, Linear, Tensor, Weight, ops};
 use longreel_weights::TensorSource;
 
 use crate::ModelError;
@@ -67,16 +67,21 @@ impl TimeEmbedding {
         })
     }
 
-    /// `(temb [rows, dim], time_proj [rows, 6 * dim])`, one row for each timestep.
-    pub fn forward(&self, timesteps: &[f32]) -> (Tensor, Tensor) {
+    /// `(temb [rows, dim], time_proj [rows, 6 * dim])` on a device, one row for each timestep.
+    pub fn forward(
+        &self,
+        timesteps: &[f32],
+        device: &Device,
+    ) -> Result<(Tensor, Tensor), GpuError> {
         let rows = timesteps.iter().flat_map(|&t| self.sinusoid.embed(t, self.freq_dim)).collect();
         let sinusoids = Tensor::from_vec(&[timesteps.len(), self.freq_dim], rows);
+        let sinusoids = sinusoids.on(device)?;
         let hidden = ops::linear(&sinusoids, &self.linear_1, Activation::Silu);
         let temb = ops::linear(&hidden, &self.linear_2, Activation::None);
         let mut active = temb.clone();
         ops::activate_inplace(&mut active, Activation::Silu);
         let projection = ops::linear(&active, &self.projection, Activation::None);
-        (temb, projection)
+        Ok((temb, projection))
     }
 }
 
@@ -141,8 +146,8 @@ impl ImageProjection {
         })
     }
 
-    /// `[tokens, image_dim]` to `[tokens, dim]`.
-    pub fn forward(&self, image: &Tensor) -> Result<Tensor, ModelError> {
+    /// `[tokens, image_dim]` to `[tokens, dim]` on a device.
+    pub fn forward(&self, image: &Tensor, device: &Device) -> Result<Tensor, ModelError> {
         let width = self.up.inputs();
         if image.shape().len() != 2 || image.dim(1) != width || image.dim(0) == 0 {
             return Err(input(
@@ -165,6 +170,7 @@ impl ImageProjection {
             }
             ops::gate_residual(&mut hidden, positions, None);
         }
+        let hidden = hidden.on(device)?;
         let hidden = ops::layer_norm(&hidden, self.norm_in.parts(), IMAGE_NORM_EPS, None);
         let hidden = ops::linear(&hidden, &self.up, Activation::Gelu);
         let hidden = ops::linear(&hidden, &self.down, Activation::None);
@@ -189,11 +195,13 @@ impl FpsEmbedding {
         })
     }
 
-    /// `[1, 6 * dim]`. The model knows two classes: 16 frames a second and everything else.
-    pub fn forward(&self, fps: u32) -> Tensor {
+    /// `[1, 6 * dim]` on a device. The model knows two classes: 16 frames a second and everything
+    /// else.
+    pub fn forward(&self, fps: u32, device: &Device) -> Result<Tensor, GpuError> {
         let class = u32::from(fps != 16);
         let hidden = ops::embedding(&self.table, &[class]);
+        let hidden = hidden.on(device)?;
         let hidden = ops::linear(&hidden, &self.up, Activation::Silu);
-        ops::linear(&hidden, &self.down, Activation::None)
+        Ok(ops::linear(&hidden, &self.down, Activation::None))
     }
 }

@@ -1,6 +1,6 @@
 //! What depends on the conditioning alone, computed once for a whole film.
 
-use longreel_kernels::{Attention, Tensor, ops};
+use longreel_kernels::Tensor;
 
 /// How a [`Context`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,45 +72,4 @@ impl BlockContext {
         let count = |kv: &KeyValue| kv.keys.len() + kv.values.len();
         count(&self.text) + self.image.as_ref().map_or(0, count)
     }
-}
-
-/// Queries that share one copy of the added scores.
-const QUERIES_PER_CALL: usize = 128;
-
-/// Cross-attention in which the last key counts `multiplicity` times. Shapes as in
-/// [`ops::attention`].
-pub(super) fn attend_with_multiplicity(
-    query: &Tensor,
-    kv: &KeyValue,
-    multiplicity: usize,
-    how: &Attention<'_>,
-) -> Tensor {
-    if multiplicity <= 1 {
-        return ops::attention(query, &kv.keys, &kv.values, how);
-    }
-    let (queries, keys) = (query.dim(0), kv.keys.dim(0));
-    let added = |rows: usize| {
-        let mut bias = Tensor::zeros(&[how.heads, rows, keys]);
-        let ln = (multiplicity as f64).ln() as f32;
-        bias.data_mut().chunks_exact_mut(keys).for_each(|row| row[keys - 1] = ln);
-        bias
-    };
-    let full = added(QUERIES_PER_CALL.min(queries));
-    let mut out = Tensor::zeros(query.shape());
-    let dim = query.dim(1);
-    for start in (0..queries).step_by(QUERIES_PER_CALL) {
-        let rows = QUERIES_PER_CALL.min(queries - start);
-        let rest;
-        let bias = if rows == full.dim(1) {
-            &full
-        } else {
-            rest = added(rows);
-            &rest
-        };
-        let part = query.slice0(start..start + rows);
-        let how = Attention { bias: Some(bias), ..*how };
-        let seen = ops::attention(&part, &kv.keys, &kv.values, &how);
-        out.data_mut()[start * dim..(start + rows) * dim].copy_from_slice(seen.data());
-    }
-    out
 }

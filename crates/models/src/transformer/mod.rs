@@ -10,7 +10,9 @@ mod context;
 mod pass;
 mod rope;
 
-use longreel_kernels::{Linear, Tensor};
+use std::borrow::Cow;
+
+use longreel_kernels::{Device, Linear, Tensor, Vector, ops};
 use longreel_weights::{TensorSource, TransformerConfig};
 
 use crate::ModelError;
@@ -38,6 +40,7 @@ pub struct Transformer {
     config: TransformerConfig,
     dim: usize,
     patch: [usize; 2],
+    device: Device,
     rope: Rope,
     patch_embedding: Linear,
     time: TimeEmbedding,
@@ -46,7 +49,7 @@ pub struct Transformer {
     fps: Option<FpsEmbedding>,
     blocks: Vec<Block>,
     /// `[2, dim]`, flat.
-    table: Vec<f32>,
+    table: Vector,
     proj_out: Linear,
 }
 
@@ -75,13 +78,14 @@ impl Transformer {
         let blocks = (0..config.num_layers)
             .map(|index| Block::load(&mut source, index, shape))
             .collect::<Result<Vec<_>, _>>()?;
-        let table = source.take_f32("scale_shift_table", &[1, 2, dim])?;
+        let table = Vector::from(source.take_f32("scale_shift_table", &[1, 2, dim])?);
         let proj_out = linear(&mut source, "proj_out", dim, config.out_channels * ph * pw)?;
         source.finish()?;
         Ok(Self {
             config: config.clone(),
             dim,
             patch: [ph, pw],
+            device: Device::Cpu,
             rope: Rope::new(dim / shape.heads),
             patch_embedding: Linear::new(patch_weight, Some(patch_bias)),
             time,
@@ -92,6 +96,11 @@ impl Transformer {
             table,
             proj_out,
         })
+    }
+
+    /// The same network, run by `device`. Weights are brought there when they are first used.
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self }
     }
 
     /// The config it was built from.
@@ -152,15 +161,16 @@ impl Transformer {
         if text.dim(0) + padding == 0 {
             return Err(input("the number of text tokens", 0, "at least one is needed"));
         }
-        let mut rows = match padding {
-            0 => self.text.forward(text),
-            _ => {
-                let zero = Tensor::zeros(&[1, width]);
-                self.text.forward(&Tensor::concat0(&[text, &zero]))
-            }
+        let text = text.on(&Device::Cpu)?;
+        let rows = match padding {
+            0 => text,
+            _ => Cow::Owned(Tensor::concat0(&[&text, &Tensor::zeros(&[1, width])])),
         };
+        let mut rows = self.text.forward(rows.on(&self.device)?.as_ref());
         let mut image = match (&self.image, image) {
-            (Some(projection), Some(image)) => Some(projection.forward(image)?),
+            (Some(projection), Some(image)) => {
+                Some(projection.forward(image.on(&Device::Cpu)?.as_ref(), &self.device)?)
+            }
             (None, None) => None,
             (Some(_), None) => {
                 return Err(input("the image", "none", "this model needs one: give an image"));
@@ -176,10 +186,12 @@ impl Transformer {
             // Without projections of their own the image tokens are read as if they were text.
             rows = Tensor::concat0(&[&image, &rows]);
         }
+        let (rows, image) = (ops::narrowed(rows), image.map(ops::narrowed));
         let tokens = rows.dim(0) + image.as_ref().map_or(0, |i| i.dim(0));
         let bytes = tokens.saturating_mul(self.dim).saturating_mul(8 * self.blocks.len());
         let blocks = (bytes <= options.cache_bytes)
             .then(|| self.blocks.iter().map(|b| b.context(&rows, image.as_ref())).collect());
+        self.device.check()?;
         Ok(Context { text: rows, image, padding, blocks })
     }
 
@@ -198,7 +210,7 @@ impl Transformer {
     ) -> Result<Tensor, ModelError> {
         let mut pass = self.begin(latents, timesteps, options)?;
         pass.run_blocks(context)?;
-        Ok(pass.finish())
+        pass.finish()
     }
 }
 

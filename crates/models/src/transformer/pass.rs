@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use longreel_kernels::{Activation, Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
+use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
 
-use super::block::{Shared, split_modulation};
+use super::block::Shared;
 use super::{Context, ForwardOptions, Transformer};
 use crate::ModelError;
 use crate::error::input;
@@ -46,16 +46,15 @@ impl Transformer {
         if let Some(bad) = timesteps.iter().find(|t| !t.is_finite()) {
             return Err(input("a timestep", bad, "it must be a finite number"));
         }
+        let device = &self.device;
         let same = timesteps.iter().all(|t| *t == timesteps[0]);
         let (temb, mut time_proj) =
-            in_pool(|| self.time.forward(if same { &timesteps[..1] } else { timesteps }));
+            in_pool(|| self.time.forward(if same { &timesteps[..1] } else { timesteps }, device))?;
         if let Some(embedding) = &self.fps {
             let rule = "this model was trained with frame rates: give one (its own is 24)";
             let fps = options.fps.ok_or_else(|| input("the frame rate", "none", rule))?;
-            let added = embedding.forward(fps);
-            for row in time_proj.data_mut().chunks_exact_mut(added.len()) {
-                row.iter_mut().zip(added.data()).for_each(|(r, a)| *r += a);
-            }
+            let added = embedding.forward(fps, device)?;
+            ops::add_row(&mut time_proj, &added);
         }
         let mask = match options.causal_block.unwrap_or(self.config().num_frame_per_block) {
             0 => return Err(input("causal_block", 0, "it must be at least 1")),
@@ -65,11 +64,12 @@ impl Transformer {
                 Mask::BlockCausal { tokens_per_block }
             }
         };
+        let latents = latents.on(device)?;
         let hidden = in_pool(|| {
-            let patches = ops::patchify(latents, self.patch());
-            ops::linear(&patches, &self.patch_embedding, Activation::None)
+            let patches = ops::patchify(&latents, self.patch());
+            ops::linear_full(&patches, &self.patch_embedding)
         });
-        let rope = self.rope.table(grid);
+        let rope = self.rope.table(grid, device)?;
         Ok(Pass { model: self, grid, hidden, temb, time_proj, rope, mask })
     }
 
@@ -157,12 +157,9 @@ impl Pass<'_> {
     /// # Errors
     /// As [`run_blocks`](Self::run_blocks).
     pub fn run_blocks_keeping_residual(&mut self, context: &Context) -> Result<Tensor, ModelError> {
-        let mut residual = self.hidden.clone();
+        let before = self.hidden.clone();
         self.run_blocks(context)?;
-        for (r, h) in residual.data_mut().iter_mut().zip(self.hidden.data()) {
-            *r = h - *r;
-        }
-        Ok(residual)
+        Ok(ops::subtract(&self.hidden, &before))
     }
 
     /// Adds the residual of an earlier step instead of running the blocks.
@@ -174,14 +171,18 @@ impl Pass<'_> {
             let rule = format!("the hidden state is {:?}", self.hidden.shape());
             return Err(input("the shape of the cached residual", residual.shape(), rule));
         }
-        ops::gate_residual(&mut self.hidden, residual, None);
+        let residual = residual.on(&self.model.device)?;
+        ops::gate_residual(&mut self.hidden, &residual, None);
         Ok(())
     }
 
-    /// The output head: `[T, out_channels, H, W]`.
-    pub fn finish(self) -> Tensor {
+    /// The output head: `[T, out_channels, H, W]`, on the host.
+    ///
+    /// # Errors
+    /// What went wrong on the device, in this or before.
+    pub fn finish(self) -> Result<Tensor, ModelError> {
         let model = self.model;
-        let [shift, scale] = split_modulation::<2>(&self.temb, &model.table);
+        let [shift, scale] = ops::split_modulation::<2>(&self.temb, &model.table);
         let tokens_per_frame = self.grid[1] * self.grid[2];
         let modulation = Modulation {
             shift: PerFrame { values: &shift, tokens_per_frame },
@@ -189,11 +190,12 @@ impl Pass<'_> {
         };
         let eps = model.config.eps as f32;
         let (hidden, grid) = (self.hidden, self.grid);
-        in_pool(|| {
+        let velocity = in_pool(|| {
             let normed = ops::layer_norm(&hidden, None, eps, Some(modulation));
             drop(hidden);
-            let patches = ops::linear(&normed, &model.proj_out, Activation::None);
+            let patches = ops::linear_full(&normed, &model.proj_out);
             ops::unpatchify(&patches, grid, model.patch, model.out_channels())
-        })
+        });
+        Ok(velocity.into_host()?)
     }
 }

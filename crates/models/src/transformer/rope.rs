@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use longreel_kernels::{RopeTable, Tensor};
+use longreel_kernels::{Device, GpuError, RopeTable, Tensor};
 
 /// The base of the angles' geometric series (`theta` in the reference).
 const BASE: f64 = 10_000.0;
@@ -20,18 +20,20 @@ impl Rope {
         Self { head_dim, last: Mutex::new(None) }
     }
 
-    /// The table of a grid `[T, H/ph, W/pw]`, tokens in that order; positions start at 0.
-    pub fn table(&self, grid: [usize; 3]) -> Arc<RopeTable> {
+    /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at 0.
+    pub fn table(&self, grid: [usize; 3], device: &Device) -> Result<Arc<RopeTable>, GpuError> {
         // A panic elsewhere while the lock was held cannot leave half a table behind.
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((kept, table)) = &*last
             && *kept == grid
         {
-            return table.clone();
+            return Ok(table.clone());
         }
-        let table = Arc::new(build(self.head_dim, grid));
+        let RopeTable { cos, sin } = build(self.head_dim, grid);
+        let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned());
+        let table = Arc::new(RopeTable { cos: on(cos)?, sin: on(sin)? });
         *last = Some((grid, table.clone()));
-        table
+        Ok(table)
     }
 }
 

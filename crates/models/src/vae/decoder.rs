@@ -1,6 +1,6 @@
 //! Latents to pictures.
 
-use longreel_kernels::Tensor;
+use longreel_kernels::{Device, Tensor, ops};
 use longreel_weights::{TensorSource, VaeConfig};
 
 use super::Shape;
@@ -40,14 +40,18 @@ impl VaeDecoderState {
 
     /// The state as named tensors `[0..=2, H, W, C]`, none at the start of a clip. At real sizes they
     /// take gigabytes (4.6 GB at 544x960); [`VaeDecoder::rebuild_state`] needs only latents.
-    pub fn to_tensors(&self) -> Vec<(String, Tensor)> {
+    ///
+    /// # Errors
+    /// What went wrong on the device that they come from.
+    pub fn to_tensors(&self) -> Result<Vec<(String, Tensor)>, ModelError> {
         let named = self.names.iter().zip(&self.slots);
-        named.filter_map(|(name, slot)| Some((name.clone(), slot.clone()?))).collect()
+        let filled = named.filter_map(|(name, slot)| Some((name.clone(), slot.as_ref()?)));
+        filled.map(|(name, slot)| Ok((name, slot.on(&Device::Cpu)?.into_owned()))).collect()
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.slots.iter().flatten().map(|t| 4 * t.len()).sum()
+        self.slots.iter().flatten().map(Tensor::bytes).sum()
     }
 }
 
@@ -82,6 +86,12 @@ impl VaeDecoder {
         }
         build.head("decoder", width, config.out_channels)?;
         Ok(Self { network: build.finish(), shape, channels: config.out_channels })
+    }
+
+    /// The same network, run by `device`. Weights are brought there when they are first used.
+    pub fn on(mut self, device: &Device) -> Self {
+        self.network.device = device.clone();
+        self
     }
 
     /// Ratio of picture to latent height and width.
@@ -159,7 +169,7 @@ impl VaeDecoder {
         let (x, [h, w]) = self.denormalised(latents, state)?;
         self.open(state);
         self.network.run(x, h * w, &mut state.slots, budget_bytes, &mut |mut part: Tensor| {
-            part.data_mut().iter_mut().for_each(|v| *v = v.clamp(-1.0, 1.0));
+            ops::clamp_inplace(&mut part, -1.0, 1.0);
             sink(part)
         })
     }

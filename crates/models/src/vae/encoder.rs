@@ -1,6 +1,6 @@
 //! Pictures to latents.
 
-use longreel_kernels::Tensor;
+use longreel_kernels::{Device, Tensor};
 use longreel_weights::{TensorSource, VaeConfig};
 
 use super::Shape;
@@ -65,6 +65,12 @@ impl VaeEncoder {
         build.head("encoder", width, z)?;
         build.pointwise("quant_conv", z, z)?;
         Ok(Self { network: build.finish(), shape, channels: config.in_channels })
+    }
+
+    /// The same network, run by `device`. Weights are brought there when they are first used.
+    pub fn on(mut self, device: &Device) -> Self {
+        self.network.device = device.clone();
+        self
     }
 
     /// Ratio of picture to latent height and width.

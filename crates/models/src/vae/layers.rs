@@ -7,7 +7,7 @@
 //! `autoencoder_kl_wan.py`. Pictures are `[T, H, W, C]`.
 
 use longreel_kernels::{
-    Activation, Attention, Conv3d, Linear, Mask, Tensor, UpsampledConv, Weight, ops,
+    Activation, Attention, Bias, Conv3d, Linear, Mask, Tensor, UpsampledConv, Vector, Weight, ops,
 };
 
 /// What a layer remembers: the frames just before the next ones, `[0..=2, H, W, C]`.
@@ -56,9 +56,9 @@ fn tail(history: Option<Tensor>, x: &Tensor, keep: usize) -> Tensor {
 /// Two normed causal convolutions beside a shortcut.
 #[derive(Debug)]
 pub(super) struct Residual {
-    pub norm_1: Vec<f32>,
+    pub norm_1: Vector,
     pub conv_1: Causal,
-    pub norm_2: Vec<f32>,
+    pub norm_2: Vector,
     pub conv_2: Causal,
     pub shortcut: Option<Conv3d>,
 }
@@ -81,7 +81,7 @@ impl Residual {
 /// Attention with one head among the pixels of each frame.
 #[derive(Debug)]
 pub(super) struct PixelAttention {
-    pub norm: Vec<f32>,
+    pub norm: Vector,
     pub query: Linear,
     pub key: Linear,
     pub value: Linear,
@@ -99,7 +99,7 @@ impl PixelAttention {
         let value = ops::linear(&normed, &self.value, Activation::None);
         drop(normed);
         let scale = 1.0 / (dim as f32).sqrt();
-        let how = Attention { heads: 1, scale, mask: Mask::None, bias: None };
+        let how = Attention { heads: 1, scale, mask: Mask::None, bias: Bias::None };
         let seen: Vec<Tensor> = (0..frames)
             .map(|frame| {
                 let rows = frame * pixels..(frame + 1) * pixels;
@@ -128,14 +128,9 @@ impl TimeUp {
     fn forward(&self, x: Tensor, slots: &mut [Slot]) -> Tensor {
         let slot = &mut slots[self.slot];
         let frames = x.dim(0);
-        let frame_len = x.len() / frames.max(1);
         let (first, history, rest) = match slot.take() {
             Some(history) => (None, history, x),
-            None => {
-                let mut shape = x.shape().to_vec();
-                shape[0] = 0;
-                (Some(x.slice0(0..1)), Tensor::zeros(&shape), x.slice0(1..frames))
-            }
+            None => (Some(x.slice0(0..1)), x.slice0(0..0), x.slice0(1..frames)),
         };
         if rest.dim(0) == 0 {
             *slot = Some(history);
@@ -144,20 +139,9 @@ impl TimeUp {
         let past = (history.dim(0) > 0).then_some(&history);
         let even = ops::conv3d(&rest, past, &self.even);
         let odd = ops::conv3d(&rest, past, &self.odd);
-        let lead = usize::from(first.is_some());
-        let mut values = Vec::with_capacity((lead + 2 * rest.dim(0)) * frame_len);
-        if let Some(first) = &first {
-            values.extend_from_slice(first.data());
-        }
-        let pairs = even.data().chunks_exact(frame_len).zip(odd.data().chunks_exact(frame_len));
-        for (even, odd) in pairs {
-            values.extend_from_slice(even);
-            values.extend_from_slice(odd);
-        }
-        let mut shape = rest.shape().to_vec();
-        shape[0] = lead + 2 * rest.dim(0);
+        let doubled = ops::interleave0(first.as_ref(), &even, &odd);
         *slot = Some(tail(Some(history), &rest, self.even.history_len()));
-        Tensor::from_vec(&shape, values)
+        doubled
     }
 }
 
@@ -206,7 +190,7 @@ pub(super) enum Layer {
     /// Attention among the pixels of each frame.
     Attention(Box<PixelAttention>),
     /// Norm over the channels, then SiLU.
-    NormSilu(Vec<f32>),
+    NormSilu(Vector),
     /// Twice the height and width, then a convolution.
     SpatialUp(UpsampledConv),
     /// A convolution with stride 2 that halves height and width.

@@ -15,6 +15,7 @@ mod encoder;
 mod layers;
 mod network;
 
+use longreel_kernels::Device;
 use longreel_weights::{TensorSource, VaeConfig};
 
 use crate::ModelError;
@@ -40,6 +41,11 @@ impl Vae {
         let decoder = VaeDecoder::load(config, &mut source)?;
         source.finish()?;
         Ok(Self { encoder, decoder })
+    }
+
+    /// The same networks, run by `device`. Weights are brought there when they are first used.
+    pub fn on(self, device: &Device) -> Self {
+        Self { encoder: self.encoder.on(device), decoder: self.decoder.on(device) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreel_kernels::{Conv3d, Linear, Tensor, UpsampledConv, in_pool};
+use longreel_kernels::{Conv3d, Device, Linear, Tensor, UpsampledConv, Vector, in_pool, ops};
 use longreel_weights::TensorSource;
 
 use super::layers::{
@@ -36,6 +36,7 @@ struct Group {
 /// A chain of layers and the slots they use.
 #[derive(Debug)]
 pub(super) struct Network {
+    pub device: Device,
     layers: Vec<Layer>,
     groups: Vec<Group>,
     slots: Vec<SlotInfo>,
@@ -87,8 +88,9 @@ impl Network {
 
     /// Feeds frames through all layers and hands each finished part to `sink`, in order.
     ///
-    /// `budget_bytes` bounds the activations; one frame at a time is the least a group can do.
-    pub fn run<E>(
+    /// `budget_bytes` bounds the activations; one frame at a time is the least a group can do. Parts
+    /// are on the host.
+    pub fn run<E: From<ModelError>>(
         &self,
         x: Tensor,
         latent_pixels: usize,
@@ -97,7 +99,8 @@ impl Network {
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
         let run = Run { network: self, latent_pixels, budget: budget_bytes / BUDGET_SHARES };
-        run.group(0, x, slots, sink)
+        let x = x.on(&self.device).map_err(ModelError::from)?.into_owned();
+        run.group(0, ops::narrowed(x), slots, sink)
     }
 }
 
@@ -113,7 +116,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn group<E>(
+    fn group<E: From<ModelError>>(
         &self,
         index: usize,
         x: Tensor,
@@ -121,7 +124,7 @@ impl Run<'_> {
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(group) = self.network.groups.get(index) else {
-            return sink(x);
+            return sink(x.into_host().map_err(ModelError::from)?);
         };
         let frames = x.dim(0);
         let frame_bytes = (4 * group.values_per_latent_pixel).saturating_mul(self.latent_pixels);
@@ -136,7 +139,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn layers<E>(
+    fn layers<E: From<ModelError>>(
         &self,
         index: usize,
         x: Tensor,
@@ -174,7 +177,12 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub fn new(source: &'a mut TensorSource, scale: usize) -> Self {
-        let network = Network { layers: Vec::new(), groups: Vec::new(), slots: Vec::new() };
+        let network = Network {
+            device: Device::Cpu,
+            layers: Vec::new(),
+            groups: Vec::new(),
+            slots: Vec::new(),
+        };
         Self { source, network, scale, group_start: 0, group_values: 0 }
     }
 
@@ -207,9 +215,9 @@ impl<'a> Builder<'a> {
         self.network.slots.len() - 1
     }
 
-    fn gamma(&mut self, name: &str, dim: usize, tail: &[usize]) -> Result<Vec<f32>, ModelError> {
+    fn gamma(&mut self, name: &str, dim: usize, tail: &[usize]) -> Result<Vector, ModelError> {
         let shape: Vec<usize> = std::iter::once(dim).chain(tail.iter().copied()).collect();
-        Ok(self.source.take_f32(&format!("{name}.gamma"), &shape)?)
+        Ok(self.source.take_f32(&format!("{name}.gamma"), &shape)?.into())
     }
 
     fn causal_layer(&mut self, name: &str, i: usize, o: usize) -> Result<Causal, ModelError> {
@@ -356,7 +364,7 @@ pub(super) fn restore(
                 return Err(wrong(format!("other layers hold a picture of {expected:?} latents")));
             }
         }
-        slots[index] = Some(tensor);
+        slots[index] = Some(ops::narrowed(tensor.on(&network.device)?.into_owned()));
     }
     // A clip that has begun has filled every slot but those of layers after a lack of frames, which
     // only the layers that double the frames may show.
