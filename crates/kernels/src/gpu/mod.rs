@@ -7,6 +7,7 @@
 
 mod arena;
 mod driver;
+pub mod ops;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -22,7 +23,10 @@ use self::weights::Weights;
 pub(crate) use self::weights::{Handle, Present};
 
 /// The kernels' sources by name: `(name, CUDA C)`. `common` comes before each of the others.
-pub const SOURCES: &[(&str, &str)] = &[];
+pub const SOURCES: &[(&str, &str)] = &[
+    ("common", include_str!("../../cuda/common.cu")),
+    ("convert", include_str!("../../cuda/convert.cu")),
+];
 
 /// The type of an array's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,161 @@
+// What all kernels share; it is put in front of each other source. No header is included: NVRTC has
+// none at run time. Under LONGREEL_SHIM the tests' C++ compiler reads this, and the shim has the
+// functions that are PTX here.
+//
+// Conventions: activations are f32 or bf16 and arithmetic is f32; parameters of norms, modulations
+// and biases are f32. A row is the last axis. Offsets are 64-bit.
+
+typedef long long i64;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+// bfloat16.
+struct __align__(2) bf16 {
+    u16 bits;
+};
+
+#ifndef LONGREEL_SHIM
+
+// The block's dynamic shared memory, under `name`.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+
+__device__ __forceinline__ u16 f32_to_bf16_bits(float v) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+    return bits;
+}
+
+// `low` in the lower half.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+__device__ __forceinline__ unsigned shared_address(const void *p) {
+    return (unsigned)__cvta_generic_to_shared(p);
+}
+
+// d += a b, for bf16 a (16 x 16, rows) and b (16 x 8, columns), by the whole warp.
+__device__ __forceinline__ void mma_m16n8k16_bf16(float *d, const unsigned *a, const unsigned *b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Lane 8 j + i gives the address of row i (8 values of 16 bits, in shared memory) of matrix j. r[j]
+// becomes values 2 (lane % 4) and the next of row lane / 4 of matrix j, or of its transpose.
+__device__ __forceinline__ void ldmatrix_x4(unsigned *r, const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2(unsigned *r, const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(unsigned *r, const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2_trans(unsigned *r, const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// Begins to copy 16 bytes to shared memory, of which only `valid` (0 to 16) are read and the rest
+// are zeros.
+__device__ __forceinline__ void cp_async_16(void *shared, const void *global, int valid = 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"(shared_address(shared)), "l"(global), "r"(valid)
+                 : "memory");
+}
+
+// Closes a group of copies.
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for all of this thread's groups but the last `LEFT`.
+template <int LEFT>
+__device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" : : "n"(LEFT) : "memory");
+}
+
+#else
+
+__device__ __forceinline__ u16 f32_to_bf16_bits(float v) {
+    unsigned bits = __float_as_uint(v);
+    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;
+    return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    return f32_to_bf16_bits(low) | (unsigned)f32_to_bf16_bits(high) << 16;
+}
+
+#endif
+
+__device__ __forceinline__ float to_f32(float v) { return v; }
+__device__ __forceinline__ float to_f32(bf16 v) { return __uint_as_float((unsigned)v.bits << 16); }
+__device__ __forceinline__ void set(float &to, float v) { to = v; }
+__device__ __forceinline__ void set(bf16 &to, float v) { to.bits = f32_to_bf16_bits(v); }
+
+// N neighbours, read and written at once where they fill 16 bytes.
+template <class T, int N>
+struct __align__(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+    T v[N];
+};
+
+template <int N, class T>
+__device__ __forceinline__ void load(float *to, const T *from) {
+    Pack<T, N> pack = *reinterpret_cast<const Pack<T, N> *>(from);
+#pragma unroll
+    for (int i = 0; i < N; i++) to[i] = to_f32(pack.v[i]);
+}
+
+template <int N, class T>
+__device__ __forceinline__ void store(T *to, const float *from) {
+    Pack<T, N> pack;
+#pragma unroll
+    for (int i = 0; i < N; i++) set(pack.v[i], from[i]);
+    *reinterpret_cast<Pack<T, N> *>(to) = pack;
+}
+
+// Values that a thread takes at once where rows and addresses allow.
+#define WIDE 8
+
+__device__ __forceinline__ bool aligned(const void *p) {
+    return reinterpret_cast<unsigned long long>(p) % 16 == 0;
+}
+
+// Over the lanes of each group of `SIZE` lanes, a power of two; every lane gets the result.
+template <int SIZE = 32>
+__device__ __forceinline__ float group_sum(float v) {
+#pragma unroll
+    for (int step = SIZE / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffff, v, step);
+    return v;
+}
+
+// Over a block of whole warps; every thread gets the result. `part` is 33 floats of shared memory,
+// which may be used again at once.
+__device__ __forceinline__ float block_sum(float v, float *part) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    v = group_sum(v);
+    if (warps == 1) return v;
+    if (lane == 0) part[warp] = v;
+    __syncthreads();
+    if (warp == 0) {
+        float sum = group_sum(lane < warps ? part[lane] : 0.0f);
+        if (lane == 0) part[32] = sum;
+    }
+    __syncthreads();
+    return part[32];
+}

@@ -1,0 +1,37 @@
+use longreel_kernels::gpu::{Array, Element, ops};
+
+use crate::{ELEMENTS, Numbers, array, assert_rest_untouched, device, rounded};
+
+#[test]
+fn f32_becomes_bf16_as_the_half_crate_does_and_comes_back() {
+    let Some(gpu) = device() else { return };
+    let special = [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, 1.003_906_2];
+    for len in [1, 7, 8, 9, 1000, 5003] {
+        let mut values = Numbers::new(len as u64).vec(len);
+        for (v, s) in values.iter_mut().zip(special) {
+            *v = s;
+        }
+        let there = Array::from_host(&gpu, &values);
+        let narrow = ops::convert(&there, Element::Bf16);
+        let wide = ops::convert(&narrow, Element::F32);
+        let expected = rounded(&values, Element::Bf16);
+        assert_eq!(narrow.to_host().expect("done"), expected, "{len}");
+        assert_eq!(wide.to_host().expect("done"), expected, "{len}");
+        assert_rest_untouched("narrow", &narrow);
+        assert_rest_untouched("wide", &wide);
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_found_wherever_it_is() {
+    let Some(gpu) = device() else { return };
+    for element in ELEMENTS {
+        let values = Numbers::new(1).vec(4099);
+        assert!(!ops::has_not_finite(&array(&gpu, &values, element)).expect("done"));
+        for (at, bad) in [(0, f32::NAN), (2049, f32::INFINITY), (4098, f32::NEG_INFINITY)] {
+            let mut values = values.clone();
+            values[at] = bad;
+            assert!(ops::has_not_finite(&array(&gpu, &values, element)).expect("done"), "{at}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The GPU's kernels and the code that starts them, on the shim, against plain f64 references.
+
+mod convert;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longreel_kernels::gpu::{Array, Element, Gpu};
+use longreel_shim::Shim;
+
+/// A device whose arrays lie apart, each between guards; `None`, said aloud, without a compiler.
+pub(crate) fn device() -> Option<Arc<Gpu>> {
+    let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    Some(Gpu::new(Box::new(shim.with_arrays_apart()), Element::Bf16))
+}
+
+pub(crate) const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
+
+/// Numbers in [-1, 1) from a counter (splitmix64).
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+}
+
+/// The values as an element holds them.
+pub(crate) fn rounded(values: &[f32], element: Element) -> Vec<f32> {
+    match element {
+        Element::F32 => values.to_vec(),
+        Element::Bf16 => values.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect(),
+    }
+}
+
+/// Values on the device, and what they are there.
+pub(crate) fn array(gpu: &Arc<Gpu>, values: &[f32], element: Element) -> Array {
+    longreel_kernels::gpu::ops::convert(&Array::from_host(gpu, values), element)
+}
+
+/// Compares with a reference. `tolerance` is for a result of f32 as a part of `1 + |expected|`; bf16
+/// may be off by half of its last place more. What nobody wrote is NaN and compares with nothing.
+pub(crate) fn assert_close(what: &str, found: &Array, expected: &[f64], tolerance: f64) {
+    let element = found.element();
+    let found = found.to_host().unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let mut allowed = tolerance * (1.0 + expected.abs());
+        if element == Element::Bf16 {
+            allowed += expected.abs() / 256.0 + 1e-38;
+        }
+        let error = (f64::from(*found) - expected).abs();
+        assert!(
+            error <= allowed,
+            "{what} {element:?}: value {i} is {found} instead of {expected} (allowed {allowed:e})"
+        );
+    }
+}
+
+/// That nothing behind an array's values was written, up to where its memory ends.
+pub(crate) fn assert_rest_untouched(what: &str, array: &Array) {
+    let rest = array.bytes().next_multiple_of(256) - array.bytes();
+    let mut bytes = vec![0; rest];
+    let driver = array.gpu().driver();
+    driver.download(array.address().plus(array.bytes()), &mut bytes).expect("it is there");
+    assert!(bytes.iter().all(|&b| b == 0xff), "{what}: written behind the last value");
+}

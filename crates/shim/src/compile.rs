@@ -1,0 +1,247 @@
+//! Kernels to machine code, once for each source.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_uint, c_ulonglong};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use libloading::Library;
+use longreel_kernels::gpu::{Arg, GpuError, Launch, SOURCES};
+
+use crate::{ShimError, lock};
+
+/// The headers, in the order in which they build on each other, before and after the kernels.
+const BEFORE: [(&str, &str); 3] = [
+    ("fibers.h", include_str!("../cpp/fibers.h")),
+    ("language.h", include_str!("../cpp/language.h")),
+    ("tensor_cores.h", include_str!("../cpp/tensor_cores.h")),
+];
+const AFTER: (&str, &str) = ("launch.h", include_str!("../cpp/launch.h"));
+
+/// The checks need no library: `launch.h` has what they call. The arithmetic is not contracted, so
+/// that a kernel that must not either is seen to do the same as on a card.
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-fsanitize=alignment,bounds,integer-divide-by-zero,shift,signed-integer-overflow",
+    "-fno-sanitize-recover=all",
+    "-w",
+];
+
+/// `shim::Argument`.
+#[repr(C)]
+pub(crate) struct Argument {
+    kind: i64,
+    value: u64,
+}
+
+impl From<&Arg> for Argument {
+    fn from(arg: &Arg) -> Self {
+        let (kind, value) = match *arg {
+            Arg::Pointer(address) => (0, address.0),
+            Arg::Int(v) => (1, u64::from(v.cast_unsigned())),
+            Arg::Long(v) => (2, v.cast_unsigned()),
+            Arg::Float(v) => (3, u64::from(v.to_bits())),
+        };
+        Self { kind, value }
+    }
+}
+
+/// `shim::Kernel`.
+#[repr(C)]
+pub(crate) struct Kernel {
+    name: *const c_char,
+    pub(crate) signature: *const c_char,
+    invoke: *const (),
+}
+
+// SAFETY: a kernel and what it points to are constant.
+unsafe impl Sync for Kernel {}
+
+type Run = unsafe extern "C" fn(
+    *const Kernel,
+    *const Argument,
+    *const c_uint,
+    c_uint,
+    usize,
+    c_ulonglong,
+    c_ulonglong,
+    bool,
+    *mut c_char,
+    usize,
+) -> bool;
+
+/// A compiled source.
+pub(crate) struct Module {
+    run: Run,
+    kernels: HashMap<String, &'static Kernel>,
+}
+
+impl Module {
+    pub(crate) fn kernel(&self, name: &str) -> Option<&'static Kernel> {
+        self.kernels.get(name).copied()
+    }
+
+    /// Runs some blocks of a launch on this thread. `Err` says what the kernel did wrong.
+    pub(crate) fn run(
+        &self,
+        kernel: &Kernel,
+        arguments: &[Argument],
+        launch: &Launch,
+        blocks: Range<u64>,
+        backwards: bool,
+    ) -> Result<(), String> {
+        let mut error = [0u8; 512];
+        // SAFETY: the arguments are of the kernel's types, as the driver has checked; what its
+        // pointers reach is the test's own, as with any kernel.
+        let done = unsafe {
+            (self.run)(
+                kernel,
+                arguments.as_ptr(),
+                launch.grid.as_ptr(),
+                launch.threads,
+                launch.shared_bytes as usize,
+                blocks.start,
+                blocks.end,
+                backwards,
+                error.as_mut_ptr().cast(),
+                error.len(),
+            )
+        };
+        if done {
+            return Ok(());
+        }
+        Err(CStr::from_bytes_until_nul(&error).map_or_else(
+            |_| "the message is too long".into(),
+            |message| message.to_string_lossy().into_owned(),
+        ))
+    }
+}
+
+/// The first compiler that runs.
+pub(crate) fn compiler() -> Result<String, ShimError> {
+    let named = std::env::var("CXX").ok();
+    let tried: Vec<String> =
+        named.into_iter().chain(["c++", "g++", "clang++"].map(String::from)).collect();
+    let runs = |name: &&String| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
+    let found = tried.iter().find(runs).cloned();
+    found.ok_or_else(|| ShimError::NoCompiler { tried: tried.join(", ") })
+}
+
+/// The module of this name, compiled when it has not been before; it is never unloaded.
+pub(crate) fn module(
+    compiler: &str,
+    folder: &Path,
+    name: &'static str,
+) -> Result<&'static Module, GpuError> {
+    static LOADED: Mutex<Option<HashMap<&'static str, &'static Module>>> = Mutex::new(None);
+    let mut loaded = lock(&LOADED);
+    let loaded = loaded.get_or_insert_default();
+    if let Some(module) = loaded.get(name) {
+        return Ok(module);
+    }
+    let failed = |log: String| GpuError::Compile { module: name, log };
+    let library = build(compiler, folder, name).map_err(failed)?;
+    let module: &'static Module = Box::leak(Box::new(load(&library).map_err(failed)?));
+    loaded.insert(name, module);
+    Ok(module)
+}
+
+fn load(path: &Path) -> Result<Module, String> {
+    let text = |error: libloading::Error| error.to_string();
+    // SAFETY: the library is what `build` made; loading it runs no code of its own. The symbols have
+    // the types that `launch.h` gives them.
+    unsafe {
+        let library = Box::leak(Box::new(Library::new(path).map_err(text)?));
+        let run = *library.get::<Run>(b"shim_run").map_err(text)?;
+        let table =
+            library.get::<unsafe extern "C" fn() -> *const Kernel>(b"shim_table").map_err(text)?;
+        let mut kernels = HashMap::new();
+        let mut at = table();
+        while !(*at).name.is_null() {
+            let kernel = &*at;
+            kernels.insert(CStr::from_ptr(kernel.name).to_string_lossy().into_owned(), kernel);
+            at = at.add(1);
+        }
+        Ok(Module { run, kernels })
+    }
+}
+
+/// Compiles a source unless its library is in the folder already.
+fn build(compiler: &str, folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let source = |name| SOURCES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+    let kernels = source(name).ok_or("there is no such source")?;
+    let common = source("common").ok_or("there is no common source")?;
+    let own = (format!("{name}.cu"), kernels);
+    let parts = BEFORE
+        .iter()
+        .copied()
+        .chain([("common.cu", common), (own.0.as_str(), own.1)])
+        .chain([AFTER]);
+    let mut text = String::new();
+    for (file, part) in parts {
+        text.push_str(&format!("#line 1 \"{file}\"\n{part}\n"));
+    }
+    let mut hasher = DefaultHasher::new();
+    (compiler, FLAGS, &text).hash(&mut hasher);
+    let stem = format!("{name}-{:016x}", hasher.finish());
+    let folder = folder.join("longreel-shim");
+    let library = folder.join(format!("{stem}.so"));
+    if library.exists() {
+        return Ok(library);
+    }
+    // Others may be at the same work, so everything is made under a name of its own.
+    let own = format!("{stem}-{}", std::process::id());
+    let file = |ending: &str| folder.join(format!("{own}.{ending}"));
+    let (cpp, object, fresh) = (file("cpp"), file("o"), file("so.new"));
+    let io = |error: std::io::Error| format!("{}: {error}", folder.display());
+    std::fs::create_dir_all(&folder).map_err(io)?;
+    std::fs::write(&cpp, &text).map_err(io)?;
+    let names =
+        kernel_names(&call(Command::new(compiler).args(FLAGS).args(["-E", "-P"]).arg(&cpp))?);
+    text.push_str("#line 1 \"table\"\nconst shim::Kernel shim_kernels[] = {\n");
+    for name in &names {
+        let entry = format!("shim::Entry<&{name}>");
+        text.push_str(&format!("{{\"{name}\", {entry}::signature, {entry}::invoke}},\n"));
+    }
+    text.push_str("{nullptr, nullptr, nullptr}};\n");
+    std::fs::write(&cpp, &text).map_err(io)?;
+    call(Command::new(compiler).args(FLAGS).arg("-c").arg(&cpp).arg("-o").arg(&object))?;
+    call(Command::new(compiler).arg("-shared").arg(&object).arg("-o").arg(&fresh))?;
+    std::fs::rename(&fresh, &library).map_err(io)?;
+    for file in [cpp, object] {
+        std::fs::remove_file(file).map_err(io)?;
+    }
+    Ok(library)
+}
+
+/// The names behind `extern "C" __global__ void`, in what the preprocessor has left.
+fn kernel_names(text: &str) -> Vec<String> {
+    const MARK: &str = "__attribute__((visibility(\"default\"), used))";
+    let behind = text.split(MARK).skip(1);
+    let names = behind.filter_map(|part| {
+        let declared = part.trim_start().strip_prefix("void")?.split_once('(')?.0.trim();
+        let plain = declared.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        plain.then(|| declared.to_string())
+    });
+    names.collect()
+}
+
+/// The output of a command that succeeds, or its errors.
+fn call(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(errors.lines().take(40).collect::<Vec<_>>().join("\n"))
+}
