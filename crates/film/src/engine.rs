@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use longreel_kernels::{Device, Tensor};
 use longreel_models::{ClipPreprocess, ClipVision, Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{Lora, ModelFolder, ModelKind, WeightDtype};
@@ -12,6 +13,7 @@ use crate::beginning::{self, Beginning};
 use crate::checkpoint;
 use crate::condition::{self, Conditions, load_fitted, load_tail, to_tensor};
 use crate::defaults::Defaults;
+use crate::device::{self, DeviceChoice, Opened};
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
 use crate::noise::NoiseSource;
@@ -35,6 +37,9 @@ pub struct EngineOptions {
     /// What the weights of the transformer and the encoders are converted to at load; as the files
     /// have them when `None`.
     pub dtype: Option<WeightDtype>,
+    /// Which device computes.
+    #[serde(default)]
+    pub device: DeviceChoice,
     /// Refuse a plan that needs more memory than is available.
     pub check_memory: bool,
     /// Weights of a network that enlarges frames, where a film is to be larger than the model makes it;
@@ -51,6 +56,7 @@ impl EngineOptions {
             label: None,
             loras: Vec::new(),
             dtype: None,
+            device: DeviceChoice::Auto,
             check_memory: true,
             upscaler: None,
         }
@@ -73,6 +79,8 @@ pub struct Engine {
     options: EngineOptions,
     folder: ModelFolder,
     facts: ModelFacts,
+    /// Opened by the first film.
+    device: Option<Device>,
     networks: Option<Networks>,
     texts: Texts,
 }
@@ -110,6 +118,7 @@ impl Engine {
             options: options.clone(),
             folder,
             facts,
+            device: None,
             networks: None,
             texts: Texts::default(),
         })
@@ -275,12 +284,15 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
         let request = plan.request();
-        self.texts.embed(&self.folder, &prompts_of(request), observer)?;
+        let device = self.device(observer)?;
+        self.texts.embed(&self.folder, &device, &prompts_of(request), observer)?;
         let images = self.images(request, observer)?;
-        let image_embeds = self.image_embeds(&images, observer)?;
+        let image_embeds = self.image_embeds(&device, &images, observer)?;
+        let size = [request.width, request.height];
+        device::share(&device, &self.facts, plan.summary().tokens, size)?;
         if self.networks.is_none() {
             observer.event(Event::Stage { what: "loading the model".into() });
-            self.networks = Some(self.load()?);
+            self.networks = Some(self.load(&device)?);
         }
         let networks = self.networks.as_ref().expect("just loaded");
         let conditions =
@@ -296,15 +308,27 @@ impl Engine {
         run.finish(stop, observer)
     }
 
-    fn load(&self) -> Result<Networks, FilmError> {
+    /// Opens the device, once.
+    fn device(&mut self, observer: &mut dyn Observer) -> Result<Device, FilmError> {
+        if let Some(device) = &self.device {
+            return Ok(device.clone());
+        }
+        let Opened { device, warning } = self.options.device.open(self.options.dtype)?;
+        if let Some(message) = warning {
+            observer.event(Event::Warning { message });
+        }
+        Ok(self.device.insert(device).clone())
+    }
+
+    fn load(&self, device: &Device) -> Result<Networks, FilmError> {
         let (config, mut source) = self.folder.transformer()?;
         for (path, weight) in &self.options.loras {
             Lora::open(path)?.apply(&mut source, *weight)?;
         }
-        let transformer = Transformer::load(&config, source)?;
+        let transformer = Transformer::load(&config, source)?.on(device);
         let (config, source) = self.folder.vae()?;
         let upscaler = self.options.upscaler.as_deref().map(Upscaler::open).transpose()?;
-        Ok(Networks { transformer, vae: Vae::load(&config, source)?, upscaler })
+        Ok(Networks { transformer, vae: Vae::load(&config, source)?.on(device), upscaler })
     }
 
     fn images(
@@ -325,9 +349,10 @@ impl Engine {
     /// CLIP's view, for models that look at it.
     fn image_embeds(
         &self,
+        device: &Device,
         images: &Images,
         observer: &mut dyn Observer,
-    ) -> Result<Option<longreel_kernels::Tensor>, FilmError> {
+    ) -> Result<Option<Tensor>, FilmError> {
         if self.facts.kind == ModelKind::DiffusionForcing {
             return Ok(None);
         }
@@ -337,7 +362,7 @@ impl Engine {
             return Ok(None);
         };
         observer.event(Event::Stage { what: "looking at the image".into() });
-        let clip = ClipVision::load(&config, source)?;
+        let clip = ClipVision::load(&config, source)?.on(device);
         let preprocess = match self.folder.image_processor_json() {
             Some(json) => ClipPreprocess::from_json(json)?,
             None => ClipPreprocess::default(),

@@ -3,10 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use longreel_kernels::GpuError;
 use longreel_media::MediaError;
 use longreel_models::ModelError;
 use longreel_sampling as sampling;
 use longreel_weights::WeightsError;
+
+use crate::device::DeviceChoice;
 
 /// Why a request cannot become a plan. Nothing has been loaded or written when it is returned.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +191,27 @@ pub enum FilmError {
         began: String,
         /// The same now.
         now: String,
+    },
+    /// The device that was asked for cannot be used.
+    #[error(
+        "--device {choice}: {error}; --device cpu does without it, and `longreel doctor` says more"
+    )]
+    Device {
+        /// What was asked for.
+        choice: DeviceChoice,
+        /// Why not.
+        error: GpuError,
+    },
+    /// The GPU is too small for the film.
+    #[error(
+        "this film needs at least {needed} of the GPU's memory and {free} are free; use a smaller --size \
+         or --base-num-frames, weights of fewer bits (`longreel models quantize`), or --device cpu"
+    )]
+    GpuMemory {
+        /// What it needs.
+        needed: String,
+        /// What there is.
+        free: String,
     },
     /// A film that another one cannot begin with.
     #[error("no film can begin with {}: {problem}", path.display())]

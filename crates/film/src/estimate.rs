@@ -145,6 +145,26 @@ pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     4 * (6 * tokens as u64 * dim + 2 * context) + (64 << 20)
 }
 
+/// What the keys and values of two prompts may take on a GPU.
+pub const GPU_CONTEXTS: u64 = 1 << 30;
+
+/// Bytes of activations that stand at once on a GPU in a forward pass in bf16. At the widest point of
+/// a block there are the hidden state (f32), query, key, value and what attention gives, and for each
+/// token its angles; before the first block the time's projection is computed with in f32.
+pub fn gpu_forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
+    let angles = 4 * config.attention_head_dim as u64;
+    let contexts = 4 * 512 * dim * 2 * config.num_layers as u64;
+    let time = 4 * 6 * dim * dim;
+    let slices = 2 * (64 << 20);
+    (tokens as u64 * (12 * dim + angles) + slices).max(time) + contexts.min(GPU_CONTEXTS)
+}
+
+/// Bytes that decoding one latent frame at a time takes on a GPU in bf16; see [`decode_bytes`].
+pub fn gpu_decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
+    decode_bytes(config, height, width) / 2
+}
+
 /// What this machine reaches in the linear layer that decides the time, in operations a second. The
 /// first call measures it, which takes a few hundredths of a second.
 pub fn probe_flops_per_second() -> f64 {

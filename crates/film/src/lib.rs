@@ -41,6 +41,7 @@ mod checkpoint;
 mod condition;
 mod defaults;
 mod denoise;
+mod device;
 mod drift;
 mod engine;
 mod error;
@@ -60,6 +61,7 @@ mod texts;
 
 pub use beginning::Beginning;
 pub use defaults::Defaults;
+pub use device::DeviceChoice;
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};

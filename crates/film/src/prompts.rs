@@ -1,6 +1,6 @@
 //! The prompts of a film, as the network is given them: one at a time.
 
-use longreel_kernels::Tensor;
+use longreel_kernels::{Device, Tensor};
 use longreel_models::{Context, ContextOptions, Transformer};
 use longreel_weights::ModelFolder;
 
@@ -43,7 +43,8 @@ impl<'a> Prompter<'a> {
         Ok(prompter)
     }
 
-    /// Embeds those of `request`'s prompts that are new.
+    /// Embeds those of `request`'s prompts that are new, by the processor: a GPU's memory is shared out
+    /// for the film that is being made.
     ///
     /// # Errors
     /// Those of the text encoder.
@@ -52,7 +53,7 @@ impl<'a> Prompter<'a> {
         request: &FilmRequest,
         observer: &mut dyn Observer,
     ) -> Result<(), FilmError> {
-        self.texts.embed(self.folder, &prompts_of(request), observer)
+        self.texts.embed(self.folder, &Device::Cpu, &prompts_of(request), observer)
     }
 
     /// What the network is given for `prompt`, and for the negative prompt when guidance is on.

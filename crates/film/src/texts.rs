@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use longreel_kernels::Tensor;
+use longreel_kernels::{Device, Tensor};
 use longreel_models::{TextEncoder, Tokenizer};
 use longreel_weights::ModelFolder;
 
+use crate::device::share_with_text;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
 
@@ -30,6 +31,7 @@ impl Texts {
     pub fn embed(
         &mut self,
         folder: &ModelFolder,
+        device: &Device,
         prompts: &[&str],
         observer: &mut dyn Observer,
     ) -> Result<(), FilmError> {
@@ -45,7 +47,9 @@ impl Texts {
             None => {
                 let tokenizer = Tokenizer::from_dir(folder.tokenizer()?)?;
                 let (config, source) = folder.text_encoder()?;
-                self.encoder.insert((tokenizer, TextEncoder::load(&config, source)?))
+                let largest = config.d_model * config.d_ff.max(config.num_heads * config.d_kv);
+                share_with_text(device, folder.text_encoder_bytes(), 4 * largest as u64)?;
+                self.encoder.insert((tokenizer, TextEncoder::load(&config, source)?.on(device)))
             }
         };
         for prompt in new {

@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use longreel_film::DeviceChoice;
 use longreel_weights::WeightDtype;
 
 use crate::bench::{BENCH_EXAMPLES, BenchArgs};
@@ -405,6 +406,10 @@ pub struct ModelArgs {
     /// memory [default: as in the files, which are read as they are needed]
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<DtypeArg>,
+    /// What computes: auto, cpu, cuda or cuda:N; auto takes the first NVIDIA GPU that can be used
+    /// [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
     /// Weights of a network that --upscale enlarges by: a .pth or .safetensors file of Real-ESRGAN's
     /// compact kind, such as realesr-animevideov3.pth
     #[arg(long, value_name = "FILE")]

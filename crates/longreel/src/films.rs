@@ -327,6 +327,7 @@ mod tests {
             model: None,
             lora: Vec::new(),
             dtype: None,
+            device: None,
             upscaler: None,
             no_memory_check: None,
         };

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use longreel_film::{
-    CacheChoice, Carry, EngineOptions, FilmRequest, FitMode, Length, Outputs, SolverChoice,
-    StartFrom,
+    CacheChoice, Carry, DeviceChoice, EngineOptions, FilmRequest, FitMode, Length, Outputs,
+    SolverChoice, StartFrom,
 };
 
 use crate::demo;
@@ -48,6 +48,9 @@ fn words(
     }
     if let Some(dtype) = engine.dtype {
         flag("--dtype", dtype.to_string());
+    }
+    if engine.device != DeviceChoice::Auto {
+        flag("--device", engine.device.to_string());
     }
     flag("--seed", request.seed.to_string());
     flag("--size", format!("{}x{}", request.width, request.height));
@@ -183,6 +186,7 @@ mod tests {
             model: "m".into(),
             loras: vec![("a:b.safetensors".into(), -0.5)],
             dtype: Some(WeightDtype::Bf16),
+            device: DeviceChoice::Cuda(1),
             upscaler: Some("up scaler.pth".into()),
             ..EngineOptions::new("m")
         };
@@ -233,6 +237,7 @@ mod tests {
         assert_eq!(args.model.lora[0].weight, -0.5);
         assert_eq!(args.model.lora[0].path, engine.loras[0].0);
         assert_eq!(args.model.dtype.map(Into::into), engine.dtype);
+        assert_eq!(args.model.device, Some(engine.device));
         assert_eq!(args.model.upscaler, engine.upscaler);
         assert_eq!(crate::outputs::encoding(&args.output), outputs.encoding);
     }

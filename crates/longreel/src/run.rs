@@ -164,6 +164,7 @@ pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
         label,
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect(),
         dtype: args.dtype.map(Into::into),
+        device: args.device.unwrap_or_default(),
         check_memory: args.no_memory_check != Some(true),
         upscaler: args.upscaler.clone(),
     })

@@ -93,7 +93,7 @@ impl Gpu {
 
     /// How the weights of the models that come next share the memory.
     pub fn plan_weights(&self, plan: WeightPlan) {
-        lock(&self.weights).plan(plan);
+        lock(&self.weights).plan(&*self.driver, plan);
     }
 
     /// Asks the card for the memory that activations will need, at once.

@@ -135,9 +135,30 @@ impl Default for Weights {
 }
 
 impl Weights {
-    /// What counts for weights that were not used yet.
-    pub fn plan(&mut self, plan: WeightPlan) {
+    /// What counts from now on. Weights that were brought stay when that fits the plan, and are
+    /// brought again when it does not.
+    pub fn plan(&mut self, driver: &dyn Driver, plan: WeightPlan) {
+        let fits = self.resident <= plan.resident
+            && (self.places.is_empty() || self.plan.place >= plan.place);
         self.plan = plan;
+        if !fits {
+            for entry in std::mem::take(&mut self.entries).into_values() {
+                if let Entry::Resident { present, bytes } = entry {
+                    self.arena.give(present.address);
+                    self.resident -= bytes;
+                }
+            }
+            self.close(driver);
+        }
+    }
+
+    /// Gives everything back, when no weight is known any more.
+    fn close(&mut self, driver: &dyn Driver) {
+        self.places.drain(..).for_each(|place| self.arena.give(place.address));
+        self.turn = 0;
+        self.after.clear();
+        self.last = None;
+        self.arena.shrink(driver);
     }
 
     fn bring(
@@ -235,9 +256,7 @@ impl Weights {
             place.holds = None;
         }
         if self.entries.is_empty() {
-            self.places.drain(..).for_each(|place| self.arena.give(place.address));
-            self.turn = 0;
-            self.arena.shrink(driver);
+            self.close(driver);
         }
     }
 
