@@ -65,7 +65,8 @@ impl<'de> Deserialize<'de> for DeviceChoice {
 
 /// A device that was opened, and what there is to say about the choice.
 #[derive(Debug, Clone)]
-pub(crate) struct Opened {
+pub struct Opened {
+    /// The device.
     pub device: Device,
     /// Why a GPU that is there is not used.
     pub warning: Option<String>,
@@ -77,7 +78,7 @@ impl DeviceChoice {
     ///
     /// # Errors
     /// When a GPU was asked for that cannot be used.
-    pub(crate) fn open(self, dtype: Option<WeightDtype>) -> Result<Opened, FilmError> {
+    pub fn open(self, dtype: Option<WeightDtype>) -> Result<Opened, FilmError> {
         let compute = match dtype {
             Some(WeightDtype::F32) => Element::F32,
             _ => Element::Bf16,

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use longreel_kernels::{Activation, Linear, Tensor, Weight, ops};
+use longreel_kernels::{Activation, DType, Device, GpuError, Linear, Tensor, Weight, ops};
 use longreel_weights::{TransformerConfig, VaeConfig};
 use serde::Serialize;
 
@@ -186,6 +186,29 @@ fn measure_flops_per_second() -> f64 {
         best = best.min(started.elapsed().as_secs_f64());
     }
     2.0 * (rows * dim * dim) as f64 / best
+}
+
+/// What a device reaches in a large matrix product, in operations a second, in what it computes in.
+///
+/// # Errors
+/// What went wrong on it.
+pub fn flops_per_second_of(device: &Device) -> Result<f64, GpuError> {
+    let Some(gpu) = device.gpu() else { return Ok(probe_flops_per_second()) };
+    let side = 8192;
+    let value = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
+    let weight: Vec<f32> = (0..side * side).map(value).collect();
+    let layer = Linear::new(Weight::narrowed(&[side, side], &weight, DType::BF16), None);
+    let x = Tensor::from_vec(&[side, side], weight);
+    let x = ops::narrowed(x.on(device)?.into_owned());
+    // The first one brings the weight and compiles the kernel.
+    drop(ops::linear(&x, &layer, Activation::None));
+    gpu.finish()?;
+    let (rounds, started) = (8, Instant::now());
+    for _ in 0..rounds {
+        drop(ops::linear(&x, &layer, Activation::None));
+    }
+    gpu.finish()?;
+    Ok(2.0 * (rounds * side * side) as f64 * side as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Memory that this process may still take, in bytes: the smaller of the system's available memory

@@ -61,13 +61,13 @@ mod texts;
 
 pub use beginning::Beginning;
 pub use defaults::Defaults;
-pub use device::DeviceChoice;
+pub use device::{DeviceChoice, Opened};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
 pub use estimate::{
-    ForwardFlops, available_memory_bytes, decode_flops, forward_flops, peak_memory_bytes,
-    probe_flops_per_second, tokens_per_frame,
+    ForwardFlops, available_memory_bytes, decode_flops, flops_per_second_of, forward_flops,
+    peak_memory_bytes, probe_flops_per_second, tokens_per_frame,
 };
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};

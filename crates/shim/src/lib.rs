@@ -116,6 +116,10 @@ fn refused(call: &'static str, reason: impl Into<String>) -> GpuError {
 }
 
 impl Driver for Shim {
+    fn name(&self) -> String {
+        "the shim".into()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
         let mut memory = lock(&self.memory);
         let (free, total) = memory.free_and_total();

@@ -81,6 +81,9 @@ pub struct MatMul {
 /// stream, but for [`alloc`](Self::alloc), [`free`](Self::free), [`download`](Self::download) and
 /// [`wait`](Self::wait).
 pub trait Driver: fmt::Debug + Send + Sync {
+    /// What to call it.
+    fn name(&self) -> String;
+
     /// Reserves device memory, aligned to 256 bytes.
     ///
     /// # Errors

@@ -81,6 +81,11 @@ impl Gpu {
         })
     }
 
+    /// What to call it.
+    pub fn name(&self) -> String {
+        self.driver.name()
+    }
+
     /// What activations are kept in.
     pub fn compute(&self) -> Element {
         self.compute
@@ -104,6 +109,15 @@ impl Gpu {
         let mut arena = lock(&self.arena);
         let missing = bytes.saturating_sub(arena.bytes().0);
         if missing > 0 { arena.reserve(&*self.driver, missing) } else { Ok(()) }
+    }
+
+    /// Waits until everything that was asked for is done.
+    ///
+    /// # Errors
+    /// What went wrong, in this or before.
+    pub fn finish(&self) -> Result<(), GpuError> {
+        self.attempt(|driver| driver.wait());
+        self.check()
     }
 
     /// Gives memory back that no activation is in.

@@ -39,6 +39,10 @@ impl Memory {
 }
 
 impl Driver for Arc<Memory> {
+    fn name(&self) -> String {
+        "memory".into()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
         let mut state = lock(&self.state);
         let taken: usize = state.slabs.values().map(Vec::len).sum();

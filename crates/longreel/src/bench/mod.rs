@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use longreel_film::{human_bytes, peak_memory_bytes};
+use longreel_film::{DeviceChoice, Opened, flops_per_second_of, human_bytes, peak_memory_bytes};
 use longreel_weights::{PublishedModel, published_models};
 use serde_json::json;
 
@@ -46,6 +46,10 @@ pub struct BenchArgs {
     /// About how many seconds to measure each network
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     pub budget: u16,
+    /// What is measured: auto, cpu, cuda or cuda:N; auto takes the first NVIDIA GPU that can be used
+    /// [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
     /// Write all operations as a trace for Perfetto and Chrome
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -94,22 +98,28 @@ pub fn bench(args: &BenchArgs, verbosity: Verbosity) -> Result<u8> {
             print(&text);
         }
     };
-    let peak = longreel_film::probe_flops_per_second();
+    let Opened { device, warning } = args.device.unwrap_or_default().open(None)?;
+    if let Some(warning) = warning {
+        eprintln!("warning: {warning}");
+    }
+    let peak = flops_per_second_of(&device)?;
+    let what = device.gpu().map_or_else(|| "the processor".to_owned(), |gpu| gpu.name());
+    let product = if device.gpu().is_some() { "bf16" } else { "f32" };
     let Size { width, height } = size;
     say(format!(
-        "{} at {width}x{height}, {} frames; a large f32 product reaches {:.0} GFLOP/s here",
+        "{} at {width}x{height}, {} frames, on {what}; a large {product} product reaches {:.0} GFLOP/s",
         model.name,
         args.num_frames,
         peak / 1e9
     ));
     let window = networks::Window { latents, height, width };
     let layers = args.layers.map(usize::from);
-    measured.push(networks::transformer(&model, window, layers, budget, folder.path())?);
+    measured.push(networks::transformer(&model, window, layers, budget, folder.path(), &device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
     let shown = window.with_latents(latents.min(DECODED));
-    measured.push(networks::decoder(shown, budget * peak, folder.path())?);
+    measured.push(networks::decoder(shown, budget * peak, folder.path(), &device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
-    measured.push(networks::text_encoder(budget, folder.path())?);
+    measured.push(networks::text_encoder(budget, folder.path(), &device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
     let memory = peak_memory_bytes();
     if let Some(memory) = memory {
@@ -125,6 +135,7 @@ pub fn bench(args: &BenchArgs, verbosity: Verbosity) -> Result<u8> {
             "model": model.name,
             "size": format!("{width}x{height}"),
             "num_frames": args.num_frames,
+            "device": what,
             "probe_flops_per_second": peak,
             "peak_memory_bytes": memory,
             "networks": measured.iter().map(|network| table::json(network, peak)).collect::<Vec<_>>(),

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use longreel_film::{decode_flops, forward_flops, tokens_per_frame};
-use longreel_kernels::spans::measured;
+use longreel_kernels::Device;
+use longreel_kernels::spans::{Span, measured};
 use longreel_models::{
     ContextOptions, ForwardOptions, ModelError, TextEncoder, Transformer, Vae, VaeDecoderState,
 };
@@ -54,6 +55,22 @@ fn source(tensors: &[ExpectedTensor], folder: &Path) -> Result<TensorSource> {
     Ok(TensorSource::open_file(&file)?)
 }
 
+/// A pass, its seconds, and its operations. On a GPU the first pass brings weights and compiles
+/// kernels, the second is timed, and in the third, which is slower, each operation is waited for.
+fn timed<T>(device: &Device, mut pass: impl FnMut() -> T) -> (T, f64, Vec<Span>) {
+    if device.gpu().is_some() {
+        pass();
+        let begun = Instant::now();
+        pass();
+        let seconds = begun.elapsed().as_secs_f64();
+        let (result, spans) = measured(pass);
+        return (result, seconds, spans);
+    }
+    let begun = Instant::now();
+    let (result, spans) = measured(pass);
+    (result, begun.elapsed().as_secs_f64(), spans)
+}
+
 /// Seconds of a network with `all` layers, by those of one with `one` layer and with `some`.
 fn counted_up(one: f64, some: f64, layers: usize, all: usize) -> f64 {
     if layers == all {
@@ -71,6 +88,7 @@ pub fn transformer(
     layers: Option<usize>,
     budget: f64,
     folder: &Path,
+    device: &Device,
 ) -> Result<Measured> {
     let mut config = model.transformer.clone();
     let all = config.num_layers;
@@ -78,7 +96,8 @@ pub fn transformer(
     let per_frame = tokens_per_frame(&config, height, width);
     let mut pass = |layers: usize| -> Result<(f64, Vec<_>)> {
         config.num_layers = layers;
-        let network = Transformer::load(&config, source(&config.expected_tensors(), folder)?)?;
+        let network =
+            Transformer::load(&config, source(&config.expected_tensors(), folder)?)?.on(device);
         let mut random = Random(7);
         let text = random.tensor(&[PROMPT_TOKENS, config.text_dim]);
         let image = config.image_dim.map(|dim| random.tensor(&[257, dim]));
@@ -86,10 +105,8 @@ pub fn transformer(
         let input = random.tensor(&[latents, config.in_channels, height / 8, width / 8]);
         let options = ForwardOptions { fps: Some(24), causal_block: None };
         let timesteps = vec![500.0; latents];
-        let begun = Instant::now();
-        let (velocity, spans) =
-            measured(|| network.forward(&input, &timesteps, &context, &options));
-        let seconds = begun.elapsed().as_secs_f64();
+        let (velocity, seconds, spans) =
+            timed(device, || network.forward(&input, &timesteps, &context, &options));
         if !velocity?.data().iter().all(|value| value.is_finite()) {
             return Err(anyhow!("the transformer's result holds NaN or infinity"));
         }
@@ -112,7 +129,7 @@ pub fn transformer(
 
 /// The decoder over a few latent frames, of a smaller picture where one of this size would take more
 /// than `budget` operations: what a pixel takes does not depend on how many there are.
-pub fn decoder(window: Window, budget: f64, folder: &Path) -> Result<Measured> {
+pub fn decoder(window: Window, budget: f64, folder: &Path, device: &Device) -> Result<Measured> {
     let config = VaeConfig::from_json("{}")?;
     let Window { latents, height, width } = window;
     let cost = |height, width| latents as f64 * decode_flops(&config, height, width);
@@ -121,19 +138,18 @@ pub fn decoder(window: Window, budget: f64, folder: &Path) -> Result<Measured> {
         // Sides stay multiples of 16.
         [h, w] = [h, w].map(|side| side / 32 * 16);
     }
-    let vae = Vae::load(&config, source(&config.expected_tensors(), folder)?)?;
+    let vae = Vae::load(&config, source(&config.expected_tensors(), folder)?)?.on(device);
     let channels = vae.encoder.latent_channels();
     let latent = Random(7).tensor(&[latents, channels, h / 8, w / 8]);
     let mut frames = 0;
-    let begun = Instant::now();
-    let (decoded, spans) = measured(|| {
+    let (decoded, seconds, spans) = timed(device, || {
+        frames = 0;
         let state = &mut VaeDecoderState::new();
         vae.decoder.decode_each::<ModelError>(&latent, state, DECODE_BYTES, |part| {
             frames += part.dim(0);
             Ok(())
         })
     });
-    let seconds = begun.elapsed().as_secs_f64();
     decoded?;
     Ok(Measured {
         name: "VAE decoder",
@@ -147,7 +163,7 @@ pub fn decoder(window: Window, budget: f64, folder: &Path) -> Result<Measured> {
 }
 
 /// The text encoder over a prompt.
-pub fn text_encoder(budget: f64, folder: &Path) -> Result<Measured> {
+pub fn text_encoder(budget: f64, folder: &Path, device: &Device) -> Result<Measured> {
     let mut config = published_text_encoder();
     let all = config.num_layers;
     // The table of words is half of the file and is hardly read.
@@ -155,10 +171,9 @@ pub fn text_encoder(budget: f64, folder: &Path) -> Result<Measured> {
     let ids: Vec<u32> = (0..PROMPT_TOKENS as u32).map(|id| 2 + id % 1_000).collect();
     let mut pass = |layers: usize| -> Result<(f64, Vec<_>)> {
         config.num_layers = layers;
-        let network = TextEncoder::load(&config, source(&config.expected_tensors(), folder)?)?;
-        let begun = Instant::now();
-        let (embedded, spans) = measured(|| network.encode(&ids));
-        let seconds = begun.elapsed().as_secs_f64();
+        let network =
+            TextEncoder::load(&config, source(&config.expected_tensors(), folder)?)?.on(device);
+        let (embedded, seconds, spans) = timed(device, || network.encode(&ids));
         embedded?;
         Ok((seconds, spans))
     };
