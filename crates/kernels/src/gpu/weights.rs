@@ -29,8 +29,9 @@ impl WeightPlan {
     /// Everything stays.
     pub const ALL: Self = Self { resident: usize::MAX, places: 0, place: 0 };
 
-    /// Places when not all stay: one that is computed with and two that are being filled.
-    pub const PLACES: usize = 3;
+    /// Places when not all stay: two that are computed with, as a feed-forward does, and two that are
+    /// being filled.
+    pub const PLACES: usize = 4;
 
     /// The plan for weights of `total` bytes, the largest of `largest`, in `budget` bytes; `None` when
     /// not even the places fit.
@@ -71,7 +72,7 @@ impl Clone for Handle {
     }
 }
 
-/// A weight that is on the GPU until the next ones are asked for.
+/// A weight that is on the GPU until the next but one is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Present {
     pub address: Address,
@@ -205,43 +206,52 @@ impl Weights {
             let address = self.arena.take(driver, self.plan.place)?;
             self.places.push(Place { address, holds: None });
         }
-        if let Some(last) = self.last.replace(id) {
+        let last = self.last.replace(id);
+        if let Some(last) = last {
             self.after.insert(last, id);
         }
+        let kept = [Some(id), last];
         let place = match self.places.iter().position(|place| place.holds == Some(id)) {
             Some(place) => place,
-            None => self.fill(driver, id, weight)?,
+            None => self.fill(driver, id, weight, kept)?,
         };
         let address = self.places[place].address;
         // What is computed from here on waits for the copies so far, of which this is one.
         driver.follow(Stream::Compute)?;
-        // The others are free: what is computed with them was asked for before.
         let mut next = id;
-        for _ in 1..self.places.len() {
+        for _ in kept.len()..self.places.len() {
             let Some(&after) = self.after.get(&next) else { break };
             next = after;
-            if next == id || self.places.iter().any(|place| place.holds == Some(next)) {
+            if self.places.iter().any(|place| place.holds == Some(next)) {
                 continue;
             }
             let Some(Entry::Brought(weight)) = self.entries.get(&next) else { break };
             let weight = weight.clone();
-            if self.places[self.turn].address == address {
-                self.turn = (self.turn + 1) % self.places.len();
-            }
-            self.fill(driver, next, &weight)?;
+            self.fill(driver, next, &weight, kept)?;
         }
         Ok(Present { address, dtype: weight.dtype() })
     }
 
-    /// Copies a weight to the place whose turn it is, once what was asked for with it is done.
-    fn fill(&mut self, driver: &dyn Driver, id: u64, weight: &Weight) -> Result<usize, GpuError> {
+    /// Copies a weight to the place whose turn it is, once what was asked for with it is done; those
+    /// of `kept` may still be asked for and stay.
+    fn fill(
+        &mut self,
+        driver: &dyn Driver,
+        id: u64,
+        weight: &Weight,
+        kept: [Option<u64>; 2],
+    ) -> Result<usize, GpuError> {
+        let count = self.places.len();
+        while self.places[self.turn].holds.is_some_and(|held| kept.contains(&Some(held))) {
+            self.turn = (self.turn + 1) % count;
+        }
         let turn = self.turn;
+        self.turn = (turn + 1) % count;
         let place = &mut self.places[turn];
         place.holds = None;
         driver.follow(Stream::Copy)?;
         driver.upload(Stream::Copy, place.address, weight.bytes())?;
         place.holds = Some(id);
-        self.turn = (turn + 1) % self.places.len();
         Ok(turn)
     }
 
