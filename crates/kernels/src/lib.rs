@@ -9,6 +9,7 @@
 //! Shapes are checked when a checkpoint is loaded, so a shape mismatch in an operation is a bug of
 //! ours and panics with the operation's name and both shapes.
 
+pub mod cuda;
 mod dequantize;
 mod device;
 mod dtype;

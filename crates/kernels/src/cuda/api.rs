@@ -1,0 +1,167 @@
+//! The functions that we call. `cudarc` has their signatures from NVIDIA's headers; an assertion for
+//! each compares ours with them.
+
+use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
+use std::sync::OnceLock;
+
+use cudarc::cublaslt::sys as cublaslt;
+use cudarc::driver::sys as driver;
+use cudarc::nvrtc::sys as nvrtc;
+
+use self::cublaslt::*;
+use self::driver::*;
+use self::nvrtc::nvrtcProgram;
+use super::Places;
+use super::libraries::{Kind, Loaded};
+use crate::gpu::GpuError;
+
+/// A table of functions whose result is a status. It is kept as a number, since a newer library may
+/// return one that an enumeration of today does not have.
+macro_rules! functions {
+    ($(#[$doc:meta])* $table:ident: $header:ident, $status:ident;
+     $($name:ident($($argument:ty),* $(,)?);)*) => {
+        $(#[$doc])*
+        #[allow(non_snake_case)]
+        #[derive(Debug)]
+        pub struct $table {
+            $(pub $name: unsafe extern "C" fn($($argument),*) -> u32,)*
+        }
+        const _: () = assert!(size_of::<$header::$status>() == 4);
+        $(const _: unsafe fn($($argument),*) -> $header::$status = $header::$name;)*
+        impl $table {
+            fn of(library: &Loaded) -> Result<Self, GpuError> {
+                // SAFETY: the types are those of the headers, as is asserted above.
+                unsafe { Ok(Self { $($name: library.function(stringify!($name))?,)* }) }
+            }
+        }
+    };
+}
+
+functions! {
+    /// The driver.
+    DriverApi: driver, CUresult;
+    cuInit(c_uint);
+    cuDriverGetVersion(*mut c_int);
+    cuDeviceGet(*mut CUdevice, c_int);
+    cuDeviceGetCount(*mut c_int);
+    cuDeviceGetName(*mut c_char, c_int, CUdevice);
+    cuDeviceGetAttribute(*mut c_int, CUdevice_attribute, CUdevice);
+    cuDeviceTotalMem_v2(*mut usize, CUdevice);
+    cuDeviceGetPCIBusId(*mut c_char, c_int, CUdevice);
+    cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice);
+    cuDevicePrimaryCtxRelease_v2(CUdevice);
+    cuCtxSetCurrent(CUcontext);
+    cuCtxSynchronize();
+    cuStreamCreate(*mut CUstream, c_uint);
+    cuStreamDestroy_v2(CUstream);
+    cuStreamSynchronize(CUstream);
+    cuStreamWaitEvent(CUstream, CUevent, c_uint);
+    cuEventCreate(*mut CUevent, c_uint);
+    cuEventRecord(CUevent, CUstream);
+    cuEventSynchronize(CUevent);
+    cuEventDestroy_v2(CUevent);
+    cuMemAlloc_v2(*mut CUdeviceptr, usize);
+    cuMemFree_v2(CUdeviceptr);
+    cuMemGetInfo_v2(*mut usize, *mut usize);
+    cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
+    cuMemFreeHost(*mut c_void);
+    cuMemcpyHtoDAsync_v2(CUdeviceptr, *const c_void, usize, CUstream);
+    cuMemcpyDtoHAsync_v2(*mut c_void, CUdeviceptr, usize, CUstream);
+    cuMemcpyDtoDAsync_v2(CUdeviceptr, CUdeviceptr, usize, CUstream);
+    cuMemsetD8Async(CUdeviceptr, c_uchar, usize, CUstream);
+    cuModuleLoadDataEx(*mut CUmodule, *const c_void, c_uint, *mut CUjit_option, *mut *mut c_void);
+    cuModuleUnload(CUmodule);
+    cuModuleGetFunction(*mut CUfunction, CUmodule, *const c_char);
+    cuFuncSetAttribute(CUfunction, CUfunction_attribute, c_int);
+    cuLaunchKernel(
+        CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
+        *mut *mut c_void, *mut *mut c_void,
+    );
+}
+
+functions! {
+    /// The compiler.
+    NvrtcApi: nvrtc, nvrtcResult;
+    nvrtcVersion(*mut c_int, *mut c_int);
+    nvrtcGetNumSupportedArchs(*mut c_int);
+    nvrtcGetSupportedArchs(*mut c_int);
+    nvrtcCreateProgram(
+        *mut nvrtcProgram, *const c_char, *const c_char, c_int, *const *const c_char,
+        *const *const c_char,
+    );
+    nvrtcDestroyProgram(*mut nvrtcProgram);
+    nvrtcCompileProgram(nvrtcProgram, c_int, *const *const c_char);
+    nvrtcGetProgramLogSize(nvrtcProgram, *mut usize);
+    nvrtcGetProgramLog(nvrtcProgram, *mut c_char);
+    nvrtcGetCUBINSize(nvrtcProgram, *mut usize);
+    nvrtcGetCUBIN(nvrtcProgram, *mut c_char);
+    nvrtcGetPTXSize(nvrtcProgram, *mut usize);
+    nvrtcGetPTX(nvrtcProgram, *mut c_char);
+}
+
+functions! {
+    /// Matrix products.
+    CublasLtApi: cublaslt, cublasStatus_t;
+    cublasLtCreate(*mut cublasLtHandle_t);
+    cublasLtDestroy(cublasLtHandle_t);
+    cublasLtMatmulDescCreate(*mut cublasLtMatmulDesc_t, cublasComputeType_t, cudaDataType_t);
+    cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t);
+    cublasLtMatmulDescSetAttribute(
+        cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t, *const c_void, usize,
+    );
+    cublasLtMatrixLayoutCreate(*mut cublasLtMatrixLayout_t, cudaDataType, u64, u64, i64);
+    cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t);
+    cublasLtMatmulPreferenceCreate(*mut cublasLtMatmulPreference_t);
+    cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t);
+    cublasLtMatmulPreferenceSetAttribute(
+        cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, *const c_void, usize,
+    );
+    cublasLtMatmulAlgoGetHeuristic(
+        cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+        cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, c_int,
+        *mut cublasLtMatmulHeuristicResult_t, *mut c_int,
+    );
+    cublasLtMatmul(
+        cublasLtHandle_t, cublasLtMatmulDesc_t, *const c_void, *const c_void,
+        cublasLtMatrixLayout_t, *const c_void, cublasLtMatrixLayout_t, *const c_void,
+        *const c_void, cublasLtMatrixLayout_t, *mut c_void, cublasLtMatrixLayout_t,
+        *const cublasLtMatmulAlgo_t, *mut c_void, usize, cudaStream_t,
+    );
+}
+
+/// A status of the driver in its own words.
+type Words = unsafe extern "C" fn(u32, *mut *const c_char) -> u32;
+
+/// The driver's library, loaded and started.
+#[derive(Debug)]
+pub struct StartedDriver {
+    pub api: DriverApi,
+    pub name_of: Words,
+    pub text_of: Words,
+    pub library: Loaded,
+}
+
+/// The driver's functions; `cuInit` has not been called. Loaded once, tried again after a failure.
+pub fn driver_api(places: &Places) -> Result<&'static StartedDriver, GpuError> {
+    static DRIVER: OnceLock<StartedDriver> = OnceLock::new();
+    if let Some(driver) = DRIVER.get() {
+        return Ok(driver);
+    }
+    let library = Loaded::find(Kind::Driver, places, None, "cuInit")?;
+    let api = DriverApi::of(&library)?;
+    // SAFETY: as in cuda.h, but for the enumeration, whose values come from the driver alone.
+    let (name_of, text_of) =
+        unsafe { (library.function("cuGetErrorName")?, library.function("cuGetErrorString")?) };
+    Ok(DRIVER.get_or_init(|| StartedDriver { api, name_of, text_of, library }))
+}
+
+/// The compiler's functions, for a driver of this CUDA version.
+pub fn nvrtc_api(places: &Places, driver: Option<u32>) -> Result<(NvrtcApi, Loaded), GpuError> {
+    let library = Loaded::find(Kind::Nvrtc, places, driver, "nvrtcVersion")?;
+    Ok((NvrtcApi::of(&library)?, library))
+}
+
+/// The functions of cuBLASLt, for a driver of this CUDA version.
+pub fn cublaslt_api(places: &Places, driver: Option<u32>) -> Result<CublasLtApi, GpuError> {
+    CublasLtApi::of(&Loaded::find(Kind::CublasLt, places, driver, "cublasLtGetVersion")?)
+}

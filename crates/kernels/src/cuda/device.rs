@@ -1,0 +1,448 @@
+//! A card as a [`Driver`].
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use cudarc::driver::sys::{
+    CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUfunction,
+    CUfunction_attribute_enum as FunctionAttribute, CUjit_option_enum as JitOption, CUmodule,
+    CUstream, CUstream_flags_enum as StreamFlag,
+};
+
+use super::api::{StartedDriver, driver_api};
+use super::compiler::{Compiler, Target, source_of};
+use super::error::{self, OUT_OF_MEMORY, check, failed};
+use super::matmul::CublasLt;
+use super::probe::{Card, card, start};
+use super::staging::Ring;
+use super::{Cache, Places};
+use crate::gpu::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+
+/// The lowest compute capability that has what our kernels use (products of bf16).
+const LEAST_CAPABILITY: (u32, u32) = (8, 0);
+/// Dynamic shared memory that a kernel has without being asked.
+const PLAIN_SHARED_BYTES: u32 = 48 << 10;
+/// Bytes of a pinned buffer for what the operations bring along, and for weights.
+const SLOT_BYTES: [usize; 2] = [8 << 20, 32 << 20];
+/// Arguments of a kernel at most.
+const ARGUMENTS: usize = 48;
+/// Bytes for what the driver has to say of a module.
+const LOG_BYTES: usize = 4096;
+
+/// A card with its context, its streams and its kernels.
+pub struct Device {
+    driver: &'static StartedDriver,
+    places: Places,
+    cache: Cache,
+    card: Card,
+    /// CUDA's major version of the driver.
+    cuda: u32,
+    handle: CUdevice,
+    context: CUcontext,
+    /// By [`Stream`].
+    streams: [CUstream; 2],
+    /// What each stream was last seen at.
+    marks: Mutex<[CUevent; 2]>,
+    rings: [Mutex<Ring>; 2],
+    compiler: Compiler,
+    target: Target,
+    modules: Mutex<Modules>,
+    cublaslt: OnceLock<Option<CublasLt>>,
+}
+
+/// What was compiled.
+#[derive(Default)]
+struct Modules {
+    modules: HashMap<&'static str, CUmodule>,
+    /// By module and name.
+    kernels: HashMap<(&'static str, &'static str), Kernel>,
+}
+
+#[derive(Clone, Copy)]
+struct Kernel {
+    function: CUfunction,
+    /// Dynamic shared memory that it may use.
+    shared_bytes: u32,
+}
+
+// SAFETY: the driver takes calls from any thread that has made the context current, which each of ours
+// does; what changes is behind locks.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("card", &self.card).finish_non_exhaustive()
+    }
+}
+
+/// Nothing that is locked is left half-changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Device {
+    /// Opens a card by its number.
+    pub fn open(ordinal: u32, places: &Places, cache: Cache) -> Result<Self, GpuError> {
+        let driver = driver_api(places)?;
+        let (cuda, _) =
+            start(driver).map_err(|status| failed(driver, "starting the driver", status))?;
+        let card = card(driver, ordinal, None)?;
+        if card.capability < LEAST_CAPABILITY {
+            let (major, minor) = card.capability;
+            return Err(GpuError::Call {
+                call: "opening the card",
+                reason: format!(
+                    "{} has compute capability {major}.{minor}; 8.0 and more is needed (RTX 30, A100 and newer): \
+                     choose another card by CUDA_VISIBLE_DEVICES, or use --device cpu",
+                    card.name
+                ),
+            });
+        }
+        let compiler = Compiler::load(places, Some(cuda))?;
+        let target = compiler.target(card.capability.0 * 10 + card.capability.1)?;
+        let (api, mut handle, mut context) = (&driver.api, 0, std::ptr::null_mut());
+        let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
+        // SAFETY: the driver writes handles.
+        unsafe {
+            check(driver, "finding the card", (api.cuDeviceGet)(&raw mut handle, number))?;
+            let status = (api.cuDevicePrimaryCtxRetain)(&raw mut context, handle);
+            check(driver, "making a context on the card", status)?;
+        }
+        let mut device = Self {
+            driver,
+            places: places.clone(),
+            cache,
+            card,
+            cuda,
+            handle,
+            context,
+            streams: [std::ptr::null_mut(); 2],
+            marks: Mutex::new([std::ptr::null_mut(); 2]),
+            rings: SLOT_BYTES.map(|bytes| Mutex::new(Ring::new(std::ptr::null_mut(), bytes))),
+            compiler,
+            target,
+            modules: Mutex::default(),
+            cublaslt: OnceLock::new(),
+        };
+        // From here on what is there is given back by `drop`.
+        device.enter()?;
+        for (n, bytes) in SLOT_BYTES.into_iter().enumerate() {
+            let (mut stream, mut event) = (std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: the driver writes handles.
+            unsafe {
+                let flag = StreamFlag::CU_STREAM_NON_BLOCKING as u32;
+                let status = (api.cuStreamCreate)(&raw mut stream, flag);
+                check(driver, "making a stream", status)?;
+                device.streams[n] = stream;
+                let flag = EventFlag::CU_EVENT_DISABLE_TIMING as u32;
+                check(driver, "making an event", (api.cuEventCreate)(&raw mut event, flag))?;
+            }
+            lock(&device.marks)[n] = event;
+            device.rings[n] = Mutex::new(Ring::new(stream, bytes));
+        }
+        Ok(device)
+    }
+
+    /// Makes the context that of this thread.
+    fn enter(&self) -> Result<(), GpuError> {
+        // SAFETY: the context is retained as long as the device lives.
+        let status = unsafe { (self.driver.api.cuCtxSetCurrent)(self.context) };
+        self.check("making the card's context current", status)
+    }
+
+    fn check(&self, call: &'static str, status: u32) -> Result<(), GpuError> {
+        check(self.driver, call, status)
+    }
+
+    fn stream(&self, stream: Stream) -> CUstream {
+        self.streams[stream as usize]
+    }
+
+    /// The stream that the operations run on.
+    fn compute(&self) -> CUstream {
+        self.stream(Stream::Compute)
+    }
+
+    /// Loads a module, compiled or from the cache.
+    fn load(&self, module: &'static str) -> Result<CUmodule, GpuError> {
+        let source = source_of(module)
+            .ok_or_else(|| GpuError::Compile { module, log: "there is no such source".into() })?;
+        let code = self.compiler.cached(module, &source, self.target, &self.cache)?;
+        let (mut loaded, mut log) = (std::ptr::null_mut(), vec![0_u8; LOG_BYTES]);
+        let mut options =
+            [JitOption::CU_JIT_ERROR_LOG_BUFFER, JitOption::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+        // The driver takes numbers in the place of pointers, and keeps a zero at the log's end.
+        let mut values =
+            [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut::<c_void>(LOG_BYTES - 1)];
+        // SAFETY: PTX has a zero at its end, a cubin says how long it is; the buffer outlives the call.
+        let status = unsafe {
+            (self.driver.api.cuModuleLoadDataEx)(
+                &raw mut loaded,
+                code.as_ptr().cast(),
+                2,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        match self.check("loading kernels", status) {
+            Ok(()) => Ok(loaded),
+            Err(error) => {
+                let said = String::from_utf8_lossy(&log);
+                let said = said.trim_end_matches('\0').trim();
+                Err(GpuError::Compile { module, log: format!("{error} {said}").trim().to_owned() })
+            }
+        }
+    }
+
+    /// A kernel that may use so much shared memory, compiled at first use.
+    fn kernel(&self, launch: &Launch) -> Result<CUfunction, GpuError> {
+        let (module, name) = (launch.module, launch.kernel);
+        let mut modules = lock(&self.modules);
+        let mut kernel = match modules.kernels.get(&(module, name)) {
+            Some(&kernel) => kernel,
+            None => {
+                let handle = match modules.modules.get(module) {
+                    Some(&handle) => handle,
+                    None => {
+                        let handle = self.load(module)?;
+                        modules.modules.insert(module, handle);
+                        handle
+                    }
+                };
+                let text = CString::new(name).unwrap_or_default();
+                let mut function = std::ptr::null_mut();
+                // SAFETY: the module is loaded, and the text ends with a zero.
+                let status = unsafe {
+                    (self.driver.api.cuModuleGetFunction)(&raw mut function, handle, text.as_ptr())
+                };
+                if status != 0 {
+                    return Err(GpuError::Compile {
+                        module,
+                        log: format!(
+                            "it has no kernel {name}: {}",
+                            error::name(self.driver, status)
+                        ),
+                    });
+                }
+                Kernel { function, shared_bytes: PLAIN_SHARED_BYTES }
+            }
+        };
+        if launch.shared_bytes > kernel.shared_bytes {
+            let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = i32::try_from(launch.shared_bytes).unwrap_or(i32::MAX);
+            // SAFETY: the function is loaded.
+            let status =
+                unsafe { (self.driver.api.cuFuncSetAttribute)(kernel.function, attribute, bytes) };
+            self.about(launch, status)?;
+            kernel.shared_bytes = launch.shared_bytes;
+        }
+        modules.kernels.insert((module, name), kernel);
+        Ok(kernel.function)
+    }
+
+    /// An error that says which kernel it was.
+    fn about(&self, launch: &Launch, status: u32) -> Result<(), GpuError> {
+        self.check("starting a kernel", status).map_err(|error| match error {
+            GpuError::Call { call, reason } => {
+                let Launch { module, kernel, grid, threads, shared_bytes } = launch;
+                let reason = format!(
+                    "{module}.{kernel} in {grid:?} blocks of {threads} threads with {shared_bytes} bytes: {reason}"
+                );
+                GpuError::Call { call, reason }
+            }
+            other => other,
+        })
+    }
+
+    /// Matrix products by the vendor's library, unless there is none.
+    fn cublaslt(&self) -> Option<&CublasLt> {
+        let load = || {
+            let hopper = self.card.capability.0 >= 9;
+            CublasLt::open(self.driver, &self.places, self.cuda, hopper).ok()
+        };
+        self.cublaslt.get_or_init(load).as_ref()
+    }
+}
+
+impl Driver for Device {
+    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        self.enter()?;
+        let mut address = 0;
+        // SAFETY: the driver writes an address.
+        match unsafe { (self.driver.api.cuMemAlloc_v2)(&raw mut address, bytes.max(1)) } {
+            OUT_OF_MEMORY => {
+                let (free, total) = self.memory()?;
+                Err(GpuError::Memory { asked: bytes, free, total })
+            }
+            status => self.check("reserving the card's memory", status).map(|()| Address(address)),
+        }
+    }
+
+    fn free(&self, address: Address) {
+        if address == Address(0) || self.enter().is_err() {
+            return;
+        }
+        // SAFETY: the address is one of `alloc`'s, and what was asked for before is done. What fails here has
+        // failed before, and the next call says so.
+        unsafe {
+            (self.driver.api.cuCtxSynchronize)();
+            (self.driver.api.cuMemFree_v2)(address.0);
+        }
+    }
+
+    fn memory(&self) -> Result<(usize, usize), GpuError> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the driver writes two numbers.
+        let status = unsafe { (self.driver.api.cuMemGetInfo_v2)(&raw mut free, &raw mut total) };
+        self.check("asking how much memory is free", status).map(|()| (free, total))
+    }
+
+    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.enter()?;
+        lock(&self.rings[stream as usize]).upload(self.driver, to, bytes)
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.enter()?;
+        let api = &self.driver.api;
+        // SAFETY: the slice outlives the copy, which is waited for whether it could be asked for or not.
+        unsafe {
+            let asked = match bytes.len() {
+                0 => 0,
+                length => (api.cuMemcpyDtoHAsync_v2)(
+                    bytes.as_mut_ptr().cast(),
+                    from.0,
+                    length,
+                    self.compute(),
+                ),
+            };
+            let done = (api.cuStreamSynchronize)(self.compute());
+            self.check("copying from the card", asked)?;
+            self.check("computing", done)
+        }
+    }
+
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.enter()?;
+        // SAFETY: both are memory of the card, as the caller has to see to; the driver checks it.
+        let status =
+            unsafe { (self.driver.api.cuMemcpyDtoDAsync_v2)(to.0, from.0, bytes, self.compute()) };
+        self.check("copying within the card", status)
+    }
+
+    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.enter()?;
+        // SAFETY: as above.
+        let status = unsafe { (self.driver.api.cuMemsetD8Async)(to.0, 0, bytes, self.compute()) };
+        self.check("setting memory to zero", status)
+    }
+
+    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        self.enter()?;
+        let function = self.kernel(launch)?;
+        assert!(args.len() <= ARGUMENTS, "{}: {} arguments", launch.kernel, args.len());
+        // Each value at the start of eight bytes, and a pointer to each.
+        let mut values = [[0_u8; 8]; ARGUMENTS];
+        let mut pointers = [std::ptr::null_mut::<c_void>(); ARGUMENTS];
+        for ((arg, value), pointer) in args.iter().zip(&mut values).zip(&mut pointers) {
+            match *arg {
+                Arg::Pointer(address) => *value = address.0.to_ne_bytes(),
+                Arg::Long(number) => *value = number.to_ne_bytes(),
+                Arg::Int(number) => value[..4].copy_from_slice(&number.to_ne_bytes()),
+                Arg::Float(number) => value[..4].copy_from_slice(&number.to_ne_bytes()),
+            }
+            *pointer = value.as_mut_ptr().cast();
+        }
+        let ([x, y, z], threads) = (launch.grid, launch.threads);
+        // SAFETY: the arguments are those of the kernel, as the caller has to see to; the driver has read them
+        // when the call returns.
+        let status = unsafe {
+            (self.driver.api.cuLaunchKernel)(
+                function,
+                x,
+                y,
+                z,
+                threads,
+                1,
+                1,
+                launch.shared_bytes,
+                self.compute(),
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        self.about(launch, status)
+    }
+
+    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
+        self.enter()?;
+        match self.cublaslt() {
+            Some(library) => library.matmul(self, self.compute(), what),
+            None => Ok(false),
+        }
+    }
+
+    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
+        self.enter()?;
+        let other = match stream {
+            Stream::Compute => Stream::Copy,
+            Stream::Copy => Stream::Compute,
+        };
+        // Held, so that nobody marks another place in between.
+        let marks = lock(&self.marks);
+        let mark = marks[other as usize];
+        // SAFETY: streams and events are ours.
+        unsafe {
+            let status = (self.driver.api.cuEventRecord)(mark, self.stream(other));
+            self.check("marking a place in a stream", status)?;
+            let status = (self.driver.api.cuStreamWaitEvent)(self.stream(stream), mark, 0);
+            self.check("making a stream wait", status)
+        }
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
+        self.enter()?;
+        // SAFETY: it takes nothing.
+        self.check("computing", unsafe { (self.driver.api.cuCtxSynchronize)() })
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let api = &self.driver.api;
+        // SAFETY: all of it is ours, made by the driver or null, and nothing uses it after the synchronisation.
+        // Errors have been told of by what failed first.
+        unsafe {
+            if (api.cuCtxSetCurrent)(self.context) == 0 {
+                (api.cuCtxSynchronize)();
+                if let Some(Some(library)) = self.cublaslt.take() {
+                    library.close(self.driver);
+                }
+                for ring in &self.rings {
+                    lock(ring).close(self.driver);
+                }
+                for (_, module) in lock(&self.modules).modules.drain() {
+                    (api.cuModuleUnload)(module);
+                }
+                for event in lock(&self.marks).iter().filter(|event| !event.is_null()) {
+                    (api.cuEventDestroy_v2)(*event);
+                }
+                for stream in self.streams.iter().filter(|stream| !stream.is_null()) {
+                    (api.cuStreamDestroy_v2)(*stream);
+                }
+            }
+            (api.cuDevicePrimaryCtxRelease_v2)(self.handle);
+        }
+    }
+}

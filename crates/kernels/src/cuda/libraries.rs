@@ -1,0 +1,222 @@
+//! Loading a library: which names, from where, and why not.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use libloading::Library;
+
+use super::Places;
+use crate::gpu::GpuError;
+
+/// What is loaded at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The driver itself.
+    Driver,
+    /// The driver's management library, which `nvidia-smi` uses.
+    Management,
+    /// The compiler of our kernels.
+    Nvrtc,
+    /// Matrix products.
+    CublasLt,
+    /// Attention and convolution.
+    Cudnn,
+    /// Several cards at one model.
+    Nccl,
+}
+
+impl Kind {
+    /// The name that NVIDIA gave it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Driver => "the NVIDIA driver",
+            Self::Management => "NVML",
+            Self::Nvrtc => "NVRTC",
+            Self::CublasLt => "cuBLASLt",
+            Self::Cudnn => "cuDNN",
+            Self::Nccl => "NCCL",
+        }
+    }
+
+    /// NVIDIA's package for Python that has it; the driver comes in none.
+    pub fn package(self) -> Option<&'static str> {
+        match self {
+            Self::Driver | Self::Management => None,
+            Self::Nvrtc => Some("nvidia-cuda-nvrtc-cu12"),
+            Self::CublasLt => Some("nvidia-cublas-cu12"),
+            Self::Cudnn => Some("nvidia-cudnn-cu12"),
+            Self::Nccl => Some("nvidia-nccl-cu12"),
+        }
+    }
+
+    /// Names of its file, the newest first, with the CUDA that it needs of the driver at least.
+    pub fn files(self) -> &'static [(&'static str, u32)] {
+        if cfg!(windows) {
+            return match self {
+                Self::Driver => &[("nvcuda.dll", 0)],
+                Self::Management => &[("nvml.dll", 0)],
+                Self::Nvrtc => &[("nvrtc64_130_0.dll", 13), ("nvrtc64_120_0.dll", 12)],
+                Self::CublasLt => &[("cublasLt64_13.dll", 13), ("cublasLt64_12.dll", 12)],
+                Self::Cudnn => &[("cudnn64_9.dll", 0)],
+                Self::Nccl => &[("nccl.dll", 0)],
+            };
+        }
+        match self {
+            Self::Driver => &[("libcuda.so.1", 0)],
+            Self::Management => &[("libnvidia-ml.so.1", 0)],
+            Self::Nvrtc => &[("libnvrtc.so.13", 13), ("libnvrtc.so.12", 12)],
+            Self::CublasLt => &[("libcublasLt.so.13", 13), ("libcublasLt.so.12", 12)],
+            Self::Cudnn => &[("libcudnn.so.9", 0)],
+            Self::Nccl => &[("libnccl.so.2", 0)],
+        }
+    }
+}
+
+/// A file that is there and cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which.
+    pub file: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// A library that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// What was looked for.
+    pub kind: Kind,
+    /// Folders that were looked into, after those of the system's linker.
+    pub folders: Vec<PathBuf>,
+    /// What was found and is of no use.
+    pub refused: Vec<Refusal>,
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.kind.files().iter().map(|&(file, _)| file).collect();
+        let names = names.join(" or ");
+        if self.refused.is_empty() {
+            write!(f, "{names} is not in LD_LIBRARY_PATH, nor where the system's linker looks")?;
+            match self.folders.len() {
+                0 => {}
+                1 => write!(f, ", nor in {}", self.folders[0].display())?,
+                n => write!(f, ", nor in {n} folders of toolkits and Python's packages")?,
+            }
+        }
+        for (n, Refusal { file, reason }) in self.refused.iter().enumerate() {
+            let comma = if n > 0 { "; " } else { "" };
+            write!(f, "{comma}{}: {reason}", file.display())?;
+        }
+        match self.kind.package() {
+            Some(package) => write!(
+                f,
+                "; it comes with the CUDA toolkit, with the image longreel:gpu, and by \
+                 `pip install {package}`"
+            ),
+            None => write!(
+                f,
+                "; it comes with NVIDIA's driver, and into a container by the NVIDIA container toolkit \
+                 and --gpus all"
+            ),
+        }
+    }
+}
+
+impl From<Absent> for GpuError {
+    fn from(absent: Absent) -> Self {
+        Self::Library { library: absent.kind.name(), reason: absent.to_string() }
+    }
+}
+
+/// A library that stays until the process ends: pointers to its functions are kept.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub kind: Kind,
+    /// The file, as far as the system tells.
+    pub path: PathBuf,
+    library: &'static Library,
+}
+
+impl Loaded {
+    /// The first that can be used: by name as the system's linker finds it, then from each folder; the
+    /// newest name first. `driver` is the CUDA version of the driver: what is of a higher one is refused.
+    /// `probed` has to be a function that every version of it has.
+    pub fn find(
+        kind: Kind,
+        places: &Places,
+        driver: Option<u32>,
+        probed: &str,
+    ) -> Result<Self, Absent> {
+        let mut refused = Vec::new();
+        for &(name, needed) in kind.files() {
+            let by_name = std::iter::once(PathBuf::from(name));
+            let in_folders = places.folders().iter().map(|folder| folder.join(name));
+            let files = by_name.chain(in_folders.filter(|file| file.exists()));
+            if let Some(driver) = driver.filter(|&driver| driver < needed) {
+                // Loading is no way to learn whether one is there that would not be used.
+                refused.extend(files.filter(|file| file.exists()).map(|file| Refusal {
+                    file,
+                    reason: format!(
+                        "of CUDA {needed}, and the driver is of CUDA {driver}: update the driver, or \
+                         install the version for CUDA {driver}"
+                    ),
+                }));
+                continue;
+            }
+            for file in files {
+                match Self::load(kind, &file, probed) {
+                    Ok(loaded) => return Ok(loaded),
+                    // The linker says the same of a name that it does not know at all.
+                    Err(_) if file.is_relative() => {}
+                    Err(reason) => refused.push(Refusal { file, reason }),
+                }
+            }
+        }
+        Err(Absent { kind, folders: places.folders().to_vec(), refused })
+    }
+
+    fn load(kind: Kind, file: &Path, probed: &str) -> Result<Self, String> {
+        // SAFETY: NVIDIA's libraries do nothing harmful when they are loaded.
+        let library = unsafe { Library::new(file) }.map_err(|error| error.to_string())?;
+        let library = Box::leak(Box::new(library));
+        let mut loaded = Self { kind, path: file.to_path_buf(), library };
+        // SAFETY: the address is taken and nothing is called.
+        let address = unsafe { loaded.library.get::<*const ()>(probed.as_bytes()) };
+        let address = *address.map_err(|_| format!("it has no function {probed}"))?;
+        if let Some(path) = file_of(address as usize) {
+            loaded.path = path;
+        }
+        Ok(loaded)
+    }
+
+    /// A function of it.
+    ///
+    /// # Safety
+    /// `F` has to be the type of a function pointer, and that of the function.
+    pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, GpuError> {
+        // SAFETY: as the caller has to see to.
+        match unsafe { self.library.get::<F>(name.as_bytes()) } {
+            Ok(symbol) => Ok(*symbol),
+            Err(_) => Err(GpuError::Library {
+                library: self.kind.name(),
+                reason: format!(
+                    "{} has no function {name}: it is too old; update it",
+                    self.path.display()
+                ),
+            }),
+        }
+    }
+}
+
+/// The file that is mapped at an address, where the system tells.
+fn file_of(address: usize) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        (start..end).contains(&address).then(|| rest.find('/').map(|at| rest[at..].into()))?
+    })
+}

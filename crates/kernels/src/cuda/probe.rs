@@ -1,0 +1,279 @@
+//! What there is on this machine for NVIDIA cards, as data: nothing is computed and no memory of a card
+//! is taken.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::path::{Path, PathBuf};
+
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+
+use super::api::{StartedDriver, driver_api};
+use super::libraries::{Absent, Kind, Loaded};
+use super::management::Management;
+use super::{Places, error};
+use crate::gpu::GpuError;
+
+/// Bytes of a card's name.
+const NAME_BYTES: usize = 256;
+
+/// What there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The driver, or what keeps it from being used.
+    pub driver: Result<DriverVersion, NoDriver>,
+    /// The cards, in the order of their numbers; none without a driver.
+    pub cards: Vec<Card>,
+    /// NVRTC, cuBLASLt, cuDNN and NCCL.
+    pub libraries: Vec<(Kind, Result<Found, Absent>)>,
+}
+
+/// A driver that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverVersion {
+    /// The newest CUDA that it knows: major, minor.
+    pub cuda: (u32, u32),
+    /// Its own version, such as `570.86.10`, where it tells.
+    pub version: Option<String>,
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// Why there is no driver to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoDriver {
+    /// There is no sign of one.
+    NotInstalled,
+    /// The system has one, and its library is not to be reached from here: a container without it.
+    NotReached(Absent),
+    /// It does not start.
+    Refuses {
+        /// `CUresult`.
+        status: u32,
+        /// Its name.
+        name: String,
+        /// What to do, for the usual ones.
+        cure: Option<&'static str>,
+    },
+    /// It is too old, or damaged.
+    Unusable(String),
+}
+
+/// A card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Its number, which `CUDA_VISIBLE_DEVICES` may have changed.
+    pub ordinal: u32,
+    /// Its name.
+    pub name: String,
+    /// Compute capability: major, minor.
+    pub capability: (u32, u32),
+    /// Bytes of memory.
+    pub total_bytes: u64,
+    /// Free bytes, where the driver tells without a context.
+    pub free_bytes: Option<u64>,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Peak clock in kHz.
+    pub clock_khz: u32,
+}
+
+/// A library that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Such as `12.9.1`.
+    pub version: String,
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// Looks at this machine.
+pub fn probe() -> Probe {
+    probe_in(&Places::of_this_machine())
+}
+
+/// Looks at this machine, with other folders besides those of the system's linker.
+pub fn probe_in(places: &Places) -> Probe {
+    let (driver, cards) = match driver(places) {
+        Ok((driver, version)) => {
+            let management = Management::start(places);
+            let version = DriverVersion {
+                version: management.as_ref().and_then(Management::driver_version),
+                ..version
+            };
+            (Ok(version), cards(driver, management.as_ref()))
+        }
+        Err(why) => (Err(why), Vec::new()),
+    };
+    let cuda = driver.as_ref().ok().map(|driver| driver.cuda.0);
+    let libraries = [Kind::Nvrtc, Kind::CublasLt, Kind::Cudnn, Kind::Nccl];
+    let libraries = libraries.map(|kind| (kind, library(kind, places, cuda))).into();
+    Probe { driver, cards, libraries }
+}
+
+/// Starts the driver.
+fn driver(places: &Places) -> Result<(&'static StartedDriver, DriverVersion), NoDriver> {
+    let driver = match driver_api(places) {
+        Ok(driver) => driver,
+        Err(error) => {
+            // The error of a missing library is the text of the same search.
+            return Err(match Loaded::find(Kind::Driver, places, None, "cuInit") {
+                Err(_) if !has_kernel_driver() => NoDriver::NotInstalled,
+                Err(absent) => NoDriver::NotReached(absent),
+                Ok(_) => NoDriver::Unusable(error.to_string()),
+            });
+        }
+    };
+    match start(driver) {
+        Ok(cuda) => {
+            let path = driver.library.path.clone();
+            Ok((driver, DriverVersion { cuda, version: None, path }))
+        }
+        Err(status) => Err(NoDriver::Refuses {
+            status,
+            name: error::name(driver, status),
+            cure: error::cure(status),
+        }),
+    }
+}
+
+/// Starts the driver, which may be done again and again, and says the CUDA it knows, or its status.
+pub(super) fn start(driver: &StartedDriver) -> Result<(u32, u32), u32> {
+    let mut version: c_int = 0;
+    // SAFETY: 0 is the only flag there is; the driver writes one number.
+    let status = unsafe {
+        match (driver.api.cuInit)(0) {
+            0 => (driver.api.cuDriverGetVersion)(&raw mut version),
+            status => status,
+        }
+    };
+    let version = u32::try_from(version).unwrap_or(0);
+    if status == 0 { Ok((version / 1000, version % 1000 / 10)) } else { Err(status) }
+}
+
+/// Whether the system has a driver, whatever of it can be reached from here: its file in `/proc`, its
+/// device, or that of Windows' subsystem for Linux.
+fn has_kernel_driver() -> bool {
+    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"]
+        .iter()
+        .any(|path| Path::new(path).exists())
+}
+
+fn cards(driver: &StartedDriver, management: Option<&Management>) -> Vec<Card> {
+    let mut count: c_int = 0;
+    // SAFETY: the driver writes one number.
+    if unsafe { (driver.api.cuDeviceGetCount)(&raw mut count) } != 0 {
+        return Vec::new();
+    }
+    (0..u32::try_from(count).unwrap_or(0))
+        .filter_map(|ordinal| card(driver, ordinal, management).ok())
+        .collect()
+}
+
+/// What the driver tells of a card.
+pub(super) fn card(
+    driver: &StartedDriver,
+    ordinal: u32,
+    management: Option<&Management>,
+) -> Result<Card, GpuError> {
+    let api = &driver.api;
+    let check = |call, status| error::check(driver, call, status);
+    let mut device = 0;
+    let number = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+    // SAFETY: the driver writes a handle, one number and texts that it ends with a zero within the buffer.
+    unsafe {
+        check("finding the card", (api.cuDeviceGet)(&raw mut device, number))?;
+        let attribute = |which: Attribute| {
+            let mut value: c_int = 0;
+            let status = (api.cuDeviceGetAttribute)(&raw mut value, which, device);
+            check("asking what the card is", status).map(|()| u32::try_from(value).unwrap_or(0))
+        };
+        let mut text = [0 as c_char; NAME_BYTES];
+        let room = NAME_BYTES as c_int - 1;
+        check("asking the card's name", (api.cuDeviceGetName)(text.as_mut_ptr(), room, device))?;
+        let name = CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned();
+        let mut total = 0;
+        check("asking the card's memory", (api.cuDeviceTotalMem_v2)(&raw mut total, device))?;
+        text.fill(0);
+        let status = (api.cuDeviceGetPCIBusId)(text.as_mut_ptr(), room, device);
+        let address = CStr::from_ptr(text.as_ptr()).to_string_lossy();
+        let free_bytes = match status {
+            0 => management.and_then(|management| management.free_bytes(&address)),
+            _ => None,
+        };
+        Ok(Card {
+            ordinal,
+            name,
+            capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            total_bytes: total as u64,
+            free_bytes,
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            // Not told everywhere, and nothing hangs on it.
+            clock_khz: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).unwrap_or(0),
+        })
+    }
+}
+
+/// Loads a library and asks its version.
+fn library(kind: Kind, places: &Places, driver: Option<u32>) -> Result<Found, Absent> {
+    let function = match kind {
+        Kind::Nvrtc => "nvrtcVersion",
+        Kind::CublasLt => "cublasLtGetVersion",
+        Kind::Cudnn => "cudnnGetVersion",
+        Kind::Nccl => "ncclGetVersion",
+        Kind::Driver | Kind::Management => unreachable!("they have no version of their own"),
+    };
+    let loaded = Loaded::find(kind, places, driver, function)?;
+    Ok(Found { version: version(&loaded, function).unwrap_or_default(), path: loaded.path })
+}
+
+/// The version in the usual writing; each library counts in a way of its own.
+fn version(library: &Loaded, function: &str) -> Option<String> {
+    // SAFETY: the signatures are those of nvrtc.h, cublasLt.h, cudnn_version.h and nccl.h.
+    unsafe {
+        let number = match library.kind {
+            Kind::Nvrtc => {
+                let (mut major, mut minor) = (0, 0);
+                let of: unsafe extern "C" fn(*mut c_int, *mut c_int) -> u32 =
+                    library.function(function).ok()?;
+                let status = of(&raw mut major, &raw mut minor);
+                return (status == 0).then(|| format!("{major}.{minor}"));
+            }
+            Kind::Nccl => {
+                let mut number: c_int = 0;
+                let of: unsafe extern "C" fn(*mut c_int) -> u32 =
+                    library.function(function).ok()?;
+                if of(&raw mut number) != 0 {
+                    return None;
+                }
+                usize::try_from(number).ok()?
+            }
+            _ => library.function::<unsafe extern "C" fn() -> usize>(function).ok()?(),
+        };
+        Some(written(library.kind, number))
+    }
+}
+
+/// `120901` is cuBLASLt 12.9.1, `91002` cuDNN 9.10.2 (`8902` was 8.9.2), `22703` NCCL 2.27.3.
+fn written(kind: Kind, number: usize) -> String {
+    let large = match kind {
+        Kind::Cudnn if number < 10_000 => 1_000,
+        _ => 10_000,
+    };
+    format!("{}.{}.{}", number / large, number % large / 100, number % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_written_as_their_makers_do() {
+        assert_eq!(written(Kind::CublasLt, 120_901), "12.9.1");
+        assert_eq!(written(Kind::CublasLt, 130_002), "13.0.2");
+        assert_eq!(written(Kind::Cudnn, 91_002), "9.10.2");
+        assert_eq!(written(Kind::Cudnn, 8_902), "8.9.2");
+        assert_eq!(written(Kind::Nccl, 22_703), "2.27.3");
+    }
+}

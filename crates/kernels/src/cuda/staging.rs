@@ -1,0 +1,142 @@
+//! Uploads through pinned memory: the host's copy is done when the call returns, the card's is done in the
+//! order of its stream.
+
+use std::ptr::NonNull;
+
+use cudarc::driver::sys::{CUevent, CUevent_flags_enum as EventFlag, CUstream};
+use rayon::prelude::*;
+
+use super::api::StartedDriver;
+use super::error::check;
+use crate::gpu::{Address, GpuError};
+
+/// Buffers of a ring: the host fills one while others are on their way.
+const SLOTS: usize = 4;
+/// Copies within the host of more than this many bytes are shared by threads, which also read a mapped file
+/// side by side.
+const SHARED_COPY: usize = 1 << 20;
+
+/// A pinned buffer and the event of its last use.
+#[derive(Debug)]
+struct Slot {
+    memory: NonNull<u8>,
+    event: CUevent,
+}
+
+/// Pinned buffers of one stream, used in turn.
+#[derive(Debug)]
+pub struct Ring {
+    stream: CUstream,
+    slot_bytes: usize,
+    /// Made at first use, at most [`SLOTS`].
+    slots: Vec<Slot>,
+    next: usize,
+    /// No pinned memory is to be had; the driver's own way is used from then on.
+    refused: bool,
+}
+
+// SAFETY: buffers and events belong to the ring alone; the driver takes calls from any thread that has
+// made the context current.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// A ring with buffers of so many bytes, none of them made yet.
+    pub fn new(stream: CUstream, slot_bytes: usize) -> Self {
+        Self { stream, slot_bytes, slots: Vec::new(), next: 0, refused: false }
+    }
+
+    /// Copies to the card. The context has to be current.
+    pub fn upload(
+        &mut self,
+        driver: &StartedDriver,
+        to: Address,
+        bytes: &[u8],
+    ) -> Result<(), GpuError> {
+        let api = &driver.api;
+        for (n, part) in bytes.chunks(self.slot_bytes).enumerate() {
+            let to = to.plus(n * self.slot_bytes).0;
+            let Some(at) = self.slot(driver)? else {
+                // SAFETY: the slice lives until the stream has been waited for: some systems let the card read
+                // the program's own memory after the call has returned.
+                unsafe {
+                    let status = (api.cuMemcpyHtoDAsync_v2)(
+                        to,
+                        part.as_ptr().cast(),
+                        part.len(),
+                        self.stream,
+                    );
+                    check(driver, "copying to the card", status)?;
+                    check(driver, "copying to the card", (api.cuStreamSynchronize)(self.stream))?;
+                }
+                continue;
+            };
+            let slot = &self.slots[at];
+            // SAFETY: the buffer has `slot_bytes`, and its last copy is done, as `slot` has seen to.
+            unsafe {
+                let pinned = std::slice::from_raw_parts_mut(slot.memory.as_ptr(), part.len());
+                pinned
+                    .par_chunks_mut(SHARED_COPY)
+                    .zip(part.par_chunks(SHARED_COPY))
+                    .for_each(|(to, from)| to.copy_from_slice(from));
+                let from = slot.memory.as_ptr().cast();
+                let status = (api.cuMemcpyHtoDAsync_v2)(to, from, part.len(), self.stream);
+                check(driver, "copying to the card", status)?;
+                let status = (api.cuEventRecord)(slot.event, self.stream);
+                check(driver, "marking the end of a copy", status)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next buffer, free to be filled; none where there is no pinned memory.
+    fn slot(&mut self, driver: &StartedDriver) -> Result<Option<usize>, GpuError> {
+        let api = &driver.api;
+        if self.slots.len() < SLOTS && !self.refused {
+            match self.another(driver) {
+                Some(slot) => {
+                    self.slots.push(slot);
+                    return Ok(Some(self.slots.len() - 1));
+                }
+                None => self.refused = true,
+            }
+        }
+        if self.slots.is_empty() {
+            return Ok(None);
+        }
+        let at = self.next % self.slots.len();
+        self.next = at + 1;
+        // SAFETY: the event is ours.
+        let status = unsafe { (api.cuEventSynchronize)(self.slots[at].event) };
+        check(driver, "waiting for an earlier copy", status)?;
+        Ok(Some(at))
+    }
+
+    fn another(&self, driver: &StartedDriver) -> Option<Slot> {
+        let (api, mut memory, mut event) =
+            (&driver.api, std::ptr::null_mut(), std::ptr::null_mut());
+        let flags =
+            EventFlag::CU_EVENT_DISABLE_TIMING as u32 | EventFlag::CU_EVENT_BLOCKING_SYNC as u32;
+        // SAFETY: the driver writes a pointer and a handle.
+        unsafe {
+            if (api.cuMemHostAlloc)(&raw mut memory, self.slot_bytes, 0) != 0 {
+                return None;
+            }
+            if (api.cuEventCreate)(&raw mut event, flags) != 0 {
+                (api.cuMemFreeHost)(memory);
+                return None;
+            }
+        }
+        Some(Slot { memory: NonNull::new(memory.cast())?, event })
+    }
+
+    /// Gives everything back; the stream has to be done.
+    pub fn close(&mut self, driver: &StartedDriver) {
+        for slot in self.slots.drain(..) {
+            // SAFETY: both are ours, and nothing uses them any more.
+            unsafe {
+                (driver.api.cuEventDestroy_v2)(slot.event);
+                (driver.api.cuMemFreeHost)(slot.memory.as_ptr().cast());
+            }
+        }
+    }
+}

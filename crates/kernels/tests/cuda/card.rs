@@ -1,0 +1,182 @@
+//! A real card, where there is one.
+
+use longreel_kernels::cuda::{open, probe};
+use longreel_kernels::gpu::{Address, Arg, Driver, Element, GpuError, Launch, MatMul, Stream};
+
+/// The first card, or a word about why the test is skipped.
+fn card() -> Option<Box<dyn Driver>> {
+    match open(0) {
+        Ok(driver) => Some(driver),
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            None
+        }
+    }
+}
+
+fn put(card: &dyn Driver, values: &[f32]) -> Address {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let address = card.alloc(bytes.len()).expect("a little memory");
+    card.upload(Stream::Compute, address, &bytes).expect("to copy");
+    address
+}
+
+fn put_bf16(card: &dyn Driver, values: &[f32]) -> Address {
+    let bytes: Vec<u8> =
+        values.iter().flat_map(|&value| half::bf16::from_f32(value).to_ne_bytes()).collect();
+    let address = card.alloc(bytes.len()).expect("a little memory");
+    card.upload(Stream::Compute, address, &bytes).expect("to copy");
+    address
+}
+
+fn get(card: &dyn Driver, from: Address, count: usize) -> Vec<f32> {
+    let mut bytes = vec![0; count * 4];
+    card.download(from, &mut bytes).expect("to copy");
+    bytes.chunks(4).map(|b| f32::from_ne_bytes(b.try_into().expect("four"))).collect()
+}
+
+fn get_bf16(card: &dyn Driver, from: Address, count: usize) -> Vec<f32> {
+    let mut bytes = vec![0; count * 2];
+    card.download(from, &mut bytes).expect("to copy");
+    let values = bytes.chunks(2).map(|b| half::bf16::from_ne_bytes(b.try_into().expect("two")));
+    values.map(|value| value.to_f32()).collect()
+}
+
+/// Whole numbers from -3 to 3: products and sums of them are exact in every order.
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count)
+        .map(|n| ((n * 2_654_435_761 + seed * 40_503) >> 7) % 7)
+        .map(|n| n as f32 - 3.0)
+        .collect()
+}
+
+#[test]
+fn what_is_found_is_what_is_opened() {
+    let Some(card) = card() else { return };
+    let found = probe();
+    assert!(found.driver.is_ok(), "{found:?}");
+    let (free, total) = card.memory().expect("told");
+    assert!(free <= total && total as u64 <= found.cards[0].total_bytes, "{found:?}");
+    assert!(found.cards[0].multiprocessors > 0 && !found.cards[0].name.is_empty(), "{found:?}");
+}
+
+#[test]
+fn bytes_come_back_as_they_went_while_the_host_changes_them() {
+    let Some(card) = card() else { return };
+    // More than all pinned buffers hold, and no multiple of one.
+    let count = (200 << 20) + 13;
+    for stream in [Stream::Compute, Stream::Copy] {
+        let mut bytes: Vec<u8> = (0..count).map(|n: usize| (n * 31 + (n >> 13)) as u8).collect();
+        let sent = bytes.clone();
+        let address = card.alloc(count).expect("memory");
+        card.upload(stream, address, &bytes).expect("to copy");
+        bytes.fill(0xee);
+        card.follow(Stream::Compute).expect("to follow");
+        card.download(address, &mut bytes).expect("to copy");
+        assert!(bytes == sent, "{stream:?}");
+        card.zero(address.plus(5), 100).expect("to zero");
+        card.copy(address.plus(1000), address, 200).expect("to copy");
+        card.download(address, &mut bytes[..1200]).expect("to copy");
+        assert!(bytes[5..105].iter().all(|&b| b == 0) && bytes[..5] == sent[..5]);
+        assert!(bytes[1000..1200] == bytes[..200]);
+        card.free(address);
+    }
+}
+
+#[test]
+fn a_kernel_gets_its_arguments_and_a_missing_one_is_told() {
+    let Some(card) = card() else { return };
+    let x = numbers(1000, 1);
+    let (from, to) = (put(&*card, &x), card.alloc(2000).expect("memory"));
+    let launch = Launch {
+        module: "convert",
+        kernel: "convert_f32_bf16",
+        grid: [1, 1, 1],
+        threads: 256,
+        shared_bytes: 0,
+    };
+    let args = [Arg::Pointer(to), Arg::Pointer(from), Arg::Long(1000)];
+    card.launch(&launch, &args).expect("to start");
+    assert_eq!(get_bf16(&*card, to, 1000), x);
+    let missing = Launch { kernel: "there_is_none", ..launch };
+    let error = card.launch(&missing, &[]).expect_err("there is none").to_string();
+    assert!(error.contains("convert") && error.contains("there_is_none"), "{error}");
+    let too_large = Launch { threads: 4096, ..launch };
+    let error = card.launch(&too_large, &args).expect_err("no block has so many").to_string();
+    assert!(error.contains("convert_f32_bf16") && error.contains("CUDA_ERROR"), "{error}");
+    card.wait().expect("the card is usable after it");
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_with_numbers_and_the_card_goes_on() {
+    let Some(card) = card() else { return };
+    match card.alloc(1 << 50) {
+        Err(GpuError::Memory { asked, free, total }) => {
+            assert!(asked == 1 << 50 && free <= total && total > 0);
+        }
+        other => panic!("{other:?}"),
+    }
+    let address = card.alloc(1 << 20).expect("a little memory");
+    card.free(address);
+}
+
+#[test]
+fn products_by_the_vendor_have_the_operands_in_their_places() {
+    let Some(card) = card() else { return };
+    let (rows, inputs, outputs) = (24, 64, 40);
+    let (x, w, b) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
+    let before = numbers(rows * outputs, 4);
+    let product = |n: usize| -> f32 {
+        let (row, column) = (n / outputs, n % outputs);
+        (0..inputs).map(|k| x[row * inputs + k] * w[column * inputs + k]).sum()
+    };
+    let bias = put(&*card, &b);
+    for element in [Element::Bf16, Element::F32] {
+        let (x, weight) = match element {
+            Element::Bf16 => (put_bf16(&*card, &x), put_bf16(&*card, &w)),
+            Element::F32 => (put(&*card, &x), put(&*card, &w)),
+        };
+        for (out_element, has_bias, add) in [
+            (element, false, false),
+            (element, true, false),
+            (element, true, true),
+            (Element::F32, true, false),
+        ] {
+            let out = match out_element {
+                Element::Bf16 => put_bf16(&*card, &before),
+                Element::F32 => put(&*card, &before),
+            };
+            let what = MatMul {
+                x,
+                weight,
+                out,
+                bias: has_bias.then_some(bias),
+                rows,
+                inputs,
+                outputs,
+                element,
+                out_element,
+                gelu: false,
+                add,
+            };
+            if !card.matmul(&what).expect("no failure") {
+                eprintln!("cuBLASLt is not there, or has no way for {what:?}");
+                continue;
+            }
+            let got = match out_element {
+                Element::Bf16 => get_bf16(&*card, out, rows * outputs),
+                Element::F32 => get(&*card, out, rows * outputs),
+            };
+            for (n, got) in got.into_iter().enumerate() {
+                let mut expected = product(n);
+                expected += if has_bias { b[n % outputs] } else { 0.0 };
+                expected += if add { before[n] } else { 0.0 };
+                let expected = match out_element {
+                    Element::Bf16 => half::bf16::from_f32(expected).to_f32(),
+                    Element::F32 => expected,
+                };
+                assert_eq!(got, expected, "value {n} of {what:?}");
+            }
+        }
+    }
+}

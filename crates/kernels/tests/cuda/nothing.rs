@@ -1,0 +1,56 @@
+//! Machines where something is missing.
+
+use longreel_kernels::cuda::{NoDriver, Places, probe, probe_in};
+use longreel_kernels::gpu::GpuError;
+
+#[test]
+fn without_a_driver_everything_says_so_and_how_to_get_it() {
+    let found = probe();
+    if found.driver.is_ok() {
+        eprintln!("skipped: this machine has an NVIDIA driver");
+        return;
+    }
+    assert!(found.cards.is_empty(), "{found:?}");
+    let error = longreel_kernels::cuda::open(0).expect_err("no driver").to_string();
+    match found.driver {
+        Err(NoDriver::NotInstalled) => {
+            assert!(error.starts_with("the NVIDIA driver cannot be used: libcuda.so.1"), "{error}");
+            assert!(error.contains("--gpus all"), "{error}");
+        }
+        other => eprintln!("this machine has a part of a driver: {other:?}"),
+    }
+}
+
+#[test]
+fn a_library_that_is_none_is_told_of_with_its_reason_and_the_package_that_has_it() {
+    let root = std::env::temp_dir().join(format!("longreel-none-{}", std::process::id()));
+    let lib = root.join("usr/local/cuda-12.9/lib64");
+    std::fs::create_dir_all(&lib).expect("ours");
+    std::fs::write(lib.join("libcudnn.so.9"), "this is no library").expect("ours");
+    let found = probe_in(&Places::of(|_| None, &root));
+    let texts: Vec<String> =
+        found.libraries.iter().filter_map(|row| Some(row.1.as_ref().err()?.to_string())).collect();
+    std::fs::remove_dir_all(&root).expect("ours");
+    for (kind, result) in &found.libraries {
+        let Err(absent) = result else {
+            eprintln!("{} is where the linker finds it", kind.name());
+            continue;
+        };
+        let text = absent.to_string();
+        assert!(text.contains(kind.package().expect("all four have one")), "{text}");
+        assert!(text.contains(kind.files()[0].0), "{text}");
+        if kind.name() == "cuDNN" {
+            assert_eq!(absent.refused.len(), 1, "{text}");
+            assert!(text.contains("lib64/libcudnn.so.9: "), "{text}");
+        }
+    }
+    assert!(texts.iter().all(|text| text.len() < 700), "too long to be read: {texts:?}");
+}
+
+#[test]
+fn errors_of_memory_have_the_numbers() {
+    let error = GpuError::Memory { asked: 7 << 30, free: 1 << 30, total: 24 << 30 }.to_string();
+    for number in [7_u64 << 30, 1 << 30, 24 << 30] {
+        assert!(error.contains(&number.to_string()), "{error}");
+    }
+}
