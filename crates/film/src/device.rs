@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
 use longreel_kernels::{Device, GpuError, cuda};
@@ -100,6 +101,49 @@ impl DeviceChoice {
             }),
         }
     }
+}
+
+/// What a plan knows of the GPU that will make the film.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuFacts {
+    /// Its name.
+    pub name: String,
+    /// Free bytes of its memory; all of them where the driver does not tell.
+    pub free_bytes: u64,
+    /// Dense bf16 operations a second, by its data sheet's rule.
+    pub peak_flops: f64,
+}
+
+impl GpuFacts {
+    /// The one that a choice leads to, looked for once; `None` when the processor makes the film.
+    pub(crate) fn of(choice: DeviceChoice) -> Option<Self> {
+        static PROBE: OnceLock<cuda::Probe> = OnceLock::new();
+        let ordinal = match choice {
+            DeviceChoice::Cpu => return None,
+            DeviceChoice::Auto => 0,
+            DeviceChoice::Cuda(ordinal) => ordinal,
+        };
+        let probe = PROBE.get_or_init(cuda::probe);
+        let card = probe.cards.iter().find(|card| card.ordinal == ordinal)?;
+        Some(Self {
+            name: card.name.clone(),
+            free_bytes: card.free_bytes.unwrap_or(card.total_bytes),
+            peak_flops: peak_flops(card.capability, card.multiprocessors, card.clock_khz),
+        })
+    }
+}
+
+/// Dense bf16 operations a second with sums in f32: a multiprocessor's for each clock are what NVIDIA's
+/// architecture papers say of the tensor cores of its generation (A100 312, RTX 3090 71, RTX 4090 165,
+/// H100 989 TFLOP/s).
+fn peak_flops(capability: (u32, u32), multiprocessors: u32, clock_khz: u32) -> f64 {
+    let per_clock = match capability {
+        (8, 0) => 2048.0,
+        (9, _) => 4096.0,
+        (10 | 11, _) => 8192.0,
+        _ => 512.0,
+    };
+    per_clock * f64::from(multiprocessors) * f64::from(clock_khz) * 1e3
 }
 
 /// What the networks that make segments need of a GPU, in bytes.
@@ -204,7 +248,62 @@ pub(crate) fn share_with_text(device: &Device, bytes: u64, largest: u64) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use longreel_sampling::SchedulerConfig;
+    use longreel_weights::{ModelKind, published_models};
+
     use super::*;
+
+    #[test]
+    fn peaks_are_those_of_the_data_sheets() {
+        for (card, peak) in [
+            (((8, 0), 108, 1_410_000), 312e12),
+            (((8, 6), 82, 1_695_000), 71e12),
+            (((8, 9), 128, 2_520_000), 165e12),
+            (((9, 0), 132, 1_830_000), 989e12),
+        ] {
+            let (capability, multiprocessors, clock) = card;
+            let found = peak_flops(capability, multiprocessors, clock);
+            assert!((found / peak - 1.0).abs() < 0.01, "{capability:?}: {found:e}");
+        }
+    }
+
+    /// The published sizes on the cards they are meant for: what stays there and what is brought.
+    #[test]
+    fn published_models_are_planned_into_the_cards_they_are_meant_for() {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let need = |name: &str, latents: usize, width: usize, height: usize| {
+            let model = published_models().into_iter().find(|m| m.name == name).expect(name);
+            let config = &model.transformer;
+            let bytes = 2 * transformer_values(config);
+            let facts = ModelFacts {
+                name: name.into(),
+                kind: ModelKind::DiffusionForcing,
+                revision: String::new(),
+                transformer: config.clone(),
+                vae: VaeConfig::from_json("{}").expect("the default"),
+                scheduler: SchedulerConfig::default(),
+                transformer_bytes: bytes,
+                text_encoder_bytes: 0,
+                other_bytes: 254 << 20,
+                upscaler_flops: 0.0,
+                gpu: None,
+            };
+            let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
+            Need::of(&facts, tokens, height, width)
+        };
+        let small = need("SkyReels-V2-DF-1.3B-540P", 25, 960, 544);
+        let shares = small.shares(6 << 30).expect("the 1.3B model at 540P in 6 GiB");
+        assert_eq!(shares.places, 0, "all weights stay: {small:?}");
+        let large = need("SkyReels-V2-DF-14B-540P", 25, 960, 544);
+        assert!(gib(large.weights) > 24.0 && gib(large.weights) < 32.0, "{large:?}");
+        let shares = large.shares(12 << 30).expect("the 14B model at 540P in 12 GiB");
+        assert!(shares.places > 0 && shares.bytes() as u64 + large.activations < 12 << 30);
+        let larger = need("SkyReels-V2-DF-14B-720P", 31, 1280, 720);
+        let shares = larger.shares(24 << 30).expect("the 14B model at 720P in 24 GiB");
+        assert!(gib(shares.resident as u64) > 10.0, "{larger:?} {shares:?}");
+        assert_eq!(larger.shares(6 << 30), None);
+        assert!(larger.least() > 6 << 30);
+    }
 
     #[test]
     fn a_choice_is_written_as_it_is_read() {

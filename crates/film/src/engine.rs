@@ -13,7 +13,7 @@ use crate::beginning::{self, Beginning};
 use crate::checkpoint;
 use crate::condition::{self, Conditions, load_fitted, load_tail, to_tensor};
 use crate::defaults::Defaults;
-use crate::device::{self, DeviceChoice, Opened};
+use crate::device::{self, DeviceChoice, GpuFacts, Opened};
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
 use crate::noise::NoiseSource;
@@ -113,6 +113,7 @@ impl Engine {
             text_encoder_bytes: folder.text_encoder_bytes(),
             other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
             upscaler_flops: upscaler.map_or(0.0, |upscaler| upscaler.flops_per_pixel()),
+            gpu: GpuFacts::of(options.device),
         };
         Ok(Self {
             options: options.clone(),

@@ -61,7 +61,7 @@ mod texts;
 
 pub use beginning::Beginning;
 pub use defaults::Defaults;
-pub use device::{DeviceChoice, Opened};
+pub use device::{DeviceChoice, GpuFacts, Opened};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
@@ -72,7 +72,7 @@ pub use estimate::{
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    FilmPlan, ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes,
+    FilmPlan, GpuPlan, ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes,
     human_seconds, plan,
 };
 pub use request::{

@@ -20,9 +20,10 @@ use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
 pub(crate) use self::cache::step_cache;
 use self::checks::{check_kind, check_values, film_shape};
 use self::summary::summarise;
-pub use self::summary::{PlanSummary, Saving};
+pub use self::summary::{GpuPlan, PlanSummary, Saving};
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::read_image;
+use crate::device::GpuFacts;
 use crate::error::PlanError;
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
 use crate::run::pixel_frame;
@@ -51,6 +52,8 @@ pub struct ModelFacts {
     pub other_bytes: u64,
     /// Operations of the learned upscaler for a pixel that it is given; 0 without one.
     pub upscaler_flops: f64,
+    /// The GPU that makes the film; the processor does without one.
+    pub gpu: Option<GpuFacts>,
 }
 
 impl ModelFacts {
@@ -201,6 +204,22 @@ pub fn plan(
         summary: PlanSummary::empty(),
     };
     plan.summary = summarise(&plan, model, &mut notes)?;
+    if check_memory
+        && let Some(gpu) = &plan.summary.gpu
+        && gpu.weights_there.is_none()
+    {
+        return Err(PlanError::value(
+            "--size",
+            format!("{}x{}", request.width, request.height),
+            format!(
+                "this film needs at least {} of the GPU's memory and {} are free",
+                human_bytes(gpu.least_bytes),
+                human_bytes(gpu.free_bytes)
+            ),
+            "use a smaller --size or --base-num-frames, weights of fewer bits (`longreel models \
+             quantize`), or --device cpu",
+        ));
+    }
     if check_memory
         && let Some(available) = plan.summary.available_bytes
         && plan.summary.memory_bytes > available

@@ -7,6 +7,7 @@ use longreel_weights::ModelKind;
 use serde::Serialize;
 
 use super::cache::teacache_family;
+use crate::device::{GpuFacts, Need};
 use super::words::{human_bytes, human_seconds, scaled};
 use super::{FilmPlan, ModelFacts};
 use crate::error::PlanError;
@@ -62,6 +63,8 @@ pub struct PlanSummary {
     pub memory_bytes: u64,
     /// Memory available now, where the system tells.
     pub available_bytes: Option<u64>,
+    /// The GPU that makes the film, if one does, and how its memory is shared out.
+    pub gpu: Option<GpuPlan>,
     /// Expected size of the film's file in bytes, roughly.
     pub disk_bytes: u64,
     /// What this machine reaches, in operations a second.
@@ -73,6 +76,42 @@ pub struct PlanSummary {
     /// What is worth knowing.
     pub notes: Vec<String>,
 }
+
+/// A film on a GPU.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GpuPlan {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its memory that are free.
+    pub free_bytes: u64,
+    /// Bytes that the film takes at least.
+    pub least_bytes: u64,
+    /// Bytes that everything but weights takes.
+    pub activation_bytes: u64,
+    /// Bytes of all weights.
+    pub weight_bytes: u64,
+    /// Bytes of weights that stay there, of which the others are brought for each pass; `None` when the
+    /// film does not fit.
+    pub weights_there: Option<u64>,
+}
+
+impl GpuPlan {
+    fn new(gpu: &GpuFacts, need: &Need) -> Self {
+        Self {
+            name: gpu.name.clone(),
+            free_bytes: gpu.free_bytes,
+            least_bytes: need.least(),
+            activation_bytes: need.activations,
+            weight_bytes: need.weights,
+            weights_there: need.shares(gpu.free_bytes).map(|shares| shares.resident as u64),
+        }
+    }
+}
+
+/// What a GPU is expected to reach of its peak. Not measured: `longreel bench` does.
+const GPU_SHARE: f64 = 0.5;
+/// What the program takes besides a GPU's memory: frames, encoder, copies on their way.
+const HOST_BYTES: u64 = 1 << 30;
 
 pub(super) fn summarise(
     plan: &FilmPlan,
@@ -127,9 +166,12 @@ pub(super) fn summarise(
         let shown = 4.0 * latents as f64 * f64::from(request.finish.frames);
         decode += shown * model.upscaler_flops * (width * height) as f64;
     }
-    let rate = probe_flops_per_second();
     // Norms, memory traffic and the tail of each kernel cost about a third on top of the probe's.
-    let expected_seconds = (flops + decode) / (rate * 0.7);
+    let (rate, share) = match &model.gpu {
+        Some(gpu) => (gpu.peak_flops, GPU_SHARE),
+        None => (probe_flops_per_second(), 0.7),
+    };
+    let expected_seconds = (flops + decode) / (rate * share);
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
         Length::Endless => None,
@@ -139,6 +181,9 @@ pub(super) fn summarise(
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
     let working = forward_bytes(&model.transformer, window * per_frame)
         .max(decode_bytes(&model.vae, height, width));
+    let gpu = model.gpu.as_ref().map(|gpu| {
+        GpuPlan::new(gpu, &Need::of(model, window * per_frame, height, width))
+    });
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
     }
@@ -171,7 +216,8 @@ pub(super) fn summarise(
         forwards: rows * passes,
         forward_flops: longest,
         total_flops: flops + decode,
-        memory_bytes: weights + working,
+        memory_bytes: if gpu.is_some() { HOST_BYTES } else { weights + working },
+        gpu,
         available_bytes: available_memory_bytes(),
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
         disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
@@ -237,6 +283,7 @@ impl PlanSummary {
             total_flops: 0.0,
             memory_bytes: 0,
             available_bytes: None,
+            gpu: None,
             disk_bytes: 0,
             machine_flops_per_second: 0.0,
             expected_seconds: 0.0,
@@ -277,12 +324,31 @@ impl fmt::Display for PlanSummary {
             .available_bytes
             .map_or(String::new(), |bytes| format!(" ({} available)", human_bytes(bytes)));
         writeln!(f, "memory     about {}{available}", human_bytes(self.memory_bytes))?;
+        if let Some(gpu) = &self.gpu {
+            let there = gpu.weights_there.unwrap_or(0);
+            let weights = match there >= gpu.weight_bytes {
+                true => format!("all {} of weights", human_bytes(gpu.weight_bytes)),
+                false => format!(
+                    "{} of {} of weights, the others brought for each pass",
+                    human_bytes(there),
+                    human_bytes(gpu.weight_bytes)
+                ),
+            };
+            writeln!(
+                f,
+                "GPU        {}, {} free: {} for activations, {weights}",
+                gpu.name,
+                human_bytes(gpu.free_bytes),
+                human_bytes(gpu.activation_bytes),
+            )?;
+        }
         writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;
         write!(
             f,
-            "time       about {}{per} on this machine ({})",
+            "time       about {}{per} on this machine ({}{})",
             human_seconds(self.expected_seconds),
-            scaled(self.machine_flops_per_second, "FLOP/s")
+            scaled(self.machine_flops_per_second, "FLOP/s"),
+            if self.gpu.is_some() { ", by the data sheet; half of it is counted on" } else { "" },
         )?;
         for saving in &self.savings {
             write!(
