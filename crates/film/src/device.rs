@@ -92,7 +92,7 @@ impl DeviceChoice {
                 Ok(device) => Ok(Opened { device, warning: None }),
                 Err(error) => Err(FilmError::Device { choice: self, error }),
             },
-            Self::Auto if cuda::probe().cards.is_empty() => Ok(cpu(None)),
+            Self::Auto if cuda::cards().is_empty() => Ok(cpu(None)),
             Self::Auto => Ok(match gpu(0) {
                 Ok(device) => Opened { device, warning: None },
                 Err(error) => cpu(Some(format!(

@@ -269,6 +269,10 @@ impl Device {
 }
 
 impl Driver for Device {
+    fn name(&self) -> String {
+        self.card.name.clone()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
         self.enter()?;
         let mut address = 0;

@@ -22,7 +22,7 @@ pub use self::cache::Cache;
 pub use self::compiler::{Compiled, Compiler, Target, source_of};
 pub use self::libraries::{Absent, Kind, Refusal};
 pub use self::places::Places;
-pub use self::probe::{Card, DriverVersion, Found, NoDriver, Probe, probe, probe_in};
+pub use self::probe::{Card, DriverVersion, Found, NoDriver, Probe, cards, probe, probe_in};
 
 use crate::gpu::{Driver, GpuError};
 

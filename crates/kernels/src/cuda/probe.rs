@@ -90,6 +90,12 @@ pub fn probe() -> Probe {
     probe_in(&Places::of_this_machine())
 }
 
+/// The cards alone, without a look at the libraries; none without a driver.
+pub fn cards() -> Vec<Card> {
+    let found = driver(&Places::of_this_machine());
+    found.map_or_else(|_| Vec::new(), |(driver, _)| cards_of(driver, None))
+}
+
 /// Looks at this machine, with other folders besides those of the system's linker.
 pub fn probe_in(places: &Places) -> Probe {
     let (driver, cards) = match driver(places) {
@@ -99,7 +105,7 @@ pub fn probe_in(places: &Places) -> Probe {
                 version: management.as_ref().and_then(Management::driver_version),
                 ..version
             };
-            (Ok(version), cards(driver, management.as_ref()))
+            (Ok(version), cards_of(driver, management.as_ref()))
         }
         Err(why) => (Err(why), Vec::new()),
     };
@@ -157,7 +163,7 @@ fn has_kernel_driver() -> bool {
         .any(|path| Path::new(path).exists())
 }
 
-fn cards(driver: &StartedDriver, management: Option<&Management>) -> Vec<Card> {
+fn cards_of(driver: &StartedDriver, management: Option<&Management>) -> Vec<Card> {
     let mut count: c_int = 0;
     // SAFETY: the driver writes one number.
     if unsafe { (driver.api.cuDeviceGetCount)(&raw mut count) } != 0 {
