@@ -284,6 +284,25 @@ impl Engine {
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
+        let made = self.make_by_device(plan, outputs, noise, checkpoint, stop, observer);
+        if made.as_ref().is_err_and(|error| error.gpu().is_some()) {
+            // The next film begins with a device that nothing is left on, whatever went wrong.
+            self.networks = None;
+            self.texts.forget_encoder();
+            self.device = None;
+        }
+        made
+    }
+
+    fn make_by_device(
+        &mut self,
+        plan: &FilmPlan,
+        outputs: &Outputs,
+        noise: NoiseSource,
+        checkpoint: Option<checkpoint::Checkpoint>,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, FilmError> {
         let request = plan.request();
         let device = self.device(observer)?;
         self.texts.embed(&self.folder, &device, &prompts_of(request), observer)?;

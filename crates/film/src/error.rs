@@ -236,6 +236,20 @@ impl FilmError {
         }
     }
 
+    /// What a GPU could not do, when that is what went wrong.
+    pub fn gpu(&self) -> Option<&GpuError> {
+        match self {
+            Self::Device { error, .. } | Self::Model(ModelError::Gpu(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the memory of a GPU was not enough.
+    pub fn is_gpu_memory(&self) -> bool {
+        matches!(self, Self::GpuMemory { .. })
+            || matches!(self.gpu(), Some(GpuError::Memory { .. }))
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

@@ -71,6 +71,11 @@ impl Texts {
         Ok(())
     }
 
+    /// Lets the encoder go.
+    pub fn forget_encoder(&mut self) {
+        self.encoder = None;
+    }
+
     /// The embedding of a prompt that [`Texts::embed`] has seen.
     pub fn get(&self, prompt: &str) -> &Tensor {
         &self.embeddings[prompt]

@@ -330,6 +330,8 @@ fn code(error: &FilmError) -> &'static str {
         FilmError::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull => {
             Outcome::DISK_FULL
         }
+        error if error.is_gpu_memory() => Outcome::GPU_MEMORY,
+        error if error.gpu().is_some() => "gpu_failed",
         FilmError::Plan(_) => "invalid_request",
         FilmError::Weights(_) | FilmError::Model(_) => "model_unusable",
         FilmError::NotFinite { .. } => "output_not_finite",

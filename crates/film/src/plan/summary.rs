@@ -7,9 +7,9 @@ use longreel_weights::ModelKind;
 use serde::Serialize;
 
 use super::cache::teacache_family;
-use crate::device::{GpuFacts, Need};
 use super::words::{human_bytes, human_seconds, scaled};
 use super::{FilmPlan, ModelFacts};
+use crate::device::{GpuFacts, Need};
 use crate::error::PlanError;
 use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
@@ -181,9 +181,10 @@ pub(super) fn summarise(
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
     let working = forward_bytes(&model.transformer, window * per_frame)
         .max(decode_bytes(&model.vae, height, width));
-    let gpu = model.gpu.as_ref().map(|gpu| {
-        GpuPlan::new(gpu, &Need::of(model, window * per_frame, height, width))
-    });
+    let gpu = model
+        .gpu
+        .as_ref()
+        .map(|gpu| GpuPlan::new(gpu, &Need::of(model, window * per_frame, height, width)));
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
     }

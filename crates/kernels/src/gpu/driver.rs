@@ -154,7 +154,8 @@ pub trait Driver: fmt::Debug + Send + Sync {
 pub enum GpuError {
     /// Not enough memory.
     #[error(
-        "the GPU's memory is not enough: {asked} bytes more were wanted and {free} of {total} are free"
+        "the GPU's memory is not enough: {asked} bytes more were wanted and {free} of {total} are free; \
+         a smaller picture, fewer frames at once or weights of fewer bits need less"
     )]
     Memory {
         /// Bytes wanted.

@@ -30,6 +30,14 @@ impl Assignment<'_> {
                 self.hand_back(HandBack::Stopped).await;
                 return Finished::DiskFull;
             }
+            Outcome::Failed { code, message } if code == Outcome::GPU_MEMORY => {
+                match self.instead().await {
+                    None => self.fail(&code, &message).await,
+                    instead => {
+                        self.hand_back(HandBack::OutOfMemory { reason: message, instead }).await;
+                    }
+                }
+            }
             Outcome::Failed { code, message } => {
                 // Where things are on this machine is nothing for clients.
                 let work = self.shared.work_folder(self.job.id).display().to_string();
