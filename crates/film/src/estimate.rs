@@ -125,6 +125,12 @@ pub fn decode_flops(config: &VaeConfig, height: usize, width: usize) -> f64 {
 /// Bytes that decoding one latent frame at a time takes: the causal caches (two frames of the input
 /// of each convolution that looks back in time) and a few of the widest activations.
 pub fn decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
+    let (state, working) = decode_values(config, height, width);
+    4 * (state + working)
+}
+
+/// Values that decoding remembers, and those that stand at once besides.
+fn decode_values(config: &VaeConfig, height: usize, width: usize) -> (u64, u64) {
     let cells = (height / 8 * (width / 8)) as u64;
     let convs = decoder_convs(config);
     let plane = |c: &DecoderConv| cells * (c.scale * c.scale) as u64;
@@ -134,7 +140,7 @@ pub fn decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
         .map(|c| 2 * plane(c) * c.inputs as u64)
         .sum();
     let widest = convs.iter().map(|c| plane(c) * (c.frames * c.inputs.max(c.outputs)) as u64).max();
-    4 * (caches + 3 * widest.unwrap_or(0))
+    (caches, 3 * widest.unwrap_or(0))
 }
 
 /// Bytes of activations that stand at once in a forward pass: a handful of `[tokens, dim]` and one
@@ -163,6 +169,11 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
 /// Bytes that decoding one latent frame at a time takes on a GPU in bf16; see [`decode_bytes`].
 pub fn gpu_decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
     decode_bytes(config, height, width) / 2
+}
+
+/// Bytes that the decoder remembers on a GPU between segments.
+pub fn gpu_state_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
+    2 * decode_values(config, height, width).0
 }
 
 /// What this machine reaches in the linear layer that decides the time, in operations a second. The

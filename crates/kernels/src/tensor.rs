@@ -26,6 +26,15 @@ pub struct Tensor {
 enum Values {
     Host(Vec<f32>),
     Device(Array),
+    Parked(Parked),
+}
+
+/// Values of a GPU that the host keeps for it, as they were there.
+#[derive(Debug, Clone)]
+struct Parked {
+    gpu: Arc<Gpu>,
+    element: Element,
+    bytes: Vec<u8>,
 }
 
 impl Tensor {
@@ -104,6 +113,7 @@ impl Tensor {
         match &self.values {
             Values::Host(data) => size_of_val(data.as_slice()),
             Values::Device(array) => array.bytes(),
+            Values::Parked(parked) => parked.bytes.len(),
         }
     }
 
@@ -112,22 +122,23 @@ impl Tensor {
         match &self.values {
             Values::Host(_) => Device::Cpu,
             Values::Device(array) => Device::Gpu(array.gpu().clone()),
+            Values::Parked(parked) => Device::Gpu(parked.gpu.clone()),
         }
     }
 
     /// The values on a GPU, if they are on one.
     pub(crate) fn array(&self) -> Option<&Array> {
         match &self.values {
-            Values::Host(_) => None,
             Values::Device(array) => Some(array),
+            _ => None,
         }
     }
 
     /// The values on a GPU, for writing, if they are on one.
     pub(crate) fn array_mut(&mut self) -> Option<&mut Array> {
         match &mut self.values {
-            Values::Host(_) => None,
             Values::Device(array) => Some(array),
+            _ => None,
         }
     }
 
@@ -136,6 +147,7 @@ impl Tensor {
         match &self.values {
             Values::Device(array) => Held::There(array),
             Values::Host(data) => Held::Brought(Array::from_host(gpu, data)),
+            Values::Parked(parked) => Held::Brought(parked.array()),
         }
     }
 
@@ -150,6 +162,12 @@ impl Tensor {
             }
             (Values::Host(data), Device::Gpu(gpu)) => {
                 Cow::Owned(Self::from_array(&self.shape, Array::from_host(gpu, data)))
+            }
+            (Values::Parked(parked), Device::Cpu) => {
+                Cow::Owned(Self::host(&self.shape, parked.element.singles(&parked.bytes)))
+            }
+            (Values::Parked(parked), Device::Gpu(gpu)) if Arc::ptr_eq(&parked.gpu, gpu) => {
+                Cow::Owned(Self::from_array(&self.shape, parked.array()))
             }
             (Values::Device(array), Device::Gpu(gpu)) if !Arc::ptr_eq(array.gpu(), gpu) => {
                 let host = Self::host(&self.shape, array.to_host()?);
@@ -166,15 +184,25 @@ impl Tensor {
     pub fn into_host(self) -> Result<Self, GpuError> {
         match &self.values {
             Values::Host(_) => Ok(self),
-            Values::Device(array) => Ok(Self::host(&self.shape, array.to_host()?)),
+            _ => Ok(self.on(&Device::Cpu)?.into_owned()),
         }
+    }
+
+    /// The same values, which the host keeps for their GPU until they are [brought back](Self::on).
+    ///
+    /// # Errors
+    /// As [`on`](Self::on).
+    pub fn parked(self) -> Result<Self, GpuError> {
+        let Values::Device(array) = &self.values else { return Ok(self) };
+        let (gpu, element, bytes) = (array.gpu().clone(), array.element(), array.to_bytes()?);
+        Ok(Self { shape: self.shape, values: Values::Parked(Parked { gpu, element, bytes }) })
     }
 
     /// The values; the tensor is on the host.
     pub fn data(&self) -> &[f32] {
         match &self.values {
             Values::Host(data) => data,
-            Values::Device(_) => panic!("Tensor::data: the values are on a GPU; see `on`"),
+            _ => panic!("Tensor::data: the values are on a GPU; see `on`"),
         }
     }
 
@@ -182,7 +210,7 @@ impl Tensor {
     pub fn data_mut(&mut self) -> &mut [f32] {
         match &mut self.values {
             Values::Host(data) => data,
-            Values::Device(_) => panic!("Tensor::data_mut: the values are on a GPU; see `on`"),
+            _ => panic!("Tensor::data_mut: the values are on a GPU; see `on`"),
         }
     }
 
@@ -190,7 +218,7 @@ impl Tensor {
     pub fn into_vec(self) -> Vec<f32> {
         match self.values {
             Values::Host(data) => data,
-            Values::Device(_) => panic!("Tensor::into_vec: the values are on a GPU; see `on`"),
+            _ => panic!("Tensor::into_vec: the values are on a GPU; see `on`"),
         }
     }
 
@@ -224,6 +252,11 @@ impl Tensor {
                 part.copy_from(0, array, range);
                 Values::Device(part)
             }
+            Values::Parked(parked) => {
+                let size = parked.element.bytes();
+                let bytes = parked.bytes[range.start * size..range.end * size].to_vec();
+                Values::Parked(Parked { bytes, ..parked.clone() })
+            }
         };
         Self { shape, values }
     }
@@ -238,6 +271,7 @@ impl Tensor {
         shape[0] = parts.iter().map(|part| part.shape[0]).sum();
         let len = parts.iter().map(|part| part.len()).sum();
         let values = match &first.values {
+            Values::Parked(_) => panic!("concat0: values that the host keeps for a GPU"),
             Values::Host(_) => {
                 let mut data = Vec::with_capacity(len);
                 parts.iter().for_each(|part| data.extend_from_slice(part.data()));
@@ -258,11 +292,18 @@ impl Tensor {
     }
 }
 
+impl Parked {
+    fn array(&self) -> Array {
+        Array::from_bytes(&self.gpu, self.element, &self.bytes)
+    }
+}
+
 impl Clone for Tensor {
     fn clone(&self) -> Self {
         let values = match &self.values {
             Values::Host(data) => Values::Host(data.clone()),
             Values::Device(array) => Values::Device(array.clone()),
+            Values::Parked(parked) => Values::Parked(parked.clone()),
         };
         Self { shape: self.shape.clone(), values }
     }

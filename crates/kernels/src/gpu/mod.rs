@@ -14,6 +14,7 @@ mod weights;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::arena::Arena;
@@ -45,6 +46,20 @@ impl Element {
             Self::Bf16 => 2,
         }
     }
+
+    /// Values of this kind as `f32`.
+    pub fn singles(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => {
+                let values = bytes.as_chunks::<4>().0.iter();
+                values.map(|&four| f32::from_le_bytes(four)).collect()
+            }
+            Self::Bf16 => {
+                let values = bytes.as_chunks::<2>().0.iter();
+                values.map(|&[a, b]| f32::from_le_bytes([0, 0, a, b])).collect()
+            }
+        }
+    }
 }
 
 /// A device with its memory, in the way the operations use it.
@@ -55,6 +70,7 @@ pub struct Gpu {
     compute: Element,
     arena: Mutex<Arena>,
     weights: Mutex<Weights>,
+    scarce: AtomicBool,
     failed: Mutex<Option<GpuError>>,
 }
 
@@ -77,6 +93,7 @@ impl Gpu {
             compute,
             arena: Mutex::default(),
             weights: Mutex::default(),
+            scarce: AtomicBool::new(false),
             failed: Mutex::default(),
         })
     }
@@ -118,6 +135,29 @@ impl Gpu {
     pub fn finish(&self) -> Result<(), GpuError> {
         self.attempt(|driver| driver.wait());
         self.check()
+    }
+
+    /// Says whether there is too little memory for what networks remember between their turns.
+    pub fn set_scarce(&self, scarce: bool) {
+        self.scarce.store(scarce, Ordering::Relaxed);
+    }
+
+    /// Whether what a network remembers between its turns is to be kept by the host.
+    pub fn is_scarce(&self) -> bool {
+        self.scarce.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for activations of so many bytes in all: what none is in is given back, and when that
+    /// is not enough, the weights are too, which are brought again when they are used.
+    ///
+    /// # Errors
+    /// When the card does not answer.
+    pub fn make_room(&self, bytes: usize) -> Result<(), GpuError> {
+        self.shrink();
+        if self.driver.memory()?.0 < bytes {
+            lock(&self.weights).release(&*self.driver);
+        }
+        Ok(())
     }
 
     /// Gives memory back that no activation is in.
@@ -186,11 +226,16 @@ impl Array {
 
     /// A copy of host values, as they are.
     pub fn from_host(gpu: &Arc<Gpu>, values: &[f32]) -> Self {
-        let array = Self::unset(gpu, Element::F32, values.len());
         // SAFETY: any four bytes of a slice of floats are bytes.
         let bytes = unsafe {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values))
         };
+        Self::from_bytes(gpu, Element::F32, bytes)
+    }
+
+    /// A copy of values as an array holds them.
+    pub fn from_bytes(gpu: &Arc<Gpu>, element: Element, bytes: &[u8]) -> Self {
+        let array = Self::unset(gpu, element, bytes.len() / element.bytes());
         gpu.attempt(|driver| driver.upload(Stream::Compute, array.address, bytes));
         array
     }
@@ -215,19 +260,18 @@ impl Array {
     /// # Errors
     /// What went wrong, in this or before.
     pub fn to_host(&self) -> Result<Vec<f32>, GpuError> {
+        Ok(self.element.singles(&self.to_bytes()?))
+    }
+
+    /// The values as they are here, once all work before is done.
+    ///
+    /// # Errors
+    /// As [`to_host`](Self::to_host).
+    pub fn to_bytes(&self) -> Result<Vec<u8>, GpuError> {
         let mut bytes = vec![0u8; self.bytes()];
         self.gpu.attempt(|driver| driver.download(self.address, &mut bytes));
         self.gpu.check()?;
-        Ok(match self.element {
-            Element::F32 => {
-                let values = bytes.as_chunks::<4>().0.iter();
-                values.map(|&four| f32::from_le_bytes(four)).collect()
-            }
-            Element::Bf16 => {
-                let values = bytes.as_chunks::<2>().0.iter();
-                values.map(|&[a, b]| f32::from_le_bytes([0, 0, a, b])).collect()
-            }
-        })
+        Ok(bytes)
     }
 
     /// The device.

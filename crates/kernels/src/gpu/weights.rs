@@ -143,14 +143,19 @@ impl Weights {
             && (self.places.is_empty() || self.plan.place >= plan.place);
         self.plan = plan;
         if !fits {
-            for entry in std::mem::take(&mut self.entries).into_values() {
-                if let Entry::Resident { present, bytes } = entry {
-                    self.arena.give(present.address);
-                    self.resident -= bytes;
-                }
-            }
-            self.close(driver);
+            self.release(driver);
         }
+    }
+
+    /// Gives the memory of all weights back. They are brought again when they are used.
+    pub fn release(&mut self, driver: &dyn Driver) {
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            if let Entry::Resident { present, bytes } = entry {
+                self.arena.give(present.address);
+                self.resident -= bytes;
+            }
+        }
+        self.close(driver);
     }
 
     /// Gives everything back, when no weight is known any more.

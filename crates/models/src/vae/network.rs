@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use longreel_kernels::{Conv3d, Device, Linear, Tensor, UpsampledConv, Vector, in_pool, ops};
+use longreel_kernels::gpu::Gpu;
+use longreel_kernels::{
+    Conv3d, Device, GpuError, Linear, Tensor, UpsampledConv, Vector, in_pool, ops,
+};
 use longreel_weights::TensorSource;
 
 use super::layers::{
@@ -99,8 +102,36 @@ impl Network {
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
         let run = Run { network: self, latent_pixels, budget: budget_bytes / BUDGET_SHARES };
+        let Some(gpu) = self.device.gpu() else { return run.group(0, x, slots, sink) };
+        self.bring(gpu, slots, latent_pixels, budget_bytes).map_err(ModelError::from)?;
         let x = x.on(&self.device).map_err(ModelError::from)?.into_owned();
-        run.group(0, ops::narrowed(x), slots, sink)
+        run.group(0, ops::narrowed(x), slots, sink)?;
+        gpu.shrink();
+        if gpu.is_scarce() {
+            for slot in slots.iter_mut() {
+                *slot = slot.take().map(Tensor::parked).transpose().map_err(ModelError::from)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Network {
+    /// Makes room on a GPU for a run, and brings what is remembered there.
+    fn bring(
+        &self,
+        gpu: &Gpu,
+        slots: &mut [Slot],
+        latent_pixels: usize,
+        budget_bytes: usize,
+    ) -> Result<(), GpuError> {
+        let working = budget_bytes.max(self.least_bytes(latent_pixels));
+        // What is remembered is in what the GPU computes in, which takes half of a single or all of it.
+        gpu.make_room(self.state_bytes(latent_pixels) / 4 * gpu.compute().bytes() + working)?;
+        for slot in slots.iter_mut().flatten() {
+            *slot = ops::narrowed(slot.on(&self.device)?.into_owned());
+        }
+        Ok(())
     }
 }
 
@@ -364,7 +395,7 @@ pub(super) fn restore(
                 return Err(wrong(format!("other layers hold a picture of {expected:?} latents")));
             }
         }
-        slots[index] = Some(ops::narrowed(tensor.on(&network.device)?.into_owned()));
+        slots[index] = Some(tensor);
     }
     // A clip that has begun has filled every slot but those of layers after a lack of frames, which
     // only the layers that double the frames may show.
