@@ -27,6 +27,9 @@ pub(crate) use self::weights::{Handle, Present};
 pub const SOURCES: &[(&str, &str)] = &[
     ("common", include_str!("../../cuda/common.cu")),
     ("convert", include_str!("../../cuda/convert.cu")),
+    ("gemm", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/gemm.cu"))),
+    ("conv", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/conv.cu"))),
+    ("attention", include_str!("../../cuda/attention.cu")),
 ];
 
 /// The type of an array's values.

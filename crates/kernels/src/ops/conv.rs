@@ -202,17 +202,8 @@ impl UpsampledConv {
         );
         let (outputs, inputs) = (shape[0], shape[1]);
         let dense = weight.to_f32();
-        // Output row 2y + a sees the doubled rows 2y + a - 1 ..= 2y + a + 1: for a = 0 the rows
-        // y - 1, y, y of the picture, for a = 1 the rows y, y, y + 1.
-        let place = |parity: usize, tap: usize| (tap + parity).div_ceil(2).min(1 + parity) - parity;
         let quarters = std::array::from_fn(|quarter| {
-            let (a, b) = (quarter / 2, quarter % 2);
-            let mut folded = vec![0.0f64; outputs * inputs * 4];
-            for (i, w) in dense.iter().enumerate() {
-                let (pair, dy, dx) = (i / 9, i / 3 % 3, i % 3);
-                folded[pair * 4 + place(a, dy) * 2 + place(b, dx)] += f64::from(*w);
-            }
-            let folded: Vec<f32> = folded.into_iter().map(|w| w as f32).collect();
+            let folded = folded_quarter(&dense, quarter / 2, quarter % 2);
             Packed::new(&folded, inputs, outputs, [1, 2, 2], bias.clone())
         });
         Self { quarters, inputs, outputs }
@@ -227,6 +218,20 @@ impl UpsampledConv {
     pub fn outputs(&self) -> usize {
         self.outputs
     }
+}
+
+/// Of a weight `[O, I, 3, 3]` of a convolution after nearest doubling, the weight `[O, I, 2, 2]` that
+/// gives the output's pixels in rows of parity `a` and columns of parity `b` from the picture itself.
+pub(crate) fn folded_quarter(dense: &[f32], a: usize, b: usize) -> Vec<f32> {
+    // Output row 2y + a sees the doubled rows 2y + a - 1 ..= 2y + a + 1: for a = 0 the rows
+    // y - 1, y, y of the picture, for a = 1 the rows y, y, y + 1.
+    let place = |parity: usize, tap: usize| (tap + parity).div_ceil(2).min(1 + parity) - parity;
+    let mut folded = vec![0.0f64; dense.len() / 9 * 4];
+    for (i, w) in dense.iter().enumerate() {
+        let (pair, dy, dx) = (i / 9, i / 3 % 3, i % 3);
+        folded[pair * 4 + place(a, dy) * 2 + place(b, dx)] += f64::from(*w);
+    }
+    folded.into_iter().map(|w| w as f32).collect()
 }
 
 /// The convolution of the doubled picture: `[T, H, W, I]` to `[T, 2H, 2W, O]`.

@@ -1,6 +1,9 @@
 //! The GPU's kernels and the code that starts them, on the shim, against plain f64 references.
 
+mod attention;
+mod conv;
 mod convert;
+mod linear;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +15,12 @@ use longreel_shim::Shim;
 pub(crate) fn device() -> Option<Arc<Gpu>> {
     let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     Some(Gpu::new(Box::new(shim.with_arrays_apart()), Element::Bf16))
+}
+
+/// The same with a library for matrix products.
+pub(crate) fn device_with_products() -> Option<Arc<Gpu>> {
+    let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    Some(Gpu::new(Box::new(shim.with_arrays_apart().with_products()), Element::Bf16))
 }
 
 pub(crate) const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];

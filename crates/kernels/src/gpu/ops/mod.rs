@@ -4,9 +4,17 @@
 //! Activations are of either [`Element`](super::Element), small parameters `f32`. Arrays that do not
 //! fit an operation are a bug of ours and panic, as in [`crate::ops`].
 
+mod attention;
+mod conv;
 mod convert;
+mod linear;
 
+pub use attention::{Attend, Scores, Seen, attention};
+pub use conv::{
+    Frames, Windows, conv3d, conv3d_add, quarter_weight, upsampled_conv, window_weight,
+};
 pub use convert::{convert, has_not_finite};
+pub use linear::{Dense, Gate, feed_forward_residual, linear, linear_residual};
 
 use super::{Address, Arg, Array, Element, Launch};
 

@@ -1,0 +1,274 @@
+// Matrix products in tiles: out[row][column] = finish(sum over k of left[row][k] * right[column][k]).
+// The left side is a plain matrix or the windows of a convolution; the right side is a plain matrix.
+//
+// Where a side comes from is a type with
+//   Slot slot(row)             what does not change along a row,
+//   Walk walk(k)               a place along the rows, with `advance(n)`,
+//   const T* find(slot, walk)  where the value is, or null for a zero,
+//   const T* base()            an address that may be read.
+
+// A matrix [rows][depth], row-major.
+template <class T>
+struct Plain {
+    const T* values;
+    int rows, depth;
+
+    struct Slot {
+        const T* at;
+    };
+    struct Walk {
+        int k;
+        __device__ void advance(int n) { k += n; }
+    };
+
+    __device__ Slot slot(int row) const { return {row < rows ? values + (i64)row * depth : nullptr}; }
+    __device__ Walk walk(int k) const { return {k}; }
+    __device__ const T* find(const Slot& slot, const Walk& walk) const {
+        return slot.at != nullptr && walk.k < depth ? slot.at + walk.k : nullptr;
+    }
+    __device__ const T* base() const { return values; }
+};
+
+__device__ __forceinline__ float times_sigmoid(float x, float z) { return x / (1.0f + expf(-z)); }
+
+// `activation` as the caller numbers them.
+__device__ __forceinline__ float activate(float x, int activation) {
+    switch (activation) {
+    case 1: return 0.5f * x * erfcf(x * -0.70710678f);  // GELU: x Phi(x)
+    // GELU by tanh: (1 + tanh u) / 2 is the sigmoid of 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3).
+    case 2: return times_sigmoid(x, x * fmaf(x * x, 0.071354814f, 1.595769f));
+    case 3: return times_sigmoid(x, 1.702f * x);  // CLIP's
+    case 4: return times_sigmoid(x, x);  // SiLU
+    default: return x;
+    }
+}
+
+// What becomes of the sums: out = act(sum + bias), or out += gate * (sum + bias).
+struct Finish {
+    void* out;  // [rows][columns], of bf16 or f32
+    int out_bf16;
+    const float* bias;  // [columns], or null
+    const float* gate;  // [frames][columns], or null for 1
+    int tokens_per_frame;  // that share a row of the gate; 0 when all do
+    int first_token;  // the token of row 0
+    int activation;
+    int add;
+    int rows, columns;
+
+    // Stores columns `column` and `column + 1`, as far as they are inside, of row `row` of the
+    // product, which is row `to` of `out`.
+    __device__ void pair(int row, i64 to, int column, float first, float second) const {
+        const bool both = column + 1 < columns;
+        if (bias != nullptr) {
+            first += bias[column];
+            second += both ? bias[column + 1] : 0.0f;
+        }
+        first = activate(first, activation);
+        second = activate(second, activation);
+        if (gate != nullptr) {
+            const int frame = tokens_per_frame > 0 ? (first_token + row) / tokens_per_frame : 0;
+            const float* factors = gate + (i64)frame * columns + column;
+            first *= factors[0];
+            second *= both ? factors[1] : 0.0f;
+        }
+        const i64 at = to * columns + column;
+        if (out_bf16) {
+            store_pair((bf16*)out + at, both, first, second);
+        } else {
+            store_pair((float*)out + at, both, first, second);
+        }
+    }
+
+    template <class T>
+    __device__ void store_pair(T* at, bool both, float first, float second) const {
+        if (add) {
+            first += to_f32(*at);
+            second += both ? to_f32(at[1]) : 0.0f;
+        }
+        // A pair is in one word only where rows have an even length.
+        if (both && columns % 2 == 0) {
+            const float values[2] = {first, second};
+            store<2>(at, values);
+        } else {
+            set(at[0], first);
+            if (both) set(at[1], second);
+        }
+    }
+};
+
+// Which tile of `tiles_down` x `tiles_across` this block computes: groups of 16 rows of tiles, so that
+// the blocks that run at one time share what they read.
+struct TilePlace {
+    int down, across;
+
+    __device__ TilePlace(int tiles_down, int tiles_across) {
+        const int group = blockIdx.x / (16 * tiles_across), within = blockIdx.x % (16 * tiles_across);
+        const int first = group * 16, height = tiles_down - first < 16 ? tiles_down - first : 16;
+        down = first + within % height;
+        across = within / height;
+    }
+};
+
+__device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Products on the tensor cores, of bf16 with sums in f32. A block of 128 threads computes ROWS x
+// COLUMNS, a warp WARP_ROWS x WARP_COLUMNS of them. Stages of 32 values along k are copied ahead into
+// shared memory. A line of a stage is 64 bytes, four pieces of 16; piece c of line r is kept at place
+// c ^ (r / 2 % 4), so that eight lines' pieces at one k are in different banks.
+template <int ROWS, int COLUMNS, int WARP_ROWS, int WARP_COLUMNS>
+struct TensorTile {
+    static constexpr int THREADS = 128, DEPTH = 32, STAGES = 3;
+    static constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;
+    static constexpr int STAGE_VALUES = (ROWS + COLUMNS) * DEPTH;
+    static_assert((ROWS / WARP_ROWS) * (COLUMNS / WARP_COLUMNS) * 32 == THREADS, "four warps");
+    static_assert(ROWS % 32 == 0 && WARP_COLUMNS % 16 == 0, "whole fragments");
+
+    static __device__ int place(int line, int piece) { return line * DEPTH + (piece ^ (line / 2 % 4)) * 8; }
+
+    template <int LINES, class Side>
+    static __device__ void bring(const Side& side, const typename Side::Slot (&slots)[(LINES + 31) / 32],
+                                 const typename Side::Walk& walk, bf16* stage) {
+        const int line = threadIdx.x / 4, piece = threadIdx.x % 4;
+#pragma unroll
+        for (int i = 0; i < (LINES + 31) / 32; ++i) {
+            if (LINES % 32 == 0 || line + i * 32 < LINES) {
+                const bf16* from = side.find(slots[i], walk);
+                cp_async_16(stage + place(line + i * 32, piece), from != nullptr ? from : side.base(), from != nullptr ? 16 : 0);
+            }
+        }
+    }
+
+    template <class Left, class Out>
+    static __device__ void run(const Left& left, const Plain<bf16>& right, int depth, bf16* shared, const Out& out) {
+        const TilePlace tile(ceil_div(out.rows(), ROWS), ceil_div(out.columns(), COLUMNS));
+        const int first_row = tile.down * ROWS, first_column = tile.across * COLUMNS;
+        const int line = threadIdx.x / 4, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+
+        typename Left::Slot left_slots[ROWS / 32];
+        typename Plain<bf16>::Slot right_slots[(COLUMNS + 31) / 32];
+#pragma unroll
+        for (int i = 0; i < ROWS / 32; ++i) left_slots[i] = left.slot(first_row + line + i * 32);
+#pragma unroll
+        for (int i = 0; i < (COLUMNS + 31) / 32; ++i) right_slots[i] = right.slot(first_column + line + i * 32);
+        typename Left::Walk left_walk = left.walk(threadIdx.x % 4 * 8);
+        typename Plain<bf16>::Walk right_walk = right.walk(threadIdx.x % 4 * 8);
+        auto bring_stage = [&](int stage) {
+            bf16* to = shared + stage * STAGE_VALUES;
+            bring<ROWS>(left, left_slots, left_walk, to);
+            bring<COLUMNS>(right, right_slots, right_walk, to + ROWS * DEPTH);
+            left_walk.advance(DEPTH);
+            right_walk.advance(DEPTH);
+        };
+
+        float sums[DOWN][ACROSS][4] = {};
+        const int warp_row = warp % (ROWS / WARP_ROWS) * WARP_ROWS;
+        const int warp_column = warp / (ROWS / WARP_ROWS) * WARP_COLUMNS;
+        const int steps = ceil_div(depth, DEPTH);
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; ++i) {
+            if (i < steps) bring_stage(i);
+            cp_async_commit();
+        }
+        int stage = 0;
+        for (int step = 0; step < steps; ++step) {
+            cp_async_wait<STAGES - 2>();
+            // This stage is there for all, and all are done with the one before, which is filled next.
+            __syncthreads();
+            if (step + STAGES - 1 < steps) bring_stage(stage == 0 ? STAGES - 1 : stage - 1);
+            cp_async_commit();
+            const bf16* lefts = shared + stage * STAGE_VALUES;
+            const bf16* rights = lefts + ROWS * DEPTH;
+#pragma unroll
+            for (int k = 0; k < DEPTH / 8; k += 2) {
+                unsigned a[DOWN][4], b[ACROSS / 2][4];
+#pragma unroll
+                for (int i = 0; i < DOWN; ++i) {
+                    ldmatrix_x4(a[i], lefts + place(warp_row + i * 16 + lane % 16, k + lane / 16));
+                }
+#pragma unroll
+                for (int j = 0; j < ACROSS / 2; ++j) {
+                    const int column = warp_column + j * 16 + lane / 16 * 8 + lane % 8;
+                    ldmatrix_x4(b[j], rights + place(column, k + lane / 8 % 2));
+                }
+#pragma unroll
+                for (int i = 0; i < DOWN; ++i) {
+#pragma unroll
+                    for (int j = 0; j < ACROSS; ++j) {
+                        mma_m16n8k16_bf16(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
+                    }
+                }
+            }
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
+        }
+
+#pragma unroll
+        for (int i = 0; i < DOWN * 2; ++i) {
+            const int row = first_row + warp_row + i * 8 + lane / 4;
+            if (row >= out.rows()) break;
+            const i64 to = out.place(row);
+#pragma unroll
+            for (int j = 0; j < ACROSS; ++j) {
+                const int column = first_column + warp_column + j * 8 + lane % 4 * 2;
+                if (column < out.columns()) {
+                    out.finish.pair(row, to, column, sums[i / 2][j][i % 2 * 2], sums[i / 2][j][i % 2 * 2 + 1]);
+                }
+            }
+        }
+    }
+};
+
+// Products in f32 throughout, of any types and lengths: 256 threads, 64 x 64 values, 4 x 4 a thread.
+template <class Left, class Right, class Out>
+__device__ void plain_tile(const Left& left, const Right& right, int depth, const Out& out) {
+    constexpr int SIZE = 64, DEPTH = 16, LINE = SIZE + 4;
+    __shared__ float lefts[DEPTH][LINE], rights[DEPTH][LINE];
+    const TilePlace tile(ceil_div(out.rows(), SIZE), ceil_div(out.columns(), SIZE));
+    const int first_row = tile.down * SIZE, first_column = tile.across * SIZE;
+    const int line = threadIdx.x / 4, part = threadIdx.x % 4 * 4;
+    const auto left_slot = left.slot(first_row + line);
+    const auto right_slot = right.slot(first_column + line);
+    auto left_walk = left.walk(part);
+    auto right_walk = right.walk(part);
+    const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
+    float sums[4][4] = {};
+    for (int k0 = 0; k0 < depth; k0 += DEPTH) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const auto* from = left.find(left_slot, left_walk);
+            const auto* other = right.find(right_slot, right_walk);
+            lefts[part + i][line] = from != nullptr ? to_f32(*from) : 0.0f;
+            rights[part + i][line] = other != nullptr ? to_f32(*other) : 0.0f;
+            left_walk.advance(1);
+            right_walk.advance(1);
+        }
+        left_walk.advance(DEPTH - 4);
+        right_walk.advance(DEPTH - 4);
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < DEPTH; ++k) {
+            float a[4], b[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                a[i] = lefts[k][row + i];
+                b[i] = rights[k][column + i];
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
+            }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (first_row + row + i >= out.rows()) break;
+        const i64 to = out.place(first_row + row + i);
+#pragma unroll
+        for (int j = 0; j < 4; j += 2) {
+            if (first_column + column + j < out.columns()) {
+                out.finish.pair(first_row + row + i, to, first_column + column + j, sums[i][j], sums[i][j + 1]);
+            }
+        }
+    }
+}

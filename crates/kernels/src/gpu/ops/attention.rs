@@ -1,0 +1,179 @@
+//! Softmax attention (`attention.cu`): on the tensor cores for bf16 heads of a multiple of 8 values up
+//! to 384, in f32 for everything else. Checked without a card; not measured on one.
+
+use super::{int, kernel, pointer, pointer_or_none};
+use crate::Mask;
+use crate::gpu::{Arg, Array, Element, Launch};
+
+/// What is added to the scaled scores.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Scores<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// A value of f32 for each, `[heads, queries, keys]`.
+    All(&'a Array),
+    /// A value for the last key of each query.
+    LastKey(f32),
+}
+
+/// How attention is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Attend<'a> {
+    /// Number of heads; the dim of q, k and v is `heads * head size`.
+    pub heads: usize,
+    /// Factor on the scores, above 0.
+    pub scale: f32,
+    /// Which keys a query sees.
+    pub seen: Seen,
+    /// What is added to the scaled scores.
+    pub added: Scores<'a>,
+}
+
+/// Which keys a query sees. Tokens stand in blocks, counted from the first key; a query sees its own
+/// block, `before` before it and the first `sink` of all, and none after its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Tokens in one block; 0 when all keys are seen.
+    pub tokens_per_block: usize,
+    /// Blocks before its own.
+    pub before: usize,
+    /// Blocks from the first key on.
+    pub sink: usize,
+    /// The place of the first query among the keys' tokens.
+    pub first_query: usize,
+}
+
+impl Seen {
+    /// All keys.
+    pub const ALL: Self = Self { tokens_per_block: 0, before: 0, sink: 0, first_query: 0 };
+
+    /// Its own and all earlier blocks.
+    pub const fn causal(tokens_per_block: usize) -> Self {
+        Self { tokens_per_block, before: usize::MAX, ..Self::ALL }
+    }
+}
+
+impl From<Mask> for Seen {
+    fn from(mask: Mask) -> Self {
+        match mask {
+            Mask::None => Self::ALL,
+            Mask::BlockCausal { tokens_per_block } => Self::causal(tokens_per_block),
+        }
+    }
+}
+
+/// Softmax attention. `q` is `[queries, heads * size]`, `k` `[keys, heads * size]`, `v` `[keys, heads *
+/// value size]`, all of one element, as is the result, `[queries, heads * value size]`.
+pub fn attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    queries: usize,
+    keys: usize,
+    how: &Attend<'_>,
+) -> Array {
+    let heads = how.heads;
+    let size = |array: &Array, rows: usize| array.len() / (rows * heads).max(1);
+    let (key_size, value_size) = (size(k, keys), size(v, keys));
+    let one_element = q.element() == k.element() && q.element() == v.element();
+    assert!(
+        heads > 0
+            && one_element
+            && how.scale > 0.0
+            && k.len() == keys * heads * key_size
+            && v.len() == keys * heads * value_size
+            && (keys == 0 || q.len() == queries * heads * key_size),
+        "attention: {q:?} of {queries} queries, {k:?} and {v:?} of {keys} keys, {how:?}"
+    );
+    let (added, last_key) = match how.added {
+        Scores::None => (None, 0.0),
+        Scores::All(bias) => (Some(bias), 0.0),
+        Scores::LastKey(value) => (None, value),
+    };
+    assert!(
+        added.is_none_or(|bias| {
+            bias.element() == Element::F32 && bias.len() == heads * queries * keys
+        }),
+        "attention: {added:?} for {heads} heads, {queries} queries, {keys} keys"
+    );
+    if keys == 0 || q.is_empty() {
+        // Nothing is seen. How wide values would be is not known then; as wide as queries, as in every
+        // model.
+        return Array::zeros(q.gpu(), q.element(), q.len());
+    }
+    let out = Array::unset(q.gpu(), q.element(), queries * heads * value_size);
+    let tensor = q.element() == Element::Bf16
+        && key_size.is_multiple_of(8)
+        && value_size.is_multiple_of(8)
+        && [q, k, v].iter().all(|array| array.address().0.is_multiple_of(16));
+    let fitting =
+        VARIANTS.iter().find(|variant| tensor && key_size.max(value_size) <= variant.size);
+    let launch = match fitting {
+        Some(variant) => variant.launch(queries, heads),
+        None => Launch {
+            module: "attention",
+            kernel: kernel!("attention", q.element()),
+            grid: grid(queries.div_ceil(16), heads, value_size.div_ceil(512)),
+            threads: 128,
+            shared_bytes: 0,
+        },
+    };
+    let Seen { tokens_per_block, before, sink, first_query } = how.seen;
+    let at_most = |n: usize| Arg::Int(i32::try_from(n).unwrap_or(i32::MAX));
+    let args = [
+        pointer(q),
+        pointer(k),
+        pointer(v),
+        pointer(&out),
+        pointer_or_none(added),
+        int(queries),
+        int(keys),
+        int(key_size),
+        int(value_size),
+        Arg::Float(how.scale),
+        Arg::Float(last_key),
+        int(first_query),
+        at_most(tokens_per_block),
+        at_most(before),
+        at_most(sink),
+    ];
+    q.gpu().launch(launch, &args);
+    out
+}
+
+/// A kernel on the tensor cores.
+struct Variant {
+    kernel: &'static str,
+    /// The largest head.
+    size: usize,
+    /// Queries of a block.
+    queries: usize,
+    /// Keys of a tile.
+    keys: usize,
+}
+
+/// As `attention.cu` has them, the smallest first.
+const VARIANTS: [Variant; 4] = [
+    Variant { kernel: "attention_64", size: 64, queries: 128, keys: 32 },
+    Variant { kernel: "attention_128", size: 128, queries: 128, keys: 32 },
+    Variant { kernel: "attention_256", size: 256, queries: 64, keys: 32 },
+    Variant { kernel: "attention_384", size: 384, queries: 64, keys: 16 },
+];
+
+impl Variant {
+    fn launch(&self, queries: usize, heads: usize) -> Launch {
+        Launch {
+            module: "attention",
+            kernel: self.kernel,
+            grid: grid(queries.div_ceil(self.queries), heads, 1),
+            threads: 128,
+            // Queries, keys and values.
+            shared_bytes: ((self.queries + 2 * self.keys) * self.size * 2) as u32,
+        }
+    }
+}
+
+fn grid(x: usize, y: usize, z: usize) -> [u32; 3] {
+    [x, y, z].map(|n| u32::try_from(n).expect("fewer blocks than a grid can have"))
+}
