@@ -8,6 +8,7 @@
 typedef long long i64;
 typedef unsigned short u16;
 typedef unsigned char u8;
+typedef float f32;
 
 // bfloat16.
 struct __align__(2) bf16 {
@@ -108,6 +109,10 @@ __device__ __forceinline__ float to_f32(bf16 v) { return __uint_as_float((unsign
 __device__ __forceinline__ void set(float &to, float v) { to = v; }
 __device__ __forceinline__ void set(bf16 &to, float v) { to.bits = f32_to_bf16_bits(v); }
 
+// Writes a kernel for each element, or for each pair of them: `DEFINE(A)`, `DEFINE(A, B)`.
+#define FOR_EACH_ELEMENT(DEFINE) DEFINE(f32) DEFINE(bf16)
+#define FOR_EACH_PAIR(DEFINE) DEFINE(f32, f32) DEFINE(f32, bf16) DEFINE(bf16, f32) DEFINE(bf16, bf16)
+
 // N neighbours, read and written at once where they fill 16 bytes.
 template <class T, int N>
 struct __align__(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
@@ -136,11 +141,37 @@ __device__ __forceinline__ bool aligned(const void *p) {
     return reinterpret_cast<unsigned long long>(p) % 16 == 0;
 }
 
-// Over the lanes of each group of `SIZE` lanes, a power of two; every lane gets the result.
-template <int SIZE = 32>
-__device__ __forceinline__ float group_sum(float v) {
-#pragma unroll
-    for (int step = SIZE / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffff, v, step);
+__device__ __forceinline__ i64 thread_of_grid() {
+    return (i64)blockIdx.x * blockDim.x + threadIdx.x;
+}
+__device__ __forceinline__ i64 threads_of_grid() { return (i64)gridDim.x * blockDim.x; }
+
+// Calls `wide(i)` for the start of each whole run of WIDE values and `narrow(i)` for each value that
+// is left, over all threads of the grid; all are left unless addresses are `whole`.
+template <class Wide, class Narrow>
+__device__ __forceinline__ void for_each(i64 len, bool whole, Wide wide, Narrow narrow) {
+    i64 packs = whole ? len / WIDE : 0;
+    for (i64 i = thread_of_grid(); i < packs; i += threads_of_grid()) wide(i * WIDE);
+    for (i64 i = packs * WIDE + thread_of_grid(); i < len; i += threads_of_grid()) narrow(i);
+}
+
+__device__ __forceinline__ float times_sigmoid(float x, float z) { return x / (1.0f + expf(-z)); }
+
+// `activation` is `crate::Activation` in its order.
+__device__ __forceinline__ float activate(float x, int activation) {
+    switch (activation) {
+    case 1: return 0.5f * x * erfcf(x * -0.70710678f);  // GELU: x Phi(x)
+    // GELU by tanh: (1 + tanh u) / 2 is the sigmoid of 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3).
+    case 2: return times_sigmoid(x, x * fmaf(x * x, 0.071354814f, 1.595769f));
+    case 3: return times_sigmoid(x, 1.702f * x);  // CLIP's
+    case 4: return times_sigmoid(x, x);  // SiLU
+    default: return x;
+    }
+}
+
+// Over the lanes of each group of `size` lanes, a power of two; every lane gets the result.
+__device__ __forceinline__ float group_sum(float v, int size = 32) {
+    for (int step = size / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffff, v, step);
     return v;
 }
 

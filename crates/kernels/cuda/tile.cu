@@ -29,20 +29,6 @@ struct Plain {
     __device__ const T* base() const { return values; }
 };
 
-__device__ __forceinline__ float times_sigmoid(float x, float z) { return x / (1.0f + expf(-z)); }
-
-// `activation` as the caller numbers them.
-__device__ __forceinline__ float activate(float x, int activation) {
-    switch (activation) {
-    case 1: return 0.5f * x * erfcf(x * -0.70710678f);  // GELU: x Phi(x)
-    // GELU by tanh: (1 + tanh u) / 2 is the sigmoid of 2 u, u = sqrt(2 / pi) (x + 0.044715 x^3).
-    case 2: return times_sigmoid(x, x * fmaf(x * x, 0.071354814f, 1.595769f));
-    case 3: return times_sigmoid(x, 1.702f * x);  // CLIP's
-    case 4: return times_sigmoid(x, x);  // SiLU
-    default: return x;
-    }
-}
-
 // What becomes of the sums: out = act(sum + bias), or out += gate * (sum + bias).
 struct Finish {
     void* out;  // [rows][columns], of bf16 or f32

@@ -30,6 +30,10 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("gemm", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/gemm.cu"))),
     ("conv", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/conv.cu"))),
     ("attention", include_str!("../../cuda/attention.cu")),
+    ("dequantize", include_str!("../../cuda/dequantize.cu")),
+    ("layout", include_str!("../../cuda/layout.cu")),
+    ("norm", include_str!("../../cuda/norm.cu")),
+    ("pointwise", include_str!("../../cuda/pointwise.cu")),
 ];
 
 /// The type of an array's values.

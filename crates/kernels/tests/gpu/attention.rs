@@ -95,7 +95,7 @@ impl Case {
         );
         // In bf16 the weights of the values are rounded, each by up to 2^-9 of itself.
         let tolerance = if element == Element::F32 { 3e-6 } else { 2.5e-3 };
-        assert_close(&what, &found, &expected, tolerance);
+        assert_close(&what, found, &expected, tolerance);
     }
 }
 

@@ -57,13 +57,13 @@ impl Case {
         let what = format!("{:?} to {} by {:?}", self.shape, self.outputs, self.windows);
         for out in ELEMENTS {
             let found = ops::conv3d(source, &self.windows, &dense, Some(&biases), out);
-            assert_close(&what, &found, &expected, 3e-6);
+            assert_close(&what, found, &expected, 3e-6);
             let old = rounded(&numbers.vec(expected.len()), out);
             let mut into = array(&gpu, &old, out);
             ops::conv3d_add(&mut into, source, &self.windows, &dense, Some(&biases));
             let sums: Vec<f64> =
                 expected.iter().zip(&old).map(|(e, old)| e + f64::from(*old)).collect();
-            assert_close(&format!("added {what}"), &into, &sums, 3e-6);
+            assert_close(&format!("added {what}"), into, &sums, 3e-6);
         }
     }
 
@@ -174,7 +174,7 @@ fn a_doubled_picture_is_convolved_without_being_made() {
                 // The sums of weights are rounded to bf16 once, so they differ from the weights.
                 let tolerance = if element == Element::F32 { 3e-6 } else { 1e-2 };
                 let what = format!("{frames} x {height} x {width} x {inputs} to {outputs}");
-                assert_close(&what, &found, &expected, tolerance);
+                assert_close(&what, found, &expected, tolerance);
             }
         }
     }

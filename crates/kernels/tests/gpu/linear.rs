@@ -97,7 +97,7 @@ fn a_layer_equals_the_reference_in_every_mix_of_elements() {
             for out in ELEMENTS {
                 let found = ops::linear(&x, rows, &weight, Some(&bias), Activation::None, out);
                 let what = format!("{rows} x {inputs} x {outputs} of {x_element:?}, {weight:?}");
-                assert_close(&what, &found, &expected, 3e-6);
+                assert_close(&what, found, &expected, 3e-6);
             }
         }
     }
@@ -110,7 +110,7 @@ fn a_layer_too_large_for_small_tiles_equals_the_reference() {
     let (x, weight, bias) = layer.on(&gpu, Element::Bf16, Element::Bf16);
     let weight = ops::Dense::of(&weight, 2050, 40);
     let found = ops::linear(&x, 1030, &weight, Some(&bias), Activation::None, Element::F32);
-    assert_close("large", &found, &layer.expected(Element::Bf16, Element::Bf16), 3e-6);
+    assert_close("large", found, &layer.expected(Element::Bf16, Element::Bf16), 3e-6);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn every_activation_follows_the_bias() {
                     let found = ops::linear(&x, 9, &weight, Some(&bias), activation, out);
                     // What a library gives as bf16 is rounded before an activation of ours, too.
                     let tolerance = if out == Element::F32 { 5e-6 } else { 4e-3 };
-                    assert_close(&format!("{activation:?}"), &found, &expected, tolerance);
+                    assert_close(&format!("{activation:?}"), found, &expected, tolerance);
                 }
             }
         }
@@ -147,7 +147,8 @@ fn a_residual_is_added_by_the_gate_of_its_frame() {
             for frames in [rows.div_ceil(8), 1, 0] {
                 let gate = numbers.vec(frames * outputs);
                 let gates = (frames > 0).then(|| Array::from_host(&gpu, &gate));
-                let gates = gates.as_ref().map(|values| ops::Gate { values, tokens_per_frame: 8 });
+                let gates =
+                    gates.as_ref().map(|values| ops::PerFrame { values, tokens_per_frame: 8 });
                 for (element, into_element) in ELEMENTS.map(|a| ELEMENTS.map(|b| (a, b))).concat() {
                     let (y, weight, bias) = layer.on(&gpu, element, element);
                     let weight = ops::Dense::of(&weight, outputs, inputs);
@@ -169,7 +170,7 @@ fn a_residual_is_added_by_the_gate_of_its_frame() {
                     let narrow = library && frames > 0 && element == Element::Bf16;
                     let tolerance = if narrow { 2e-2 } else { 3e-6 };
                     let what = format!("{element:?} {frames} gates, library: {library}");
-                    assert_close(&what, &into, &expected, tolerance);
+                    assert_close(&what, into, &expected, tolerance);
                 }
             }
         }
@@ -192,7 +193,7 @@ fn a_feed_forward_in_one_call_is_its_two_layers() {
             let narrow = down.expected(element, element);
             let expected: Vec<f64> =
                 narrow.into_iter().enumerate().map(|(i, v)| 0.5 + gate_of(i) * v).collect();
-            let mut into = Array::from_host(&gpu, &vec![0.5; rows * dim]);
+            let mut into = array(&gpu, &vec![0.5; rows * dim], Element::F32);
             ops::feed_forward_residual(
                 &mut into,
                 &y,
@@ -200,10 +201,10 @@ fn a_feed_forward_in_one_call_is_its_two_layers() {
                 (&ops::Dense::of(&first, hidden, dim), Some(&first_bias)),
                 (&ops::Dense::of(&second, dim, hidden), Some(&second_bias)),
                 Activation::GeluTanh,
-                Some(ops::Gate { values: &gates, tokens_per_frame: 8 }),
+                Some(ops::PerFrame { values: &gates, tokens_per_frame: 8 }),
             );
             let tolerance = if element == Element::F32 { 5e-6 } else { 2e-2 };
-            assert_close(&format!("{element:?}"), &into, &expected, tolerance);
+            assert_close(&format!("{element:?}"), into, &expected, tolerance);
         }
     }
 }

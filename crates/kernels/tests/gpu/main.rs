@@ -3,7 +3,11 @@
 mod attention;
 mod conv;
 mod convert;
+mod dequantize;
+mod layout;
 mod linear;
+mod norm;
+mod pointwise;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +51,10 @@ impl Numbers {
     }
 }
 
+pub(crate) fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
 /// The values as an element holds them.
 pub(crate) fn rounded(values: &[f32], element: Element) -> Vec<f32> {
     match element {
@@ -55,16 +63,24 @@ pub(crate) fn rounded(values: &[f32], element: Element) -> Vec<f32> {
     }
 }
 
-/// Values on the device, and what they are there.
+/// Values on the device, where no memory is free that was written before.
 pub(crate) fn array(gpu: &Arc<Gpu>, values: &[f32], element: Element) -> Array {
-    longreel_kernels::gpu::ops::convert(&Array::from_host(gpu, values), element)
+    gpu.shrink();
+    let there = convert(Array::from_host(gpu, values), element);
+    gpu.shrink();
+    there
+}
+
+fn convert(values: Array, element: Element) -> Array {
+    longreel_kernels::gpu::ops::convert(&values, element)
 }
 
 /// Compares with a reference. `tolerance` is for a result of f32 as a part of `1 + |expected|`; bf16
 /// may be off by half of its last place more. What nobody wrote is NaN and compares with nothing.
-pub(crate) fn assert_close(what: &str, found: &Array, expected: &[f64], tolerance: f64) {
+/// The array is given back, so that whatever comes next has memory that nobody has written.
+pub(crate) fn assert_close(what: &str, found: Array, expected: &[f64], tolerance: f64) {
     let element = found.element();
-    let found = found.to_host().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let found = values(what, found);
     assert_eq!(found.len(), expected.len(), "{what}: lengths");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let mut allowed = tolerance * (1.0 + expected.abs());
@@ -79,11 +95,16 @@ pub(crate) fn assert_close(what: &str, found: &Array, expected: &[f64], toleranc
     }
 }
 
-/// That nothing behind an array's values was written, up to where its memory ends.
-pub(crate) fn assert_rest_untouched(what: &str, array: &Array) {
-    let rest = array.bytes().next_multiple_of(256) - array.bytes();
-    let mut bytes = vec![0; rest];
-    let driver = array.gpu().driver();
-    driver.download(array.address().plus(array.bytes()), &mut bytes).expect("it is there");
-    assert!(bytes.iter().all(|&b| b == 0xff), "{what}: written behind the last value");
+/// An array's values, once it is seen that nothing behind them was written, up to where its memory
+/// ends; it is given back.
+pub(crate) fn values(what: &str, array: Array) -> Vec<f32> {
+    let values = array.to_host().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut rest = vec![0; array.bytes().next_multiple_of(256) - array.bytes()];
+    let gpu = array.gpu().clone();
+    let behind = array.address().plus(array.bytes());
+    gpu.driver().download(behind, &mut rest).expect("it is there");
+    assert!(rest.iter().all(|&b| b == 0xff), "{what}: written behind the last value");
+    drop(array);
+    gpu.shrink();
+    values
 }

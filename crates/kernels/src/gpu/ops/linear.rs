@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use super::{blocks, each, int, kernel, pointer_or_none};
+use super::pointwise::activation_code;
+use super::{PerFrame, blocks, each, int, kernel, pointer_or_none};
 use crate::Activation;
 use crate::gpu::{Address, Arg, Array, Element, Gpu, MatMul};
 
@@ -30,16 +31,6 @@ impl Dense {
         assert_eq!(array.len(), outputs * inputs, "Dense::of: {outputs} x {inputs}");
         Self { address: array.address(), element: array.element(), outputs, inputs }
     }
-}
-
-/// A factor by latent frame: `values` is `[frames, dim]` of f32. Token `i` uses row
-/// `i / tokens_per_frame`, or row 0 when there is one row.
-#[derive(Debug, Clone, Copy)]
-pub struct Gate<'a> {
-    /// The factors.
-    pub values: &'a Array,
-    /// Tokens that share a row.
-    pub tokens_per_frame: usize,
 }
 
 /// `act(x W^T + b)` as `out`: `x` is `[rows, inputs]`, `bias` `[outputs]` of f32, the result
@@ -67,7 +58,7 @@ pub fn linear_residual(
     rows: usize,
     weight: &Dense,
     bias: Option<&Array>,
-    gate: Option<Gate<'_>>,
+    gate: Option<PerFrame<'_>>,
 ) {
     let product = Product { add: true, gate, ..Product::new(y, rows, weight, bias, into) };
     product.check("linear_residual", y, into);
@@ -87,7 +78,7 @@ pub fn feed_forward_residual(
     up: (&Dense, Option<&Array>),
     down: (&Dense, Option<&Array>),
     activation: Activation,
-    gate: Option<Gate<'_>>,
+    gate: Option<PerFrame<'_>>,
 ) {
     const NAME: &str = "feed_forward_residual";
     let hidden = up.0.outputs;
@@ -124,7 +115,7 @@ pub(super) struct Product<'a> {
     pub bias: Option<&'a Array>,
     pub activation: Activation,
     pub add: bool,
-    pub gate: Option<Gate<'a>>,
+    pub gate: Option<PerFrame<'a>>,
     /// The token of row 0.
     pub first_token: usize,
 }
@@ -176,15 +167,9 @@ impl<'a> Product<'a> {
             self.bias.is_none_or(|bias| bias.len() == outputs && is_f32(bias)),
             "{name}: a bias that is not {outputs} values of f32"
         );
-        assert!(
-            self.gate.is_none_or(|gate| {
-                let values = gate.values.len();
-                let enough = values == outputs || values * gate.tokens_per_frame >= rows * outputs;
-                is_f32(gate.values) && values.is_multiple_of(outputs.max(1)) && enough
-            }),
-            "{name}: {:?} for {rows} rows of {outputs}",
-            self.gate
-        );
+        if let Some(gate) = &self.gate {
+            gate.check(name, rows, outputs);
+        }
     }
 
     /// Starts it.
@@ -268,16 +253,14 @@ impl<'a> Product<'a> {
     /// From `out` to `add`, as the kernels take them.
     fn finish_args(&self) -> [Arg; 8] {
         let gate = self.gate.filter(|_| self.add);
-        // One row for all, or one a frame.
-        let by_frame = gate.filter(|gate| gate.values.len() > self.weight.outputs);
         [
             Arg::Pointer(self.out),
             int(usize::from(self.out_element == Element::Bf16)),
             pointer_or_none(self.bias),
             pointer_or_none(gate.map(|gate| gate.values)),
-            int(by_frame.map_or(0, |gate| gate.tokens_per_frame)),
+            gate.map_or(Arg::Int(0), |gate| gate.tokens(self.weight.outputs)),
             int(self.first_token),
-            int(activation_code(self.activation)),
+            activation_code(self.activation),
             int(usize::from(self.add)),
         ]
     }
@@ -314,15 +297,4 @@ impl<'a> Product<'a> {
 /// stages of 32 values of bf16 for each row and column.
 pub(super) fn tensor_tile_bytes(rows: usize, columns: usize) -> u32 {
     ((rows + columns) * 32 * 2 * 3) as u32
-}
-
-/// As `activate` in `tile.cu` knows them.
-fn activation_code(activation: Activation) -> usize {
-    match activation {
-        Activation::None => 0,
-        Activation::Gelu => 1,
-        Activation::GeluTanh => 2,
-        Activation::QuickGelu => 3,
-        Activation::Silu => 4,
-    }
 }

@@ -7,16 +7,28 @@
 mod attention;
 mod conv;
 mod convert;
+mod dequantize;
+mod layout;
 mod linear;
+mod norm;
+mod per_frame;
+mod pointwise;
 
 pub use attention::{Attend, Scores, Seen, attention};
 pub use conv::{
     Frames, Windows, conv3d, conv3d_add, quarter_weight, upsampled_conv, window_weight,
 };
 pub use convert::{convert, has_not_finite};
-pub use linear::{Dense, Gate, feed_forward_residual, linear, linear_residual};
+pub use dequantize::dequantize;
+pub use layout::{add_row, interleave, patchify, split_modulation, unpatchify};
+pub use linear::{Dense, feed_forward_residual, linear, linear_residual};
+pub use norm::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
+pub use per_frame::PerFrame;
+pub use pointwise::{
+    activate_inplace, clamp_inplace, combine, gate_residual, mul_inplace, prelu_inplace, subtract,
+};
 
-use super::{Address, Arg, Array, Element, Launch};
+use super::{Address, Arg, Array, Launch};
 
 /// Threads of a block that goes over values one by one.
 const THREADS: u32 = 256;
@@ -51,6 +63,14 @@ fn blocks(module: &'static str, kernel: &'static str, blocks: usize, threads: u3
 fn each(module: &'static str, kernel: &'static str, values: usize) -> Launch {
     let wanted = values.div_ceil(8 * THREADS as usize);
     blocks(module, kernel, wanted.min(4096), THREADS)
+}
+
+/// Threads of a block that has a row of `dim` values, eight a thread where they come so: as few times
+/// round as with 256 threads, and no more threads than that takes.
+fn row_threads(dim: usize) -> u32 {
+    let packs = if dim.is_multiple_of(8) { dim / 8 } else { dim }.max(1);
+    let rounds = packs.div_ceil(THREADS as usize);
+    packs.div_ceil(rounds).next_multiple_of(32) as u32
 }
 
 /// An array as an argument.

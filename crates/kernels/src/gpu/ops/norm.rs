@@ -1,0 +1,140 @@
+//! Norms.
+
+use super::{PerFrame, blocks, int, kernel, long, pointer, pointer_or_none, row_threads};
+use crate::gpu::{Arg, Array, Element};
+
+/// Panics unless a parameter has `dim` values of `f32`.
+fn check(operation: &str, parameter: &Array, dim: usize) {
+    let (len, element) = (parameter.len(), parameter.element());
+    assert!(
+        len == dim && element == Element::F32,
+        "{operation}: a parameter of {len} {element:?} values against {dim}"
+    );
+}
+
+/// [`crate::ops::layer_norm`]: `x` `[rows, dim]`, `affine` weight and bias `[dim]`, `modulation` shift
+/// and scale; the result is of element `out`.
+pub fn layer_norm(
+    x: &Array,
+    dim: usize,
+    affine: Option<(&Array, &Array)>,
+    eps: f32,
+    modulation: Option<[PerFrame<'_>; 2]>,
+    out: Element,
+) -> Array {
+    let rows = x.len() / dim.max(1);
+    assert_eq!(rows * dim, x.len(), "layer_norm: rows of {dim}");
+    let (weight, bias) = affine.unzip();
+    weight.iter().chain(&bias).for_each(|parameter| check("layer_norm", parameter, dim));
+    modulation.iter().flatten().for_each(|part| part.check("layer_norm", rows, dim));
+    let per_frame = |i: usize| {
+        let part = modulation.map(|both| both[i]);
+        [
+            pointer_or_none(part.map(|part| part.values)),
+            part.map_or(Arg::Int(0), |part| part.tokens(dim)),
+        ]
+    };
+    let result = Array::unset(x.gpu(), out, x.len());
+    let kernel = kernel!("layer_norm", x.element(), out);
+    let [shift, shift_tokens] = per_frame(0);
+    let [scale, scale_tokens] = per_frame(1);
+    let args = [
+        pointer(&result),
+        pointer(x),
+        pointer_or_none(weight),
+        pointer_or_none(bias),
+        shift,
+        shift_tokens,
+        scale,
+        scale_tokens,
+        int(dim),
+        Arg::Float(eps),
+    ];
+    x.gpu().launch(blocks("norm", kernel, rows, row_threads(dim)), &args);
+    result
+}
+
+/// [`crate::ops::rms_norm_rope`]: `x` `[tokens, dim]`, `weight` `[dim]`, `rope` cosines and sines
+/// `[tokens or more, head_dim / 2]` and the number of heads.
+pub fn rms_norm_rope(
+    x: &mut Array,
+    dim: usize,
+    weight: Option<&Array>,
+    eps: f32,
+    rope: Option<(&Array, &Array, usize)>,
+) {
+    let tokens = x.len() / dim.max(1);
+    assert_eq!(tokens * dim, x.len(), "rms_norm_rope: rows of {dim}");
+    if let Some(weight) = weight {
+        check("rms_norm_rope", weight, dim);
+    }
+    let heads = rope.map_or(1, |(_, _, heads)| heads);
+    if let Some((cos, sin, _)) = rope {
+        let angles = tokens * dim / (2 * heads);
+        assert!(
+            dim.is_multiple_of(2 * heads)
+                && [cos, sin].iter().all(|t| t.element() == Element::F32 && t.len() >= angles),
+            "rms_norm_rope: tables of {} and {} values against {angles}",
+            cos.len(),
+            sin.len()
+        );
+    }
+    if weight.is_none() && rope.is_none() {
+        return;
+    }
+    let args = [
+        pointer(x),
+        pointer_or_none(weight),
+        pointer_or_none(rope.map(|(cos, ..)| cos)),
+        pointer_or_none(rope.map(|(_, sin, _)| sin)),
+        int(dim),
+        int(dim / heads),
+        Arg::Float(eps),
+    ];
+    let kernel = kernel!("rms_norm_rope", x.element());
+    x.gpu().launch(blocks("norm", kernel, tokens, row_threads(dim)), &args);
+}
+
+/// [`crate::ops::channel_norm`]: `x` `[.., C]`, `gamma` and `bias` `[C]`.
+pub fn channel_norm(x: &mut Array, gamma: &Array, bias: Option<&Array>, silu: bool) {
+    start_channel_norm(x, x, gamma, bias, silu);
+}
+
+/// [`crate::ops::channel_normed`]: as [`channel_norm`], into a new array of element `out`.
+pub fn channel_normed(
+    x: &Array,
+    gamma: &Array,
+    bias: Option<&Array>,
+    silu: bool,
+    out: Element,
+) -> Array {
+    let result = Array::unset(x.gpu(), out, x.len());
+    start_channel_norm(&result, x, gamma, bias, silu);
+    result
+}
+
+fn start_channel_norm(out: &Array, x: &Array, gamma: &Array, bias: Option<&Array>, silu: bool) {
+    const THREADS: usize = 256;
+    let dim = gamma.len();
+    let rows = x.len() / dim.max(1);
+    assert_eq!(rows * dim, x.len(), "channel_norm: rows of {dim}");
+    check("channel_norm", gamma, dim);
+    if let Some(bias) = bias {
+        check("channel_norm", bias, dim);
+    }
+    let packs = if dim.is_multiple_of(8) { dim / 8 } else { dim };
+    let lanes = packs.next_power_of_two().min(32);
+    let args = [
+        pointer(out),
+        pointer(x),
+        pointer(gamma),
+        pointer_or_none(bias),
+        long(rows),
+        int(dim),
+        int(lanes),
+        Arg::Int(i32::from(silu)),
+    ];
+    let kernel = kernel!("channel_norm", x.element(), out.element());
+    let wanted = rows.div_ceil(THREADS / lanes);
+    x.gpu().launch(blocks("norm", kernel, wanted, THREADS as u32), &args);
+}
