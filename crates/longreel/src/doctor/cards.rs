@@ -1,113 +1,190 @@
-//! NVIDIA cards, their driver and the libraries beside it, asked as they are loaded: nothing of them is
-//! needed to run this program.
+//! NVIDIA cards, their driver and the libraries beside it, as `cuda::probe` finds them.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-
-use libloading::Library;
 use longreel_film::human_bytes;
+use longreel_kernels::cuda::{Card, Kind, NoDriver, Probe, probe};
 use longreel_weights::{TransformerConfig, published_models};
 
-use super::finding::{Findings, words};
+use super::finding::{Findings, Words, words};
 
-/// Libraries by what they are for, the newest name first.
-const LIBRARIES: [(&str, &[&str]); 4] = [
-    ("NVRTC", &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]),
-    ("cuBLASLt", &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]),
-    ("cuDNN", &["libcudnn.so.9", "libcudnn.so"]),
-    ("NCCL", &["libnccl.so.2", "libnccl.so"]),
-];
+/// The lowest compute capability that our kernels are for.
+const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 
 pub fn look(findings: &mut Findings) {
-    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let Some(cards) = cards() else {
-        match driver {
-            None => findings.note(
-                "card",
-                words!("no NVIDIA driver: films are computed by the processor", "未安装 NVIDIA 驱动：由 CPU 计算"),
-                None,
-            ),
-            Some(_) => findings.warn(
+    let hidden = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    tell(findings, &probe(), hidden.as_deref());
+}
+
+/// Tells what was found. `hidden` is the variable that chooses cards, where it is set.
+fn tell(findings: &mut Findings, found: &Probe, hidden: Option<&str>) {
+    match &found.driver {
+        Err(why) => no_driver(findings, why, hidden),
+        Ok(driver) => {
+            let (major, minor) = driver.cuda;
+            let (path, version) = (driver.path.display(), driver.version.as_deref().unwrap_or("?"));
+            findings.ok(
                 "card",
                 words!(
-                    "there is an NVIDIA driver, and its library (libnvidia-ml.so.1) cannot be used from here",
-                    "系统装有 NVIDIA 驱动，但此处无法使用其库（libnvidia-ml.so.1）"
+                    "driver {version}, CUDA {major}.{minor}: {path}",
+                    "驱动 {version}，CUDA {major}.{minor}：{path}"
+                ),
+            );
+            if found.cards.is_empty() {
+                findings.warn(
+                    "card",
+                    words!("the driver is there and no card", "有驱动但没有显卡"),
+                    no_card(hidden),
+                );
+            }
+        }
+    }
+    for card in &found.cards {
+        one(findings, card);
+    }
+    // Where no card could use them, they are no news.
+    if found.driver.is_ok() {
+        libraries(findings, found);
+    }
+}
+
+/// Why cards that should be there are not.
+fn no_card(hidden: Option<&str>) -> Words {
+    match hidden {
+        Some(value) => words!(
+            "CUDA_VISIBLE_DEVICES={value} chooses cards: unset it, or name one of `nvidia-smi -L`",
+            "CUDA_VISIBLE_DEVICES={value} 限定了可用显卡：请取消设置，或指定 `nvidia-smi -L` 中的一块"
+        ),
+        None => words!(
+            "see `nvidia-smi`; in a container, is a card given to it (--gpus all)?",
+            "请查看 `nvidia-smi`；容器内请确认已分配显卡（--gpus all）"
+        ),
+    }
+}
+
+fn no_driver(findings: &mut Findings, why: &NoDriver, hidden: Option<&str>) {
+    match why {
+        NoDriver::NotInstalled => findings.note(
+            "card",
+            words!(
+                "no NVIDIA driver: films are computed by the processor",
+                "未安装 NVIDIA 驱动：由 CPU 计算"
+            ),
+            None,
+        ),
+        NoDriver::NotReached(absent) => {
+            let refused =
+                absent.refused.iter().map(|r| format!("{}: {}", r.file.display(), r.reason));
+            let refused = refused.collect::<Vec<_>>().join("; ");
+            let refused = if refused.is_empty() { refused } else { format!(" ({refused})") };
+            findings.warn(
+                "card",
+                words!(
+                    "there is an NVIDIA driver, and its library (libcuda.so.1) cannot be used from here{refused}",
+                    "系统装有 NVIDIA 驱动，但此处无法使用其库（libcuda.so.1）{refused}"
                 ),
                 words!(
                     "in a container: install the NVIDIA container toolkit and start with --gpus all \
-                     (compose: --profile gpu)",
-                    "容器内：请安装 NVIDIA Container Toolkit 并以 --gpus all 启动（compose：--profile gpu）"
+                     (compose: --profile gpu); in WSL: update Windows' driver, install none in Linux",
+                    "容器内：请安装 NVIDIA Container Toolkit 并以 --gpus all 启动（compose：--profile gpu）；\
+                     WSL：请更新 Windows 驱动，不要在 Linux 中另装驱动"
                 ),
-            ),
+            );
         }
-        return;
-    };
-    if cards.is_empty() {
-        findings.warn(
+        // No device: the same as a driver with an empty list.
+        NoDriver::Refuses { status: 100, .. } => findings.warn(
             "card",
             words!("the driver is there and no card", "有驱动但没有显卡"),
-            words!(
-                "see `nvidia-smi`; in a container, is a card given to it (--gpus all)?",
-                "请查看 `nvidia-smi`；容器内请确认已分配显卡（--gpus all）"
-            ),
-        );
-    }
-    if let Ok(hidden) = std::env::var("CUDA_VISIBLE_DEVICES")
-        && (hidden.trim().is_empty() || hidden.trim() == "-1")
-    {
-        findings.note(
+            no_card(hidden),
+        ),
+        NoDriver::Refuses { name, cure, .. } => {
+            let cure = cure.unwrap_or("see `nvidia-smi` and dmesg (NVRM, Xid)");
+            findings.warn(
+                "card",
+                words!("the driver does not start: {name}", "驱动无法启动：{name}"),
+                words!("{cure}", "{cure}"),
+            );
+        }
+        NoDriver::Unusable(reason) => findings.warn(
             "card",
-            words!(
-                "CUDA_VISIBLE_DEVICES={hidden} hides all cards",
-                "CUDA_VISIBLE_DEVICES={hidden} 隐藏了所有显卡"
-            ),
-            Some(words!("unset CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")),
-        );
+            words!("{reason}", "驱动无法使用：{reason}"),
+            words!("update NVIDIA's driver", "请更新 NVIDIA 驱动"),
+        ),
     }
-    for Card { name, free, total, version } in &cards {
-        let (shown, all) = (human_bytes(*free), human_bytes(*total));
-        findings.ok(
-            "card",
-            words!(
-                "{name}: {shown} free of {all}, driver {version}",
-                "{name}：可用 {shown} / 共 {all}，驱动 {version}"
-            ),
-        );
-        // Of the transformer's weights in bf16; what computing takes comes on top.
-        let fit: Vec<&str> = published_models()
-            .iter()
-            .filter(|model| bf16_bytes(&model.transformer) < *free)
-            .map(|model| model.name)
-            .collect();
-        let fit = fit.join(", ");
-        findings.note(
-            "card",
-            words!("bf16 weights that fit in it: {fit}", "可容纳 bf16 权重的模型：{fit}"),
-            None,
-        );
-    }
-    findings.note(
+}
+
+fn one(findings: &mut Findings, card: &Card) {
+    let Card { ordinal, name, capability: (major, minor), multiprocessors, .. } = card;
+    let all = human_bytes(card.total_bytes);
+    let mhz = card.clock_khz / 1000;
+    let about = format!("{multiprocessors} SM, {mhz} MHz, sm_{major}{minor}");
+    let free = card.free_bytes.unwrap_or(card.total_bytes);
+    let shown = human_bytes(free);
+    findings.ok(
         "card",
         words!(
-            "this version does not compute on it yet; the processor does",
-            "此版本尚不能使用显卡计算，由 CPU 计算"
+            "cuda:{ordinal} {name}: {shown} free of {all}; {about}",
+            "cuda:{ordinal} {name}：可用 {shown} / 共 {all}；{about}"
         ),
+    );
+    if card.capability < LEAST_CAPABILITY {
+        findings.note(
+            "card",
+            words!(
+                "cuda:{ordinal} is older than what films can be computed on (compute capability 8.0: RTX 30, A100)",
+                "cuda:{ordinal} 过旧，无法用于计算（需要计算能力 8.0：RTX 30、A100 及更新）"
+            ),
+            None,
+        );
+        return;
+    }
+    // Of the transformer's weights in bf16; what computing takes comes on top.
+    let fit: Vec<&str> = published_models()
+        .iter()
+        .filter(|model| bf16_bytes(&model.transformer) < free)
+        .map(|model| model.name)
+        .collect();
+    let fit = fit.join(", ");
+    findings.note(
+        "card",
+        words!("bf16 weights that fit in it: {fit}", "可容纳 bf16 权重的模型：{fit}"),
         None,
     );
-    for (name, files) in LIBRARIES {
-        // SAFETY: these libraries do nothing harmful when they are loaded.
-        let found = files.iter().find(|file| unsafe { Library::new(**file) }.is_ok());
-        match found {
-            Some(file) => findings.ok("cuda", words!("{name}: {file}", "{name}：{file}")),
-            None => findings.note(
-                "cuda",
-                words!("{name} is not found", "未找到 {name}"),
-                Some(words!(
-                    "it comes with the CUDA toolkit, the GPU image, or from PyPI (nvidia-cuda-nvrtc-cu12, \
-                     nvidia-cublas-cu12, nvidia-cudnn-cu12, nvidia-nccl-cu12) with LD_LIBRARY_PATH",
-                    "它随 CUDA Toolkit 或 GPU 镜像提供，也可从 PyPI 安装（nvidia-cuda-nvrtc-cu12、\
-                     nvidia-cublas-cu12、nvidia-cudnn-cu12、nvidia-nccl-cu12）并设置 LD_LIBRARY_PATH"
-                )),
+}
+
+fn libraries(findings: &mut Findings, found: &Probe) {
+    for (kind, result) in &found.libraries {
+        let name = kind.name();
+        let absent = match result {
+            Ok(library) => {
+                let (version, path) = (&library.version, library.path.display());
+                findings.ok("cuda", words!("{name} {version}: {path}", "{name} {version}：{path}"));
+                continue;
+            }
+            Err(absent) => absent,
+        };
+        let refused = absent.refused.iter().map(|r| format!("{}: {}", r.file.display(), r.reason));
+        let refused = refused.collect::<Vec<_>>().join("; ");
+        let without = match (kind, refused.is_empty()) {
+            (_, false) => words!("{name} cannot be used: {refused}", "无法使用 {name}：{refused}"),
+            (Kind::Nvrtc, true) => words!(
+                "{name} is not found: without it no kernel can be compiled, and the processor computes",
+                "未找到 {name}：缺少它就无法编译内核，将由 CPU 计算"
             ),
+            (Kind::CublasLt, true) => words!(
+                "{name} is not found: our own kernels multiply matrices, and slower",
+                "未找到 {name}：矩阵乘法将使用自带内核，速度较慢"
+            ),
+            (_, true) => words!("{name} is not found", "未找到 {name}"),
+        };
+        let package = kind.package().unwrap_or("?");
+        let cure = words!(
+            "it comes with the CUDA toolkit, the image longreel:gpu, or `pip install {package}` in a virtual \
+             environment that is active; other places by LD_LIBRARY_PATH",
+            "它随 CUDA Toolkit 或镜像 longreel:gpu 提供，也可在已激活的虚拟环境中 `pip install {package}`；\
+             其他位置请用 LD_LIBRARY_PATH 指明"
+        );
+        match kind {
+            Kind::Nvrtc => findings.warn("cuda", without, cure),
+            _ => findings.note("cuda", without, Some(cure)),
         }
     }
 }
@@ -120,79 +197,81 @@ fn bf16_bytes(config: &TransformerConfig) -> u64 {
     2 * block * config.num_layers as u64
 }
 
-/// A card as the driver tells of it.
-struct Card {
-    name: String,
-    free: u64,
-    total: u64,
-    version: String,
-}
+#[cfg(test)]
+mod tests {
+    use longreel_kernels::cuda::{Absent, DriverVersion, Found, Refusal};
 
-/// `nvmlMemory_t`.
-#[repr(C)]
-#[derive(Default)]
-struct Memory {
-    total: u64,
-    free: u64,
-    used: u64,
-}
+    use super::*;
+    use crate::doctor::finding::Language;
 
-/// All cards, by the management library of the driver; `None` without one.
-fn cards() -> Option<Vec<Card>> {
-    // SAFETY: loading the driver's management library runs its initialisers, as nvidia-smi does.
-    let library = unsafe { Library::new("libnvidia-ml.so.1") }.ok()?;
-    // SAFETY: the signatures are those of nvml.h, stable since its second version; buffers are as long
-    // as is said, and texts end with a zero.
-    unsafe {
-        let init = library.get::<unsafe extern "C" fn() -> c_int>(b"nvmlInit_v2").ok()?;
-        if init() != 0 {
-            return None;
+    fn absent(kind: Kind) -> (Kind, Result<Found, Absent>) {
+        (kind, Err(Absent { kind, folders: Vec::new(), refused: Vec::new() }))
+    }
+
+    fn told(found: &Probe, hidden: Option<&str>) -> [String; 2] {
+        let mut findings = Findings::new(false);
+        tell(&mut findings, found, hidden);
+        [Language::English, Language::Chinese].map(|language| findings.in_words(language))
+    }
+
+    #[test]
+    fn a_card_is_told_of_with_its_memory_and_what_is_missing_with_its_package() {
+        let nvrtc = Found { version: "12.9".into(), path: "/opt/libnvrtc.so.12".into() };
+        let mut blas = absent(Kind::CublasLt);
+        if let Err(absent) = &mut blas.1 {
+            let reason = "of CUDA 13, and the driver is of CUDA 12".into();
+            absent.refused.push(Refusal { file: "/opt/libcublasLt.so.13".into(), reason });
         }
-        let mut text = [0 as c_char; 96];
-        let length = text.len() as c_uint;
-        let said =
-            |text: &[c_char; 96]| CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned();
-        let driver = library
-            .get::<unsafe extern "C" fn(*mut c_char, c_uint) -> c_int>(
-                b"nvmlSystemGetDriverVersion",
-            )
-            .ok()?;
-        driver(text.as_mut_ptr(), length);
-        let version = said(&text);
-        let count_of = library
-            .get::<unsafe extern "C" fn(*mut c_uint) -> c_int>(b"nvmlDeviceGetCount_v2")
-            .ok()?;
-        let mut count = 0;
-        count_of(&mut count);
-        let by_index = library
-            .get::<unsafe extern "C" fn(c_uint, *mut *mut c_void) -> c_int>(
-                b"nvmlDeviceGetHandleByIndex_v2",
-            )
-            .ok()?;
-        let name_of = library
-            .get::<unsafe extern "C" fn(*mut c_void, *mut c_char, c_uint) -> c_int>(
-                b"nvmlDeviceGetName",
-            )
-            .ok()?;
-        let memory_of = library
-            .get::<unsafe extern "C" fn(*mut c_void, *mut Memory) -> c_int>(
-                b"nvmlDeviceGetMemoryInfo",
-            )
-            .ok()?;
-        let mut cards = Vec::new();
-        for index in 0..count {
-            let mut handle = std::ptr::null_mut();
-            let mut memory = Memory::default();
-            text.fill(0);
-            if by_index(index, &mut handle) == 0
-                && name_of(handle, text.as_mut_ptr(), length) == 0
-                && memory_of(handle, &mut memory) == 0
-            {
-                let name = said(&text);
-                let Memory { total, free, .. } = memory;
-                cards.push(Card { name, free, total, version: version.clone() });
+        let found = Probe {
+            driver: Ok(DriverVersion {
+                cuda: (12, 8),
+                version: Some("570.86.10".into()),
+                path: "/usr/lib/libcuda.so.1".into(),
+            }),
+            cards: vec![Card {
+                ordinal: 1,
+                name: "NVIDIA GeForce RTX 4090".into(),
+                capability: (8, 9),
+                total_bytes: 24 << 30,
+                free_bytes: Some(23 << 30),
+                multiprocessors: 128,
+                clock_khz: 2_520_000,
+            }],
+            libraries: vec![(Kind::Nvrtc, Ok(nvrtc)), blas, absent(Kind::Cudnn)],
+        };
+        for text in told(&found, None) {
+            for part in [
+                "570.86.10",
+                "CUDA 12.8",
+                "cuda:1 NVIDIA GeForce RTX 4090",
+                "128 SM, 2520 MHz, sm_89",
+                "NVRTC 12.9",
+                "/opt/libcublasLt.so.13: of CUDA 13",
+                "nvidia-cudnn-cu12",
+            ] {
+                assert!(text.contains(part), "{part} is not in\n{text}");
             }
         }
-        Some(cards)
+    }
+
+    #[test]
+    fn a_variable_that_hides_the_cards_is_named_and_a_driver_that_fails_is_told_with_its_cure() {
+        let found = |status, name: &str, cure| Probe {
+            driver: Err(NoDriver::Refuses { status, name: name.into(), cure }),
+            cards: Vec::new(),
+            libraries: vec![absent(Kind::Nvrtc)],
+        };
+        for text in told(&found(100, "CUDA_ERROR_NO_DEVICE", None), Some("-1")) {
+            assert!(text.contains("CUDA_VISIBLE_DEVICES=-1"), "{text}");
+            assert!(!text.contains("NVRTC"), "no card could use it: {text}");
+        }
+        let mismatch =
+            found(803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", Some("start the machine again"));
+        for text in told(&mismatch, None) {
+            assert!(
+                text.contains("DRIVER_MISMATCH") && text.contains("start the machine"),
+                "{text}"
+            );
+        }
     }
 }
