@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::gpu::Gpu;
+
 /// One call of an operation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
@@ -57,6 +59,14 @@ pub(crate) fn begin(name: &'static str, cost: impl FnOnce() -> (f64, usize)) -> 
     let (flops, values) = cost();
     let (started, bytes) = (Instant::now(), 4.0 * values as f64);
     Some(Timer { name, started, flops, bytes })
+}
+
+/// Waits for a GPU when operations are measured, for its work is done after the call has returned.
+pub(crate) fn settle(gpu: &Gpu) {
+    if ON.load(Ordering::Relaxed) {
+        // What goes wrong is told when the results are read.
+        gpu.attempt(|driver| driver.wait());
+    }
 }
 
 /// See [`begin`].

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::Device;
 use crate::gemm::Shared;
+use crate::gpu::ops::convert;
 use crate::gpu::{Array, Element, Gpu, GpuError};
 
 /// Dense, row-major activations with a shape, on one device: `f32` on the host, `f32` or `bf16` on a
@@ -148,6 +149,14 @@ impl Tensor {
             Values::Device(array) => Held::There(array),
             Values::Host(data) => Held::Brought(Array::from_host(gpu, data)),
             Values::Parked(parked) => Held::Brought(parked.array()),
+        }
+    }
+
+    /// The values on `gpu` as an element.
+    pub(crate) fn array_as(&self, gpu: &Arc<Gpu>, element: Element) -> Held<'_> {
+        match self.array_on(gpu) {
+            held if held.element() == element => held,
+            held => Held::Brought(convert(&held, element)),
         }
     }
 

@@ -19,7 +19,7 @@ impl Vector {
         if let Some(array) = device.as_ref().filter(|array| Arc::ptr_eq(array.gpu(), gpu)) {
             return array.clone();
         }
-        let array = Arc::new(Array::from_host(gpu, &self.values));
+        let array = Arc::new(Array::kept(gpu, &self.values));
         if array.address() != Address(0) {
             *device = Some(array.clone());
         }

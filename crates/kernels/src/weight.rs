@@ -133,6 +133,11 @@ impl Weight {
         self.dtype
     }
 
+    /// What the stored values are multiplied by, in equal parts.
+    pub(crate) fn scales(&self) -> Option<&[f32]> {
+        self.scales.as_deref()
+    }
+
     /// Whether the values are the stored ones, without factors.
     pub fn is_unscaled(&self) -> bool {
         self.scales.is_none()

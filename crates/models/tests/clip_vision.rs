@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Fixture, TOLERANCE, assert_close};
+use common::{Fixture, On, assert_close, devices};
 use longreel_kernels::Tensor;
 use longreel_models::{ClipVision, ModelError};
 use longreel_weights::TensorSource;
@@ -16,12 +16,14 @@ fn open(fixture: &Fixture) -> ClipVision {
 
 fn check(name: &str) {
     let fixture = Fixture::open(name);
-    let clip = open(&fixture);
-    for case in &fixture.cases {
-        let case = case["name"].as_str().unwrap();
-        let ours = clip.encode(&fixture.sample(&format!("{case}.pixel_values"))).expect(case);
-        let reference = fixture.sample(&format!("{case}.penultimate"));
-        assert_close(case, &ours, &reference, TOLERANCE);
+    for On { name: place, device, tolerance } in devices() {
+        let clip = open(&fixture).on(&device);
+        for case in &fixture.cases {
+            let case = case["name"].as_str().unwrap();
+            let ours = clip.encode(&fixture.sample(&format!("{case}.pixel_values"))).expect(case);
+            let reference = fixture.sample(&format!("{case}.penultimate"));
+            assert_close(&format!("{case} on {place}"), &ours, &reference, tolerance);
+        }
     }
 }
 

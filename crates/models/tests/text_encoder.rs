@@ -2,18 +2,21 @@
 
 mod common;
 
-use common::{Fixture, TOLERANCE, assert_close};
+use common::{Fixture, On, assert_close, devices};
 use longreel_models::{ModelError, TextEncoder};
 
 #[test]
 fn embeddings_of_the_real_tokens_match_the_reference_whatever_it_padded_to() {
     let fixture = Fixture::open("text_encoder");
-    let encoder = TextEncoder::load(&fixture.config(), fixture.source()).expect("load");
-    for case in &fixture.cases {
-        let name = case["name"].as_str().unwrap();
-        let ours = encoder.encode(&fixture.ids(&format!("{name}.ids"))).expect(name);
-        let reference = fixture.sample(&format!("{name}.hidden_states"));
-        assert_close(name, &ours, &reference, TOLERANCE);
+    for On { name: place, device, tolerance } in devices() {
+        let encoder = TextEncoder::load(&fixture.config(), fixture.source()).expect("load");
+        let encoder = encoder.on(&device);
+        for case in &fixture.cases {
+            let name = case["name"].as_str().unwrap();
+            let ours = encoder.encode(&fixture.ids(&format!("{name}.ids"))).expect(name);
+            let reference = fixture.sample(&format!("{name}.hidden_states"));
+            assert_close(&format!("{name} on {place}"), &ours, &reference, tolerance);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Fixture, TOLERANCE, assert_close, assert_same_bits, distance, noise};
+use common::{Fixture, On, TOLERANCE, assert_close, assert_same_bits, devices, distance, noise};
 use longreel_kernels::Tensor;
 use longreel_models::{Context, ContextOptions, ForwardOptions, ModelError, Transformer};
 
@@ -56,12 +56,16 @@ fn context(model: &Transformer, case: &Case, cache_bytes: usize) -> Context {
 }
 
 fn check(name: &str) {
-    let (fixture, model) = open(name);
-    for case in cases(&fixture) {
-        let context = context(&model, &case, usize::MAX);
-        let out = model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap();
-        let reference = fixture.latents(&format!("{}.output", case.name));
-        assert_close(&format!("{name}/{}", case.name), &out, &reference, TOLERANCE);
+    for On { name: place, device, tolerance } in devices() {
+        let (fixture, model) = open(name);
+        let model = model.on(&device);
+        for case in cases(&fixture) {
+            let context = context(&model, &case, usize::MAX);
+            let out =
+                model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap();
+            let reference = fixture.latents(&format!("{}.output", case.name));
+            assert_close(&format!("{name}/{} on {place}", case.name), &out, &reference, tolerance);
+        }
     }
 }
 

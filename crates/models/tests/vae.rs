@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Fixture, TOLERANCE, assert_close, assert_same_bits, noise};
+use common::{Fixture, On, TOLERANCE, assert_close, assert_same_bits, devices, noise};
 use longreel_kernels::Tensor;
 use longreel_models::{ModelError, Vae, VaeDecoderState, VaeEncoderState};
 
@@ -16,32 +16,39 @@ fn open(name: &str) -> (Fixture, Vae) {
 
 #[test]
 fn decoded_pictures_equal_the_reference() {
-    for name in ["vae", "vae_two_blocks"] {
-        let (fixture, vae) = open(name);
-        let cases = fixture.cases_with("kind", "decode");
-        assert!(cases.len() > 1);
-        for case in cases {
-            let latents = fixture.latents(&format!("{case}.latents"));
-            let mut state = VaeDecoderState::new();
-            let pictures = vae.decoder.decode(&latents, &mut state, NO_LIMIT).unwrap();
-            let reference = fixture.pictures(&format!("{case}.pictures"));
-            assert_close(&format!("{name}/{case}"), &pictures, &reference, TOLERANCE);
+    for On { name: place, device, tolerance } in devices() {
+        for name in ["vae", "vae_two_blocks"] {
+            let (fixture, vae) = open(name);
+            let vae = vae.on(&device);
+            let cases = fixture.cases_with("kind", "decode");
+            assert!(cases.len() > 1);
+            for case in cases {
+                let latents = fixture.latents(&format!("{case}.latents"));
+                let mut state = VaeDecoderState::new();
+                let pictures = vae.decoder.decode(&latents, &mut state, NO_LIMIT).unwrap();
+                let reference = fixture.pictures(&format!("{case}.pictures"));
+                let what = format!("{name}/{case} on {place}");
+                assert_close(&what, &pictures, &reference, tolerance);
+            }
         }
     }
 }
 
 #[test]
 fn encoded_latents_equal_the_reference() {
-    for name in ["vae", "vae_two_blocks"] {
-        let (fixture, vae) = open(name);
-        let cases = fixture.cases_with("kind", "encode");
-        assert!(!cases.is_empty());
-        for case in cases {
-            let pictures = fixture.pictures(&format!("{case}.pictures"));
-            let mut state = VaeEncoderState::new();
-            let latents = vae.encoder.encode(&pictures, &mut state, NO_LIMIT).unwrap();
-            let reference = fixture.latents(&format!("{case}.latents"));
-            assert_close(&format!("{name}/{case}"), &latents, &reference, TOLERANCE);
+    for On { name: place, device, tolerance } in devices() {
+        for name in ["vae", "vae_two_blocks"] {
+            let (fixture, vae) = open(name);
+            let vae = vae.on(&device);
+            let cases = fixture.cases_with("kind", "encode");
+            assert!(!cases.is_empty());
+            for case in cases {
+                let pictures = fixture.pictures(&format!("{case}.pictures"));
+                let mut state = VaeEncoderState::new();
+                let latents = vae.encoder.encode(&pictures, &mut state, NO_LIMIT).unwrap();
+                let reference = fixture.latents(&format!("{case}.latents"));
+                assert_close(&format!("{name}/{case} on {place}"), &latents, &reference, tolerance);
+            }
         }
     }
 }

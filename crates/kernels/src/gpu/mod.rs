@@ -7,6 +7,7 @@
 
 mod arena;
 mod driver;
+mod layer;
 pub mod ops;
 #[cfg(test)]
 mod tests;
@@ -19,9 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::arena::Arena;
 pub use self::driver::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+pub(crate) use self::layer::{Layer, Ready};
 pub use self::weights::WeightPlan;
 use self::weights::Weights;
-pub(crate) use self::weights::{Handle, Present};
+use self::weights::{Handle, Present};
 
 /// The kernels' sources by name: `(name, CUDA C)`. `common` comes before each of the others.
 pub const SOURCES: &[(&str, &str)] = &[
@@ -85,6 +87,11 @@ impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gpu").field("driver", &self.driver).finish_non_exhaustive()
     }
+}
+
+fn bytes_of(values: &[f32]) -> &[u8] {
+    // SAFETY: a slice of floats is so many bytes, each of them any.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
 }
 
 /// A panic elsewhere cannot leave these half-changed.
@@ -214,6 +221,9 @@ pub struct Array {
     len: usize,
     /// Address 0 when there was no memory; nothing is started then.
     address: Address,
+    /// Whether it lies among the weights, as what a network keeps does: activations come and go in
+    /// memory of their own.
+    kept: bool,
 }
 
 impl Array {
@@ -221,7 +231,19 @@ impl Array {
     pub fn unset(gpu: &Arc<Gpu>, element: Element, len: usize) -> Self {
         let bytes = len * element.bytes();
         let address = gpu.attempt(|driver| lock(&gpu.arena).take(driver, bytes));
-        Self { gpu: gpu.clone(), element, len, address: address.unwrap_or(Address(0)) }
+        let address = address.unwrap_or(Address(0));
+        Self { gpu: gpu.clone(), element, len, address, kept: false }
+    }
+
+    /// A copy of host values for as long as a network is there.
+    pub(crate) fn kept(gpu: &Arc<Gpu>, values: &[f32]) -> Self {
+        let (element, len) = (Element::F32, values.len());
+        let bytes = len * element.bytes();
+        let address = gpu.attempt(|driver| lock(&gpu.weights).take(driver, bytes));
+        let address = address.unwrap_or(Address(0));
+        let array = Self { gpu: gpu.clone(), element, len, address, kept: true };
+        array.write(bytes_of(values));
+        array
     }
 
     /// An array of zeros.
@@ -233,18 +255,18 @@ impl Array {
 
     /// A copy of host values, as they are.
     pub fn from_host(gpu: &Arc<Gpu>, values: &[f32]) -> Self {
-        // SAFETY: any four bytes of a slice of floats are bytes.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values))
-        };
-        Self::from_bytes(gpu, Element::F32, bytes)
+        Self::from_bytes(gpu, Element::F32, bytes_of(values))
     }
 
     /// A copy of values as an array holds them.
     pub fn from_bytes(gpu: &Arc<Gpu>, element: Element, bytes: &[u8]) -> Self {
         let array = Self::unset(gpu, element, bytes.len() / element.bytes());
-        gpu.attempt(|driver| driver.upload(Stream::Compute, array.address, bytes));
+        array.write(bytes);
         array
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        self.gpu.attempt(|driver| driver.upload(Stream::Compute, self.address, bytes));
     }
 
     /// Copies `range` of `from` to the place of value `at`; both have the same element.
@@ -322,8 +344,10 @@ impl Clone for Array {
 
 impl Drop for Array {
     fn drop(&mut self) {
-        if self.address != Address(0) {
-            lock(&self.gpu.arena).give(self.address);
+        match self.address {
+            Address(0) => {}
+            address if self.kept => lock(&self.gpu.weights).give(address),
+            address => lock(&self.gpu.arena).give(address),
         }
     }
 }

@@ -275,6 +275,16 @@ impl Weights {
         }
     }
 
+    /// Memory for what a network keeps besides.
+    pub fn take(&mut self, driver: &dyn Driver, bytes: usize) -> Result<Address, GpuError> {
+        self.arena.take(driver, bytes)
+    }
+
+    /// Gives such memory back.
+    pub fn give(&mut self, address: Address) {
+        self.arena.give(address);
+    }
+
     /// Bytes taken.
     pub fn bytes(&self) -> usize {
         self.arena.bytes().1

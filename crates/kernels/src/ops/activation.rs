@@ -4,6 +4,7 @@ use crate::spans;
 use rayon::prelude::*;
 
 use super::pointwise::for_each_piece;
+use crate::gpu::ops as body;
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
 use crate::{Tensor, Vector};
 
@@ -28,6 +29,10 @@ pub enum Activation {
 /// Applies an activation to every value.
 pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
     let _span = spans::begin("activation", || (0.0, 2 * x.len()));
+    if let Some(array) = x.array_mut() {
+        body::activate_inplace(array, activation);
+        return spans::settle(array.gpu());
+    }
     let isa = Isa::current();
     for_each_piece(x.data_mut(), |_, values| dispatch(isa, Activate { values, activation }));
 }
@@ -44,6 +49,11 @@ pub fn prelu_inplace(x: &mut Tensor, slopes: &Vector) {
         x.shape(),
         slopes.len()
     );
+    if let Some(array) = x.array_mut() {
+        let slopes = slopes.on(array.gpu());
+        body::prelu_inplace(array, &slopes);
+        return spans::settle(array.gpu());
+    }
     x.data_mut().par_chunks_mut(channels * PRELU_ROWS).for_each(|rows| {
         for row in rows.chunks_exact_mut(channels) {
             for (value, slope) in row.iter_mut().zip(&slopes[..]) {

@@ -8,6 +8,8 @@ use rayon::prelude::*;
 
 use crate::Tensor;
 use crate::gemm::{Segment, Shared, Tile, pack_panels, wanted_tasks, with_scratch};
+use crate::gpu::Array;
+use crate::gpu::ops::{self as body, Attend, Scores};
 use crate::simd::{Isa, Kernel, Simd, dispatch, exp};
 
 /// Which keys a query may see.
@@ -90,7 +92,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
     );
     let (key_size, value_size) = (q.dim(1) / heads, v.dim(1) / heads);
     if keys == 0 || q.is_empty() || v.is_empty() {
-        return Tensor::zeros(&[queries, v.dim(1)]);
+        return Tensor::zeros_on(&q.device(), &[queries, v.dim(1)]);
+    }
+    if let Some(q) = q.array() {
+        let out = on_gpu(q, k, v, queries, how);
+        return Tensor::from_array(&[queries, v.dim(1)], out);
     }
     let isa = Isa::current();
     let nr = isa.tile_columns();
@@ -126,6 +132,24 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
             }
         })
     }
+}
+
+/// [`attention`] on a GPU, in what the queries are.
+fn on_gpu(q: &Array, k: &Tensor, v: &Tensor, queries: usize, how: &Attention<'_>) -> Array {
+    let gpu = q.gpu();
+    let [keys, values] = [k, v].map(|tensor| tensor.array_as(gpu, q.element()));
+    let bias = match how.bias {
+        Bias::Scores(bias) => Some(bias.array_on(gpu)),
+        _ => None,
+    };
+    let added = match how.bias {
+        Bias::LastKey(added) => Scores::LastKey(added),
+        _ => bias.as_deref().map_or(Scores::None, Scores::All),
+    };
+    let attend = Attend { heads: how.heads, scale: how.scale, seen: how.mask.into(), added };
+    let out = body::attention(q, &keys, &values, queries, k.dim(0), &attend);
+    spans::settle(gpu);
+    out
 }
 
 struct Buffers<'a> {

@@ -9,29 +9,57 @@ mod lines;
 mod packed;
 mod winograd;
 
+use std::sync::{Arc, OnceLock};
+
 use self::lines::{Output, Source};
 use self::packed::Packed;
 use self::winograd::Winograd;
 use super::linear::{Linear, rows_to};
+use crate::gpu::ops::{self as body, Frames, Windows};
+use crate::gpu::{Array, Element, Gpu, Layer, Ready};
 use crate::spans;
-use crate::{Activation, Tensor, Weight};
+use crate::{Activation, DType, Tensor, Vector, Weight};
 
 /// A 3-D convolution (1- and 2-D cases included), causal in time.
 #[derive(Debug, Clone)]
 pub struct Conv3d {
-    body: Body,
+    weight: Weight,
+    bias: Option<Vector>,
     inputs: usize,
     outputs: usize,
-    kernel: [usize; 3],
-    stride: [usize; 3],
-    /// Zeros before and after: `[top, bottom, left, right]`.
-    padding: [usize; 4],
+    windows: Windows,
+    /// For the processor, made at the first use.
+    packed: OnceLock<Body>,
+    gpu: OnGpu,
+}
+
+/// A convolution's weight on a GPU, made at the first use.
+#[derive(Debug, Clone, Default)]
+struct OnGpu {
+    layer: Layer,
+    /// In the order of the windows.
+    weight: OnceLock<Weight>,
+}
+
+impl OnGpu {
+    /// The weight that `order` makes, `[outputs, inputs]`, for an input of `element`.
+    fn ready(&self, gpu: &Arc<Gpu>, element: Element, order: impl FnOnce() -> Weight) -> Ready {
+        let weight = self.weight.get_or_init(|| {
+            let weight = order();
+            match element {
+                Element::F32 => weight,
+                Element::Bf16 => Weight::narrowed(weight.shape(), &weight.to_f32(), DType::BF16),
+            }
+        });
+        let shape = [weight.shape()[0], weight.shape()[1]];
+        self.layer.ready(gpu, weight, element, shape)
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Body {
     /// One pixel in, one pixel out: a linear layer.
-    Pixel(Linear),
+    Pixel(Box<Linear>),
     Window(Packed),
     /// 3 x 3 in space.
     Squares(Winograd),
@@ -43,10 +71,13 @@ enum Body {
 /// with the weights that fall together added. That is 4/9 of the arithmetic.
 #[derive(Debug, Clone)]
 pub struct UpsampledConv {
-    /// By the parity of the output's row and column.
-    quarters: [Packed; 4],
+    weight: Weight,
+    bias: Option<Vector>,
     inputs: usize,
     outputs: usize,
+    /// For the processor, by the parity of the output's row and column.
+    quarters: OnceLock<[Packed; 4]>,
+    gpu: OnGpu,
 }
 
 impl Conv3d {
@@ -73,19 +104,36 @@ impl Conv3d {
             "Conv3d::new: weight {shape:?}, stride {stride:?}, bias {:?}",
             bias.as_ref().map(Vec::len)
         );
-        let body = if kernel == [1; 3] && stride == [1; 3] && padding == [0; 4] {
-            Body::Pixel(Linear::new(weight.clone(), bias))
-        } else if Winograd::fits(inputs, kernel, stride, padding) {
-            Body::Squares(Winograd::new(&weight.to_f32(), inputs, outputs, kernel[0], bias))
-        } else {
-            Body::Window(Packed::new(&weight.to_f32(), inputs, outputs, kernel, bias))
-        };
-        Self { body, inputs, outputs, kernel, stride, padding }
+        Self {
+            weight: weight.clone(),
+            bias: bias.map(Vector::from),
+            inputs,
+            outputs,
+            windows: Windows { kernel, stride, padding },
+            packed: OnceLock::new(),
+            gpu: OnGpu::default(),
+        }
+    }
+
+    /// The weight as the processor's ways want it.
+    fn packed(&self) -> &Body {
+        self.packed.get_or_init(|| {
+            let Self { weight, inputs, outputs, .. } = self;
+            let Windows { kernel, stride, padding } = self.windows;
+            let bias = self.bias.as_deref().map(<[f32]>::to_vec);
+            if kernel == [1; 3] && stride == [1; 3] && padding == [0; 4] {
+                Body::Pixel(Box::new(Linear::new(weight.clone(), bias)))
+            } else if Winograd::fits(*inputs, kernel, stride, padding) {
+                Body::Squares(Winograd::new(&weight.to_f32(), *inputs, *outputs, kernel[0], bias))
+            } else {
+                Body::Window(Packed::new(&weight.to_f32(), *inputs, *outputs, kernel, bias))
+            }
+        })
     }
 
     /// How many frames before the input an output may look at: `kt - 1`.
     pub fn history_len(&self) -> usize {
-        self.kernel[0] - 1
+        self.windows.kernel[0] - 1
     }
 
     /// Channels in.
@@ -101,7 +149,7 @@ impl Conv3d {
     /// Operations, as by plain windows, and values for a result of that shape.
     fn cost(&self, shape: &[usize; 4], x: &Tensor) -> (f64, usize) {
         let outputs = shape.iter().product::<usize>();
-        let window = self.kernel.iter().product::<usize>() * self.inputs;
+        let window = self.windows.kernel.iter().product::<usize>() * self.inputs;
         (2.0 * outputs as f64 * window as f64, x.len() + outputs + window * self.outputs)
     }
 
@@ -110,9 +158,8 @@ impl Conv3d {
         let &[frames, height, width, channels] = x.shape() else {
             panic!("conv3d: {:?} is not [T, H, W, C]", x.shape());
         };
-        let [kt, kh, kw] = self.kernel;
-        let [st, sh, sw] = self.stride;
-        let [top, bottom, left, right] = self.padding;
+        let [kt, kh, kw] = self.windows.kernel;
+        let [top, bottom, left, right] = self.windows.padding;
         let fits = frames > 0
             && channels == self.inputs
             && height + top + bottom >= kh
@@ -120,28 +167,28 @@ impl Conv3d {
             && history.is_none_or(|h| h.shape()[1..] == x.shape()[1..] && h.dim(0) < kt);
         assert!(
             fits,
-            "conv3d: {:?} after {:?} with {} inputs, kernel {:?}, padding {:?}",
+            "conv3d: {:?} after {:?} with {} inputs, {:?}",
             x.shape(),
             history.map(Tensor::shape),
             self.inputs,
-            self.kernel,
-            self.padding
+            self.windows
         );
-        [
-            (frames - 1) / st + 1,
-            (height + top + bottom - kh) / sh + 1,
-            (width + left + right - kw) / sw + 1,
-            self.outputs,
-        ]
+        let [frames, height, width] = self.windows.result([frames, height, width, channels]);
+        [frames, height, width, self.outputs]
     }
 
     /// By windows. A convolution of single pixels has a way of its own.
     fn run(&self, source: &Source<'_>, output: &Output) {
-        match &self.body {
+        match self.packed() {
             Body::Pixel(_) => unreachable!("a convolution of single pixels is a linear layer"),
             Body::Window(packed) => lines::run(source, packed, output),
             Body::Squares(weights) => winograd::run(source, weights, output),
         }
+    }
+
+    /// The weight on a GPU for an input.
+    fn on_gpu(&self, x: &Array) -> Ready {
+        self.gpu.ready(x.gpu(), x.element(), || body::window_weight(&self.weight))
     }
 
     fn source<'a>(&self, x: &'a Tensor, history: Option<&'a Tensor>) -> Source<'a> {
@@ -150,11 +197,16 @@ impl Conv3d {
             history: history.map_or(&[], Tensor::data),
             height: x.dim(1),
             width: x.dim(2),
-            stride: self.stride,
-            top: self.padding[0],
-            left: self.padding[2],
+            stride: self.windows.stride,
+            top: self.windows.padding[0],
+            left: self.windows.padding[2],
         }
     }
+}
+
+/// A tensor's frames as a GPU's bodies take them.
+fn frames<'a>(x: &Tensor, values: &'a Array, history: Option<&'a Array>) -> Frames<'a> {
+    Frames { values, shape: std::array::from_fn(|axis| x.dim(axis)), history }
 }
 
 /// Causal convolution. `x` is `[T, H, W, I]`; `history` holds the frames just before `x`, at most
@@ -163,7 +215,18 @@ impl Conv3d {
 pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
     let _span = spans::begin("convolution", || conv.cost(&conv.output_shape(x, history), x));
     let shape = conv.output_shape(x, history);
-    match &conv.body {
+    if let Some(array) = x.array() {
+        let gpu = array.gpu();
+        let ready = conv.on_gpu(array);
+        let bias = conv.bias.as_ref().map(|bias| bias.on(gpu));
+        let history = history.map(|history| history.array_as(gpu, array.element()));
+        let frames = frames(x, array, history.as_deref());
+        let (weight, out) = (&ready.weight, array.element());
+        let out = body::conv3d(frames, &conv.windows, weight, bias.as_deref(), out);
+        spans::settle(gpu);
+        return Tensor::from_array(&shape, out);
+    }
+    match conv.packed() {
         Body::Pixel(layer) => rows_to(&shape, x.data(), layer, Activation::None),
         // SAFETY: both write every pixel of an output with steps of one.
         Body::Window(_) | Body::Squares(_) => unsafe {
@@ -179,7 +242,17 @@ pub fn conv3d_add(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d, into: &mu
     let _span = spans::begin("convolution", || conv.cost(&conv.output_shape(x, history), x));
     let shape = conv.output_shape(x, history);
     assert_eq!(into.shape(), shape, "conv3d_add: shape of the sum");
-    match &conv.body {
+    if let Some(array) = x.array() {
+        let gpu = array.gpu();
+        let ready = conv.on_gpu(array);
+        let bias = conv.bias.as_ref().map(|bias| bias.on(gpu));
+        let history = history.map(|history| history.array_as(gpu, array.element()));
+        let frames = frames(x, array, history.as_deref());
+        let into = into.array_mut().expect("conv3d_add: on different devices");
+        body::conv3d_add(into, frames, &conv.windows, &ready.weight, bias.as_deref());
+        return spans::settle(gpu);
+    }
+    match conv.packed() {
         Body::Pixel(layer) => {
             layer.add_rows(into.data_mut(), x.data());
         }
@@ -200,13 +273,26 @@ impl UpsampledConv {
                 && bias.as_ref().is_none_or(|b| b.len() == shape[0]),
             "UpsampledConv::new: weight of shape {shape:?}"
         );
-        let (outputs, inputs) = (shape[0], shape[1]);
-        let dense = weight.to_f32();
-        let quarters = std::array::from_fn(|quarter| {
-            let folded = folded_quarter(&dense, quarter / 2, quarter % 2);
-            Packed::new(&folded, inputs, outputs, [1, 2, 2], bias.clone())
-        });
-        Self { quarters, inputs, outputs }
+        Self {
+            weight: weight.clone(),
+            inputs: shape[1],
+            outputs: shape[0],
+            bias: bias.map(Vector::from),
+            quarters: OnceLock::new(),
+            gpu: OnGpu::default(),
+        }
+    }
+
+    /// The weight as the processor's way wants it.
+    fn quarters(&self) -> &[Packed; 4] {
+        self.quarters.get_or_init(|| {
+            let dense = self.weight.to_f32();
+            std::array::from_fn(|quarter| {
+                let folded = folded_quarter(&dense, quarter / 2, quarter % 2);
+                let bias = self.bias.as_deref().map(<[f32]>::to_vec);
+                Packed::new(&folded, self.inputs, self.outputs, [1, 2, 2], bias)
+            })
+        })
     }
 
     /// Channels in.
@@ -246,10 +332,19 @@ pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
     };
     assert_eq!(channels, conv.inputs, "upsampled_conv: {:?}", x.shape());
     let shape = [frames, 2 * height, 2 * width, conv.outputs];
+    if let Some(array) = x.array() {
+        let order = || body::quarter_weight(&conv.weight);
+        let ready = conv.gpu.ready(array.gpu(), array.element(), order);
+        let bias = conv.bias.as_ref().map(|bias| bias.on(array.gpu()));
+        let (frames, out) = (self::frames(x, array, None), array.element());
+        let out = body::upsampled_conv(frames, &ready.weight, bias.as_deref(), out);
+        spans::settle(array.gpu());
+        return Tensor::from_array(&shape, out);
+    }
     // SAFETY: the four quarters together write every pixel.
     unsafe {
         Tensor::fill(&shape, |out| {
-            for (quarter, packed) in conv.quarters.iter().enumerate() {
+            for (quarter, packed) in conv.quarters().iter().enumerate() {
                 let (a, b) = (quarter / 2, quarter % 2);
                 let source = Source {
                     frames: x.data(),

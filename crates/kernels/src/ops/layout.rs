@@ -1,5 +1,6 @@
 //! Moves of values: embedding rows, patches.
 
+use crate::gpu::ops as body;
 use crate::spans;
 use crate::{Tensor, Vector, Weight};
 
@@ -20,6 +21,11 @@ pub fn patchify(x: &Tensor, patch: [usize; 2]) -> Tensor {
     let [ph, pw] = patch;
     assert!(h % ph == 0 && w % pw == 0, "patchify: {:?} by {patch:?}", x.shape());
     let (gh, gw) = (h / ph, w / pw);
+    if let Some(array) = x.array() {
+        let out = body::patchify(array, [t, c, h, w], patch, array.element());
+        spans::settle(array.gpu());
+        return Tensor::from_array(&[t * gh * gw, c * ph * pw], out);
+    }
     let mut out = Tensor::zeros(&[t * gh * gw, c * ph * pw]);
     let dim = c * ph * pw;
     for (token, row) in out.data_mut().chunks_exact_mut(dim).enumerate() {
@@ -40,6 +46,11 @@ pub fn unpatchify(x: &Tensor, grid: [usize; 3], patch: [usize; 2], channels: usi
     let [ph, pw] = patch;
     assert_eq!(x.shape(), [t * gh * gw, ph * pw * channels], "unpatchify: shape");
     let (h, w) = (gh * ph, gw * pw);
+    if let Some(array) = x.array() {
+        let out = body::unpatchify(array, grid, patch, channels, array.element());
+        spans::settle(array.gpu());
+        return Tensor::from_array(&[t, channels, h, w], out);
+    }
     let mut out = Tensor::zeros(&[t, channels, h, w]);
     let dim = ph * pw * channels;
     for (token, row) in x.data().chunks_exact(dim).enumerate() {
@@ -63,6 +74,11 @@ pub fn split_modulation<const N: usize>(signal: &Tensor, table: &Vector) -> [Ten
         "split_modulation: {:?} with a table of {N} x {dim}",
         signal.shape()
     );
+    if let Some(array) = signal.array() {
+        let parts = body::split_modulation(array, rows, &table.on(array.gpu()));
+        spans::settle(array.gpu());
+        return parts.map(|part| Tensor::from_array(&[rows, dim], part));
+    }
     std::array::from_fn(|part| {
         let table = &table[part * dim..(part + 1) * dim];
         let start = if width == dim { 0 } else { part * dim };
@@ -83,9 +99,19 @@ pub fn interleave0(first: Option<&Tensor>, even: &Tensor, odd: &Tensor) -> Tenso
     let mut shape = even.shape().to_vec();
     let inner: usize = shape[1..].iter().product();
     shape[0] = lead + 2 * even.dim(0);
+    assert!(
+        first.is_none_or(|first| first.shape()[1..] == shape[1..]),
+        "interleave0: inner shapes"
+    );
+    if let Some(even) = even.array() {
+        let first = first.map(|first| first.array_as(even.gpu(), even.element()));
+        let odd = odd.array_as(even.gpu(), even.element());
+        let out = body::interleave(first.as_deref(), even, &odd, inner);
+        spans::settle(even.gpu());
+        return Tensor::from_array(&shape, out);
+    }
     let mut values = Vec::with_capacity(shape[0] * inner);
     if let Some(first) = first {
-        assert_eq!(first.shape()[1..], shape[1..], "interleave0: inner shapes");
         values.extend_from_slice(first.data());
     }
     let pairs = even.data().chunks_exact(inner.max(1)).zip(odd.data().chunks_exact(inner.max(1)));

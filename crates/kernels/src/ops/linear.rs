@@ -2,9 +2,12 @@
 
 use crate::spans;
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::per_frame::OnGpu;
 use super::{Activation, PerFrame};
 use crate::gemm::{Finish, Matrix, Shared, multiply};
+use crate::gpu::{Array, Element, Gpu, Layer, Ready, ops as body};
 use crate::simd::{Simd, activate};
 use crate::{Tensor, Vector, Weight};
 
@@ -13,6 +16,7 @@ use crate::{Tensor, Vector, Weight};
 pub struct Linear {
     matrix: Matrix,
     bias: Option<Vector>,
+    gpu: Layer,
 }
 
 impl Linear {
@@ -26,7 +30,7 @@ impl Linear {
             let outputs = matrix.outputs();
             assert_eq!(bias.len(), outputs, "Linear::new: bias against {outputs} outputs");
         }
-        Self { matrix, bias: bias.map(Vector::from) }
+        Self { matrix, bias: bias.map(Vector::from), gpu: Layer::default() }
     }
 
     /// Length of an input row.
@@ -42,6 +46,13 @@ impl Linear {
     /// `into += x W^T + b`, for `x` of any number of rows.
     pub(super) fn add_rows(&self, into: &mut [f32], x: &[f32]) {
         add_product(into, x, self, None, 0);
+    }
+
+    /// The weight on a GPU, for an input of `element`, and the bias.
+    pub(super) fn ready(&self, gpu: &Arc<Gpu>, element: Element) -> (Ready, Option<Arc<Array>>) {
+        let shape = [self.outputs(), self.inputs()];
+        let weight = self.gpu.ready(gpu, self.weight(), element, shape);
+        (weight, self.bias.as_ref().map(|bias| bias.on(gpu)))
     }
 
     /// The weight as stored.
@@ -65,13 +76,42 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
     let _span = spans::begin("linear", || cost(x.dim(0), layer));
     let inputs = layer.inputs();
     assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
+    if let Some(array) = x.array() {
+        return on_gpu(x, layer, activation, array.element());
+    }
     rows_to(&[x.dim(0), layer.outputs()], x.data(), layer, activation)
 }
 
 /// As [`linear`] without an activation, into values that are kept in full: a sum along the layers, or
 /// a result of the network.
 pub fn linear_full(x: &Tensor, layer: &Linear) -> Tensor {
+    if x.array().is_some() {
+        let _span = spans::begin("linear", || cost(x.dim(0), layer));
+        return on_gpu(x, layer, Activation::None, Element::F32);
+    }
     linear(x, layer, Activation::None)
+}
+
+/// [`linear`] on a GPU, the result as `out`.
+fn on_gpu(x: &Tensor, layer: &Linear, activation: Activation, out: Element) -> Tensor {
+    let rows = x.dim(0);
+    rows_on_gpu(&[rows, layer.outputs()], x, rows, layer, activation, out)
+}
+
+/// As [`rows_to`], on a GPU, the result as `out`.
+pub(super) fn rows_on_gpu(
+    shape: &[usize],
+    x: &Tensor,
+    rows: usize,
+    layer: &Linear,
+    activation: Activation,
+    out: Element,
+) -> Tensor {
+    let x = x.array().expect("asked before");
+    let (ready, bias) = layer.ready(x.gpu(), x.element());
+    let result = body::linear(x, rows, &ready.weight, bias.as_deref(), activation, out);
+    spans::settle(x.gpu());
+    Tensor::from_array(shape, result)
 }
 
 /// `act(x W^T + b)` for `x` of any number of rows, under a shape.
@@ -103,6 +143,16 @@ pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<
     if let Some(gate) = &gate {
         gate.check("linear_residual", x.dim(0), outputs);
     }
+    if let Some(y) = y.array() {
+        let rows = x.dim(0);
+        let gate = gate.as_ref().map(|gate| gate.on(y.gpu()));
+        let into = x.array_mut().expect("linear_residual: on different devices");
+        let (ready, bias) = layer.ready(y.gpu(), y.element());
+        let gate = gate.as_ref().map(OnGpu::body);
+        body::linear_residual(into, y, rows, &ready.weight, bias.as_deref(), gate);
+        spans::settle(y.gpu());
+        return;
+    }
     add_product(x.data_mut(), y.data(), layer, gate, 0);
 }
 
@@ -132,6 +182,23 @@ pub fn feed_forward_residual(
         gate.check("feed_forward_residual", x.dim(0), outputs);
     }
     let rows = x.dim(0);
+    if let Some(y) = y.array() {
+        let gate = gate.as_ref().map(|gate| gate.on(y.gpu()));
+        let into = x.array_mut().expect("feed_forward_residual: on different devices");
+        let (up, up_bias) = up.ready(y.gpu(), y.element());
+        let (down, down_bias) = down.ready(y.gpu(), y.element());
+        body::feed_forward_residual(
+            into,
+            y,
+            rows,
+            (&up.weight, up_bias.as_deref()),
+            (&down.weight, down_bias.as_deref()),
+            activation,
+            gate.as_ref().map(OnGpu::body),
+        );
+        spans::settle(y.gpu());
+        return;
+    }
     // Even slices, so that the last is not a short one.
     let slices = (rows * hidden).div_ceil(HIDDEN_VALUES).max(1);
     let slice = rows.div_ceil(slices).max(1);

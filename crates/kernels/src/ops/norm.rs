@@ -1,7 +1,9 @@
 //! Norms, with what usually follows them.
 
 use super::Modulation;
+use super::per_frame::OnGpu;
 use super::pointwise::{for_each_rows, for_row_groups};
+use crate::gpu::{Element, ops as body};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
 use crate::spans;
 use crate::{Activation, Tensor, Vector};
@@ -32,6 +34,9 @@ pub fn layer_norm(
         m.shift.check("layer_norm", x.dim(0), dim);
         m.scale.check("layer_norm", x.dim(0), dim);
     }
+    if let Some(array) = x.array() {
+        return norm_on_gpu(x, affine, eps, modulation, array.gpu().compute());
+    }
     let affine = affine.map(|(weight, bias)| (&weight[..], &bias[..]));
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.
@@ -53,7 +58,30 @@ pub fn layer_norm(
 /// As [`layer_norm`] without a modulation, into values that are kept in full: a sum along the layers
 /// begins with it.
 pub fn layer_norm_full(x: &Tensor, affine: Option<(&Vector, &Vector)>, eps: f32) -> Tensor {
+    if x.array().is_some() {
+        let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+        return norm_on_gpu(x, affine, eps, None, Element::F32);
+    }
     layer_norm(x, affine, eps, None)
+}
+
+/// [`layer_norm`] on a GPU, the result as `out`.
+fn norm_on_gpu(
+    x: &Tensor,
+    affine: Option<(&Vector, &Vector)>,
+    eps: f32,
+    modulation: Option<Modulation<'_>>,
+    out: Element,
+) -> Tensor {
+    let array = x.array().expect("asked before");
+    let gpu = array.gpu();
+    let affine = affine.map(|(weight, bias)| (weight.on(gpu), bias.on(gpu)));
+    let affine = affine.as_ref().map(|(weight, bias)| (&**weight, &**bias));
+    let modulation = modulation.as_ref().map(|m| [m.shift.on(gpu), m.scale.on(gpu)]);
+    let modulation = modulation.as_ref().map(|both| both.each_ref().map(OnGpu::body));
+    let result = body::layer_norm(array, x.dim(1), affine, eps, modulation, out);
+    spans::settle(gpu);
+    Tensor::from_array(x.shape(), result)
 }
 
 /// RMS norm over the last axis, `x / sqrt(mean(x^2) + eps) * weight`, then, when given, rotary
@@ -77,6 +105,18 @@ pub fn rms_norm_rope(
             x.shape()
         );
     }
+    if let Some(array) = x.array_mut() {
+        let gpu = array.gpu().clone();
+        let weight = weight.map(|weight| weight.on(&gpu));
+        let rope = rope.map(|(table, heads)| {
+            let [cos, sin] = [&table.cos, &table.sin].map(|t| t.array_as(&gpu, Element::F32));
+            (cos, sin, heads)
+        });
+        let rope = rope.as_ref().map(|(cos, sin, heads)| (&**cos, &**sin, *heads));
+        body::rms_norm_rope(array, dim, weight.as_deref(), eps, rope);
+        spans::settle(&gpu);
+        return;
+    }
     let weight = weight.map(|weight| &weight[..]);
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |first, rows| {
@@ -96,6 +136,13 @@ pub fn rms_norm_rope(
 pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) {
     let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = channels("channel_norm", x, gamma, bias);
+    if let Some(array) = x.array_mut() {
+        let gpu = array.gpu().clone();
+        let bias = bias.map(|bias| bias.on(&gpu));
+        body::channel_norm(array, &gamma.on(&gpu), bias.as_deref(), silu);
+        spans::settle(&gpu);
+        return;
+    }
     let bias = bias.map(|bias| &bias[..]);
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |_, rows| {
@@ -108,6 +155,14 @@ pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu:
 pub fn channel_normed(x: &Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) -> Tensor {
     let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = channels("channel_normed", x, gamma, bias);
+    if let Some(array) = x.array() {
+        let gpu = array.gpu();
+        let bias = bias.map(|bias| bias.on(gpu));
+        let out = array.element();
+        let out = body::channel_normed(array, &gamma.on(gpu), bias.as_deref(), silu, out);
+        spans::settle(gpu);
+        return Tensor::from_array(x.shape(), out);
+    }
     let bias = bias.map(|bias| &bias[..]);
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.

@@ -6,7 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::PerFrame;
+use super::per_frame::OnGpu;
 use crate::Tensor;
+use crate::gpu::ops as body;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Values of one task: enough work to be worth handing to a thread.
@@ -54,6 +56,12 @@ pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
     if let Some(gate) = &gate {
         gate.check("gate_residual", x.len() / dim.max(1), dim);
     }
+    if let Some(array) = x.array_mut() {
+        let gpu = array.gpu().clone();
+        let gate = gate.as_ref().map(|gate| gate.on(&gpu));
+        body::gate_residual(array, &y.array_on(&gpu), dim, gate.as_ref().map(OnGpu::body));
+        return spans::settle(&gpu);
+    }
     let isa = Isa::current();
     for_each_rows(x.data_mut(), dim, |first, rows| {
         for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
@@ -68,6 +76,11 @@ pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
 pub fn mul_inplace(x: &mut Tensor, y: &Tensor) {
     let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
     assert_eq!(x.shape(), y.shape(), "mul_inplace: shapes");
+    if let Some(array) = x.array_mut() {
+        let gpu = array.gpu().clone();
+        body::mul_inplace(array, &y.array_on(&gpu));
+        return spans::settle(&gpu);
+    }
     let y = y.data();
     for_each_piece(x.data_mut(), |at, x| {
         x.iter_mut().zip(&y[at..]).for_each(|(x, y)| *x *= y);
@@ -108,6 +121,11 @@ impl Kernel for AddGated<'_> {
 pub fn subtract(x: &Tensor, y: &Tensor) -> Tensor {
     let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
     assert_eq!(x.shape(), y.shape(), "subtract: shapes");
+    if let Some(array) = x.array() {
+        let out = body::subtract(array, &y.array_as(array.gpu(), array.element()));
+        spans::settle(array.gpu());
+        return Tensor::from_array(x.shape(), out);
+    }
     let mut out = x.clone();
     let y = y.data();
     for_each_piece(out.data_mut(), |at, x| {
@@ -119,6 +137,10 @@ pub fn subtract(x: &Tensor, y: &Tensor) -> Tensor {
 /// Every value held between `least` and `most`.
 pub fn clamp_inplace(x: &mut Tensor, least: f32, most: f32) {
     let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    if let Some(array) = x.array_mut() {
+        body::clamp_inplace(array, least, most);
+        return spans::settle(array.gpu());
+    }
     for_each_piece(x.data_mut(), |_, x| {
         x.iter_mut().for_each(|x| *x = x.clamp(least, most));
     });
@@ -133,6 +155,11 @@ pub fn add_row(x: &mut Tensor, row: &Tensor) {
         row.shape(),
         x.shape()
     );
+    if let Some(array) = x.array_mut() {
+        let gpu = array.gpu().clone();
+        body::add_row(array, &row.array_on(&gpu));
+        return spans::settle(&gpu);
+    }
     let row = row.data();
     for_each_rows(x.data_mut(), row.len(), |_, rows| {
         for x in rows.chunks_exact_mut(row.len()) {
@@ -144,5 +171,13 @@ pub fn add_row(x: &mut Tensor, row: &Tensor) {
 /// The values in the form that matrix products of this device are fed with: on a GPU what it
 /// computes in, on the host as they are.
 pub fn narrowed(x: Tensor) -> Tensor {
-    x
+    let Some(array) = x.array() else { return x };
+    let element = array.gpu().compute();
+    if array.element() == element {
+        return x;
+    }
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    let narrow = body::convert(array, element);
+    spans::settle(array.gpu());
+    Tensor::from_array(x.shape(), narrow)
 }

@@ -106,12 +106,12 @@ impl Network {
         self.bring(gpu, slots, latent_pixels, budget_bytes).map_err(ModelError::from)?;
         let x = x.on(&self.device).map_err(ModelError::from)?.into_owned();
         run.group(0, ops::narrowed(x), slots, sink)?;
-        gpu.shrink();
         if gpu.is_scarce() {
             for slot in slots.iter_mut() {
                 *slot = slot.take().map(Tensor::parked).transpose().map_err(ModelError::from)?;
             }
         }
+        gpu.shrink();
         Ok(())
     }
 }

@@ -2,9 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use longreel_kernels::{DType, Tensor, Weight};
+use longreel_kernels::gpu::{Driver, Element, Gpu};
+use longreel_kernels::{DType, Device, Tensor, Weight, cuda};
+use longreel_shim::Shim;
 use longreel_weights::TensorSource;
 use serde_json::Value;
 
@@ -13,6 +15,41 @@ use serde_json::Value;
 /// their norms amplify some of it. The smallest modelling slip we know (exact for tanh GELU) gives
 /// 2e-4.
 pub const TOLERANCE: f64 = 5e-6;
+
+/// A device to run a network on, and the distance from the reference that is allowed there.
+pub struct On {
+    pub name: &'static str,
+    pub device: Device,
+    pub tolerance: f64,
+}
+
+/// Activations in bf16 have 8 bits, and a network adds up their roundings; the deepest here, a VAE of
+/// random weights, is off by 4.6e-2.
+const BF16_TOLERANCE: f64 = 6e-2;
+
+/// The processor; the GPU's kernels on the processor, in f32 and in bf16; and a card, where there is one.
+pub fn devices() -> Vec<On> {
+    let mut all = vec![On { name: "CPU", device: Device::Cpu, tolerance: TOLERANCE }];
+    let mut add = |name, driver: Box<dyn Driver>, compute, tolerance| {
+        all.push(On { name, device: Device::Gpu(Gpu::new(driver, compute)), tolerance });
+    };
+    for (name, compute, tolerance) in
+        [("shim in f32", Element::F32, TOLERANCE), ("shim in bf16", Element::Bf16, BF16_TOLERANCE)]
+    {
+        if let Some(shim) = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))) {
+            add(name, Box::new(shim), compute, tolerance);
+        }
+    }
+    for (name, compute, tolerance) in
+        [("card in f32", Element::F32, TOLERANCE), ("card in bf16", Element::Bf16, BF16_TOLERANCE)]
+    {
+        match cuda::open(0) {
+            Ok(driver) => add(name, driver, compute, tolerance),
+            Err(error) => println!("skipped, {name}: {error}"),
+        }
+    }
+    all
+}
 
 /// One folder of fixtures: a model, its inputs and its outputs.
 pub struct Fixture {
