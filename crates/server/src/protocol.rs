@@ -198,11 +198,6 @@ pub enum Outcome {
     },
 }
 
-impl Outcome {
-    /// [`Outcome::Failed`]'s code where there is no room; the film can go on when there is.
-    pub const DISK_FULL: &str = "disk_full";
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

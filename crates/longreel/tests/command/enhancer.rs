@@ -38,7 +38,10 @@ fn language_model(
             body["key"] = key.into();
             heard.lock().expect("no panic").push(body);
             let said = said.to_string();
-            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", said.len());
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                said.len()
+            );
             let _ = (&stream).write_all(format!("{head}{said}").as_bytes());
         }
     });
