@@ -40,6 +40,13 @@ impl Problem {
         Self::invalid(format!("{field} is {value}; {rule}")).about(about)
     }
 
+    /// A text that cannot be taken, cut to what is worth showing, and what it has to be.
+    pub fn text(field: &str, text: &str, rule: impl std::fmt::Display) -> Self {
+        let shown: String = text.chars().take(64).collect();
+        let about = About::value(field, &shown);
+        Self::invalid(format!("{field} is {shown:?}; {rule}")).about(about)
+    }
+
     /// A value that has to be there, and what it is for.
     pub fn missing(field: &str, rule: &str) -> Self {
         Self::invalid(format!("{field} is missing; {rule}")).about(About::field(field))

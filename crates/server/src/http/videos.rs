@@ -90,9 +90,8 @@ fn states(text: &str) -> Result<Vec<JobState>, Problem> {
     let state = |name: &str| {
         JobState::ALL.into_iter().find(|state| state.as_str() == name).ok_or_else(|| {
             let known = JobState::ALL.map(JobState::as_str).join(", ");
-            let shown: String = name.chars().take(64).collect();
             let rule = format!("it can be one or more of {known}");
-            Problem::value("state", shown, rule).allowed(JobState::ALL.map(JobState::as_str))
+            Problem::text("state", name, rule).allowed(JobState::ALL.map(JobState::as_str))
         })
     };
     names.map(state).collect()
@@ -113,8 +112,7 @@ pub async fn list(
         None | Some("desc") => ListOrder::Descending,
         Some("asc") => ListOrder::Ascending,
         Some(other) => {
-            let shown: String = other.chars().take(64).collect();
-            let refused = Problem::value("order", shown, "it can be asc or desc");
+            let refused = Problem::text("order", other, "it can be asc or desc");
             return Err(refused.allowed(["asc", "desc"]));
         }
     };
@@ -197,9 +195,8 @@ pub async fn video_content(
         Some("thumbnail") => ArtifactKind::Thumbnail,
         Some("spritesheet") => ArtifactKind::Spritesheet,
         Some(other) => {
-            let shown: String = other.chars().take(64).collect();
             let rule = "it can be video, thumbnail or spritesheet";
-            return Err(Problem::value("variant", shown, rule).allowed([
+            return Err(Problem::text("variant", other, rule).allowed([
                 "video",
                 "thumbnail",
                 "spritesheet",
