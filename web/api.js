@@ -9,6 +9,8 @@ export class Problem extends Error {
     this.title = body.title || '';
     this.detail = body.detail || '';
     this.requestId = body.request_id || '';
+    /** What it is about, as data: `field`, `value`, `limit`, `allowed`, `retry_after`, where there are any. */
+    this.about = body;
   }
 }
 

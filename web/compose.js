@@ -7,6 +7,7 @@ import { added } from './films.js';
 import { keep, kept } from './kept.js';
 import { defaultsOf, models } from './models.js';
 import { onLanguage, t } from './text.js';
+import { told } from './words.js';
 
 const PLAN_MS = 350;
 /* A plan is asked for with each change; files beyond this are not sent along. */
@@ -67,17 +68,10 @@ function unmark() {
   for (const input of document.querySelectorAll('#ask [aria-invalid]')) input.removeAttribute('aria-invalid');
 }
 
-/** The field that a refusal names first. */
-function fieldOf(problem) {
-  let best = null;
-  for (const field of document.querySelectorAll('#ask [data-field]')) {
-    const name = field.dataset.field;
-    for (const word of [name, ...(ALIASES[name] || [])]) {
-      const at = problem.detail.search(new RegExp(`(^|[^\\w])${word}([^\\w]|$)`));
-      if (at >= 0 && (!best || at < best.at)) best = { field, at };
-    }
-  }
-  return best?.field;
+/** The field that a refusal is about. */
+function fieldOf({ about }) {
+  const isIt = ({ dataset: { field } }) => field === about.field || ALIASES[field]?.includes(about.field);
+  return about.field && [...document.querySelectorAll('#ask [data-field]')].find(isIt);
 }
 
 /** Beside the field where there is one, else above the button. */
@@ -92,7 +86,9 @@ function refuse(problem, { quietly = false } = {}) {
     $('problem').hidden = false;
     return;
   }
-  say(field.querySelector('.field-error:not(.kept)'), problem.detail);
+  const { detail, more } = told(problem.about, problem.detail), error = field.querySelector('.field-error:not(.kept)');
+  say(error, detail);
+  if (more) error.append(make('span', { className: 'fine', lang: 'en', textContent: more }));
   const input = field.querySelector('textarea, input:not([hidden]), select');
   input?.setAttribute('aria-invalid', 'true');
   if ($('settings').contains(field)) $('advanced').open = true;

@@ -5,12 +5,17 @@ import { problemOf } from './words.js';
 
 const TOAST_MS = 4000;
 
+/** What is told of a problem, and below it what the service says itself where that is more. */
+export function detailOf({ detail, more }) {
+  return [make('p', { textContent: detail }), more && make('p', { className: 'fine', lang: 'en', textContent: more })];
+}
+
 /** A box with title, detail and code of an error. */
 export function problemBox(error, retry) {
-  const { title, detail, code, request } = problemOf(error);
+  const { title, code, request, ...told } = problemOf(error);
   return make('div', { className: 'problem' },
     make('strong', { textContent: title }),
-    make('p', { textContent: detail }),
+    ...detailOf(told),
     code && make('p', { className: 'fine' }, make('span', { textContent: t('code', code) }),
       request && make('span', { textContent: ` · ${t('request', request)}` })),
     retry && button(t('retry'), retry, 'quiet'));

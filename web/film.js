@@ -1,15 +1,15 @@
 /* One film: it plays, says how far it is, shows its segments and what can be done with it. */
 import { file, video as at } from './api.js';
 import * as acts from './acts.js';
-import { problemBox } from './dialogs.js';
+import { detailOf, problemBox } from './dialogs.js';
 import { ago, button, count, duration, icon, make, paced, say } from './dom.js';
 import { fetchFilm, films, fraction, isFinal, news, open } from './films.js';
 import { LivePlayer } from './player.js';
 import { Segments } from './segments.js';
 import { Storyboard } from './storyboard.js';
-import { has, t } from './text.js';
+import { t } from './text.js';
 import { posterOf } from './library.js';
-import { progressOf, stateOf, toneOf } from './words.js';
+import { progressOf, stateOf, told, toneOf } from './words.js';
 import * as tray from './tray.js';
 
 const SEGMENTS_MS = 500;
@@ -223,8 +223,9 @@ export function show(main, id, go) {
     const failed = video.state === 'failed' && video.error;
     error.hidden = !failed;
     if (failed) {
-      const code = has(`error_${video.error.code}`) ? t(`error_${video.error.code}`) : t('code', video.error.code);
-      error.replaceChildren(make('strong', { textContent: t('failed') }), make('p', { textContent: video.error.message }), make('p', { className: 'fine', textContent: code }));
+      const box = make('div', {}, make('strong', { textContent: t('failed') }), ...detailOf(told({ code: video.error.code }, video.error.message)),
+        make('p', { className: 'fine', textContent: t('code', video.error.code) }));
+      error.replaceChildren(...box.childNodes);
     }
     drawActions();
     say(detailsTitle, t('details'));

@@ -23,7 +23,7 @@ function askForKey() {
     content: [field(t('key'), make('input', { name: 'key', type: 'password', autocomplete: 'current-password', required: true, spellcheck: false }))],
     act: async data => {
       try { await call('POST', 'v1/session', { key: data.get('key').trim() }, { once: false }); } catch (error) {
-        if (error.status === 401 || error.status === 403) throw new Problem(error.status, { code: error.code, detail: error.detail || t('keyWrong') });
+        if (error.status === 401 || error.status === 403) throw new Problem(error.status, { ...error.about, detail: error.detail || t('keyWrong') });
         throw error;
       }
     },

@@ -1,5 +1,6 @@
 /* What is said of a film, in one place, so that cards, pages and dialogs say the same. */
-import { t } from './text.js';
+import { sentence } from './refusals.js';
+import { language, t } from './text.js';
 import { duration } from './dom.js';
 import { secondsLeft } from './films.js';
 
@@ -43,10 +44,20 @@ export function factsOf({ video }) {
   return words.join(' · ');
 }
 
+/**
+ * What the service refused or a film failed for (`code` and the data beside it), in the page's language, and
+ * what it says itself where that says more.
+ */
+export function told(about, detail) {
+  const translated = language() === 'zh' ? sentence(about) : null;
+  if (!translated) return { detail };
+  return { detail: translated.text, more: translated.isPartial ? detail : '' };
+}
+
 /** What went wrong, as somebody can use it. */
 export function problemOf(error) {
   if (error.code === 'offline') return { title: t('offlineShort'), detail: t('offlineDetail') };
-  if (error.status === 401) return { title: t('problem'), detail: error.detail || t('keyNeeded'), code: error.code };
   if (error.status === undefined) throw error;
-  return { title: t('problem'), detail: error.detail || error.title || String(error.status), code: error.code, request: error.requestId };
+  const own = error.detail || (error.status === 401 ? t('keyNeeded') : error.title || String(error.status));
+  return { title: t('problem'), ...told(error.about, own), code: error.code, request: error.requestId };
 }

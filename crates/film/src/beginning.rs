@@ -4,21 +4,25 @@
 //! The result is the film that a run with the new request makes from its beginning, byte for byte; the
 //! shared segments only need not be made again.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use longreel_media::{FilmState, FilmWriter, read_metadata};
+use longreel_media::{
+    FilmState, FilmWriter, Filter, VideoOptions, VideoReader, read_metadata, resize,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::append::AppendFile;
 use crate::checkpoint::{Checkpoint, Written};
 use crate::engine::EngineOptions;
 use crate::error::{FilmError, PlanError};
 use crate::outputs::Outputs;
 use crate::plan::{FilmPlan, ModelFacts, plan};
 use crate::request::FilmRequest;
-use crate::run::{DRIFT, film_options};
+use crate::run::{DRIFT, SHEET, film_options, sheet_frame, sheet_step};
 use crate::run_file::{Maker, RunFile};
 
 /// What another film leaves to begin with.
@@ -79,11 +83,16 @@ pub(crate) fn prepare(
     let drift = drift_of(&beginning.drift, made)
         .map_err(FilmError::io("read", &beginning.drift))?
         .ok_or_else(|| refuse(format!("its drift report has not {made} segments")))?;
-    checkpoint.progress.lengths = [(DRIFT.to_owned(), drift.len() as u64)].into();
+    let mut lengths = HashMap::from([(DRIFT.to_owned(), drift.len() as u64)]);
     let drift_path = folder.join(DRIFT);
     fs::write(&drift_path, &drift)
         .and_then(|()| File::open(&drift_path)?.sync_all())
         .map_err(FilmError::io("write", &drift_path))?;
+    if let Some((_, side)) = outputs.sheet() {
+        let length = write_sheet(&outputs.film, request, side, &folder.join(SHEET))?;
+        lengths.insert(SHEET.to_owned(), length);
+    }
+    checkpoint.progress.lengths = lengths;
     checkpoint
         .write(&folder)
         .and_then(Written::publish)
@@ -163,6 +172,30 @@ fn check_film(
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::copy(from, to)?;
     File::open(to)?.sync_all()
+}
+
+/// Writes what the contact sheet shows of the frames that are taken over, from the film itself: which
+/// frames go on it depends on the new length, so that the other film's sheet has not all of them.
+/// Returns the length of the file `raw`, in bytes.
+fn write_sheet(
+    film: &Path,
+    request: &FilmRequest,
+    side: u32,
+    raw: &Path,
+) -> Result<u64, FilmError> {
+    let [width, height] = sheet_frame(request, side)?;
+    // In the file there are also the frames between.
+    let step = sheet_step(request).saturating_mul(u64::from(request.finish.frames.max(1)));
+    let mut file = AppendFile::open(raw, 0).map_err(FilmError::io("create", raw))?;
+    for (index, frame) in (0_u64..).zip(VideoReader::open(film, &VideoOptions::default())?) {
+        let frame = frame?;
+        if index.is_multiple_of(step) {
+            let small = resize(&frame, width, height, Filter::Lanczos)?;
+            file.write(small.rgb()).map_err(FilmError::io("write", raw))?;
+        }
+    }
+    file.sync().map_err(FilmError::io("write", raw))?;
+    Ok(file.len())
 }
 
 /// The lines of the first `made` segments of a drift report; `None` when it has not so many.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
 use longreel_kernels::{Device, GpuError, cuda};
 use longreel_models::ModelError;
-use longreel_weights::{TransformerConfig, VaeConfig, WeightDtype};
+use longreel_weights::{TransformerConfig, WeightDtype};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FilmError;
@@ -256,7 +256,7 @@ pub(crate) fn share_with_text(device: &Device, bytes: u64, largest: u64) -> Resu
 #[cfg(test)]
 mod tests {
     use longreel_sampling::SchedulerConfig;
-    use longreel_weights::{ModelKind, published_models};
+    use longreel_weights::{ModelKind, VaeConfig, published_models};
 
     use super::*;
 

@@ -115,6 +115,10 @@ impl Engine {
             upscaler_flops: upscaler.map_or(0.0, |upscaler| upscaler.flops_per_pixel()),
             gpu: GpuFacts::of(options.device),
         };
+        if facts.gpu.is_none() && matches!(options.device, DeviceChoice::Cuda(_)) {
+            // Not there: told before anything is made.
+            options.device.open(options.dtype)?;
+        }
         Ok(Self {
             options: options.clone(),
             folder,
@@ -430,17 +434,20 @@ struct Images {
     last: Option<(longreel_media::Frame, longreel_media::Frame)>,
 }
 
-/// Goes on with the unfinished run of `film`. The result is the one that an uninterrupted run would
-/// have given, byte for byte.
+/// Goes on with the unfinished run of `film`, on the device that it began with or on another one. The
+/// result is the one that an uninterrupted run would have given, byte for byte, on the same device;
+/// on another one it is the same up to the rounding of its arithmetic.
 ///
 /// # Errors
 /// Nothing to resume, another model than the run began with, and what can fail in a run.
 pub fn resume(
     film: &Path,
+    device: Option<DeviceChoice>,
     stop: &StopSignal,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, FilmError> {
-    let file = read_run(film)?;
+    let mut file = read_run(film)?;
+    file.engine.device = device.unwrap_or(file.engine.device);
     Engine::open(&file.engine)?.go_on(film, file, stop, observer)
 }
 

@@ -231,7 +231,7 @@ impl FilmError {
                 error,
                 MediaError::DiskFull { .. } | MediaError::Io { .. } | MediaError::Codec { .. }
             ),
-            Self::Solver(_) | Self::Io { .. } => false,
+            Self::Solver(_) | Self::Io { .. } | Self::Model(ModelError::Gpu(_)) => false,
             _ => true,
         }
     }

@@ -130,19 +130,10 @@ pub struct Common {
         help_heading = "Models"
     )]
     pub hub: Option<HubArg>,
-    /// Where to compute
-    #[arg(long, global = true, value_enum, ignore_case = true, help_heading = "Machine")]
-    pub device: Option<Device>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The fastest there is
-    Auto,
-    /// The processor
-    Cpu,
-    /// An NVIDIA card
-    Cuda,
+    /// What computes: auto, cpu, cuda or cuda:N; auto takes the first NVIDIA GPU that can be used
+    /// [default: auto]
+    #[arg(long, global = true, value_name = "DEVICE", help_heading = "Machine")]
+    pub device: Option<DeviceChoice>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -406,10 +397,6 @@ pub struct ModelArgs {
     /// memory [default: as in the files, which are read as they are needed]
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<DtypeArg>,
-    /// What computes: auto, cpu, cuda or cuda:N; auto takes the first NVIDIA GPU that can be used
-    /// [default: auto]
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<DeviceChoice>,
     /// Weights of a network that --upscale enlarges by: a .pth or .safetensors file of Real-ESRGAN's
     /// compact kind, such as realesr-animevideov3.pth
     #[arg(long, value_name = "FILE")]

@@ -13,7 +13,7 @@ use longreel_film::{
     Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs, available_memory_bytes,
     check_inputs, human_bytes, plan,
 };
-use longreel_server::{Film, Films, Inputs, Memory, ModelInfo, Refusal};
+use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Refusal};
 use serde_json::{Map, Value};
 
 use crate::args::{Command, GenerateArgs, ModelArgs};
@@ -167,39 +167,17 @@ impl Films for TypedFilms {
     }
 
     fn film(&self, asked: &Map<String, Value>, inputs: &Inputs) -> Result<Film, Refusal> {
-        let mut args = self.args(asked)?;
-        args.picture.image.clone_from(&inputs.image);
-        args.picture.end_image.clone_from(&inputs.end_image);
-        args.picture.video.clone_from(&inputs.video);
-        let checked = resolve::check(&args, &mut resolve::random_seed)
-            .map_err(|e| clients(&format!("{e:#}")))?;
-        let take = &checked.takes[0];
-        let defaults = match inputs.image {
-            Some(_) => &self.image_defaults,
-            None => &self.info.defaults,
-        };
-        let mut request = resolve::request(&args, defaults, &checked, take)
-            .map_err(|e| clients(&format!("{e:#}")))?;
-        if args.prompt.enhance_prompt == Some(true) {
-            // What cannot work is told before anybody is asked.
-            self.planned(request.clone())?;
-            let enhancer = Enhancer::new(&self.enhancer).map_err(|_| clients(NO_ENHANCER))?;
-            enhancer.enhance(&mut request).map_err(|error| {
-                tracing::warn!(error = format!("{error:#}"), "a prompt could not be enhanced");
-                let detail = "the language model that enhances prompts does not answer; ask without \
-                              enhance_prompt, or later";
-                Refusal { code: "enhancer_failed", detail: detail.into(), is_clients: true }
-            })?;
-        }
-        let mut film = self.planned(request)?;
-        if let Some(folder) = &inputs.folder {
-            check_inputs(&film.plan, folder).map_err(|e| {
-                let place = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);
-                clients(&e.to_string().replace(&place, ""))
-            })?;
-        }
-        film.warnings.splice(0..0, checked.warnings.iter().map(|warning| in_keys(warning)));
-        Ok(film)
+        self.taken(asked, inputs).map_err(|mut refusal| {
+            let about = &mut refusal.about;
+            let given =
+                about.field.as_ref().and_then(|field| scalar(field, asked.get(field)?).ok());
+            if let (Some(field), None, Some(value)) = (&about.field, &about.value, given)
+                && KEYS.contains(&field.as_str())
+            {
+                about.value = About::value("", value).value;
+            }
+            refusal
+        })
     }
 
     fn planned(&self, request: FilmRequest) -> Result<Film, Refusal> {
@@ -230,6 +208,46 @@ impl Films for TypedFilms {
         }
         let warnings = summary.notes.iter().map(|note| in_keys(note)).collect();
         Ok(Film { plan, command, warnings, model: self.info.clone() })
+    }
+}
+
+impl TypedFilms {
+    /// See [`Films::film`].
+    fn taken(&self, asked: &Map<String, Value>, inputs: &Inputs) -> Result<Film, Refusal> {
+        let mut args = self.args(asked)?;
+        args.picture.image.clone_from(&inputs.image);
+        args.picture.end_image.clone_from(&inputs.end_image);
+        args.picture.video.clone_from(&inputs.video);
+        let checked = resolve::check(&args, &mut resolve::random_seed)
+            .map_err(|e| clients(&format!("{e:#}")))?;
+        let take = &checked.takes[0];
+        let defaults = match inputs.image {
+            Some(_) => &self.image_defaults,
+            None => &self.info.defaults,
+        };
+        let mut request = resolve::request(&args, defaults, &checked, take)
+            .map_err(|e| clients(&format!("{e:#}")))?;
+        if args.prompt.enhance_prompt == Some(true) {
+            // What cannot work is told before anybody is asked.
+            self.planned(request.clone())?;
+            let enhancer = Enhancer::new(&self.enhancer).map_err(|_| clients(NO_ENHANCER))?;
+            enhancer.enhance(&mut request).map_err(|error| {
+                tracing::warn!(error = format!("{error:#}"), "a prompt could not be enhanced");
+                let detail = "the language model that enhances prompts does not answer; ask without \
+                              enhance_prompt, or later";
+                let about = Box::new(About::field("enhance_prompt"));
+                Refusal { code: Code::EnhancerFailed, about, detail: detail.into(), is_clients: true }
+            })?;
+        }
+        let mut film = self.planned(request)?;
+        if let Some(folder) = &inputs.folder {
+            check_inputs(&film.plan, folder).map_err(|e| {
+                let place = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);
+                clients(&e.to_string().replace(&place, ""))
+            })?;
+        }
+        film.warnings.splice(0..0, checked.warnings.iter().map(|warning| in_keys(warning)));
+        Ok(film)
     }
 }
 
@@ -282,20 +300,36 @@ fn unknown(key: &str) -> Refusal {
         .map(|known| (strsim::jaro_winkler(known, &shown), known))
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let detail = match nearest {
-        Some((_, nearest)) => format!("there is no key {shown:?}; did you mean {nearest:?}?"),
-        None => format!("there is no key {shown:?}; there are {}", KEYS.join(", ")),
+    let (detail, allowed) = match nearest {
+        Some((_, nearest)) => {
+            (format!("there is no key {shown:?}; did you mean {nearest:?}?"), &[*nearest][..])
+        }
+        None => (format!("there is no key {shown:?}; there are {}", KEYS.join(", ")), &KEYS[..]),
     };
-    Refusal { code: "unknown_key", detail, is_clients: true }
+    let allowed = allowed.iter().map(ToString::to_string).collect();
+    let about = Box::new(About { allowed, ..About::field(shown) });
+    Refusal { code: Code::UnknownKey, about, detail, is_clients: true }
 }
 
-/// What the client can put right, with flags as it knows them.
+/// What the client can put right, with flags as it knows them. It is about the key that it names first;
+/// where the way out is another value, the message ends with it.
 fn clients(message: &str) -> Refusal {
-    Refusal { code: "invalid_value", detail: in_keys(message), is_clients: true }
+    let detail = in_keys(message);
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let field = detail.split(|c: char| !is_word(c)).find(|word| KEYS.contains(word));
+    let mut about = Box::new(field.map_or_else(About::default, About::field));
+    // A length, a size or a number, and not the name of another key.
+    let is_value = |value: &&str| {
+        value.starts_with(|c: char| c.is_ascii_digit()) && !value.contains(char::is_whitespace)
+    };
+    let way_out = detail.rsplit_once("; use ").map_or("", |(_, way_out)| way_out);
+    about.allowed = way_out.split(" or ").filter(is_value).map(str::to_owned).collect();
+    Refusal { code: Code::InvalidValue, about, detail, is_clients: true }
 }
 
 fn operators(message: &str) -> Refusal {
-    Refusal { code: "internal", detail: message.to_string(), is_clients: false }
+    let (code, about) = (Code::Internal, Box::default());
+    Refusal { code, about, detail: message.to_string(), is_clients: false }
 }
 
 /// A message about flags, about keys.
@@ -327,7 +361,6 @@ mod tests {
             model: None,
             lora: Vec::new(),
             dtype: None,
-            device: None,
             upscaler: None,
             no_memory_check: None,
         };
@@ -366,6 +399,28 @@ mod tests {
         assert_eq!((request.prompts[1].from_frame, request.prompts.len()), (8, 2));
         assert_eq!((request.width, request.height), (32, 48));
         assert_eq!((request.seed, request.steps), (u64::MAX, 4));
+    }
+
+    #[test]
+    fn a_refusal_says_as_data_what_it_is_about() {
+        for (asked, field, value, allowed) in [
+            (json!({"prompt": "a", "num_frames": 96}), "num_frames", Some("96"), &["93", "97"][..]),
+            (json!({"prompt": "a", "steps": 0}), "steps", Some("0"), &["1"]),
+            (
+                json!({"prompt": "a", "guidance_scale": 101}),
+                "guidance_scale",
+                Some("101"),
+                &["100"],
+            ),
+            (json!({"prompt": "a", "steps": "many"}), "steps", Some("many"), &[]),
+            (json!({"prompt": " "}), "prompt", Some(" "), &[]),
+            (json!({"prompt": "a", "promt_at": "1s:b"}), "promt_at", None, &["prompt_at"]),
+        ] {
+            let about = film(asked.clone()).expect_err("it cannot be").about;
+            assert_eq!(about.field.as_deref(), Some(field), "{asked}: {about:?}");
+            assert_eq!(about.value.as_deref(), value, "{asked}: {about:?}");
+            assert_eq!(about.allowed, allowed, "{asked}: {about:?}");
+        }
     }
 
     #[test]

@@ -36,8 +36,8 @@ mod values;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use args::{Cli, Command, Common, Device};
-use outcome::{EXIT_BAD_INPUT, bad_input};
+use args::{Cli, Command, Common};
+use outcome::EXIT_BAD_INPUT;
 use report::{Live, Screen, Verbosity};
 use settings::Ended;
 
@@ -80,17 +80,18 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
     prepare(&cli.common)?;
     model_name::settle(cli)?;
     let hub = cli.common.hub.map(Into::into);
+    let device = cli.common.device.unwrap_or_default();
     match &cli.command {
-        Command::Generate(args) => run::generate(args, verbosity, screen),
-        Command::Resume(args) => run::go_on(&args.film, verbosity, screen),
-        Command::Plan(args) => run::plan(args, verbosity),
+        Command::Generate(args) => run::generate(args, device, verbosity, screen),
+        Command::Resume(args) => run::go_on(&args.film, cli.common.device, verbosity, screen),
+        Command::Plan(args) => run::plan(args, device, verbosity),
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man(args) => manual::man(args.output.as_deref()),
         Command::Health(args) => health::health(args, verbosity),
         Command::Doctor(args) => doctor::doctor(args, &cli.common),
-        Command::Bench(args) => bench::bench(args, verbosity),
+        Command::Bench(args) => bench::bench(args, device, verbosity),
         Command::Worker => serve::work(),
         Command::Models(args) => models::models(args, &cli.common, verbosity, screen),
         Command::Inspect(args) => inspect::inspect(&args.path, hub, verbosity.json),
@@ -98,10 +99,5 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
 }
 
 fn prepare(common: &Common) -> Result<()> {
-    if common.device == Some(Device::Cuda) {
-        return Err(bad_input(
-            "--device cuda: this version computes on the processor; use --device cpu, or leave it out",
-        ));
-    }
     run::limit_threads(common.threads)
 }

@@ -212,10 +212,9 @@ mod tests {
         let (request, engine, outputs) = awkward();
         let words = words(&request, Some(Path::new("m")), &engine, &outputs);
         let matches = settings::command().try_get_matches_from(&words).expect("its own flags");
-        let Command::Generate(args) = Cli::from_arg_matches(&matches).expect("its own").command
-        else {
-            panic!("another command")
-        };
+        let cli = Cli::from_arg_matches(&matches).expect("its own");
+        let device = cli.common.device;
+        let Command::Generate(args) = cli.command else { panic!("another command") };
         let checked =
             resolve::check(&args, &mut || unreachable!("a seed is given")).expect("valid");
         // Defaults that differ in everything show that the command says all.
@@ -237,7 +236,7 @@ mod tests {
         assert_eq!(args.model.lora[0].weight, -0.5);
         assert_eq!(args.model.lora[0].path, engine.loras[0].0);
         assert_eq!(args.model.dtype.map(Into::into), engine.dtype);
-        assert_eq!(args.model.device, Some(engine.device));
+        assert_eq!(device, Some(engine.device));
         assert_eq!(args.model.upscaler, engine.upscaler);
         assert_eq!(crate::outputs::encoding(&args.output), outputs.encoding);
     }

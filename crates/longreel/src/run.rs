@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use longreel_film::{
-    Engine, EngineOptions, Event, FilmError, FilmPlan, Outputs, PlanError, RunFile, Stop, resume,
-    run_folder,
+    DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmPlan, Outputs, PlanError, RunFile,
+    Stop, resume, run_folder,
 };
 
 use longreel_hub::HubError;
@@ -24,12 +24,17 @@ use crate::resolve::{self, Checked, Take};
 const ANY_PROMPT: &str = "any prompt";
 
 /// Makes films.
-pub fn generate(args: &GenerateArgs, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+pub fn generate(
+    args: &GenerateArgs,
+    device: DeviceChoice,
+    verbosity: Verbosity,
+    screen: &Screen,
+) -> Result<u8> {
     let enhancer = match args.prompt.enhance_prompt {
         Some(true) => Some(Enhancer::new(&args.enhancer)?),
         _ => None,
     };
-    let session = Session::open(args, resolve::check(args, &mut resolve::random_seed)?)?;
+    let session = Session::open(args, device, resolve::check(args, &mut resolve::random_seed)?)?;
     let films = session.films()?;
     let mut reporter = Reporter::new(verbosity, screen.clone());
     session.checked.warnings.iter().for_each(|warning| reporter.warn(warning));
@@ -66,14 +71,19 @@ pub fn generate(args: &GenerateArgs, verbosity: Verbosity, screen: &Screen) -> R
 }
 
 /// Goes on with a film.
-pub fn go_on(film: &Path, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
+pub fn go_on(
+    film: &Path,
+    device: Option<DeviceChoice>,
+    verbosity: Verbosity,
+    screen: &Screen,
+) -> Result<u8> {
     let mut reporter = Reporter::new(verbosity, screen.clone());
     let interrupts = Interrupts::listen(screen)?;
     let seed = seed_of(film);
     if let Some(seed) = seed {
         reporter.go_on(film, seed);
     }
-    let outcome = resume(film, interrupts.stop(), &mut reporter)?;
+    let outcome = resume(film, device, interrupts.stop(), &mut reporter)?;
     reporter.end(&outcome, seed);
     Ok(if interrupts.at_once() { EXIT_INTERRUPTED } else { EXIT_DONE })
 }
@@ -85,7 +95,7 @@ fn seed_of(film: &Path) -> Option<u64> {
 }
 
 /// Says what films would take.
-pub fn plan(args: &GenerateArgs, verbosity: Verbosity) -> Result<u8> {
+pub fn plan(args: &GenerateArgs, device: DeviceChoice, verbosity: Verbosity) -> Result<u8> {
     let mut args = args.clone();
     let prompt = &mut args.prompt;
     if prompt.words.is_empty()
@@ -97,7 +107,7 @@ pub fn plan(args: &GenerateArgs, verbosity: Verbosity) -> Result<u8> {
     }
     let checked = resolve::check(&args, &mut || Ok(0))?;
     let warnings = checked.warnings.clone();
-    let session = Session::open(&args, checked)?;
+    let session = Session::open(&args, device, checked)?;
     let films = session.films()?;
     let first = session.plan(&session.checked.takes[0])?;
     if verbosity.json {
@@ -122,8 +132,8 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(args: &'a GenerateArgs, checked: Checked) -> Result<Self> {
-        let options = options(&args.model)?;
+    fn open(args: &'a GenerateArgs, device: DeviceChoice, checked: Checked) -> Result<Self> {
+        let options = options(&args.model, device)?;
         let engine = Engine::open(&options)?;
         let defaults = engine.defaults(args.picture.image.is_some())?;
         Ok(Self { args, engine, checked, options, defaults })
@@ -156,7 +166,7 @@ impl<'a> Session<'a> {
 }
 
 /// Which model, and how it is used.
-pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
+pub fn options(args: &ModelArgs, device: DeviceChoice) -> Result<EngineOptions> {
     // Flags are settled before: a repository's revision is the one in them, wherever it lies.
     let Located { path, label, .. } = locate(args.model.as_deref(), None)?;
     Ok(EngineOptions {
@@ -164,7 +174,7 @@ pub fn options(args: &ModelArgs) -> Result<EngineOptions> {
         label,
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.weight)).collect(),
         dtype: args.dtype.map(Into::into),
-        device: args.device.unwrap_or_default(),
+        device,
         check_memory: args.no_memory_check != Some(true),
         upscaler: args.upscaler.clone(),
     })

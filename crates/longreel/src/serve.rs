@@ -132,7 +132,7 @@ fn served(args: &ServeArgs, common: &Common) -> Result<Vec<Arc<dyn Films>>> {
         ..args.model.clone()
     });
     let open = |model: &ModelArgs| -> Result<Arc<dyn Films>> {
-        let engine = run::options(model)?;
+        let engine = run::options(model, common.device.unwrap_or_default())?;
         Ok(Arc::new(TypedFilms::open(model, &engine, common.config.as_deref(), &args.enhancer)?))
     };
     std::iter::once(args.model.clone()).chain(others).map(|model| open(&model)).collect()

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Fixture, On, TOLERANCE, assert_close, assert_same_bits, devices, noise};
+use common::{Fixture, On, assert_close, assert_same_bits, devices, noise};
 use longreel_kernels::Tensor;
 use longreel_models::{ModelError, Vae, VaeDecoderState, VaeEncoderState};
 

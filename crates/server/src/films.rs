@@ -10,6 +10,8 @@ use longreel_jobs::{ArtifactName, Job};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::code::{About, Code};
+
 /// Turns what clients ask for into films, or refuses it.
 pub trait Films: Send + Sync {
     /// The model that makes them.
@@ -88,10 +90,12 @@ pub struct Film {
 }
 
 /// Why a film cannot be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
     /// A stable name.
-    pub code: &'static str,
+    pub code: Code,
+    /// What it is about.
+    pub about: Box<About>,
     /// What is wrong, what would be right.
     pub detail: String,
     /// The client can put it right; else the server's operator has to.

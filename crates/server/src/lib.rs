@@ -23,6 +23,7 @@
 mod access;
 mod addresses;
 mod assignment;
+mod code;
 mod fetch;
 mod films;
 mod http;
@@ -48,6 +49,7 @@ mod webhooks;
 pub mod worker;
 
 pub use access::{AccessOptions, OriginError, Origins, SecretFileError, read_secret, secret_in};
+pub use code::{About, Code};
 pub use fetch::{Answered, FetchError, Fetched, Fetcher};
 pub use films::{Film, Films, Inputs, Memory, ModelInfo, Refusal};
 pub use notify::{NotifyOptions, Receiver, Topic};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use longreel_jobs::Job;
 
+use crate::code::{About, Code};
 use crate::films::{Films, Refusal};
 
 /// The models that are served.
@@ -54,7 +55,8 @@ impl Models {
     /// When it is not served any more.
     pub fn of(&self, job: &Job) -> Result<Arc<dyn Films>, Refusal> {
         self.get(&job.asked.model).ok_or_else(|| Refusal {
-            code: "model_not_served",
+            code: Code::ModelNotServed,
+            about: About::value("model", &job.asked.model).into(),
             detail: format!(
                 "video {} is for the model {:?}, which this server does not have any more",
                 job.id, job.asked.model

@@ -11,6 +11,7 @@ use longreel_jobs::{
 };
 use serde_json::Value;
 
+use crate::code::Code;
 use crate::films::{Begins, Resolved};
 use crate::protocol::Task;
 use crate::shared::Shared;
@@ -43,7 +44,7 @@ pub(crate) enum Unready {
     /// Never.
     Refused {
         /// A stable name.
-        code: String,
+        code: Code,
         /// What happened and what to do.
         message: String,
     },
@@ -55,7 +56,7 @@ impl From<ArtifactError> for Unready {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::NotFound { .. } => Self::Refused {
-                code: "file_gone".into(),
+                code: Code::FileGone,
                 message: format!("{error}; ask for the film again"),
             },
             error => Self::Later(error),
@@ -69,9 +70,9 @@ pub(crate) async fn prepare(
     job: &Job,
     resolved: &Resolved,
 ) -> Result<Prepared, Unready> {
-    let film = steered(shared, job, resolved.request.clone()).await.map_err(|refusal| {
-        Unready::Refused { code: refusal.code.into(), message: refusal.detail }
-    })?;
+    let film = steered(shared, job, resolved.request.clone())
+        .await
+        .map_err(|refusal| Unready::Refused { code: refusal.code, message: refusal.detail })?;
     let folder = shared.work_folder(job.id);
     let mut request = film.plan.request().clone();
     let input = match &mut request.start {
@@ -127,7 +128,7 @@ async fn bring_input(
     let name = path.to_str().and_then(|name| name.parse::<ArtifactName>().ok());
     let Some(name) = name else {
         let message = format!("{} is no file of this video; ask for it again", path.display());
-        return Err(Unready::Refused { code: "file_gone".into(), message });
+        return Err(Unready::Refused { code: Code::FileGone, message });
     };
     *path = folder.join(name.to_string());
     if !path.exists() {

@@ -198,14 +198,6 @@ pub enum Outcome {
     },
 }
 
-impl Outcome {
-    /// [`Outcome::Failed`]'s code where a GPU's memory is not enough; a smaller film may be made instead.
-    pub(crate) const GPU_MEMORY: &'static str = "gpu_out_of_memory";
-
-    /// [`Outcome::Failed`]'s code where there is no room; the film can go on when there is.
-    pub const DISK_FULL: &str = "disk_full";
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

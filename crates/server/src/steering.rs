@@ -5,6 +5,7 @@ use std::sync::Arc;
 use longreel_film::FilmRequest;
 use longreel_jobs::{Job, PromptChange};
 
+use crate::code::Code;
 use crate::films::{Film, Films, Refusal};
 use crate::shared::Shared;
 
@@ -45,6 +46,7 @@ pub(crate) async fn with_changes(
         films.planned(FilmRequest { prompts, ..film.plan.request().clone() })
     });
     planned.await.unwrap_or_else(|error| {
-        Err(Refusal { code: "internal", detail: error.to_string(), is_clients: false })
+        let (code, about) = (Code::Internal, Box::default());
+        Err(Refusal { code, about, detail: error.to_string(), is_clients: false })
     })
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::assignment::{Assignment, Finished};
+use crate::code::Code;
 use crate::films::Films;
 use crate::process::{Heard, WorkerProcess};
 use crate::protocol::{Order, Outcome, Told};
@@ -243,7 +244,7 @@ async fn change(
         Life::Gone { reason, .. } => {
             let detail =
                 format!("the model {:?} cannot be loaded: {reason}", leased.job.asked.model);
-            store.fail(lease, JobError::new("model_unusable", &detail)).await
+            store.fail(lease, JobError::new(Code::ModelUnusable.name(), &detail)).await
         }
         _ => store.hand_back(lease, HandBack::Stopped).await,
     };

@@ -17,6 +17,7 @@ use longreel_jobs::{ArtifactKind, ArtifactName, Format};
 use longreel_media::MediaError;
 use serde::Serialize;
 
+use crate::code::Code;
 use crate::protocol::{Order, Outcome, Task, Tell};
 
 /// How often a worker says that it is alive.
@@ -320,25 +321,23 @@ fn create(folder: &Path) -> Result<(), Box<FilmError>> {
 }
 
 fn failed(error: &FilmError) -> Outcome {
-    Outcome::Failed { code: code(error).to_owned(), message: error.to_string() }
+    Outcome::Failed { code: code(error).name().to_owned(), message: error.to_string() }
 }
 
 /// The stable name of an error.
-fn code(error: &FilmError) -> &'static str {
+fn code(error: &FilmError) -> Code {
     match error {
-        FilmError::Media(MediaError::DiskFull { .. }) => Outcome::DISK_FULL,
-        FilmError::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull => {
-            Outcome::DISK_FULL
-        }
-        error if error.is_gpu_memory() => Outcome::GPU_MEMORY,
-        error if error.gpu().is_some() => "gpu_failed",
-        FilmError::Plan(_) => "invalid_request",
-        FilmError::Weights(_) | FilmError::Model(_) => "model_unusable",
-        FilmError::NotFinite { .. } => "output_not_finite",
-        FilmError::OtherModel { .. } | FilmError::OtherEngine { .. } => "model_changed",
-        FilmError::Beginning { .. } => "beginning_unusable",
-        FilmError::Media(_) | FilmError::Io { .. } => "storage_failed",
-        _ => "generation_failed",
+        FilmError::Media(MediaError::DiskFull { .. }) => Code::DiskFull,
+        FilmError::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull => Code::DiskFull,
+        error if error.is_gpu_memory() => Code::GpuOutOfMemory,
+        error if error.gpu().is_some() => Code::GpuFailed,
+        FilmError::Plan(_) => Code::InvalidRequest,
+        FilmError::Weights(_) | FilmError::Model(_) => Code::ModelUnusable,
+        FilmError::NotFinite { .. } => Code::OutputNotFinite,
+        FilmError::OtherModel { .. } | FilmError::OtherEngine { .. } => Code::ModelChanged,
+        FilmError::Beginning { .. } => Code::BeginningUnusable,
+        FilmError::Media(_) | FilmError::Io { .. } => Code::StorageFailed,
+        _ => Code::GenerationFailed,
     }
 }
 

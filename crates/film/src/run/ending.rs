@@ -14,6 +14,7 @@ use crate::append::{self, AppendFile};
 use crate::checkpoint::Checkpoint;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
+use crate::request::FilmRequest;
 use crate::run_file::RunFile;
 
 impl Run<'_> {
@@ -169,11 +170,8 @@ impl Run<'_> {
 
     pub(super) fn write_sheet(&self, path: &Path, side: u32) -> Result<(), FilmError> {
         let raw = self.folder.join(SHEET);
-        let request = self.plan.request();
-        let black = Frame::filled(request.width as u32, request.height as u32, [0; 3]);
-        let small = thumbnail(&black, side)?;
-        let (width, height) = (small.width(), small.height());
-        let size = small.rgb().len();
+        let [width, height] = sheet_frame(self.plan.request(), side)?;
+        let size = width as usize * height as usize * 3;
         let read = || -> std::io::Result<Vec<Vec<u8>>> {
             let mut file = File::open(&raw)?;
             let count = file.metadata()?.len() / size as u64;
@@ -193,10 +191,6 @@ impl Run<'_> {
             .into_iter()
             .map(|rgb| Frame::new(width, height, rgb))
             .collect::<Result<Vec<_>, _>>()?;
-        if frames.is_empty() {
-            // A film that began with another one may have added none that goes on the sheet.
-            return Ok(());
-        }
         let sheet = contact_sheet(&frames, 8)?;
         match path.extension().and_then(|e| e.to_str()) {
             Some("jpg" | "jpeg") => write_jpeg(path, &sheet)?,
@@ -204,6 +198,16 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Width and height of a frame on the sheet of a film.
+///
+/// # Errors
+/// A side of zero.
+pub(crate) fn sheet_frame(request: &FilmRequest, side: u32) -> Result<[u32; 2], FilmError> {
+    let black = Frame::filled(request.width as u32, request.height as u32, [0; 3]);
+    let small = thumbnail(&black, side)?;
+    Ok([small.width(), small.height()])
 }
 
 /// Makes the chosen files durable while something else is done: a disk takes several at once in

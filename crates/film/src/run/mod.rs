@@ -16,6 +16,7 @@ use longreel_media::{FilmOptions, FilmState, FilmWriter, FrameRate};
 use longreel_models::VaeDecoderState;
 use longreel_sampling::StepCache;
 
+pub(crate) use self::ending::sheet_frame;
 use self::segment::Made;
 use crate::append::AppendFile;
 use crate::checkpoint::{Checkpoint, Progress};
@@ -37,7 +38,7 @@ use crate::run_file::Maker;
 const LATENTS: &str = "latents.raw";
 const FRAMES: &str = "frames.raw";
 pub(crate) const DRIFT: &str = "drift.jsonl";
-const SHEET: &str = "sheet.raw";
+pub(crate) const SHEET: &str = "sheet.raw";
 const JOURNAL: &str = "journal";
 /// Frames of a contact sheet at most; of a longer film every n-th is kept.
 const SHEET_FRAMES: usize = 48;
@@ -250,7 +251,7 @@ pub fn film_options(request: &FilmRequest, outputs: &Outputs) -> FilmOptions {
 }
 
 /// Every how many frames one goes to the contact sheet.
-fn sheet_step(request: &FilmRequest) -> u64 {
+pub(crate) fn sheet_step(request: &FilmRequest) -> u64 {
     match request.length {
         crate::request::Length::Frames(frames) => frames.div_ceil(SHEET_FRAMES as u64).max(1),
         crate::request::Length::Endless => u64::from(request.fps),

@@ -221,7 +221,7 @@ fn a_plan_keeps_all_that_fits_and_refuses_what_cannot_work() {
 fn singles_become_bf16_on_the_way_where_they_are_computed_with_as_that() {
     let memory = Memory::of(1 << 30);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
-    let weight = Weight::from_f32(&[3], &[1.0, -2.5, 1.00390625]);
+    let weight = Weight::from_f32(&[3], &[1.0, -2.5, 1.0 + 1.0 / 256.0]);
     let handle = Handle::default();
     let present = handle.bring(&gpu, &weight, Element::Bf16).expect("no failure");
     assert_eq!(present.dtype, DType::BF16);

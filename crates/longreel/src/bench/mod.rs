@@ -46,10 +46,6 @@ pub struct BenchArgs {
     /// About how many seconds to measure each network
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     pub budget: u16,
-    /// What is measured: auto, cpu, cuda or cuda:N; auto takes the first NVIDIA GPU that can be used
-    /// [default: auto]
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<DeviceChoice>,
     /// Write all operations as a trace for Perfetto and Chrome
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -74,7 +70,7 @@ pub struct Measured {
 }
 
 /// Measures and says.
-pub fn bench(args: &BenchArgs, verbosity: Verbosity) -> Result<u8> {
+pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Result<u8> {
     let model = published(args.model.as_deref())?;
     let size = args.size.unwrap_or_else(|| size_of(&model));
     check_size("--size", size).map_err(bad_input)?;
@@ -98,7 +94,7 @@ pub fn bench(args: &BenchArgs, verbosity: Verbosity) -> Result<u8> {
             print(&text);
         }
     };
-    let Opened { device, warning } = args.device.unwrap_or_default().open(None)?;
+    let Opened { device, warning } = device.open(None)?;
     if let Some(warning) = warning {
         eprintln!("warning: {warning}");
     }

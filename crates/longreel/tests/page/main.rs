@@ -11,4 +11,5 @@ mod server;
 mod asking;
 mod browser;
 mod looks;
+mod refusals;
 mod watching;

@@ -1,5 +1,6 @@
 //! Films that go on from another one.
 
+use longreel_media::{Frame, ImageLimits, load_image};
 use serde_json::{Value, json};
 
 use crate::program::{Place, film_words};
@@ -89,6 +90,84 @@ fn a_branch_and_an_extension_are_the_films_made_in_one_go() {
     let warning = last["warnings"][0].as_str().expect("a warning");
     assert!(warning.contains("last 4 frames"), "{warning}");
     assert!(server.film(&id_of(&last)) == made_by_command(5), "extended from an uneven length");
+}
+
+/// Its contact sheet and its thumbnail, decoded.
+fn pictures(place: &Place, server: &Server, id: &str) -> [Frame; 2] {
+    server.film(id);
+    ["spritesheet", "thumbnail"].map(|variant| {
+        let answer = server.get(&format!("/v1/videos/{id}/content?variant={variant}")).expect(200);
+        let path = place.write(&format!("{variant}-{id}.jpg"), &answer.body);
+        load_image(&path, &ImageLimits::default()).expect("a picture").frame
+    })
+}
+
+/// The frames on a sheet of frames of 48 x 32, four pixels around each.
+fn tiles(sheet: &Frame) -> Vec<Vec<u8>> {
+    let [columns, rows] = [(sheet.width() - 4) / 52, (sheet.height() - 4) / 36];
+    let tile = |index: u32| {
+        let (left, top) = (4 + index % columns * 52, 4 + index / columns * 36);
+        let pixels = (0..48 * 32).map(|at| sheet.pixel(left + at % 48, top + at / 48));
+        pixels.flat_map(|pixel| pixel.expect("on the sheet")).collect()
+    };
+    (0..columns * rows).map(tile).collect()
+}
+
+/// Each frame of `made` is most like the one in the same place of `whole`. What was taken over comes from
+/// the film, which is not without loss.
+#[track_caller]
+fn expect_alike(made: &Frame, whole: &Frame) {
+    assert_eq!((made.width(), made.height()), (whole.width(), whole.height()));
+    let (made, whole) = (tiles(made), tiles(whole));
+    let apart = |left: &[u8], right: &[u8]| -> u64 {
+        left.iter().zip(right).map(|(l, r)| u64::from(l.abs_diff(*r))).sum()
+    };
+    for (index, tile) in made.iter().enumerate() {
+        let nearest = (0..whole.len()).min_by_key(|&other| apart(tile, &whole[other]));
+        assert!(
+            nearest == Some(index) || whole[index] == whole[nearest.expect("a frame")],
+            "frame {index} is most like frame {nearest:?}"
+        );
+    }
+}
+
+#[test]
+fn the_pictures_of_a_film_that_goes_on_from_another_are_of_the_whole_of_it() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let one_go = |segments: u64, finish: &Value| {
+        let mut body = asked(segments);
+        body.as_object_mut().expect("one").extend(finish.as_object().expect("one").clone());
+        server.ask(&body)
+    };
+    // Of the longer film every second frame is shown, of the shorter one each; with frames between those
+    // of the model and in another size, the sheet is of the model's.
+    for finish in [json!({}), json!({"interpolate": 2, "upscale": "96x64"})] {
+        let whole = pictures(&place, &server, &one_go(6, &finish));
+        let parent = one_go(4, &finish);
+        server.film(&parent);
+        let longer =
+            post(&server, &parent, "extend", &json!({"num_frames": 24})).expect(201).json();
+        let branch = json!({"segment": 2, "num_frames": 77});
+        let branch = post(&server, &parent, "branch", &branch).expect(201).json();
+        for id in [longer, branch].map(|answer| id_of(&answer)) {
+            let made = pictures(&place, &server, &id);
+            expect_alike(&made[0], &whole[0]);
+            assert!(made[1] == whole[1], "another thumbnail");
+        }
+    }
+    // Of a film in work there is no sheet yet.
+    let mut body = asked(60);
+    body["num_frames"] = json!(17 + 99_999 * 12);
+    let parent = server.ask(&body);
+    server.wait(&parent, "in work", |v| v["segments_done"].as_u64() >= Some(3));
+    let body = json!({"segment": 2, "num_frames": 53});
+    let branch = id_of(&post(&server, &parent, "branch", &body).expect(201).json());
+    post(&server, &parent, "cancel", &json!({})).expect(200);
+    let made = pictures(&place, &server, &branch);
+    let whole = pictures(&place, &server, &server.ask(&asked(4)));
+    expect_alike(&made[0], &whole[0]);
+    assert!(made[1] == whole[1], "another thumbnail");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use longreel_jobs::{
 };
 
 use super::{Assignment, Finished, patiently};
+use crate::code::Code;
 use crate::process::{Cause, Death};
 use crate::protocol::Outcome;
 use crate::{recovery, upkeep};
@@ -26,11 +27,11 @@ impl Assignment<'_> {
                 return self.complete(&film, &drift, sheet.as_deref()).await;
             }
             Outcome::Stopped => self.hand_back(HandBack::Stopped).await,
-            Outcome::Failed { code, .. } if code == Outcome::DISK_FULL => {
+            Outcome::Failed { code, .. } if code == Code::DiskFull.name() => {
                 self.hand_back(HandBack::Stopped).await;
                 return Finished::DiskFull;
             }
-            Outcome::Failed { code, message } if code == Outcome::GPU_MEMORY => {
+            Outcome::Failed { code, message } if code == Code::GpuOutOfMemory.name() => {
                 match self.instead().await {
                     None => self.fail(&code, &message).await,
                     instead => {

@@ -16,6 +16,7 @@ use longreel_jobs::{
 use serde_json::{Map, Value};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use crate::code::Code;
 use crate::films::Resolved;
 use crate::prepare::{Unready, prepare};
 use crate::process::{Heard, WorkerProcess};
@@ -98,7 +99,7 @@ impl<'a> Assignment<'a> {
             Err(error) => {
                 let message =
                     format!("this version cannot read the job ({error}); ask for it again");
-                self.fail("job_unreadable", &message).await;
+                self.fail(Code::JobUnreadable.name(), &message).await;
                 return Finished::Done;
             }
         };
@@ -112,7 +113,7 @@ impl<'a> Assignment<'a> {
         let prepared = match prepare(self.shared, &self.job, &resolved).await {
             Ok(prepared) => prepared,
             Err(Unready::Refused { code, message }) => {
-                self.fail(&code, &message).await;
+                self.fail(code.name(), &message).await;
                 return Finished::Done;
             }
             Err(Unready::Later(error)) => {

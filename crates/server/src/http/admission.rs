@@ -16,6 +16,7 @@ use super::middleware::own_origin;
 use super::problem::Problem;
 use super::videos::no_video;
 use crate::access::{Caller, Rate};
+use crate::code::{About, Code};
 use crate::shared::Shared;
 
 const REALM: &str = "Bearer realm=\"longreel\"";
@@ -60,7 +61,7 @@ pub async fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Caller, Pr
     if let Some(authorization) = headers.get(header::AUTHORIZATION) {
         let key = authorization.to_str().ok().and_then(bearer).ok_or_else(|| {
             let detail = "the header Authorization is not of the form Bearer KEY";
-            unauthorized("key_malformed", detail).with_header(header::WWW_AUTHENTICATE, REALM)
+            unauthorized(Code::KeyMalformed, detail).with_header(header::WWW_AUTHENTICATE, REALM)
         })?;
         return known(shared.store.verify_key(key).await).map(Caller::with_key);
     }
@@ -68,7 +69,7 @@ pub async fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Caller, Pr
         let detail = "this server wants an API key; send it as Authorization: Bearer KEY. Whoever runs \
                       the server makes one with `longreel keys create`";
         return Err(
-            unauthorized("key_missing", detail).with_header(header::WWW_AUTHENTICATE, REALM)
+            unauthorized(Code::KeyMissing, detail).with_header(header::WWW_AUTHENTICATE, REALM)
         );
     };
     // A browser sends the cookie along with whatever page of this host asks, on other ports too.
@@ -89,9 +90,9 @@ pub fn known(found: Result<ApiKey, StoreError>) -> Result<ApiKey, Problem> {
     found.map_err(|error| match error {
         StoreError::Key(refusal) => {
             let code = match refusal {
-                KeyRefusal::Unknown => "key_unknown",
-                KeyRefusal::Revoked => "key_revoked",
-                KeyRefusal::Expired => "key_expired",
+                KeyRefusal::Unknown => Code::KeyUnknown,
+                KeyRefusal::Revoked => Code::KeyRevoked,
+                KeyRefusal::Expired => Code::KeyExpired,
             };
             let challenge = format!("{REALM}, error=\"invalid_token\"");
             unauthorized(code, refusal.to_string()).with_header(header::WWW_AUTHENTICATE, challenge)
@@ -100,7 +101,7 @@ pub fn known(found: Result<ApiKey, StoreError>) -> Result<ApiKey, Problem> {
     })
 }
 
-fn unauthorized(code: &'static str, detail: impl Into<String>) -> Problem {
+fn unauthorized(code: Code, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, code, detail)
 }
 
@@ -116,7 +117,8 @@ async fn check(
             "this key may call {} times a minute, {} at once; call again in {seconds} s",
             rate.limit.per_minute, rate.limit.burst
         );
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, Code::RateLimited, detail)
+            .limit(rate.limit.per_minute.into())
             .with_header(header::RETRY_AFTER, seconds));
     }
     let scope = scope_of(request.method(), request.uri().path());
@@ -125,7 +127,9 @@ async fn check(
             "this key may not do that: it lacks the scope {}; use another key",
             scope_name(scope)
         );
-        return Err(Problem::new(StatusCode::FORBIDDEN, "scope_missing", detail));
+        return Err(Problem::new(StatusCode::FORBIDDEN, Code::ScopeMissing, detail)
+            .about(About::field("scope"))
+            .allowed([scope_name(scope)]));
     }
     if caller.sees_only().is_none() {
         return Ok(());

@@ -13,6 +13,7 @@ use super::body::{self, Asked};
 use super::problem::Problem;
 use super::terms::Terms;
 use crate::access::Caller;
+use crate::code::{About, Code};
 use crate::films::{Begins, Film, Films, Inputs, Refusal, Resolved};
 use crate::shared::Shared;
 
@@ -30,7 +31,7 @@ pub async fn object(
 ) -> Result<Map<String, Value>, Problem> {
     let body = body.map_err(|rejected| match rejected.status() {
         StatusCode::PAYLOAD_TOO_LARGE => body::too_long(shared.body_bytes),
-        _ => Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", rejected.body_text()),
+        _ => Problem::new(StatusCode::BAD_REQUEST, Code::BodyIncomplete, rejected.body_text()),
     })?;
     body::small(shared, headers, Body::from(body)).await
 }
@@ -42,7 +43,9 @@ pub fn known_keys(wanted: &Map<String, Value>, known: &[&str]) -> Result<(), Pro
     };
     let shown: String = key.chars().take(64).collect();
     let detail = format!("there is no key {shown:?} here; there are {}", known.join(", "));
-    Err(Problem::new(StatusCode::BAD_REQUEST, "unknown_key", detail))
+    Err(Problem::new(StatusCode::BAD_REQUEST, Code::UnknownKey, detail)
+        .about(About::field(shown))
+        .allowed(known))
 }
 
 /// The prompt of a request, when it has one.
@@ -52,8 +55,8 @@ pub fn prompt(wanted: &Map<String, Value>) -> Result<Option<String>, Problem> {
         Some(Value::String(prompt)) if !prompt.trim().is_empty() => {
             Ok(Some(prompt.trim().to_owned()))
         }
-        Some(Value::String(_)) => Err(Problem::invalid("prompt is empty; say what the film shows")),
-        Some(other) => Err(Problem::invalid(format!("prompt is {other}; it has to be a text"))),
+        Some(Value::String(_)) => Err(Problem::value("prompt", "empty", "say what the film shows")),
+        Some(other) => Err(Problem::value("prompt", other, "it has to be a text")),
     }
 }
 
@@ -68,8 +71,7 @@ pub fn number<T: std::str::FromStr>(
         Some(value) => value.to_string(),
     };
     let shown: String = text.chars().take(64).collect();
-    let refused =
-        |_| Problem::invalid(format!("{key} is {shown}; it has to be a number from 0 up"));
+    let refused = |_| Problem::value(key, &shown, "it has to be a number from 0 up");
     text.parse().map(Some).map_err(refused)
 }
 
@@ -77,7 +79,7 @@ pub fn number<T: std::str::FromStr>(
 pub(crate) fn resolved(job: &Job) -> Result<Resolved, Problem> {
     Resolved::of(job).map_err(|_| {
         let detail = "this version cannot read the video; ask for it again";
-        Problem::new(StatusCode::CONFLICT, "job_unreadable", detail)
+        Problem::new(StatusCode::CONFLICT, Code::JobUnreadable, detail)
     })
 }
 
@@ -145,11 +147,15 @@ pub fn named_model(
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) => shared.models.get(&name).map(Some).ok_or_else(|| {
             let detail = shared.models.unknown(&name);
-            Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail)
+            Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)
+                .about(About::value("model", &name))
+                .allowed(shared.models.names())
         }),
         Some(other) => {
             let detail = format!("model is {other}; it is the name of a model");
-            Err(Problem::new(StatusCode::BAD_REQUEST, "model_not_found", detail))
+            Err(Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)
+                .about(About::value("model", other))
+                .allowed(shared.models.names()))
         }
     }
 }
@@ -182,7 +188,8 @@ pub fn new_job(film: &Film, taken: Taken<'_>) -> Result<NewJob, Problem> {
         None => None,
         Some(Ok(key)) => Some(key.to_owned()),
         Some(Err(_)) => {
-            return Err(Problem::invalid("Idempotency-Key is not plain ASCII; use a UUID"));
+            return Err(Problem::invalid("Idempotency-Key is not plain ASCII; use a UUID")
+                .about(About::field("Idempotency-Key")));
         }
     };
     let wanted = film.plan.request();

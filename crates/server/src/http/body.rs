@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use super::uploads::{Role, Uploads, VIDEO_BYTES};
+use crate::code::{About, Code};
 use crate::films::Inputs;
 use crate::shared::Shared;
 
@@ -111,7 +112,7 @@ pub fn split(
     }
     if inputs.image.is_some() && inputs.video.is_some() {
         let detail = "image and video are both something to begin with; keep one";
-        return Err(Problem::invalid(detail));
+        return Err(Problem::invalid(detail).about(About::field("video")));
     }
     Ok((kept, inputs))
 }
@@ -122,7 +123,7 @@ pub fn too_long(bytes: usize) -> Problem {
         "the body is longer than {bytes} bytes; shorten the prompt, and send files as a form \
          (multipart/form-data)"
     );
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, detail).limit(bytes as u64)
 }
 
 enum Kind {
@@ -146,7 +147,9 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
         other => {
             let detail = format!("the content type is {other:?}; send JSON as application/json");
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            Err(Problem::new(status, "unsupported_media_type", detail))
+            Err(Problem::new(status, Code::UnsupportedMediaType, detail)
+                .about(About::value("Content-Type", other))
+                .allowed(["application/json", "multipart/form-data"]))
         }
     }
 }
@@ -155,8 +158,9 @@ async fn whole(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
-        let piece = piece
-            .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", e.to_string()))?;
+        let piece = piece.map_err(|e| {
+            Problem::new(StatusCode::BAD_REQUEST, Code::BodyIncomplete, e.to_string())
+        })?;
         if bytes.len() + piece.len() > limit {
             return Err(too_long(limit));
         }
@@ -171,7 +175,7 @@ fn json(body: &[u8]) -> Result<Map<String, Value>, Problem> {
         Ok(_) => Err(Problem::invalid("the body has to be a JSON object, such as {\"prompt\": …}")),
         Err(error) => {
             let detail = format!("the body is not JSON: {error}");
-            Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", detail))
+            Err(Problem::new(StatusCode::BAD_REQUEST, Code::InvalidJson, detail))
         }
     }
 }
@@ -181,10 +185,11 @@ fn broken(error: &multer::Error) -> Problem {
     | multer::Error::FieldSizeExceeded { limit, .. } = error
     {
         let detail = format!("the form is longer than {limit} bytes; send less, or smaller files");
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, detail)
+            .limit(*limit);
     }
     let detail = format!("the form cannot be read: {error}");
-    Problem::new(StatusCode::BAD_REQUEST, "invalid_form", detail)
+    Problem::new(StatusCode::BAD_REQUEST, Code::InvalidForm, detail)
 }
 
 /// Every value of a form is a text, and a key that is there many times a list. Files go to `uploads`.
@@ -208,7 +213,9 @@ async fn form(
                     "{name} is a file; files are taken as image (or input_reference), end_image and \
                      video"
                 );
-                return Err(Problem::new(StatusCode::BAD_REQUEST, "file_not_taken", detail));
+                return Err(Problem::new(StatusCode::BAD_REQUEST, Code::FileNotTaken, detail)
+                    .about(About::field(name))
+                    .allowed(["image", "end_image", "video"]));
             };
             let mut file = uploads.begin(role, &name).await?;
             while let Some(piece) = field.chunk().await.map_err(|e| broken(&e))? {
@@ -230,7 +237,7 @@ async fn form(
         let text = String::from_utf8(text).map_err(|_| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
-                "invalid_form",
+                Code::InvalidForm,
                 format!("{name} is not UTF-8 text; a file needs a file name in the form"),
             )
         })?;

@@ -11,6 +11,7 @@ use longreel_jobs::{ArtifactError, ArtifactKind, ArtifactName, Format, JobId, Pa
 use longreel_media::{HEAD_START_BYTES, head_length};
 
 use super::problem::Problem;
+use crate::code::Code;
 use crate::shared::Shared;
 
 /// Bytes that are in memory for one reader.
@@ -178,7 +179,8 @@ pub fn respond_with(
         Asked::Nothing => {
             let detail = format!("the range is not in the file, which has {size} bytes");
             let status = StatusCode::RANGE_NOT_SATISFIABLE;
-            return Err(Problem::new(status, "range_not_satisfiable", detail)
+            return Err(Problem::new(status, Code::RangeNotSatisfiable, detail)
+                .limit(size)
                 .with_header(header::CONTENT_RANGE, format!("bytes */{size}")));
         }
     };

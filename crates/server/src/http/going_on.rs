@@ -20,6 +20,7 @@ use super::problem::Problem;
 use super::terms::Terms;
 use super::videos;
 use crate::access::Caller;
+use crate::code::{About, Code};
 use crate::films::{Begins, Film, Resolved};
 use crate::shared::Shared;
 use crate::steering::steered;
@@ -48,7 +49,7 @@ pub async fn remix(
     let request = Value::Object(keys.clone());
     let terms = Terms::take(&shared, &caller, &mut keys).await?;
     if asked::prompt(&keys)?.is_none() {
-        return Err(Problem::invalid("prompt is missing; say what the new film shows"));
+        return Err(Problem::missing("prompt", "say what the new film shows"));
     }
     // Another model than the one before may be named.
     let films = match asked::named_model(&shared, &mut keys)? {
@@ -107,7 +108,8 @@ pub async fn extend(
             "video {} is {}; it can be extended when it is completed, and branched before",
             parent.id, parent.state
         );
-        return Err(Problem::new(StatusCode::CONFLICT, "not_completed", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::NotCompleted, detail)
+            .about(About::value("state", parent.state)));
     }
     let before = of_parent(&shared, &parent).await?;
     let request = before.plan.request().clone();
@@ -135,7 +137,7 @@ pub async fn extend(
             longer.plan.request().base_num_frames,
             frames.saturating_add(added)
         );
-        return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_keep", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::NothingToKeep, detail));
     }
     let film = changed(&shared, &parent, longer, kept, &wanted).await?;
     let mut warnings = Vec::new();
@@ -162,7 +164,7 @@ pub async fn branch(
     let Going { parent, wanted, asked_for, terms } =
         Going::read(&shared, &caller, &id, &headers, body, keys).await?;
     let Some(segment) = asked::number::<u32>(&wanted, "segment")? else {
-        return Err(Problem::invalid("segment is missing; say which is the first to be made anew"));
+        return Err(Problem::missing("segment", "say which is the first to be made anew"));
     };
     let kept = segment as usize;
     let before = of_parent(&shared, &parent).await?;
@@ -174,18 +176,19 @@ pub async fn branch(
     let shared_segments = before.plan.shared_segments(&other.plan);
     if kept > shared_segments || other.plan.first_frame(kept).is_none() {
         let most = other.plan.segments().map_or(shared_segments, |n| shared_segments.min(n - 1));
-        let detail = format!(
-            "segment is {segment}; it can be 0 to {most}, since what comes before it is kept and \
-             something has to come after it"
+        let rule = format!(
+            "it can be 0 to {most}, since what comes before it is kept and something has to come after it"
         );
-        return Err(Problem::invalid(detail));
+        return Err(Problem::value("segment", segment, rule).limit(most as u64));
     }
     if parent.state != JobState::Completed && parent.segments_done < segment {
         let detail = format!(
             "segment is {segment}; of video {} {} segments are finished, so it can be 0 to {}",
             parent.id, parent.segments_done, parent.segments_done
         );
-        return Err(Problem::new(StatusCode::CONFLICT, "segment_not_made", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::SegmentNotMade, detail)
+            .about(About::value("segment", segment))
+            .limit(parent.segments_done.into()));
     }
     let film = changed(&shared, &parent, other, kept, &wanted).await?;
     let (relation, warnings) = (Relation::Branch, Vec::new());
@@ -245,7 +248,8 @@ async fn of_parent(shared: &Arc<Shared>, parent: &Job) -> Result<Film, Problem> 
              model can go on with it",
             parent.id, made_by.0, made_by.1, model.name, model.revision
         );
-        return Err(Problem::new(StatusCode::CONFLICT, "model_changed", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::ModelChanged, detail)
+            .about(About::value("model", made_by.0)));
     }
     let resolved = asked::resolved(parent)?;
     Ok(steered(shared, parent, resolved.request).await?)
@@ -329,7 +333,8 @@ async fn beginning(
                 segments - 1,
                 parent.id
             );
-            return Err(Problem::new(StatusCode::CONFLICT, "segment_not_kept", detail));
+            return Err(Problem::new(StatusCode::CONFLICT, Code::SegmentNotKept, detail)
+                .about(About::value("segment", segments - 1)));
         }
         Err(error) => return Err(error.into()),
     }
@@ -344,7 +349,8 @@ async fn beginning(
              on with",
             parent.id, parent.state
         );
-        return Err(Problem::new(StatusCode::CONFLICT, "film_gone", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::FilmGone, detail)
+            .about(About::value("state", parent.state)));
     }
     let number = next_input(&before.request);
     let names = [(number, Format::Mp4), (number.saturating_add(1), Format::Json)]
@@ -395,7 +401,8 @@ fn added_frames(wanted: &Map<String, Value>, fps: u32) -> Result<Option<u64>, Pr
         let choice = if below == 0 { "4".to_owned() } else { format!("{below} or {}", below + 4) };
         let detail =
             format!("{frames} frames are added; it has to be a multiple of 4, use {choice}");
-        return Err(Problem::invalid(detail));
+        let about = About::value("num_frames", frames);
+        return Err(Problem::invalid(detail).about(about).allowed(choice.split(" or ")));
     }
     Ok(Some(nearest))
 }
@@ -415,14 +422,15 @@ fn frames_of(wanted: &Map<String, Value>, fps: u32) -> Result<Option<(f64, bool)
     let seconds = asked::number::<f64>(wanted, "seconds")?;
     match (frames, seconds) {
         (Some(_), Some(_)) => {
-            Err(Problem::invalid("num_frames and seconds say the same thing; keep one"))
+            Err(Problem::invalid("num_frames and seconds say the same thing; keep one")
+                .about(About::field("num_frames")))
         }
         (Some(frames), None) => Ok(Some((frames.into(), true))),
         (None, Some(seconds)) if (0.0..=1e6).contains(&seconds) => {
             Ok(Some(((seconds * f64::from(fps)).round(), false)))
         }
         (None, Some(seconds)) => {
-            Err(Problem::invalid(format!("seconds is {seconds}; it can be 0 to 1000000")))
+            Err(Problem::value("seconds", seconds, "it can be 0 to 1000000").limit(1_000_000))
         }
         (None, None) => Ok(None),
     }

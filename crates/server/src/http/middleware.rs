@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
 use crate::access::Origins;
+use crate::code::{About, Code};
 use crate::shared::Shared;
 
 /// The target of a line for each request; see [`crate::log`].
@@ -106,7 +107,8 @@ fn check(headers: &HeaderMap, uri: &Uri, origins: &Origins) -> Result<(), Proble
         "the host {host:?} is not a name of this machine, and without API keys only this machine may \
          ask; use http://127.0.0.1 or http://localhost, or start the server with --require-keys"
     );
-    Err(Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", detail))
+    Err(Problem::new(StatusCode::FORBIDDEN, Code::HostNotAllowed, detail)
+        .about(About::value("Host", host)))
 }
 
 fn host(headers: &HeaderMap) -> &str {
@@ -128,7 +130,8 @@ pub fn own_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Problem>
         "pages of {origin:?} may not use this server; use its own page, or start it with --cors-origin \
          and that origin"
     );
-    Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail))
+    Err(Problem::new(StatusCode::FORBIDDEN, Code::OriginNotAllowed, detail)
+        .about(About::value("Origin", origin)))
 }
 
 /// Whether `host`, with or without a port, is a name of this machine.

@@ -35,6 +35,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use longreel_jobs::{Clock, SystemClock};
 
+use crate::code::{About, Code};
 use crate::room::Room;
 use crate::shared::Shared;
 pub(crate) use problem::Problem;
@@ -68,11 +69,11 @@ async fn ping(State(shared): State<Arc<Shared>>) -> StatusCode {
 async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
     if shared.is_ending() {
         let detail = "the server ends after the segments in work";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", detail));
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Ending, detail));
     }
     if !shared.slots.is_ready() {
         let detail = "no worker has its model loaded yet; jobs are taken and wait";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail));
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Starting, detail));
     }
     Ok("ready\n")
 }
@@ -93,5 +94,6 @@ async fn no_such_address(uri: Uri) -> Problem {
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
     let detail = format!("{} does not take {method}", uri.path());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, detail)
+        .about(About::value("method", method))
 }

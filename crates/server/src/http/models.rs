@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use crate::code::Code;
 use crate::films::{Films, ModelInfo};
 use crate::shared::{Shared, Slot};
 
@@ -49,7 +50,7 @@ pub async fn choose(
         Err(error) => {
             tracing::error!(%error, "the default model is not written down");
             let detail = "the choice could not be written down; see whether the disk is full";
-            Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", detail))
+            Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail))
         }
     }
 }

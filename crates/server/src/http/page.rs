@@ -17,7 +17,7 @@ macro_rules! files {
 
 const PAGE: &str = include_str!("../../../../web/index.html");
 /// What the page consists of beside [`PAGE`].
-const FILES: [(&str, &str); 26] = files![
+const FILES: [(&str, &str); 27] = files![
     "acts.js",
     "api.js",
     "attach.js",
@@ -35,6 +35,7 @@ const FILES: [(&str, &str); 26] = files![
     "main.js",
     "models.js",
     "player.js",
+    "refusals.js",
     "segments.js",
     "session.js",
     "status.js",

@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::code::Code;
+
 fn maybe(kind: &str) -> Value {
     json!({"type": [kind, "null"]})
 }
@@ -45,6 +47,7 @@ pub fn all(film: &Value) -> Value {
         "seconds": {"type": ["number", "string"], "description": "Added length"},
         "num_frames": {"type": "integer", "description": "Added frames"},
     });
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     let object = |required: Value, properties: Value| json!({"type": "object", "required": required, "properties": properties});
     json!({
         "VideoRequest": video_request(film),
@@ -118,9 +121,18 @@ pub fn all(film: &Value) -> Value {
                 "type": {"type": "string"},
                 "title": {"type": "string"},
                 "status": {"type": "integer"},
-                "code": {"type": "string", "description": "Stable, for programs"},
+                "code": {"enum": codes, "description": "Stable, for programs"},
                 "detail": {"type": "string", "description": "What is wrong and what would be right"},
                 "request_id": {"type": "string"},
+                "field": {"type": "string", "description": "What is wrong: a key, parameter or header"},
+                "value": {"type": "string", "description": "What it is, cut where it is long"},
+                "limit": {"type": "integer", "description": "The most that is taken"},
+                "allowed": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "Values that would be taken, not always all of them",
+                },
+                "retry_after": {"type": "integer", "description": "Seconds until another try is worth it"},
                 "error": {
                     "type": "object",
                     "required": ["code", "message"],

@@ -41,13 +41,14 @@ pub async fn segments(
     let Query(asked) = query.map_err(|e| Problem::invalid(e.body_text()))?;
     let limit = asked.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("limit is {limit}; it can be 1 to {LIMIT_MAX}")));
+        return Err(Problem::value("limit", limit, format!("it can be 1 to {LIMIT_MAX}"))
+            .limit(LIMIT_MAX.into()));
     }
     let first = match asked.after {
         None => 0,
-        Some(after) => after.checked_add(1).ok_or_else(|| {
-            Problem::invalid(format!("after is {after}; no film has so many segments"))
-        })?,
+        Some(after) => after
+            .checked_add(1)
+            .ok_or_else(|| Problem::value("after", after, "no film has so many segments"))?,
     };
     let end = first.saturating_add(limit);
     let job = shared.store.get(id).await?;

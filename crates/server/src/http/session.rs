@@ -16,6 +16,7 @@ use super::middleware::own_origin;
 use super::problem::Problem;
 use super::{asked, body};
 use crate::access::Caller;
+use crate::code::Code;
 use crate::shared::Shared;
 
 /// GET /v1/session: whether a key is needed, and who asks.
@@ -43,11 +44,11 @@ pub async fn open(
         let detail =
             "send the key as JSON, {\"key\": \"lr_…\"}, with the content type application/json";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Err(Problem::new(status, "unsupported_media_type", detail));
+        return Err(Problem::new(status, Code::UnsupportedMediaType, detail));
     }
     let sent = asked::object(&shared, &headers, sent).await?;
     let Some(Value::String(key)) = sent.get("key") else {
-        return Err(Problem::invalid("key is missing; send {\"key\": \"lr_…\"}"));
+        return Err(Problem::missing("key", "send {\"key\": \"lr_…\"}"));
     };
     if !shared.access.needs_keys {
         return Ok(answer(&shared, Some(&Caller::local())));

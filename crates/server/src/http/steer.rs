@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use super::{asked, videos};
+use crate::code::{About, Code};
 use crate::films::Resolved;
 use crate::shared::Shared;
 use crate::steering::with_changes;
@@ -31,7 +32,7 @@ pub async fn steer(
     let wanted = asked::object(&shared, &headers, body).await?;
     asked::known_keys(&wanted, &["prompt", "from_segment"])?;
     let Some(prompt) = asked::prompt(&wanted)? else {
-        return Err(Problem::invalid("prompt is missing; say what the film shows from there on"));
+        return Err(Problem::missing("prompt", "say what the film shows from there on"));
     };
     let from_segment = asked::number(&wanted, "from_segment")?;
     let mut left = TRIES;
@@ -88,12 +89,10 @@ async fn check(
             "all {count} segments of video {} are begun; branch it, or extend it when it is completed",
             job.id
         );
-        return Err(Problem::new(StatusCode::CONFLICT, "segment_begun", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::SegmentBegun, detail)
+            .about(About::value("from_segment", change.from_segment)));
     }
     let last = count - 1;
-    let detail = format!(
-        "from_segment is {}; the film has {count} segments, so it can be at most {last}",
-        change.from_segment
-    );
-    Err(Problem::invalid(detail))
+    let rule = format!("the film has {count} segments, so it can be at most {last}");
+    Err(Problem::value("from_segment", change.from_segment, rule).limit(last as u64))
 }

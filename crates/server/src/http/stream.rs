@@ -15,6 +15,7 @@ use longreel_jobs::{ArtifactKind, ArtifactName, Format, Job, JobState, PartBytes
 use super::content::{self, Content, Kept, Place};
 use super::problem::Problem;
 use super::videos::job_id;
+use crate::code::Code;
 use crate::films::Resolved;
 use crate::shared::Shared;
 
@@ -53,7 +54,7 @@ fn nothing_yet(job: &Job) -> Problem {
     let detail = format!(
         "video {id} is {state} and has no part yet; its first `segment` event says when there is one"
     );
-    Problem::new(StatusCode::NOT_FOUND, "no_part_yet", detail)
+    Problem::new(StatusCode::NOT_FOUND, Code::NoPartYet, detail)
         .with_header(header::RETRY_AFTER, AGAIN_SECONDS)
 }
 

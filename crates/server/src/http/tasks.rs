@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::problem::Problem;
 use super::{asked, body, videos, view};
 use crate::access::Caller;
+use crate::code::About;
 use crate::shared::Shared;
 
 /// Its names of sizes, and ours. 1080 is no multiple of 16.
@@ -46,7 +47,7 @@ fn translate(wanted: &mut Map<String, Value>, own: (usize, usize)) -> Result<Vec
         let Some(value) = wanted.remove(theirs) else { continue };
         if wanted.contains_key(ours) {
             let detail = format!("{theirs} and {ours} are the same parameter; keep one");
-            return Err(Problem::invalid(detail));
+            return Err(Problem::invalid(detail).about(About::field(theirs)));
         }
         wanted.insert(ours.into(), value);
     }
@@ -56,8 +57,9 @@ fn translate(wanted: &mut Map<String, Value>, own: (usize, usize)) -> Result<Vec
     let named = resolution.as_str().map(str::to_ascii_lowercase);
     let named = RESOLUTIONS.iter().find(|row| named.as_deref() == Some(row.0));
     let Some((name, width, height)) = named else {
-        let detail = format!("resolution is {resolution}; it can be 480p, 540p, 720p or 1080p");
-        return Err(Problem::invalid(detail));
+        let rule = "it can be 480p, 540p, 720p or 1080p";
+        let refused = Problem::value("resolution", resolution, rule);
+        return Err(refused.allowed(RESOLUTIONS.map(|row| row.0)));
     };
     if own.0.min(own.1) < RESOLUTIONS[0].2 {
         // A model that was never taught such sizes shows nothing of use at them.

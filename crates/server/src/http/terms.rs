@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use crate::access::Caller;
+use crate::code::{About, Code};
 use crate::shared::Shared;
 
 /// Priorities that can be asked for, on both sides of 0.
@@ -41,15 +42,17 @@ impl Terms {
             let detail = format!(
                 "priority is {priority}; this key may ask for 0 and below, more needs the scope admin"
             );
-            return Err(Problem::new(StatusCode::FORBIDDEN, "priority_not_allowed", detail));
+            return Err(Problem::new(StatusCode::FORBIDDEN, Code::PriorityNotAllowed, detail)
+                .about(About::value("priority", priority))
+                .limit(0));
         }
         let wanted_for_ms = take("deadline_seconds").map(|value| deadline(&value)).transpose()?;
         let webhook_url = match take("webhook_url") {
             None => None,
             Some(Value::String(url)) => Some(url),
             Some(other) => {
-                let detail = format!("webhook_url is {other}; it has to be an address as a text");
-                return Err(Problem::invalid(detail));
+                let rule = "it has to be an address as a text";
+                return Err(Problem::value("webhook_url", other, rule));
             }
         };
         if let Some(url) = &webhook_url {
@@ -82,11 +85,10 @@ fn priority(value: &Value) -> Result<i32, Problem> {
             Ok(number as i32)
         }
         _ => {
-            let detail = format!(
-                "priority is {value}; it can be a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, \
-                 0 is usual"
+            let rule = format!(
+                "it can be a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, 0 is usual"
             );
-            Err(Problem::invalid(detail))
+            Err(Problem::value("priority", value, rule).limit(PRIORITY_MAX as u64))
         }
     }
 }
@@ -96,11 +98,10 @@ fn deadline(value: &Value) -> Result<i64, Problem> {
     match number(value) {
         Some(seconds) if (1.0..=DEADLINE_MAX_S).contains(&seconds) => Ok((seconds * 1000.0) as i64),
         _ => {
-            let detail = format!(
-                "deadline_seconds is {value}; it can be 1 to {DEADLINE_MAX_S}, the seconds from now in \
-                 which the film is of use"
+            let rule = format!(
+                "it can be 1 to {DEADLINE_MAX_S}, the seconds from now in which the film is of use"
             );
-            Err(Problem::invalid(detail))
+            Err(Problem::value("deadline_seconds", value, rule).limit(DEADLINE_MAX_S as u64))
         }
     }
 }

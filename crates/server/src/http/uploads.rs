@@ -14,6 +14,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::problem::Problem;
+use crate::code::{About, Code};
 use crate::fetch::Fetcher;
 use crate::shared::Shared;
 
@@ -144,7 +145,7 @@ impl Uploads {
     pub async fn begin(&mut self, role: Role, key: &str) -> Result<Growing, Problem> {
         if self.files.iter().any(|file| file.role == role) {
             let detail = format!("there are two files for {}; keep one", role.key());
-            return Err(Problem::invalid(detail));
+            return Err(Problem::invalid(detail).about(About::field(role.key())));
         }
         let folder = match &self.folder {
             Some(folder) => folder.clone(),
@@ -210,7 +211,12 @@ impl Uploads {
                     "{key}: there is no store of files here to take a file_id from; send the file \
                      itself, in a form or as a data: URL"
                 );
-                return Err(Problem::new(StatusCode::BAD_REQUEST, "file_id_not_supported", detail));
+                return Err(Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    Code::FileIdNotSupported,
+                    detail,
+                )
+                .about(About::field(key)));
             }
             Value::Object(mut object) => {
                 let mut url = ["image_url", "url"].iter().find_map(|key| object.remove(*key));
@@ -250,7 +256,8 @@ impl Uploads {
                 // Where it lies on this machine is nothing for clients.
                 let place = folder.join(file.name.to_string()).display().to_string();
                 let detail = error.to_string().replace(&place, file.role.key());
-                Problem::new(StatusCode::BAD_REQUEST, "file_not_usable", detail)
+                Problem::new(StatusCode::BAD_REQUEST, Code::FileNotUsable, detail)
+                    .about(About::field(file.role.key()))
             })?;
         }
         Ok(())
@@ -319,7 +326,7 @@ fn decode(key: &str, data: &str) -> Result<Vec<u8>, Problem> {
             "{key} is a data: URL that cannot be read; it begins as data:image/png;base64, and goes on \
              in base64"
         );
-        Problem::invalid(detail)
+        Problem::invalid(detail).about(About::field(key))
     })
 }
 
@@ -328,23 +335,26 @@ fn not_a_file(key: &str) -> Problem {
         "{key} is no file; send it in a form (multipart/form-data), or as a data: URL \
          (data:image/png;base64,…)"
     );
-    Problem::invalid(detail)
+    Problem::invalid(detail).about(About::field(key))
 }
 
 fn unusable(key: &str, what: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "file_not_usable", format!("{key} {what}"))
+    Problem::new(StatusCode::BAD_REQUEST, Code::FileNotUsable, format!("{key} {what}"))
+        .about(About::field(key))
 }
 
 fn too_large(key: &str, limit_bytes: u64) -> Problem {
     let detail = format!("{key} is longer than {limit_bytes} bytes; make it smaller");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", detail)
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, Code::FileTooLarge, detail)
+        .about(About::field(key))
+        .limit(limit_bytes)
 }
 
 fn unwritable(error: &std::io::Error) -> Problem {
     if error.kind() == std::io::ErrorKind::StorageFull {
         tracing::error!(%error, "an upload does not fit");
         let detail = "the server has no room on its disk; try again later";
-        return Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail);
+        return Problem::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail);
     }
     Problem::internal(error)
 }

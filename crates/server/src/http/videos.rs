@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::{asked, body, content, view};
 use crate::access::Caller;
+use crate::code::{About, Code};
 use crate::shared::Shared;
 use crate::upkeep;
 
@@ -89,8 +90,8 @@ fn states(text: &str) -> Result<Vec<JobState>, Problem> {
     let state = |name: &str| {
         JobState::ALL.into_iter().find(|state| state.as_str() == name).ok_or_else(|| {
             let known = JobState::ALL.map(JobState::as_str).join(", ");
-            let shown: String = name.chars().take(64).collect();
-            Problem::invalid(format!("state is {shown:?}; it can be one or more of {known}"))
+            let rule = format!("it can be one or more of {known}");
+            Problem::text("state", name, rule).allowed(JobState::ALL.map(JobState::as_str))
         })
     };
     names.map(state).collect()
@@ -105,13 +106,14 @@ pub async fn list(
     let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
     let limit = query.limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {
-        return Err(Problem::invalid(format!("limit is {limit}; it can be 1 to 100")));
+        return Err(Problem::value("limit", limit, "it can be 1 to 100").limit(100));
     }
     let order = match query.order.as_deref() {
         None | Some("desc") => ListOrder::Descending,
         Some("asc") => ListOrder::Ascending,
         Some(other) => {
-            return Err(Problem::invalid(format!("order is {other:?}; it can be asc or desc")));
+            let refused = Problem::text("order", other, "it can be asc or desc");
+            return Err(refused.allowed(["asc", "desc"]));
         }
     };
     let after = query.after.as_deref().map(job_id).transpose()?;
@@ -193,9 +195,12 @@ pub async fn video_content(
         Some("thumbnail") => ArtifactKind::Thumbnail,
         Some("spritesheet") => ArtifactKind::Spritesheet,
         Some(other) => {
-            let shown: String = other.chars().take(64).collect();
-            let detail = format!("variant is {shown:?}; it can be video, thumbnail or spritesheet");
-            return Err(Problem::invalid(detail));
+            let rule = "it can be video, thumbnail or spritesheet";
+            return Err(Problem::text("variant", other, rule).allowed([
+                "video",
+                "thumbnail",
+                "spritesheet",
+            ]));
         }
     };
     film(shared, job_id(&id)?, kind, &headers, None).await
@@ -215,7 +220,8 @@ pub async fn film(
             true => format!("video {job} is {state} and has no film"),
             false => format!("video {job} is {state}; its film is there when it is completed"),
         };
-        return Err(Problem::new(StatusCode::CONFLICT, "not_completed", detail));
+        return Err(Problem::new(StatusCode::CONFLICT, Code::NotCompleted, detail)
+            .about(About::value("state", state)));
     }
     // In whichever form it was stored.
     let stored = artifacts.iter().find(|artifact| artifact.name.kind == kind);
