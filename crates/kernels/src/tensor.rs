@@ -102,6 +102,26 @@ impl Tensor {
         Self { shape, data: self.data[range.start * inner..range.end * inner].to_vec() }
     }
 
+    /// Adds the rows of `other` behind its own, and makes room for no more than those.
+    pub fn append0(&mut self, other: &Self) {
+        assert_eq!(self.shape[1..], other.shape[1..], "append0: inner shapes differ");
+        self.shape[0] += other.shape[0];
+        self.data.reserve_exact(other.data.len());
+        self.data.extend_from_slice(&other.data);
+    }
+
+    /// Takes the rows of `range` out; those behind it move up.
+    pub fn remove0(&mut self, range: std::ops::Range<usize>) {
+        assert!(
+            range.start <= range.end && range.end <= self.shape[0],
+            "remove0: {range:?} of {:?}",
+            self.shape
+        );
+        let inner: usize = self.shape[1..].iter().product();
+        self.shape[0] -= range.len();
+        self.data.drain(range.start * inner..range.end * inner);
+    }
+
     /// Joins tensors along the outermost axis.
     pub fn concat0(parts: &[&Tensor]) -> Self {
         let first = parts.first().expect("concat0: no parts");

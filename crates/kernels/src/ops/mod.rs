@@ -6,15 +6,17 @@ mod attention;
 mod conv;
 mod layout;
 mod linear;
+mod mask;
 mod norm;
 mod per_frame;
 mod pointwise;
 
 pub use activation::{Activation, activate_inplace, prelu_inplace};
-pub use attention::{Attention, Mask, attention};
+pub use attention::{Attention, attention};
 pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
 pub use layout::{embedding, patchify, unpatchify};
 pub use linear::{Linear, feed_forward_residual, linear, linear_residual};
+pub use mask::Mask;
 pub use norm::{RopeTable, channel_norm, channel_normed, layer_norm, rms_norm_rope};
 pub use per_frame::{Modulation, PerFrame};
 pub use pointwise::{gate_residual, mul_inplace};

@@ -84,7 +84,7 @@ pub fn transformer(
         let image = config.image_dim.map(|dim| random.tensor(&[257, dim]));
         let context = network.context(&text, image.as_ref(), &ContextOptions::default())?;
         let input = random.tensor(&[latents, config.in_channels, height / 8, width / 8]);
-        let options = ForwardOptions { fps: Some(24), causal_block: None };
+        let options = ForwardOptions { fps: Some(24), ..Default::default() };
         let timesteps = vec![500.0; latents];
         let begun = Instant::now();
         let (velocity, spans) =
