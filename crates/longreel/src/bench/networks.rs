@@ -98,7 +98,7 @@ pub fn transformer(
     let (one, first_spans) = pass(1)?;
     let wanted = layers.unwrap_or_else(|| ((budget / one) as usize).clamp(1, all));
     let (some, spans) = if wanted > 1 { pass(wanted)? } else { (one, first_spans) };
-    let flops = forward_flops(&model.transformer, latents, per_frame, None).total();
+    let flops = forward_flops(&model.transformer, 0..latents, per_frame, None).total();
     Ok(Measured {
         name: "transformer",
         what: format!("a pass over {latents} latent frames, {} tokens", latents * per_frame),

@@ -48,6 +48,13 @@ impl KeyValueCache {
         (values * size_of::<f32>()) as u64
     }
 
+    /// Bytes that one latent frame of `tokens` tokens takes in a network of `layers` blocks of width
+    /// `dim`.
+    pub fn bytes_of(tokens: usize, layers: usize, dim: usize) -> u64 {
+        let values = [tokens, layers, 2, dim, size_of::<f32>()];
+        values.iter().fold(1, |bytes: u64, &n| bytes.saturating_mul(n as u64))
+    }
+
     /// Lets go of frames, counted among those that are held, that no later frame will see.
     pub fn forget(&mut self, frames: std::ops::Range<usize>) {
         let tokens = frames.start * self.tokens_per_frame..frames.end * self.tokens_per_frame;
