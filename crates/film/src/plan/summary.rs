@@ -99,6 +99,16 @@ pub(super) fn summarise(
         work.add(&kept, *times, plan, model);
     }
     let flops = work.flops;
+    if let Some(window) = request.attention_window {
+        let mut wide = FilmPlan { attention_window: None, ..plan.clone() };
+        (wide.request.attention_window, wide.request.attention_sink) = (None, None);
+        wide.keeping = causal::keeping(&wide, model)?;
+        notes.push(format!(
+            "--attention-window {window}: {:.0}% of the arithmetic that seeing all would take; whether \
+             the film stays good depends on the model",
+            100.0 * flops / Work::of(&wide, model)?.max(1.0)
+        ));
+    }
     let latents = match (plan.segments.total(), kinds.first()) {
         (Some(total), _) => total.get(),
         (None, Some((segment, _))) => segment.new_latents,
@@ -352,7 +362,7 @@ impl fmt::Display for PlanSummary {
         for saving in &self.savings {
             write!(
                 f,
-                "\n  {:<20} {} -> about {}",
+                "\n  {:<23} {} -> about {}",
                 saving.option,
                 saving.what,
                 human_seconds(self.expected_seconds * saving.time_share)
