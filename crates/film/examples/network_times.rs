@@ -56,7 +56,7 @@ fn time_networks(
     let latent_frames = (frames - 1) / 4 + 1;
     let latents = wave(&[latent_frames, config.in_channels, height / 8, width / 8]);
     let timesteps = vec![500.0; latent_frames];
-    let options = ForwardOptions { fps: Some(24), causal_block: None };
+    let options = ForwardOptions { fps: Some(24), ..Default::default() };
     let (forward_seconds, _) =
         best(|| transformer.forward(&latents, &timesteps, &context, &options))?;
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use crate::error::FilmError;
 use crate::plan::ModelFacts;
 use crate::request::{
-    CacheChoice, Carry, FilmRequest, Finish, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
+    CacheChoice, Carry, FilmRequest, Finish, FitMode, KvCacheChoice, Length, SolverChoice,
+    StartFrom, TimedPrompt,
 };
 
 /// The negative prompt of the reference pipelines' examples and of the official script, for models
@@ -120,6 +121,8 @@ impl Defaults {
             ar_step: 0,
             causal_block_size: None,
             causal_attention: None,
+            attention_window: None,
+            attention_sink: None,
             addnoise_condition: self.addnoise_condition,
             start: StartFrom::Prompt,
             end_image: None,
@@ -127,6 +130,7 @@ impl Defaults {
             carry: Carry::default(),
             solver: SolverChoice::default(),
             cache: CacheChoice::default(),
+            kv_cache: KvCacheChoice::default(),
             finish: Finish::default(),
         }
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use longreel_kernels::{Device, Tensor};
-use longreel_models::{Context, ForwardOptions, ModelError, Transformer};
+use longreel_models::{Context, ForwardOptions, KeyValueCache, ModelError, Transformer};
 use longreel_sampling::{
-    Branch, Decision, Guidance, Observed, Row, Schedule, Solver, SolverKind, Span, StepCache,
-    Timetable, mix_condition_noise,
+    Branch, Decision, Guidance, Keeping, KeptRow, Observed, Row, Schedule, Solver, SolverKind,
+    Span, StepCache, Timetable, kept_rows, mix_condition_noise,
 };
 
 use crate::error::{FilmError, PlanError};
@@ -33,6 +33,8 @@ pub struct SegmentTask<'a> {
     pub schedule: &'a Arc<Schedule>,
     /// Which solver.
     pub solver: &'a SolverKind,
+    /// What is kept of finished blocks; without it every row runs all frames. Not with a step cache.
+    pub keeping: Option<Keeping>,
     /// fps class and causal mask.
     pub forward: ForwardOptions,
     /// Noise of conditions and of renoising solvers.
@@ -75,28 +77,35 @@ pub type OnRow<'a> = dyn FnMut(&RowDone<'_>) -> Result<bool, FilmError> + 'a;
 pub fn denoise(
     task: &SegmentTask<'_>,
     window: &mut Tensor,
-    mut cache: Option<&mut (dyn StepCache + '_)>,
+    cache: Option<&mut (dyn StepCache + '_)>,
     on_row: &mut OnRow<'_>,
 ) -> Result<bool, FilmError> {
     let rows = task.timetable.rows();
+    let kept_rows = kept_rows(task.timetable, task.keeping);
+    let mut reuse = match (cache, task.keeping) {
+        (Some(cache), _) => {
+            cache.reset(rows.len());
+            Reuse::Steps(cache)
+        }
+        (None, Some(_)) => {
+            let empty = || KeyValueCache::new(task.transformer);
+            Reuse::Keys(Box::new([empty(), empty()]))
+        }
+        (None, None) => Reuse::Nothing,
+    };
     let mut solvers = task
         .timetable
         .groups()
         .iter()
         .map(|_| task.solver.build(task.schedule))
         .collect::<Result<Vec<_>, _>>()?;
-    if let Some(cache) = cache.as_deref_mut() {
-        cache.reset(rows.len());
-    }
-    for (index, row) in rows.iter().enumerate() {
+    for (index, (row, kept)) in rows.iter().zip(&kept_rows).enumerate() {
         let started = Instant::now();
-        let input = model_input(task, window, index, row)?;
-        let timesteps = &row.timesteps[row.interval.clone()];
-        let mut velocity =
-            evaluate(task, &input, timesteps, index, Branch::Cond, task.cond, &mut cache)?;
+        let input = model_input(task, window, index, row, kept.run.clone())?;
+        let shown = Shown { index, row, kept, input: &input };
+        let mut velocity = evaluate(task, &shown, Branch::Cond, task.cond, &mut reuse)?;
         if let Some(uncond) = task.uncond {
-            let other =
-                evaluate(task, &input, timesteps, index, Branch::Uncond, uncond, &mut cache)?;
+            let other = evaluate(task, &shown, Branch::Uncond, uncond, &mut reuse)?;
             task.guidance.combine(velocity.data_mut(), other.data())?;
         }
         if !velocity.data().iter().all(|v| v.is_finite()) {
@@ -104,10 +113,10 @@ pub fn denoise(
         }
         for &group in &row.updated_groups {
             let frames = task.timetable.groups()[group].clone();
-            advance(task, &mut *solvers[group], &velocity, window, index, row, frames)?;
+            advance(task, &mut *solvers[group], &velocity, window, &shown, frames)?;
         }
         let seconds = started.elapsed().as_secs_f64();
-        let clean = || clean_latent(task.timetable, row, &input, &velocity);
+        let clean = || clean_latent(task.timetable, &shown, &velocity);
         let row_done = RowDone { done: index + 1, rows: rows.len(), seconds, clean: &clean };
         if !on_row(&row_done)? {
             return Ok(false);
@@ -116,29 +125,50 @@ pub fn denoise(
     Ok(true)
 }
 
-/// What the network is shown in a row: the interval's frames, the prefix mixed with noise where the
-/// row says so, and the extra channels.
+/// What a row runs.
+struct Shown<'a> {
+    /// Of the row, from 0.
+    index: usize,
+    row: &'a Row,
+    kept: &'a KeptRow,
+    /// The frames run, `[n, in_channels, h, w]`.
+    input: &'a Tensor,
+}
+
+/// What rows take over from earlier ones.
+enum Reuse<'a> {
+    Nothing,
+    Steps(&'a mut (dyn StepCache + 'a)),
+    /// Of each branch of guidance.
+    Keys(Box<[KeyValueCache; 2]>),
+}
+
+/// What the network is shown of `frames` in a row: the prefix mixed with noise where the row says so,
+/// and the extra channels.
 fn model_input(
     task: &SegmentTask<'_>,
     window: &Tensor,
     index: usize,
     row: &Row,
+    frames: Range<usize>,
 ) -> Result<Tensor, FilmError> {
     let [channels, height, width] = [window.dim(1), window.dim(2), window.dim(3)];
     let frame_len = channels * height * width;
-    let mut input = window.slice0(row.interval.clone());
+    let mut input = window.slice0(frames.clone());
+    // History that is kept has the noise of the first row in all of them.
+    let same = task.keeping.is_some_and(|keeping| keeping.same_condition_noise);
     let mut noise = vec![0.0; if row.noisy_condition.is_empty() { 0 } else { frame_len }];
-    for frame in row.noisy_condition.clone() {
+    for frame in row.noisy_condition.clone().filter(|frame| frames.contains(frame)) {
         let at = ConditionNoise {
             seed: task.seed,
             segment: task.segment,
-            row: index,
+            row: if same { 0 } else { index },
             frame,
             prefix: task.prefix,
         };
         task.noise.condition(at, [channels, height, width], &mut noise)?;
         let latent = &window.data()[frame * frame_len..(frame + 1) * frame_len];
-        let place = frame - row.interval.start;
+        let place = frame - frames.start;
         let out = &mut input.data_mut()[place * frame_len..(place + 1) * frame_len];
         mix_condition_noise(latent, &noise, task.addnoise_condition, out)
             .map_err(PlanError::from)?;
@@ -146,7 +176,7 @@ fn model_input(
     Ok(match task.extra_channels {
         None => input,
         Some(extra) => {
-            let extra = extra.slice0(row.interval.clone());
+            let extra = extra.slice0(frames);
             let (frames, more) = (input.dim(0), extra.dim(1));
             let extra_len = more * height * width;
             let mut joined = Vec::with_capacity(input.len() + extra.len());
@@ -161,8 +191,9 @@ fn model_input(
 
 /// See [`RowDone::clean`]: x0 = x - sigma * v, of flow matching (Lipman et al. 2023), with sigma the
 /// timestep in thousandths.
-fn clean_latent(timetable: &Timetable, row: &Row, input: &Tensor, velocity: &Tensor) -> Tensor {
-    let shown = row.interval.clone();
+fn clean_latent(timetable: &Timetable, shown: &Shown<'_>, velocity: &Tensor) -> Tensor {
+    let Shown { row, input, .. } = *shown;
+    let shown = shown.kept.run.clone();
     let moved = row.updated_groups.get(row.updated_groups.len() / 2);
     let frames = moved.map_or(shown.clone(), |&group| timetable.groups()[group].clone());
     let frame = ((frames.start + frames.end) / 2).clamp(shown.start, shown.end - 1);
@@ -177,37 +208,47 @@ fn clean_latent(timetable: &Timetable, row: &Row, input: &Tensor, velocity: &Ten
 /// One branch of guidance, or what the step cache remembers of it.
 fn evaluate(
     task: &SegmentTask<'_>,
-    input: &Tensor,
-    timesteps: &[f32],
-    row: usize,
+    shown: &Shown<'_>,
     branch: Branch,
     context: &Context,
-    cache: &mut Option<&mut (dyn StepCache + '_)>,
+    reuse: &mut Reuse<'_>,
 ) -> Result<Tensor, FilmError> {
-    let Some(cache) = cache else {
-        return Ok(task.transformer.forward(input, timesteps, context, &task.forward)?);
+    let Shown { index, row, kept, input } = *shown;
+    let (model, options) = (task.transformer, &task.forward);
+    let timesteps = &row.timesteps[row.interval.clone()];
+    let cache = match reuse {
+        Reuse::Nothing => return Ok(model.forward(input, timesteps, context, options)?),
+        Reuse::Keys(caches) => {
+            let cache = &mut caches[branch as usize];
+            assert_eq!(cache.next_frame(), kept.run.start, "row {index} begins elsewhere");
+            let velocity =
+                model.forward_after(cache, kept.keep, input, timesteps, context, options)?;
+            cache.forget(kept.forget.clone());
+            return Ok(velocity);
+        }
+        Reuse::Steps(cache) => cache,
     };
     match cache.span() {
         Span::Model => {
-            if cache.decide(branch, row, input.data()) == Decision::Reuse {
+            if cache.decide(branch, index, input.data()) == Decision::Reuse {
                 let channels = task.transformer.config().out_channels;
                 let mut output = leading_channels(input, channels);
                 cache.reuse(branch, output.data_mut())?;
                 return Ok(output);
             }
-            let output = task.transformer.forward(input, timesteps, context, &task.forward)?;
+            let output = model.forward(input, timesteps, context, options)?;
             let shown = leading_channels(input, output.dim(1));
             cache.store(branch, shown.data(), output.data())?;
             Ok(output)
         }
         Span::Blocks => {
-            let mut pass = task.transformer.begin(input, timesteps, &task.forward)?;
+            let mut pass = model.begin(input, timesteps, options)?;
             let observed = match cache.observed() {
                 Observed::TimeEmbedding => on_host(pass.temb())?,
                 Observed::TimeProjection => on_host(pass.time_proj())?,
                 Observed::ModelInput => Cow::Borrowed(input),
             };
-            if cache.decide(branch, row, observed.data()) == Decision::Reuse {
+            if cache.decide(branch, index, observed.data()) == Decision::Reuse {
                 let mut residual = Tensor::zeros(pass.hidden().shape());
                 cache.reuse(branch, residual.data_mut())?;
                 pass.add_residual(&residual)?;
@@ -244,18 +285,17 @@ fn advance(
     solver: &mut dyn Solver,
     velocity: &Tensor,
     window: &mut Tensor,
-    index: usize,
-    row: &Row,
+    shown: &Shown<'_>,
     frames: Range<usize>,
 ) -> Result<(), FilmError> {
     let frame_len: usize = window.shape()[1..].iter().product();
-    let shift = row.interval.start;
+    let shift = shown.kept.run.start;
     let velocity =
         &velocity.data()[(frames.start - shift) * frame_len..(frames.end - shift) * frame_len];
     let noise = solver.wants_noise().then(|| {
         let mut noise = vec![0.0; frames.len() * frame_len];
         for (frame, out) in frames.clone().zip(noise.chunks_exact_mut(frame_len)) {
-            task.noise.renoise(task.seed, task.segment, frame, index, out);
+            task.noise.renoise(task.seed, task.segment, frame, shown.index, out);
         }
         noise
     });

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FilmError;
 use crate::estimate::{GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_state_bytes};
-use crate::plan::{ModelFacts, human_bytes};
+use crate::plan::{ModelFacts, PlanSummary, human_bytes};
 
 /// Which device is to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -165,8 +165,9 @@ pub(crate) struct Need {
 const HEADROOM: u64 = 768 << 20;
 
 impl Need {
-    /// Of the transformer and the VAE, for windows of `tokens` and frames of `height x width`.
-    pub fn of(model: &ModelFacts, tokens: usize, height: usize, width: usize) -> Self {
+    /// Of the transformer and the VAE, for windows of `tokens` and frames of `height x width`; `kept` is
+    /// what finished causal blocks take.
+    pub fn of(model: &ModelFacts, tokens: usize, height: usize, width: usize, kept: u64) -> Self {
         let transformer = &model.transformer;
         let (dim, ffn) = (
             (transformer.num_attention_heads * transformer.attention_head_dim) as u64,
@@ -180,7 +181,7 @@ impl Need {
         Self {
             weights: bytes + model.other_bytes,
             largest: (largest as f64 * per_value.max(0.5)) as u64 + 4096,
-            activations: gpu_forward_bytes(transformer, tokens),
+            activations: gpu_forward_bytes(transformer, tokens) + kept,
             state: gpu_state_bytes(&model.vae, height, width),
             decoding: gpu_decode_bytes(&model.vae, height, width) + model.other_bytes,
         }
@@ -192,6 +193,11 @@ impl Need {
         free.checked_sub(self.decoding + HEADROOM)?;
         let budget = free.checked_sub(self.activations + HEADROOM)?;
         WeightPlan::new(self.weights as usize, self.largest as usize, budget as usize)
+    }
+
+    /// Bytes of everything together.
+    pub fn all(&self) -> u64 {
+        (self.weights + self.activations + self.state).max(self.decoding) + HEADROOM
     }
 
     /// The least memory that it can work in.
@@ -220,11 +226,11 @@ fn transformer_values(config: &TransformerConfig) -> u64 {
 pub(crate) fn share(
     device: &Device,
     model: &ModelFacts,
-    tokens: usize,
-    [width, height]: [usize; 2],
+    plan: &PlanSummary,
 ) -> Result<(), FilmError> {
     let Some(gpu) = device.gpu() else { return Ok(()) };
-    let need = Need::of(model, tokens, height, width);
+    let kept = plan.kv_cache.as_ref().map_or(0, |kept| kept.bytes);
+    let need = Need::of(model, plan.tokens, plan.height, plan.width, kept);
     let (free, _) = gpu.driver().memory().map_err(ModelError::from)?;
     let (held, weights) = gpu.bytes();
     let free = free as u64 + (held + weights) as u64;
@@ -233,7 +239,7 @@ pub(crate) fn share(
         free: human_bytes(free),
     })?;
     gpu.plan_weights(shares);
-    gpu.set_scarce(need.weights + need.activations + need.state + HEADROOM > free);
+    gpu.set_scarce(need.all() > free);
     Ok(())
 }
 
@@ -296,7 +302,7 @@ mod tests {
                 gpu: None,
             };
             let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
-            Need::of(&facts, tokens, height, width)
+            Need::of(&facts, tokens, height, width, 0)
         };
         let small = need("SkyReels-V2-DF-1.3B-540P", 25, 960, 544);
         let shares = small.shares(6 << 30).expect("the 1.3B model at 540P in 6 GiB");

@@ -312,8 +312,7 @@ impl Engine {
         self.texts.embed(&self.folder, &device, &prompts_of(request), observer)?;
         let images = self.images(request, observer)?;
         let image_embeds = self.image_embeds(&device, &images, observer)?;
-        let size = [request.width, request.height];
-        device::share(&device, &self.facts, plan.summary().tokens, size)?;
+        device::share(&device, &self.facts, plan.summary())?;
         if self.networks.is_none() {
             observer.event(Event::Stage { what: "loading the model".into() });
             self.networks = Some(self.load(&device)?);

@@ -1,15 +1,17 @@
 //! What a film costs, before it is begun: arithmetic, memory, disk and time.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use longreel_kernels::{Activation, DType, Device, GpuError, Linear, Tensor, Weight, ops};
+use longreel_models::AttentionWindow;
 use longreel_weights::{TransformerConfig, VaeConfig};
 use serde::Serialize;
 
 /// Floating-point operations of one forward pass of the transformer over `frames` latent frames of
 /// `tokens_per_frame` tokens. A multiply-add counts as two.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct ForwardFlops {
     /// Self-attention's scores and sums.
     pub attention: f64,
@@ -37,25 +39,32 @@ fn patch(config: &TransformerConfig) -> [usize; 3] {
     [p[0], p[1], p[2]]
 }
 
-/// See [`ForwardFlops`]. `causal_block` is set when attention is block-causal, in latent frames.
+/// See [`ForwardFlops`], for the latent frames `run` of a window whose earlier ones are finished.
+/// `causal` is set when attention is block-causal: latent frames of a block, and which earlier blocks
+/// it sees.
 pub fn forward_flops(
     config: &TransformerConfig,
-    frames: usize,
+    run: Range<usize>,
     tokens_per_frame: usize,
-    causal_block: Option<usize>,
+    causal: Option<(usize, Option<AttentionWindow>)>,
 ) -> ForwardFlops {
     let dim = (config.num_attention_heads * config.attention_head_dim) as f64;
     let ffn = config.ffn_dim as f64;
     let layers = config.num_layers as f64;
-    let tokens = (frames * tokens_per_frame) as f64;
+    let tokens = (run.len() * tokens_per_frame) as f64;
     let text = 512.0;
-    let visible = match causal_block {
-        // A block of n frames sees the mean of n, 2n, ... frames.
-        Some(block) => (frames + block) as f64 / (2 * frames) as f64,
-        None => 1.0,
+    let seen = |frame: usize| match causal {
+        None | Some((0 | 1, _)) => run.end,
+        Some((block, window)) => {
+            let own = frame / block;
+            let near = window.map_or(0, |window| own.saturating_sub(window.before));
+            let sink = window.map_or(0, |window| window.sink.min(near));
+            ((own + 1) * block).min(run.end) - near * block + sink * block
+        }
     };
+    let pairs = run.clone().map(seen).sum::<usize>() as f64 * (tokens_per_frame as f64).powi(2);
     ForwardFlops {
-        attention: layers * 4.0 * tokens * tokens * visible * dim,
+        attention: layers * 4.0 * pairs * dim,
         linear: layers * tokens * (2.0 * 6.0 * dim * dim + 2.0 * 2.0 * dim * ffn),
         cross_attention: layers * 4.0 * tokens * text * dim,
     }

@@ -72,11 +72,12 @@ pub use estimate::{
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    FilmPlan, GpuPlan, ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes,
-    human_seconds, plan,
+    FilmPlan, GpuPlan, KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving,
+    check_inputs, human_bytes, human_seconds, plan,
 };
 pub use request::{
-    CacheChoice, Carry, FilmRequest, Finish, FitMode, Length, SolverChoice, StartFrom, TimedPrompt,
+    CacheChoice, Carry, FilmRequest, Finish, FitMode, KvCacheChoice, Length, SolverChoice,
+    StartFrom, TimedPrompt,
 };
 pub use run::Outcome;
 pub use run_file::RunFile;

@@ -103,6 +103,20 @@ pub enum CacheChoice {
     },
 }
 
+/// Keys and values of finished causal blocks, kept instead of computed again in every row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvCacheChoice {
+    /// Where attention is block-causal, as far as memory reaches; changes no bit of the film.
+    #[default]
+    Auto,
+    /// All of it, whatever it takes; noise mixed into the history is the same in all rows of a
+    /// segment, since history that changes cannot be kept.
+    On,
+    /// Every row computes all frames, as the reference does.
+    Off,
+}
+
 /// A film, asked for in full. Serialised into the run's folder and into the film's metadata.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FilmRequest {
@@ -137,6 +151,12 @@ pub struct FilmRequest {
     /// Block-causal attention; `None` switches it on when a block has more than one frame, as
     /// diffusers does.
     pub causal_attention: Option<bool>,
+    /// Latent frames that a causal block sees at most, its own included; all before it when `None`.
+    #[serde(default)]
+    pub attention_window: Option<usize>,
+    /// First latent frames of a segment that every block sees besides; one block when `None`.
+    #[serde(default)]
+    pub attention_sink: Option<usize>,
     /// Noise mixed into the history, in thousandths; 0 is off.
     pub addnoise_condition: f32,
     /// What the film starts from.
@@ -151,6 +171,9 @@ pub struct FilmRequest {
     pub solver: SolverChoice,
     /// Reuse between steps.
     pub cache: CacheChoice,
+    /// Whether finished blocks are kept.
+    #[serde(default)]
+    pub kv_cache: KvCacheChoice,
     /// What is done to frames before they are encoded.
     #[serde(default)]
     pub finish: Finish,

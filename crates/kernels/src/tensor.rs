@@ -270,6 +270,41 @@ impl Tensor {
         Self { shape, values }
     }
 
+    /// Adds the rows of `other` behind its own, and makes room for no more than those.
+    pub fn append0(&mut self, other: &Self) {
+        assert_eq!(self.shape[1..], other.shape[1..], "append0: inner shapes differ");
+        if let (Values::Host(data), Values::Host(more)) = (&mut self.values, &other.values) {
+            data.reserve_exact(more.len());
+            data.extend_from_slice(more);
+            self.shape[0] += other.shape[0];
+        } else if self.is_empty() {
+            *self = other.clone();
+        } else {
+            *self = Self::concat0(&[self, other]);
+        }
+    }
+
+    /// Takes the rows of `range` out; those behind it move up.
+    pub fn remove0(&mut self, range: Range<usize>) {
+        assert!(
+            range.start <= range.end && range.end <= self.shape[0],
+            "remove0: {range:?} of {:?}",
+            self.shape
+        );
+        let inner: usize = self.shape[1..].iter().product();
+        match &mut self.values {
+            Values::Host(data) => {
+                data.drain(range.start * inner..range.end * inner);
+                self.shape[0] -= range.len();
+            }
+            _ if range.is_empty() => {}
+            _ => {
+                let rest = range.end..self.shape[0];
+                *self = Self::concat0(&[&self.slice0(0..range.start), &self.slice0(rest)]);
+            }
+        }
+    }
+
     /// Joins tensors of one device along the outermost axis.
     pub fn concat0(parts: &[&Tensor]) -> Self {
         let first = parts.first().expect("concat0: no parts");

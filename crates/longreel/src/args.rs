@@ -185,6 +185,16 @@ pub enum CarryArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheArg {
+    /// Where attention is block-causal, as far as memory reaches; the film is the same
+    Auto,
+    /// All of them, also of a history with noise, which then is the same in every row
+    On,
+    /// Never
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Solver {
     /// UniPC as the model's scheduler sets it
     Unipc,
@@ -358,6 +368,13 @@ pub struct HistoryArgs {
     /// Block-causal attention [default: on when a block has more than one frame]
     #[arg(long)]
     pub causal_attention: Option<bool>,
+    /// Latent frames that a causal block sees, its own included [default: all before it]
+    #[arg(long, value_name = "FRAMES")]
+    pub attention_window: Option<usize>,
+    /// First latent frames of a segment that every block sees beside its --attention-window
+    /// [default: one block]
+    #[arg(long, value_name = "FRAMES")]
+    pub attention_sink: Option<usize>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -376,6 +393,10 @@ pub struct SpeedArgs {
     #[arg(long, value_name = "X", num_args = 0..=1, require_equals = true,
         default_missing_value = "0.05")]
     pub easycache: Option<f32>,
+    /// Keep the keys and values of finished causal blocks instead of computing them in every row
+    /// [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub kv_cache: Option<KvCacheArg>,
 }
 
 #[derive(Debug, Clone, Args)]

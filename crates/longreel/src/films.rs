@@ -23,9 +23,11 @@ use crate::settings::{self, Ended};
 use crate::{demo, remake, schema};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 33] = [
     "addnoise_condition",
     "ar_step",
+    "attention_sink",
+    "attention_window",
     "base_num_frames",
     "carry",
     "causal_attention",
@@ -36,6 +38,7 @@ const KEYS: [&str; 30] = [
     "fps",
     "guidance_scale",
     "interpolate",
+    "kv_cache",
     "negative_prompt",
     "num_frames",
     "overlap_history",

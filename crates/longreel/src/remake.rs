@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use longreel_film::{
-    CacheChoice, Carry, DeviceChoice, EngineOptions, FilmRequest, FitMode, Length, Outputs,
-    SolverChoice, StartFrom,
+    CacheChoice, Carry, DeviceChoice, EngineOptions, FilmRequest, FitMode, KvCacheChoice, Length,
+    Outputs, SolverChoice, StartFrom,
 };
 
 use crate::demo;
@@ -68,6 +68,17 @@ fn words(
     flag("--ar-step", request.ar_step.to_string());
     if let Some(block) = request.causal_block_size {
         flag("--causal-block-size", block.to_string());
+    }
+    if let Some(frames) = request.attention_window {
+        flag("--attention-window", frames.to_string());
+    }
+    if let Some(frames) = request.attention_sink {
+        flag("--attention-sink", frames.to_string());
+    }
+    match request.kv_cache {
+        KvCacheChoice::Auto => {}
+        KvCacheChoice::On => flag("--kv-cache", "on".into()),
+        KvCacheChoice::Off => flag("--kv-cache", "off".into()),
     }
     match &request.start {
         StartFrom::Prompt => {}
@@ -173,6 +184,8 @@ mod tests {
             ar_step: 2,
             causal_block_size: Some(3),
             causal_attention: Some(false),
+            attention_window: Some(9),
+            attention_sink: Some(6),
             addnoise_condition: 12.5,
             start: StartFrom::Image("first image.png".into()),
             end_image: Some("-last.png".into()),
@@ -180,6 +193,7 @@ mod tests {
             carry: Carry::Pixels,
             solver: SolverChoice::FewStep { timesteps: vec![1000, 500], renoise: false },
             cache: CacheChoice::TeaCache { threshold: 0.15, use_ret_steps: true },
+            kv_cache: KvCacheChoice::On,
             finish: Finish { size: Some([224, 162]), frames: 3 },
         };
         let engine = EngineOptions {

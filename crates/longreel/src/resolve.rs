@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use longreel_film::{
-    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, Length, SolverChoice, StartFrom,
-    TimedPrompt,
+    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, KvCacheChoice, Length,
+    SolverChoice, StartFrom, TimedPrompt,
 };
 
-use crate::args::{CarryArg, Fit, GenerateArgs, Resolution, Solver};
+use crate::args::{CarryArg, Fit, GenerateArgs, KvCacheArg, Resolution, Solver};
 use crate::outcome::bad_input;
 use crate::story::{Story, read_prompts};
 use crate::values::{FILMS_MAX, Size, check_frames, check_size, nearest_frames};
@@ -187,6 +187,8 @@ pub fn request(
         ar_step: history.ar_step.unwrap_or(0),
         causal_block_size: history.causal_block_size,
         causal_attention: history.causal_attention,
+        attention_window: history.attention_window,
+        attention_sink: history.attention_sink,
         addnoise_condition: history.addnoise_condition.unwrap_or(defaults.addnoise_condition),
         start,
         end_image: picture.end_image.clone(),
@@ -209,6 +211,11 @@ pub fn request(
             (Solver::Unipc | Solver::FewStep | Solver::FewStepEuler, _) => SolverChoice::UniPc,
         },
         cache: cache(args),
+        kv_cache: match args.speed.kv_cache.unwrap_or(KvCacheArg::Auto) {
+            KvCacheArg::Auto => KvCacheChoice::Auto,
+            KvCacheArg::On => KvCacheChoice::On,
+            KvCacheArg::Off => KvCacheChoice::Off,
+        },
         finish: Finish {
             size: picture.upscale.map(|upscale| upscale.of([width, height])),
             frames: picture.interpolate.unwrap_or(1),

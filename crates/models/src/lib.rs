@@ -18,6 +18,8 @@ mod vae;
 pub use clip::{ClipPreprocess, ClipVision};
 pub use error::ModelError;
 pub use text::{Prompt, TextEncoder, Tokenizer, clean_prompt};
-pub use transformer::{Context, ContextOptions, ForwardOptions, Pass, Transformer};
+pub use transformer::{
+    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, Transformer,
+};
 pub use upscaler::Upscaler;
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState};

@@ -37,6 +37,7 @@ fn cases(fixture: &Fixture) -> Vec<Case> {
             options: ForwardOptions {
                 fps: number("fps_index").map(|index| if index == 0 { 16 } else { 24 }),
                 causal_block: number("num_frame_per_block"),
+                attention_window: None,
             },
             name,
         }

@@ -17,7 +17,8 @@
 //! - **Guidance** combines the velocities of the model with and without the prompt.
 //! - A **solver** advances one group by one step, given the model's **velocity**. Diffusion-forcing
 //!   models are sampled [`SolverKind::in_place`], plain models are not.
-//! - A **step cache** decides in which rows the model need not run.
+//! - A **step cache** decides in which rows the model need not run. With block-causal attention
+//!   [`kept_rows`] says which frames of a row need not.
 //!
 //! Latents are `f32` slices whose slowest axis is the latent frame, such as [T, H, W, C], so that a
 //! group is one contiguous slice; nothing here depends on the order of the other axes. No function
@@ -80,6 +81,7 @@
 pub mod cache;
 pub mod config;
 pub mod guidance;
+pub mod kept;
 pub mod noise;
 pub mod schedule;
 pub mod segments;
@@ -91,6 +93,7 @@ pub use cache::{
 };
 pub use config::{SchedulerConfig, SchedulerKind};
 pub use guidance::{Guidance, GuidanceError};
+pub use kept::{BlockWindow, Keeping, KeptRow, kept_rows};
 pub use noise::{NoiseKey, Purpose, fill_normal};
 pub use schedule::{FewStep, Schedule, ScheduleError};
 pub use segments::{

@@ -2,6 +2,7 @@
 //! and said with the nearest values that work.
 
 mod cache;
+mod causal;
 mod checks;
 mod prompts;
 mod summary;
@@ -11,13 +12,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longreel_media::{VideoOptions, VideoReader};
+use longreel_models::AttentionWindow;
 use longreel_sampling::{
-    Guidance, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
+    Guidance, Keeping, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
     TimetableShape,
 };
 use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
 
 pub(crate) use self::cache::step_cache;
+pub use self::causal::KvCacheSummary;
 use self::checks::{check_kind, check_values, film_shape};
 use self::summary::summarise;
 pub use self::summary::{GpuPlan, PlanSummary, Saving};
@@ -70,6 +73,8 @@ pub struct FilmPlan {
     pub(crate) segments: SegmentPlan,
     pub(crate) causal_block: usize,
     pub(crate) causal_mask: Option<usize>,
+    pub(crate) attention_window: Option<AttentionWindow>,
+    pub(crate) keeping: Option<Keeping>,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) solver: SolverKind,
     pub(crate) guidance: Guidance,
@@ -139,6 +144,27 @@ impl FilmPlan {
         shared
     }
 
+    /// Segments by their kind, and how many there are of each: they differ at the film's ends only.
+    fn kinds_of_segments(&self) -> Vec<(Segment, usize)> {
+        let Some(count) = self.segments.count() else {
+            let any = self.segments.segment(1).or(self.segments.segment(0));
+            return any.map(|segment| (segment, 1)).into_iter().collect();
+        };
+        let mut kinds: Vec<(Segment, usize)> = Vec::new();
+        for index in [0, 1, count.saturating_sub(1)] {
+            if let Some(segment) = self.segments.segment(index)
+                && index < count
+                && kinds.iter().all(|(s, _)| s.index != index)
+            {
+                kinds.push((segment, 1));
+            }
+        }
+        if let Some(middle) = kinds.get_mut(1) {
+            middle.1 = count.saturating_sub(2).max(1);
+        }
+        kinds
+    }
+
     pub(crate) fn timetable(&self, segment: &Segment) -> Result<Timetable, PlanError> {
         let shape = TimetableShape::of(
             segment,
@@ -193,16 +219,20 @@ pub fn plan(
     solver.build(&schedule)?;
     let guidance = Guidance::new(request.guidance_scale)?;
     step_cache(request, model)?;
+    let attention_window = causal::attention_window(request, causal_mask)?;
     let mut plan = FilmPlan {
         request: request.clone(),
         segments,
         causal_block,
         causal_mask,
+        attention_window,
+        keeping: None,
         schedule,
         solver,
         guidance,
         summary: PlanSummary::empty(),
     };
+    plan.keeping = causal::keeping(&plan, model)?;
     plan.summary = summarise(&plan, model, &mut notes)?;
     if check_memory
         && let Some(gpu) = &plan.summary.gpu

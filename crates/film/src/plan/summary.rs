@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use longreel_sampling::Segment;
+use longreel_sampling::{KeptRow, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
 
 use super::cache::teacache_family;
+use super::causal::{self, KvCacheSummary};
 use super::words::{human_bytes, human_seconds, scaled};
 use super::{FilmPlan, ModelFacts};
 use crate::device::{GpuFacts, Need};
@@ -15,7 +16,7 @@ use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
     probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{CacheChoice, Carry, FilmRequest, Length};
+use crate::request::{CacheChoice, Carry, FilmRequest, KvCacheChoice, Length};
 
 /// An option that would make the film cheaper.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,6 +62,8 @@ pub struct PlanSummary {
     pub total_flops: f64,
     /// Expected peak memory in bytes: weights, activations, decoder.
     pub memory_bytes: u64,
+    /// What of that keeps finished causal blocks, and what it saves.
+    pub kv_cache: Option<KvCacheSummary>,
     /// Memory available now, where the system tells.
     pub available_bytes: Option<u64>,
     /// The GPU that makes the film, if one does, and how its memory is shared out.
@@ -122,39 +125,28 @@ pub(super) fn summarise(
     let (width, height) = (request.width, request.height);
     let per_frame = tokens_per_frame(&model.transformer, height, width);
     let count = plan.segments.count();
-    let first = plan.segments.segment(0);
-    // Segments differ at the film's ends only: the first, one in the middle, the last.
-    let mut kinds: Vec<(Segment, usize)> = Vec::new();
-    match count {
-        Some(count) => {
-            for index in [0, 1, count.saturating_sub(1)] {
-                if let Some(segment) = plan.segments.segment(index)
-                    && index < count
-                    && kinds.iter().all(|(s, _)| s.index != index)
-                {
-                    kinds.push((segment, 1));
-                }
-            }
-            if let Some(middle) = kinds.get_mut(1) {
-                middle.1 = count.saturating_sub(2).max(1);
-            }
-        }
-        None => kinds.extend(plan.segments.segment(1).or(first).map(|s| (s, 1))),
-    }
+    let kinds = plan.kinds_of_segments();
     let passes = if request.guidance_scale > 1.0 { 2 } else { 1 };
-    let (mut rows, mut flops, mut window) = (0, 0.0, 0);
-    let mut longest = forward_flops(&model.transformer, 1, per_frame, plan.causal_mask);
+    let (mut rows, mut window, mut tokens) = (0, 0, 0);
+    let mut work = Work::default();
     for (segment, times) in &kinds {
         let timetable = plan.timetable(segment)?;
         rows += times * timetable.rows().len();
-        for row in timetable.rows() {
-            let forward =
-                forward_flops(&model.transformer, row.interval.len(), per_frame, plan.causal_mask);
-            flops += (times * passes) as f64 * forward.total();
-            if row.interval.len() > window {
-                (window, longest) = (row.interval.len(), forward);
-            }
-        }
+        window = timetable.rows().iter().map(|row| row.interval.len()).fold(window, usize::max);
+        let kept = kept_rows(&timetable, plan.keeping);
+        tokens = kept.iter().map(|row| row.run.len() * per_frame).fold(tokens, usize::max);
+        work.add(&kept, *times, plan, model);
+    }
+    let flops = work.flops;
+    if let Some(window) = request.attention_window {
+        let mut wide = FilmPlan { attention_window: None, ..plan.clone() };
+        (wide.request.attention_window, wide.request.attention_sink) = (None, None);
+        wide.keeping = causal::keeping(&wide, model)?;
+        notes.push(format!(
+            "--attention-window {window}: {:.0}% of the arithmetic that seeing all would take; whether \
+             the film stays good depends on the model",
+            100.0 * flops / Work::of(&wide, model)?.max(1.0)
+        ));
     }
     let latents = match (plan.segments.total(), kinds.first()) {
         (Some(total), _) => total.get(),
@@ -178,13 +170,12 @@ pub(super) fn summarise(
     };
     let film_pixels = request.film_size().map(|side| side as u64).iter().product::<u64>();
     let counted = frames.unwrap_or(4 * latents as u64);
-    let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
-    let working = forward_bytes(&model.transformer, window * per_frame)
-        .max(decode_bytes(&model.vae, height, width));
+    let kv_cache = causal::summary(plan, model)?;
+    let kept_bytes = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
     let gpu = model
         .gpu
         .as_ref()
-        .map(|gpu| GpuPlan::new(gpu, &Need::of(model, window * per_frame, height, width)));
+        .map(|gpu| GpuPlan::new(gpu, &Need::of(model, tokens, height, width, kept_bytes)));
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
     }
@@ -212,25 +203,84 @@ pub(super) fn summarise(
         film_seconds: frames.map(|f| f as f64 / f64::from(request.fps)),
         segments: count,
         window_latents: window,
-        tokens: window * per_frame,
+        tokens,
         rows,
         forwards: rows * passes,
-        forward_flops: longest,
+        forward_flops: work.longest,
         total_flops: flops + decode,
-        memory_bytes: if gpu.is_some() { HOST_BYTES } else { weights + working },
+        memory_bytes: match &gpu {
+            Some(_) => HOST_BYTES,
+            None => bytes_with(model, request, tokens) + kept_bytes,
+        },
         gpu,
+        kv_cache,
         available_bytes: available_memory_bytes(),
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
         disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
         machine_flops_per_second: rate,
         expected_seconds,
-        savings: savings(request, model, flops / (flops + decode)),
+        savings: savings(plan, model, flops / (flops + decode))?,
         notes: std::mem::take(notes),
     })
 }
 
+/// Operations of the transformer.
+#[derive(Default)]
+struct Work {
+    /// Of all rows and passes.
+    flops: f64,
+    /// Of the longest pass.
+    longest: ForwardFlops,
+}
+
+impl Work {
+    /// Adds a segment's rows, `times` times.
+    fn add(&mut self, rows: &[KeptRow], times: usize, plan: &FilmPlan, model: &ModelFacts) {
+        let request = &plan.request;
+        let per_frame = tokens_per_frame(&model.transformer, request.height, request.width);
+        let passes = if plan.guidance.enabled() { 2 } else { 1 };
+        for row in rows {
+            let causal = plan.causal_mask.map(|block| (block, plan.attention_window));
+            let forward = forward_flops(&model.transformer, row.run.clone(), per_frame, causal);
+            self.flops += (times * passes) as f64 * forward.total();
+            if forward.total() > self.longest.total() {
+                self.longest = forward;
+            }
+        }
+    }
+
+    /// Operations of the film's denoising under another plan.
+    fn of(plan: &FilmPlan, model: &ModelFacts) -> Result<f64, PlanError> {
+        let mut work = Self::default();
+        for (segment, times) in plan.kinds_of_segments() {
+            work.add(&kept_rows(&plan.timetable(&segment)?, plan.keeping), times, plan, model);
+        }
+        Ok(work.flops)
+    }
+}
+
+/// Expected peak memory without what is kept of finished blocks, when a pass has `tokens` tokens.
+fn bytes_with(model: &ModelFacts, request: &FilmRequest, tokens: usize) -> u64 {
+    let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
+    let decoding = decode_bytes(&model.vae, request.height, request.width);
+    weights + forward_bytes(&model.transformer, tokens).max(decoding)
+}
+
+/// Expected peak memory when nothing is kept of finished blocks.
+pub(super) fn base_bytes(plan: &FilmPlan, model: &ModelFacts) -> u64 {
+    bytes_with(model, &plan.request, base_tokens(plan, model))
+}
+
+/// Tokens of the longest window.
+pub(super) fn base_tokens(plan: &FilmPlan, model: &ModelFacts) -> usize {
+    let request = &plan.request;
+    let frames = plan.kinds_of_segments().iter().map(|(s, _)| s.window_latents()).max();
+    frames.unwrap_or(0) * tokens_per_frame(&model.transformer, request.height, request.width)
+}
+
 /// Each option's expected share of the time. `denoising` is the share of the transformer in it.
-fn savings(request: &FilmRequest, model: &ModelFacts, denoising: f64) -> Vec<Saving> {
+fn savings(plan: &FilmPlan, model: &ModelFacts, denoising: f64) -> Result<Vec<Saving>, PlanError> {
+    let request = &plan.request;
     let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
     let mut savings = Vec::new();
     if request.guidance_scale > 1.0 {
@@ -255,14 +305,36 @@ fn savings(request: &FilmRequest, model: &ModelFacts, denoising: f64) -> Vec<Sav
             time_share: share(20.0 / request.steps as f64),
         });
     }
+    // What block-causal attention allows is counted, not estimated.
+    let now = Work::of(plan, model)?.max(1.0);
+    let mut other = |option: &str, what: &str, change: &dyn Fn(&mut FilmPlan)| {
+        let mut changed = plan.clone();
+        change(&mut changed);
+        changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
+        changed.keeping = causal::keeping(&changed, model)?;
+        let part = Work::of(&changed, model)? / now;
+        if part < 0.97 {
+            let (option, what) = (option.to_owned(), what.to_owned());
+            savings.push(Saving { option, what, time_share: share(part) });
+        }
+        Ok::<_, PlanError>(())
+    };
     if request.ar_step > 0 {
-        savings.push(Saving {
-            option: "--ar-step 0".into(),
-            what: "all blocks together".into(),
-            time_share: share(0.4),
-        });
+        other("--ar-step 0", "all blocks together", &|plan| plan.request.ar_step = 0)?;
     }
-    savings
+    if let Some(block) = plan.causal_mask.filter(|&block| block > 1) {
+        if request.kv_cache == KvCacheChoice::Off {
+            let auto = |plan: &mut FilmPlan| plan.request.kv_cache = KvCacheChoice::Auto;
+            other("--kv-cache auto", "finished blocks are kept, not computed again", &auto)?;
+        }
+        if request.attention_window.is_none() {
+            let frames = 3 * block;
+            let what = "a block sees less of what is before it; try the quality";
+            let window = |plan: &mut FilmPlan| plan.request.attention_window = Some(frames);
+            other(&format!("--attention-window {frames}"), what, &window)?;
+        }
+    }
+    Ok(savings)
 }
 
 impl PlanSummary {
@@ -280,9 +352,10 @@ impl PlanSummary {
             tokens: 0,
             rows: 0,
             forwards: 0,
-            forward_flops: ForwardFlops { attention: 0.0, linear: 0.0, cross_attention: 0.0 },
+            forward_flops: ForwardFlops::default(),
             total_flops: 0.0,
             memory_bytes: 0,
+            kv_cache: None,
             available_bytes: None,
             gpu: None,
             disk_bytes: 0,
@@ -343,6 +416,15 @@ impl fmt::Display for PlanSummary {
                 human_bytes(gpu.activation_bytes),
             )?;
         }
+        if let Some(kept) = self.kv_cache.as_ref().filter(|kept| kept.token_share < 1.0) {
+            writeln!(
+                f,
+                "kv cache   {} of that for up to {} finished latent frames; {:.0}% of the tokens are computed",
+                human_bytes(kept.bytes),
+                kept.frames,
+                100.0 * kept.token_share
+            )?;
+        }
         writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;
         write!(
             f,
@@ -354,7 +436,7 @@ impl fmt::Display for PlanSummary {
         for saving in &self.savings {
             write!(
                 f,
-                "\n  {:<20} {} -> about {}",
+                "\n  {:<23} {} -> about {}",
                 saving.option,
                 saving.what,
                 human_seconds(self.expected_seconds * saving.time_share)

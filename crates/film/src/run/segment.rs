@@ -69,7 +69,12 @@ impl Run<'_> {
             timetable: &timetable,
             schedule: &plan.schedule,
             solver: &plan.solver,
-            forward: ForwardOptions { fps: Some(request.fps), causal_block: plan.causal_mask },
+            keeping: plan.keeping,
+            forward: ForwardOptions {
+                fps: Some(request.fps),
+                causal_block: plan.causal_mask,
+                attention_window: plan.attention_window,
+            },
             noise: &self.noise,
             seed,
             segment: segment.index,

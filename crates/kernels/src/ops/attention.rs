@@ -9,20 +9,10 @@ use rayon::prelude::*;
 use crate::Tensor;
 use crate::gemm::{Segment, Shared, Tile, pack_panels, wanted_tasks, with_scratch};
 use crate::gpu::Array;
-use crate::gpu::ops::{self as body, Attend, Scores};
+use crate::gpu::ops::{self as body, Attend, Scores, Seen};
 use crate::simd::{Isa, Kernel, Simd, dispatch, exp};
 
-/// Which keys a query may see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mask {
-    /// All.
-    None,
-    /// Keys of its own and earlier blocks of `tokens_per_block` tokens.
-    BlockCausal {
-        /// Tokens in one causal block.
-        tokens_per_block: usize,
-    },
-}
+use super::mask::{Mask, Window};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy)]
@@ -56,29 +46,24 @@ const QUERIES: usize = 24;
 /// Keys of one block. Fixed, because the order of the sums depends on it.
 const KEYS: usize = 256;
 
-/// Operations and values of [`attention`]: scores and sums, less where blocks see only those before.
+/// Operations and values of [`attention`]: scores and sums of what is seen.
 fn cost(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> (f64, usize) {
-    let (queries, keys) = (q.dim(0) as f64, k.dim(0) as f64);
-    let seen = match how.mask {
-        Mask::BlockCausal { tokens_per_block } => (keys + tokens_per_block as f64) / (2.0 * keys),
-        _ => 1.0,
-    };
-    let flops = 2.0 * queries * keys * seen * (k.dim(1) + v.dim(1)) as f64;
+    let flops = 2.0 * how.mask.pairs(q.dim(0), k.dim(0)) * (k.dim(1) + v.dim(1)) as f64;
     (flops, 2 * q.len() + k.len() + v.len())
 }
 
 /// Softmax attention. `q` `[queries, heads * head_dim]`, `k` and `v` `[keys, heads * head_dim]`,
 /// result `[queries, heads * head_dim]`. The value's head size may differ from the key's.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Tensor {
-    let _span = spans::begin("attention", || cost(q, k, v, how));
     let (queries, keys, heads) = (q.dim(0), k.dim(0), how.heads);
+    let window = how.mask.window();
     assert!(
         heads > 0
             && q.dim(1) == k.dim(1)
             && v.dim(0) == keys
             && q.dim(1).is_multiple_of(heads)
             && v.dim(1).is_multiple_of(heads)
-            && how.mask != Mask::BlockCausal { tokens_per_block: 0 }
+            && window.is_none_or(|window| window.tokens_per_block > 0 && queries <= keys)
             && match how.bias {
                 Bias::Scores(bias) => bias.shape() == [heads, queries, keys],
                 Bias::None | Bias::LastKey(_) => true,
@@ -90,6 +75,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
         how.mask,
         how.bias
     );
+    let _span = spans::begin("attention", || cost(q, k, v, how));
     let (key_size, value_size) = (q.dim(1) / heads, v.dim(1) / heads);
     if keys == 0 || q.is_empty() || v.is_empty() {
         return Tensor::zeros_on(&q.device(), &[queries, v.dim(1)]);
@@ -115,7 +101,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
             [n * key_size, block * key_size, block * wide, QUERIES * block, n * wide, n, n];
         with_scratch(lengths, |[queries, keys, values, scores, sums, largest, total]| {
             let buffers = Buffers { queries, keys, values, scores, sums, largest, total };
-            let group = Group { q, k, v, how, head, rows, block, wide, buffers, out };
+            let group = Group { q, k, v, how, window, head, rows, block, wide, buffers, out };
             dispatch(isa, group);
         });
     };
@@ -146,7 +132,8 @@ fn on_gpu(q: &Array, k: &Tensor, v: &Tensor, queries: usize, how: &Attention<'_>
         Bias::LastKey(added) => Scores::LastKey(added),
         _ => bias.as_deref().map_or(Scores::None, Scores::All),
     };
-    let attend = Attend { heads: how.heads, scale: how.scale, seen: how.mask.into(), added };
+    let seen = Seen::by(how.mask, queries, k.dim(0));
+    let attend = Attend { heads: how.heads, scale: how.scale, seen, added };
     let out = body::attention(q, &keys, &values, queries, k.dim(0), &attend);
     spans::settle(gpu);
     out
@@ -175,6 +162,7 @@ struct Group<'a> {
     k: &'a Tensor,
     v: &'a Tensor,
     how: &'a Attention<'a>,
+    window: Option<Window>,
     head: usize,
     rows: Range<usize>,
     block: usize,
@@ -188,26 +176,26 @@ impl Kernel for Group<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        let keys = self.k.dim(0);
-        let first = self.rows.start;
         // SAFETY: the tensors have the shapes that `attention` checked, the buffers those given at
         // their fields.
         unsafe {
             self.take_queries::<S>();
-            let visible_to_all = self.visible(self.rows.end - 1);
-            for k0 in (0..visible_to_all).step_by(KEYS) {
-                let keys = k0..(k0 + KEYS).min(keys).min(visible_to_all);
-                self.pack_block::<S>(keys.clone());
-                for r0 in (0..self.rows.len()).step_by(QUERIES) {
-                    let part = r0..(r0 + QUERIES).min(self.rows.len());
-                    let visible = self.visible(first + part.end - 1).min(keys.end);
-                    if visible > k0 {
-                        self.scores::<S>(part.clone(), keys.len(), visible - k0);
-                        for r in part.clone() {
-                            let seen = self.visible(first + r).min(visible).saturating_sub(k0);
-                            self.soften::<S>(r, r - r0, k0, seen, visible - k0);
+            match (self.how.mask, self.window) {
+                (Mask::BlockWindow { .. }, Some(window)) => {
+                    // A tile ends where its block does, so that blocks left out move no other tile.
+                    let last = self.block_of(self.rows.end - 1, window);
+                    let near = window.first_near(self.block_of(self.rows.start, window));
+                    for block in (0..window.sink.min(near)).chain(near..last + 1) {
+                        let tokens = window.tokens(block, self.k.dim(0));
+                        for k0 in tokens.clone().step_by(KEYS) {
+                            self.add_tile::<S>(k0..(k0 + KEYS).min(tokens.end), Some(block));
                         }
-                        self.add_values::<S>(part, keys.len(), visible - k0, k0 > 0);
+                    }
+                }
+                _ => {
+                    let end = self.end(self.rows.end - 1);
+                    for k0 in (0..end).step_by(KEYS) {
+                        self.add_tile::<S>(k0..(k0 + KEYS).min(end), None);
                     }
                 }
             }
@@ -217,12 +205,51 @@ impl Kernel for Group<'_> {
 }
 
 impl Group<'_> {
-    fn visible(&self, query: usize) -> usize {
+    /// The block of a query.
+    fn block_of(&self, query: usize, window: Window) -> usize {
+        (query + self.k.dim(0) - self.q.dim(0)) / window.tokens_per_block
+    }
+
+    /// Where the keys end that a query sees.
+    fn end(&self, query: usize) -> usize {
         let keys = self.k.dim(0);
-        match self.how.mask {
-            Mask::None => keys,
-            Mask::BlockCausal { tokens_per_block } => {
-                ((query / tokens_per_block + 1) * tokens_per_block).min(keys)
+        match self.window {
+            None => keys,
+            Some(window) => window.tokens(self.block_of(query, window), keys).end,
+        }
+    }
+
+    /// How many of a tile's keys a query sees, always its first ones. `block` is that of the tile,
+    /// where a query sees all of a tile or nothing.
+    fn seen(&self, query: usize, tile: &Range<usize>, block: Option<usize>) -> usize {
+        match (block, self.window) {
+            (Some(block), Some(window)) if !window.sees(self.block_of(query, window), block) => 0,
+            (Some(_), _) => tile.len(),
+            (None, _) => self.end(query).min(tile.end).saturating_sub(tile.start),
+        }
+    }
+
+    /// Adds the keys of one tile to all queries that see it.
+    #[inline(always)]
+    unsafe fn add_tile<S: Simd>(&mut self, tile: Range<usize>, block: Option<usize>) {
+        let first = self.rows.start;
+        // A tile that all see first begins the sums; where there are windows they begin with zeros.
+        let begins = block.is_none() && tile.start == 0;
+        // SAFETY: see `run`.
+        unsafe {
+            self.pack_block::<S>(tile.clone());
+            for r0 in (0..self.rows.len()).step_by(QUERIES) {
+                let part = r0..(r0 + QUERIES).min(self.rows.len());
+                let seen = |r| self.seen(first + r, &tile, block);
+                let most = part.clone().map(seen).max().unwrap_or(0);
+                if most > 0 {
+                    self.scores::<S>(part.clone(), tile.len(), most);
+                    for r in part.clone() {
+                        let seen = self.seen(first + r, &tile, block);
+                        self.soften::<S>(r, r - r0, tile.start, begins, seen, most);
+                    }
+                    self.add_values::<S>(part, tile.len(), most, !begins);
+                }
             }
         }
     }
@@ -253,6 +280,9 @@ impl Group<'_> {
                 }
                 self.buffers.largest[r] = f32::NEG_INFINITY;
                 self.buffers.total[r] = 0.0;
+            }
+            if matches!(self.how.mask, Mask::BlockWindow { .. }) {
+                self.buffers.sums[..self.rows.len() * self.wide].fill(0.0);
             }
         }
     }
@@ -311,14 +341,16 @@ impl Group<'_> {
         }
     }
 
-    /// Turns the scores of row `r` (`line` of the buffer) into weights relative to the largest score
-    /// so far: `seen` of them, zeros up to `end`; what was summed before is scaled to match.
+    /// Turns the scores of row `r` (`line` of the buffer) against the keys from `k0` on into weights
+    /// relative to the largest score so far: `seen` of them, zeros up to `end`; what was summed before
+    /// is scaled to match, unless this `begins` the sums.
     #[inline(always)]
     unsafe fn soften<S: Simd>(
         &mut self,
         r: usize,
         line: usize,
         k0: usize,
+        begins: bool,
         seen: usize,
         end: usize,
     ) {
@@ -384,7 +416,7 @@ impl Group<'_> {
                 total[0] = S::add(total[0], a);
             }
             let total = S::sum(S::add(total[0], total[1]));
-            if k0 == 0 {
+            if begins {
                 self.buffers.total[r] = total;
             } else if before == origin {
                 self.buffers.total[r] += total;

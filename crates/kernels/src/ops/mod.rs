@@ -6,16 +6,18 @@ mod attention;
 mod conv;
 mod layout;
 mod linear;
+mod mask;
 mod norm;
 mod per_frame;
 mod pointwise;
 
 pub use activation::{Activation, activate_inplace, prelu_inplace};
-pub use attention::{Attention, Bias, Mask, attention};
+pub use attention::{Attention, Bias, attention};
 pub(crate) use conv::folded_quarter;
 pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
 pub use layout::{embedding, interleave0, patchify, split_modulation, unpatchify};
 pub use linear::{Linear, feed_forward_residual, linear, linear_full, linear_residual};
+pub use mask::Mask;
 pub use norm::{
     RopeTable, channel_norm, channel_normed, layer_norm, layer_norm_full, rms_norm_rope,
 };

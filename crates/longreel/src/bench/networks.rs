@@ -103,7 +103,7 @@ pub fn transformer(
         let image = config.image_dim.map(|dim| random.tensor(&[257, dim]));
         let context = network.context(&text, image.as_ref(), &ContextOptions::default())?;
         let input = random.tensor(&[latents, config.in_channels, height / 8, width / 8]);
-        let options = ForwardOptions { fps: Some(24), causal_block: None };
+        let options = ForwardOptions { fps: Some(24), ..Default::default() };
         let timesteps = vec![500.0; latents];
         let (velocity, seconds, spans) =
             timed(device, || network.forward(&input, &timesteps, &context, &options));
@@ -115,7 +115,7 @@ pub fn transformer(
     let (one, first_spans) = pass(1)?;
     let wanted = layers.unwrap_or_else(|| ((budget / one) as usize).clamp(1, all));
     let (some, spans) = if wanted > 1 { pass(wanted)? } else { (one, first_spans) };
-    let flops = forward_flops(&model.transformer, latents, per_frame, None).total();
+    let flops = forward_flops(&model.transformer, 0..latents, per_frame, None).total();
     Ok(Measured {
         name: "transformer",
         what: format!("a pass over {latents} latent frames, {} tokens", latents * per_frame),

@@ -7,6 +7,7 @@ use longreel_kernels::{
 };
 use longreel_weights::TensorSource;
 
+use super::cache::Before;
 use super::context::{BlockContext, KeyValue};
 use crate::ModelError;
 use crate::layers::{Affine, linear};
@@ -136,12 +137,19 @@ impl Block {
     }
 
     /// `hidden` `[tokens, dim]` is updated in place. At the widest point five activations of its size
-    /// are alive: itself, query, key, value and the attention's result.
-    pub fn forward(&self, hidden: &mut Tensor, shared: &Shared<'_>, context: &BlockContext) {
+    /// are alive: itself, query, key, value and the attention's result. `before` has the keys and
+    /// values of the tokens before these.
+    pub fn forward(
+        &self,
+        hidden: &mut Tensor,
+        shared: &Shared<'_>,
+        context: &BlockContext,
+        before: Option<Before<'_>>,
+    ) {
         let rows = ops::split_modulation::<6>(shared.time_proj, &self.table);
         let frame =
             |i: usize| PerFrame { values: &rows[i], tokens_per_frame: shared.tokens_per_frame };
-        self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)]);
+        self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)], before);
         self.cross_attention(hidden, context, shared.padding);
         let modulation = Modulation { shift: frame(3), scale: frame(4) };
         let normed = ops::layer_norm(hidden, None, self.shape.eps, Some(modulation));
@@ -155,6 +163,7 @@ impl Block {
         hidden: &mut Tensor,
         shared: &Shared<'_>,
         [shift, scale, gate]: [PerFrame<'_>; 3],
+        before: Option<Before<'_>>,
     ) {
         let p = &self.self_attention;
         let eps = self.shape.eps;
@@ -167,7 +176,12 @@ impl Block {
         let rope = Some((shared.rope, self.shape.heads));
         ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, rope);
         ops::rms_norm_rope(&mut key, Some(&p.norm_key), eps, rope);
-        let seen = ops::attention(&query, &key, &value, &self.shape.attention(shared.mask));
+        let how = self.shape.attention(shared.mask);
+        let (key, value) = match before {
+            None => (key, value),
+            Some(before) => before.all(key, value),
+        };
+        let seen = ops::attention(&query, &key, &value, &how);
         drop((query, key, value));
         ops::linear_residual(hidden, &seen, &p.out, Some(gate));
     }

@@ -5,6 +5,7 @@
 //! sample: batches of one keep memory down, and guidance runs two passes.
 
 mod block;
+mod cache;
 mod condition;
 mod context;
 mod pass;
@@ -19,6 +20,7 @@ use crate::ModelError;
 use crate::error::input;
 use crate::layers::linear;
 use block::{Block, BlockShape};
+pub use cache::KeyValueCache;
 use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmbedding};
 pub use context::{Context, ContextOptions};
 pub use pass::Pass;
@@ -32,6 +34,17 @@ pub struct ForwardOptions {
     /// Latent frames in a causal block: a token sees its own and earlier blocks. 1: all tokens see
     /// all. `None`: the config's `num_frame_per_block`. The last block may be shorter.
     pub causal_block: Option<usize>,
+    /// Which earlier causal blocks a token sees; all when `None`.
+    pub attention_window: Option<AttentionWindow>,
+}
+
+/// Which causal blocks before its own a token sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionWindow {
+    /// Blocks right before its own.
+    pub before: usize,
+    /// First blocks of the window, which all see.
+    pub sink: usize,
 }
 
 /// The network, its weights in the file's dtype.
@@ -210,6 +223,39 @@ impl Transformer {
     ) -> Result<Tensor, ModelError> {
         let mut pass = self.begin(latents, timesteps, options)?;
         pass.run_blocks(context)?;
+        pass.finish()
+    }
+
+    /// As [`forward`](Self::forward), for frames `[n, in_channels, H, W]` of a window whose earlier
+    /// frames are in `cache`, with block-causal attention. `timesteps` are those of the whole window
+    /// (or of its frames up to these), or one for all. Afterwards the first `keep` of the frames are
+    /// in the cache too: whole blocks whose latents and timesteps will not change any more.
+    ///
+    /// The velocity is that which a forward of the window up to these frames gives, bit for bit.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the model or the cache; attention that is not block-causal, frames
+    /// that are not whole blocks.
+    pub fn forward_after(
+        &self,
+        cache: &mut KeyValueCache,
+        keep: usize,
+        latents: &Tensor,
+        timesteps: &[f32],
+        context: &Context,
+        options: &ForwardOptions,
+    ) -> Result<Tensor, ModelError> {
+        let block = options.causal_block.unwrap_or(self.config.num_frame_per_block);
+        if block < 2 {
+            let rule = "frames before others are finished only where attention is block-causal";
+            return Err(input("causal_block", block, rule));
+        }
+        if !keep.is_multiple_of(block) || keep > latents.dim(0) {
+            let rule = format!("it must be at most {} and a multiple of {block}", latents.dim(0));
+            return Err(input("the number of frames to keep", keep, rule));
+        }
+        let mut pass = self.begin_at(cache.next_frame(), latents, timesteps, options)?;
+        pass.run_blocks_after(context, cache, keep)?;
         pass.finish()
     }
 }

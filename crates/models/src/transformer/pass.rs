@@ -5,7 +5,8 @@ use std::sync::Arc;
 use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
 
 use super::block::Shared;
-use super::{Context, ForwardOptions, Transformer};
+use super::cache::Before;
+use super::{AttentionWindow, Context, ForwardOptions, KeyValueCache, Transformer};
 use crate::ModelError;
 use crate::error::input;
 
@@ -37,10 +38,27 @@ impl Transformer {
         timesteps: &[f32],
         options: &ForwardOptions,
     ) -> Result<Pass<'_>, ModelError> {
-        let grid = self.grid(latents.shape())?;
-        let frames = grid[0];
-        if timesteps.len() != 1 && timesteps.len() != frames {
+        let frames = self.grid(0, latents.shape())?[0];
+        if timesteps.len() > frames {
             let rule = format!("it must be 1 or the number of latent frames, {frames}");
+            return Err(input("the number of timesteps", timesteps.len(), rule));
+        }
+        self.begin_at(0, latents, timesteps, options)
+    }
+
+    /// As [`begin`](Self::begin), for frames of a window from frame `first` on. `timesteps` are those
+    /// of the window, or one for all.
+    pub(super) fn begin_at(
+        &self,
+        first: usize,
+        latents: &Tensor,
+        timesteps: &[f32],
+        options: &ForwardOptions,
+    ) -> Result<Pass<'_>, ModelError> {
+        let grid = self.grid(first, latents.shape())?;
+        let frames = first..first + grid[0];
+        if timesteps.len() != 1 && timesteps.len() < frames.end {
+            let rule = format!("it must be 1 or the number of latent frames, {}", frames.end);
             return Err(input("the number of timesteps", timesteps.len(), rule));
         }
         if let Some(bad) = timesteps.iter().find(|t| !t.is_finite()) {
@@ -48,33 +66,49 @@ impl Transformer {
         }
         let device = &self.device;
         let same = timesteps.iter().all(|t| *t == timesteps[0]);
-        let (temb, mut time_proj) =
+        // The embeddings of the whole window, so that they are the same whichever frames are run.
+        let (mut temb, mut time_proj) =
             in_pool(|| self.time.forward(if same { &timesteps[..1] } else { timesteps }, device))?;
+        if !same && timesteps.len() != grid[0] {
+            temb = temb.slice0(frames.clone());
+            time_proj = time_proj.slice0(frames);
+        }
         if let Some(embedding) = &self.fps {
             let rule = "this model was trained with frame rates: give one (its own is 24)";
             let fps = options.fps.ok_or_else(|| input("the frame rate", "none", rule))?;
             let added = embedding.forward(fps, device)?;
             ops::add_row(&mut time_proj, &added);
         }
-        let mask = match options.causal_block.unwrap_or(self.config().num_frame_per_block) {
-            0 => return Err(input("causal_block", 0, "it must be at least 1")),
-            1 => Mask::None,
-            block => {
-                let tokens_per_block = block.saturating_mul(grid[1] * grid[2]);
-                Mask::BlockCausal { tokens_per_block }
-            }
-        };
+        let mask = self.mask(grid, options)?;
         let latents = latents.on(device)?;
         let hidden = in_pool(|| {
             let patches = ops::patchify(&latents, self.patch());
             ops::linear_full(&patches, &self.patch_embedding)
         });
-        let rope = self.rope.table(grid, device)?;
+        let rope = self.rope.table(first, grid, device)?;
         Ok(Pass { model: self, grid, hidden, temb, time_proj, rope, mask })
     }
 
-    /// Patches along time, height and width.
-    fn grid(&self, shape: &[usize]) -> Result<[usize; 3], ModelError> {
+    /// Which tokens a token sees.
+    fn mask(&self, grid: [usize; 3], options: &ForwardOptions) -> Result<Mask, ModelError> {
+        let block = options.causal_block.unwrap_or(self.config().num_frame_per_block);
+        let tokens_per_block = block.saturating_mul(grid[1] * grid[2]);
+        match (block, options.attention_window) {
+            (0, _) => Err(input("causal_block", 0, "it must be at least 1")),
+            (1, None) => Ok(Mask::None),
+            (1, Some(_)) => {
+                let rule = "a window needs causal blocks of more than one frame";
+                Err(input("causal_block", 1, rule))
+            }
+            (_, None) => Ok(Mask::BlockCausal { tokens_per_block }),
+            (_, Some(AttentionWindow { before, sink })) => {
+                Ok(Mask::BlockWindow { tokens_per_block, before, sink })
+            }
+        }
+    }
+
+    /// Patches along time, height and width, of frames from `first` on.
+    fn grid(&self, first: usize, shape: &[usize]) -> Result<[usize; 3], ModelError> {
         let channels = self.in_channels();
         let [ph, pw] = self.patch();
         let grid = match *shape {
@@ -87,9 +121,10 @@ impl Transformer {
             }
         };
         let most = self.config().rope_max_seq_len;
-        if grid.contains(&0) || grid.iter().any(|&n| n > most) {
+        let last = [first + grid[0], grid[1], grid[2]];
+        if grid.contains(&0) || last.iter().any(|&n| n > most) {
             let rule = format!("each axis must have between 1 and {most} patches");
-            return Err(input("the grid of latent patches", grid, rule));
+            return Err(input("the grid of latent patches", last, rule));
         }
         Ok(grid)
     }
@@ -123,6 +158,32 @@ impl Pass<'_> {
     /// # Errors
     /// The context was made by another model.
     pub fn run_blocks(&mut self, context: &Context) -> Result<(), ModelError> {
+        self.run(context, None)
+    }
+
+    /// Runs all blocks behind what is in the cache and keeps the first `keep` of its frames there.
+    pub(super) fn run_blocks_after(
+        &mut self,
+        context: &Context,
+        cache: &mut KeyValueCache,
+        keep: usize,
+    ) -> Result<(), ModelError> {
+        let (layers, frame) = (cache.layers.len(), cache.tokens_per_frame);
+        let own = self.grid[1] * self.grid[2];
+        if layers != self.model.blocks.len() || (frame != 0 && frame != own) {
+            let rule = format!("this pass has {} and {own}", self.model.blocks.len());
+            return Err(input("the cache's layers and tokens a frame", [layers, frame], rule));
+        }
+        self.run(context, Some((&mut *cache, keep)))?;
+        cache.grow(keep, own);
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        context: &Context,
+        mut cache: Option<(&mut KeyValueCache, usize)>,
+    ) -> Result<(), ModelError> {
         let model = self.model;
         let layers = model.blocks.len();
         let known = context.blocks.as_ref().is_none_or(|blocks| blocks.len() == layers);
@@ -139,11 +200,15 @@ impl Pass<'_> {
         let hidden = &mut self.hidden;
         in_pool(|| {
             for (index, block) in model.blocks.iter().enumerate() {
+                let before = cache.as_mut().map(|(cache, keep)| Before {
+                    kept: &mut cache.layers[index],
+                    keep: *keep * shared.tokens_per_frame,
+                });
                 match &context.blocks {
-                    Some(blocks) => block.forward(hidden, &shared, &blocks[index]),
+                    Some(blocks) => block.forward(hidden, &shared, &blocks[index], before),
                     None => {
                         let context = block.context(&context.text, context.image.as_ref());
-                        block.forward(hidden, &shared, &context);
+                        block.forward(hidden, &shared, &context, before);
                     }
                 }
             }

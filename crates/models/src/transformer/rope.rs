@@ -7,11 +7,14 @@ use longreel_kernels::{Device, GpuError, RopeTable, Tensor};
 /// The base of the angles' geometric series (`theta` in the reference).
 const BASE: f64 = 10_000.0;
 
-/// Builds the table for a grid and keeps the last one, since all steps of a segment share it.
+/// The first frame and the grid.
+type Frames = (usize, [usize; 3]);
+
+/// Builds the table for a grid and keeps the last one, since most steps of a segment share it.
 #[derive(Debug)]
 pub(super) struct Rope {
     head_dim: usize,
-    last: Mutex<Option<([usize; 3], Arc<RopeTable>)>>,
+    last: Mutex<Option<(Frames, Arc<RopeTable>)>>,
 }
 
 impl Rope {
@@ -20,33 +23,40 @@ impl Rope {
         Self { head_dim, last: Mutex::new(None) }
     }
 
-    /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at 0.
-    pub fn table(&self, grid: [usize; 3], device: &Device) -> Result<Arc<RopeTable>, GpuError> {
+    /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at 0 in
+    /// height and width and at `first` in time.
+    pub fn table(
+        &self,
+        first: usize,
+        grid: [usize; 3],
+        device: &Device,
+    ) -> Result<Arc<RopeTable>, GpuError> {
         // A panic elsewhere while the lock was held cannot leave half a table behind.
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((kept, table)) = &*last
-            && *kept == grid
+            && *kept == (first, grid)
         {
             return Ok(table.clone());
         }
-        let RopeTable { cos, sin } = build(self.head_dim, grid);
+        let RopeTable { cos, sin } = build(self.head_dim, first, grid);
         let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned());
         let table = Arc::new(RopeTable { cos: on(cos)?, sin: on(sin)? });
-        *last = Some((grid, table.clone()));
+        *last = Some(((first, grid), table.clone()));
         Ok(table)
     }
 }
 
 /// Height and width get `2 * (head_dim / 6)` values each and time the rest, as in the reference's
 /// `SkyReelsV2RotaryPosEmbed`; angles are computed in f64 and rounded once.
-fn build(head_dim: usize, grid: [usize; 3]) -> RopeTable {
+fn build(head_dim: usize, first: usize, grid: [usize; 3]) -> RopeTable {
     let spatial = head_dim / 6;
     let pairs = [head_dim / 2 - 2 * spatial, spatial, spatial];
     let axes: Vec<Vec<(f32, f32)>> = grid
         .iter()
+        .zip([first, 0, 0])
         .zip(pairs)
-        .map(|(&positions, pairs)| {
-            (0..positions)
+        .map(|((&positions, first), pairs)| {
+            (first..first + positions)
                 .flat_map(|position| {
                     (0..pairs).map(move |i| {
                         let exponent = (2 * i) as f64 / (2 * pairs) as f64;

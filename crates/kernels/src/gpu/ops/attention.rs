@@ -54,11 +54,18 @@ impl Seen {
     }
 }
 
-impl From<Mask> for Seen {
-    fn from(mask: Mask) -> Self {
+impl Seen {
+    /// What a mask lets so many queries see, which are those of the last keys.
+    pub fn by(mask: Mask, queries: usize, keys: usize) -> Self {
+        let first_query = keys.saturating_sub(queries);
         match mask {
             Mask::None => Self::ALL,
-            Mask::BlockCausal { tokens_per_block } => Self::causal(tokens_per_block),
+            Mask::BlockCausal { tokens_per_block } => {
+                Self { first_query, ..Self::causal(tokens_per_block) }
+            }
+            Mask::BlockWindow { tokens_per_block, before, sink } => {
+                Self { tokens_per_block, before, sink, first_query }
+            }
         }
     }
 }
