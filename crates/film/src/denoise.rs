@@ -76,12 +76,12 @@ pub type OnRow<'a> = dyn FnMut(&RowDone<'_>) -> Result<bool, FilmError> + 'a;
 pub fn denoise(
     task: &SegmentTask<'_>,
     window: &mut Tensor,
-    mut cache: Option<&mut (dyn StepCache + '_)>,
+    cache: Option<&mut (dyn StepCache + '_)>,
     on_row: &mut OnRow<'_>,
 ) -> Result<bool, FilmError> {
     let rows = task.timetable.rows();
     let kept_rows = kept_rows(task.timetable, task.keeping);
-    let mut reuse = match (cache.as_deref_mut(), task.keeping) {
+    let mut reuse = match (cache, task.keeping) {
         (Some(cache), _) => {
             cache.reset(rows.len());
             Reuse::Steps(cache)
