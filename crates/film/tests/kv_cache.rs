@@ -210,7 +210,8 @@ fn what_cannot_be_kept_is_refused_with_the_way_out() {
         (request.causal_block_size, request.ar_step) = (None, 0);
         (request.base_num_frames, request.overlap_history) = (33, 9);
     };
-    let cases: [(&dyn Fn(&mut FilmRequest), &[&str]); 8] = [
+    type Case<'a> = (&'a dyn Fn(&mut FilmRequest), &'a [&'a str]);
+    let cases: [Case<'_>; 8] = [
         (&|r| r.attention_window = Some(2), &["--attention-window 2", "blocks of 3", "use 3"]),
         (&|r| r.attention_window = Some(7), &["--attention-window 7", "use 6 or 9"]),
         (&|r| r.attention_sink = Some(3), &["--attention-sink 3", "--attention-window"]),
