@@ -6,12 +6,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use libloading::Library;
-use longreel_kernels::gpu::{Arg, GpuError, Launch, SOURCES};
+use longreel_kernels::gpu::{Arg, GpuError, Launch};
 
-use crate::{ShimError, lock};
+use crate::{ShimError, Sources, lock};
 
 /// The headers, in the order in which they build on each other, before and after the kernels.
 const BEFORE: [(&str, &str); 3] = [
@@ -30,7 +30,7 @@ const FLAGS: &[&str] = &[
     "-fvisibility=hidden",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
-    "-fsanitize=alignment,bounds,integer-divide-by-zero,shift,signed-integer-overflow",
+    "-fsanitize=null,alignment,bounds,integer-divide-by-zero,shift,signed-integer-overflow",
     "-fno-sanitize-recover=all",
     "-w",
 ];
@@ -141,19 +141,19 @@ pub(crate) fn compiler() -> Result<String, ShimError> {
 pub(crate) fn module(
     compiler: &str,
     folder: &Path,
+    sources: Sources,
     name: &'static str,
 ) -> Result<&'static Module, GpuError> {
-    static LOADED: Mutex<Option<HashMap<&'static str, &'static Module>>> = Mutex::new(None);
-    let mut loaded = lock(&LOADED);
-    let loaded = loaded.get_or_insert_default();
-    if let Some(module) = loaded.get(name) {
-        return Ok(module);
-    }
-    let failed = |log: String| GpuError::Compile { module: name, log };
-    let library = build(compiler, folder, name).map_err(failed)?;
-    let module: &'static Module = Box::leak(Box::new(load(&library).map_err(failed)?));
-    loaded.insert(name, module);
-    Ok(module)
+    /// By the address of the sources and the name. Each is compiled once, several side by side.
+    type Loaded = HashMap<(usize, &'static str), &'static OnceLock<Result<Module, String>>>;
+    static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+    let key = (sources.as_ptr().addr(), name);
+    let place: &'static OnceLock<_> = lock(&LOADED)
+        .get_or_insert_default()
+        .entry(key)
+        .or_insert_with(|| Box::leak(Box::default()));
+    let module = place.get_or_init(|| load(&build(compiler, folder, sources, name)?));
+    module.as_ref().map_err(|log| GpuError::Compile { module: name, log: log.clone() })
 }
 
 fn load(path: &Path) -> Result<Module, String> {
@@ -177,8 +177,8 @@ fn load(path: &Path) -> Result<Module, String> {
 }
 
 /// Compiles a source unless its library is in the folder already.
-fn build(compiler: &str, folder: &Path, name: &str) -> Result<PathBuf, String> {
-    let source = |name| SOURCES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+fn build(compiler: &str, folder: &Path, sources: Sources, name: &str) -> Result<PathBuf, String> {
+    let source = |name| sources.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
     let kernels = source(name).ok_or("there is no such source")?;
     let common = source("common").ok_or("there is no common source")?;
     let own = (format!("{name}.cu"), kernels);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use longreel_kernels::gpu::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+use longreel_kernels::gpu::{Address, Arg, Driver, GpuError, Launch, MatMul, SOURCES, Stream};
 use rayon::prelude::*;
 
 use compile::{Argument, Module};
@@ -36,10 +36,14 @@ pub enum ShimError {
     },
 }
 
+/// Sources of kernels by name, as [`SOURCES`].
+pub type Sources = &'static [(&'static str, &'static str)];
+
 /// The device. Each call has done its work when it returns.
 pub struct Shim {
     compiler: String,
     folder: PathBuf,
+    sources: Sources,
     memory: Mutex<Memory>,
     /// The largest single allocation.
     largest_bytes: usize,
@@ -67,6 +71,7 @@ impl Shim {
         Ok(Self {
             compiler: compile::compiler()?,
             folder: folder.to_path_buf(),
+            sources: SOURCES,
             memory: Mutex::new(Memory::new(8 << 30)),
             largest_bytes: usize::MAX,
             products: false,
@@ -78,6 +83,12 @@ impl Shim {
     /// the test that asked ends there.
     pub fn or_skip(folder: &Path) -> Option<Self> {
         Self::new(folder).map_err(|error| eprintln!("skipped: {error}")).ok()
+    }
+
+    /// With other kernels than ours.
+    #[must_use]
+    pub fn with_sources(self, sources: Sources) -> Self {
+        Self { sources, ..self }
     }
 
     /// With so many bytes of memory.
@@ -99,7 +110,7 @@ impl Shim {
     }
 
     fn module(&self, name: &'static str) -> Result<&'static Module, GpuError> {
-        compile::module(&self.compiler, &self.folder, name)
+        compile::module(&self.compiler, &self.folder, self.sources, name)
     }
 
     /// Fails when guards beside memory were written to.
@@ -195,8 +206,8 @@ impl Driver for Shim {
         if launch.threads == 0 || launch.threads > 1024 || launch.grid.contains(&0) {
             return Err(refused("launch", format!("{name} cannot be started as {launch:?}")));
         }
-        // What every card since sm_80 has; it is more than some have, of which sm_86 has the least.
-        if launch.shared_bytes > 227 << 10 || launch.grid[1] > 65_535 || launch.grid[2] > 65_535 {
+        // What a block may have on the smallest of the cards: sm_86, sm_89 and sm_120.
+        if launch.shared_bytes > 99 << 10 || launch.grid[1] > 65_535 || launch.grid[2] > 65_535 {
             return Err(refused("launch", format!("{name} is too large for a card: {launch:?}")));
         }
         for arg in args {
