@@ -39,23 +39,42 @@ __device__ __forceinline__ void change(T *x, i64 len, Change to) {
             float v[WIDE];
             load<WIDE>(v, x + i);
 #pragma unroll
-            for (int j = 0; j < WIDE; j++) v[j] = to(v[j], i + j);
+            for (int j = 0; j < WIDE; j++) v[j] = to(v[j]);
             store<WIDE>(x + i, v);
         },
-        [&](i64 i) { set(x[i], to(to_f32(x[i]), i)); });
+        [&](i64 i) { set(x[i], to(to_f32(x[i]))); });
 }
 
-#define DEFINE(T)                                                                              \
-    extern "C" __global__ void activate_##T(T *x, i64 len, int activation) {                   \
-        change(x, len, [&](float v, i64) { return activate(v, activation); });                 \
-    }                                                                                          \
-    /* What is no number stays so. */                                                          \
-    extern "C" __global__ void clamp_##T(T *x, i64 len, float least, float most) {             \
-        change(x, len, [&](float v, i64) { return v < least ? least : v > most ? most : v; }); \
-    }                                                                                          \
-    /* Negative values times the slope of their channel. */                                    \
-    extern "C" __global__ void prelu_##T(T *x, i64 len, const float *slopes, int channels) {   \
-        change(x, len, [&](float v, i64 i) { return v < 0.0f ? v * slopes[i % channels] : v; }); \
+#define DEFINE(T)                                                                         \
+    extern "C" __global__ void activate_##T(T *x, i64 len, int activation) {              \
+        change(x, len, [&](float v) { return activate(v, activation); });                 \
+    }                                                                                     \
+    /* What is no number stays so. */                                                     \
+    extern "C" __global__ void clamp_##T(T *x, i64 len, float least, float most) {        \
+        change(x, len, [&](float v) { return v < least ? least : v > most ? most : v; }); \
+    }
+FOR_EACH_ELEMENT(DEFINE)
+#undef DEFINE
+
+// Negative values times the slope of their channel.
+#define DEFINE(T)                                                                            \
+    extern "C" __global__ void prelu_##T(T *x, i64 len, const float *slopes, int channels) { \
+        for_each(                                                                            \
+            len, aligned(x),                                                                 \
+            [&](i64 i) {                                                                     \
+                float v[WIDE];                                                               \
+                load<WIDE>(v, x + i);                                                        \
+                int channel = (int)(i % channels);                                           \
+                for (int j = 0; j < WIDE; j++) {                                             \
+                    if (v[j] < 0.0f) v[j] *= slopes[channel];                                \
+                    if (++channel == channels) channel = 0;                                  \
+                }                                                                            \
+                store<WIDE>(x + i, v);                                                       \
+            },                                                                               \
+            [&](i64 i) {                                                                     \
+                float v = to_f32(x[i]);                                                      \
+                if (v < 0.0f) set(x[i], v * slopes[i % channels]);                           \
+            });                                                                              \
     }
 FOR_EACH_ELEMENT(DEFINE)
 #undef DEFINE
