@@ -311,10 +311,11 @@ static void begin(Fiber &fiber, unsigned index) {
     fiber.groups = 0;
 }
 
-// Runs one block, its threads from the first on or from the last: a missing barrier that one order
-// hides shows in the other.
+// Runs one block, its warps from the first on or from the last, each as far as it gets without the
+// others: a missing barrier that one order hides shows in the other.
 static void run_block(bool backwards) {
     Worker &w = *worker;
+    const unsigned warps = (w.threads + 31) / 32;
     w.live = w.threads;
     w.at_barrier = 0;
     w.barrier_sum[0] = w.barrier_sum[1] = 0;
@@ -326,12 +327,19 @@ static void run_block(bool backwards) {
     }
     while (w.live && !w.failed) {
         bool moved = false;
-        for (unsigned i = 0; i < w.threads && !w.failed; i++) {
-            unsigned which = backwards ? w.threads - 1 - i : i;
-            if (w.fibers[which].state != READY) continue;
-            moved = true;
-            w.current = which;
-            shim_switch(&w.scheduler, w.fibers[which].stack_pointer);
+        for (unsigned i = 0; i < warps && !w.failed; i++) {
+            unsigned first = (backwards ? warps - 1 - i : i) * 32;
+            unsigned lanes = w.threads - first < 32 ? w.threads - first : 32;
+            for (bool more = true; more;) {
+                more = false;
+                for (unsigned j = 0; j < lanes && !w.failed; j++) {
+                    unsigned which = first + (backwards ? lanes - 1 - j : j);
+                    if (w.fibers[which].state != READY) continue;
+                    moved = more = true;
+                    w.current = which;
+                    shim_switch(&w.scheduler, w.fibers[which].stack_pointer);
+                }
+            }
         }
         if (!moved && !w.failed) {
             unsigned stuck = 0;

@@ -142,6 +142,8 @@ fn a_query_sees_what_its_block_and_window_allow() {
         Case { seen: window(10, 1, 2, 0), ..Case::of(330, 330, 1, 64) },
         Case { seen: window(32, 0, 1, 0), ..Case::of(160, 160, 1, 128) },
         Case { seen: window(7, 3, 1, 0), ..Case::of(90, 90, 1, 256) },
+        // Blocks larger than a tile of keys: some tiles are seen as a whole by a part of the queries.
+        Case { seen: window(40, 2, 1, 0), ..Case::of(330, 330, 1, 64) },
         // The queries are those of the last keys.
         Case { seen: window(12, 2, 1, 204), ..Case::of(36, 240, 2, 64) },
         Case { seen: window(12, usize::MAX, 0, 204), ..Case::of(36, 240, 1, 64) },
