@@ -65,6 +65,56 @@ struct Finish {
         }
     }
 
+    // The same for N pairs of one row, 8 columns apart from `column` on: the values `half`, `half + 1` of
+    // each of `sums`. All reads come before the first store, so that none waits for another.
+    template <int N>
+    __device__ __forceinline__ void pairs(int row, i64 to, int column, const float (&sums)[N][4], int half) const {
+        if (columns % 2 != 0 || column + 8 * (N - 1) + 1 >= columns) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if (column + j * 8 < columns) pair(row, to, column + j * 8, sums[j][half], sums[j][half + 1]);
+            }
+            return;
+        }
+        const int frame = tokens_per_frame > 0 ? (first_token + row) / tokens_per_frame : 0;
+        const float* factors = gate + (i64)frame * columns + column;
+        float values[N][2];
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            float more[2] = {0.0f, 0.0f};
+            if (bias != nullptr) load<2>(more, bias + column + j * 8);
+            for (int i = 0; i < 2; ++i) values[j][i] = activate(sums[j][half + i] + more[i], activation);
+        }
+        if (gate != nullptr) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                float factor[2];
+                load<2>(factor, factors + j * 8);
+                for (int i = 0; i < 2; ++i) values[j][i] *= factor[i];
+            }
+        }
+        const i64 at = to * columns + column;
+        if (out_bf16) {
+            store_pairs<N>((bf16*)out + at, values);
+        } else {
+            store_pairs<N>((float*)out + at, values);
+        }
+    }
+
+    template <int N, class T>
+    __device__ __forceinline__ void store_pairs(T* at, float (&values)[N][2]) const {
+        if (add) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                float old[2];
+                load<2>(old, at + j * 8);
+                for (int i = 0; i < 2; ++i) values[j][i] += old[i];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < N; ++j) store<2>(at + j * 8, values[j]);
+    }
+
     template <class T>
     __device__ void store_pair(T* at, bool both, float first, float second) const {
         if (add) {
@@ -191,14 +241,8 @@ struct TensorTile {
         for (int i = 0; i < DOWN * 2; ++i) {
             const int row = first_row + warp_row + i * 8 + lane / 4;
             if (row >= out.rows()) break;
-            const i64 to = out.place(row);
-#pragma unroll
-            for (int j = 0; j < ACROSS; ++j) {
-                const int column = first_column + warp_column + j * 8 + lane % 4 * 2;
-                if (column < out.columns()) {
-                    out.finish.pair(row, to, column, sums[i / 2][j][i % 2 * 2], sums[i / 2][j][i % 2 * 2 + 1]);
-                }
-            }
+            const int column = first_column + warp_column + lane % 4 * 2;
+            out.finish.pairs(row, out.place(row), column, sums[i / 2], i % 2 * 2);
         }
     }
 };

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use longreel_kernels::Activation;
-use longreel_kernels::gpu::{Array, Element, Gpu, ops};
+use longreel_kernels::gpu::{Arg, Array, Element, Gpu, Launch, ops};
 
 use crate::{ELEMENTS, Numbers, array, assert_close, device, device_with_products, rounded};
 
@@ -206,5 +206,46 @@ fn a_feed_forward_in_one_call_is_its_two_layers() {
             let tolerance = if element == Element::F32 { 5e-6 } else { 2e-2 };
             assert_close(&format!("{element:?}"), into, &expected, tolerance);
         }
+    }
+}
+
+/// What a slice of a long film's rows is: row 0 is a later token.
+#[test]
+fn rows_of_a_later_token_use_its_gate() {
+    let Some(gpu) = device() else { return };
+    let (rows, outputs, first) = (12, 64, 21);
+    let layer = Layer::new(rows, 8, outputs);
+    let gate = Numbers::new(4).vec(5 * outputs);
+    let gates = Array::from_host(&gpu, &gate);
+    let (x, weight, bias) = layer.on(&gpu, Element::Bf16, Element::Bf16);
+    let product = layer.expected(Element::Bf16, Element::Bf16);
+    let factor = |i: usize| f64::from(gate[(first + i / outputs) / 8 * outputs + i % outputs]);
+    let expected: Vec<f64> = product.iter().enumerate().map(|(i, v)| factor(i) * v).collect();
+    for (kernel, threads, shared_bytes) in
+        [("gemm_64x64", 128, 3 * 128 * 64), ("gemm_bf16_bf16", 256, 0)]
+    {
+        let out = Array::zeros(&gpu, Element::F32, rows * outputs);
+        let pointer = |array: &Array| Arg::Pointer(array.address());
+        let [out_bf16, tokens_per_frame, activation, add] = [0, 8, 0, 1].map(Arg::Int);
+        let [first, rows, inputs, outputs] =
+            [first as i32, rows as i32, 8, outputs as i32].map(Arg::Int);
+        let args = [
+            pointer(&x),
+            pointer(&weight),
+            pointer(&out),
+            out_bf16,
+            pointer(&bias),
+            pointer(&gates),
+            tokens_per_frame,
+            first,
+            activation,
+            add,
+            rows,
+            inputs,
+            outputs,
+        ];
+        let launch = Launch { module: "gemm", kernel, grid: [1, 1, 1], threads, shared_bytes };
+        gpu.driver().launch(&launch, &args).expect("it runs");
+        assert_close(kernel, out, &expected, 3e-6);
     }
 }

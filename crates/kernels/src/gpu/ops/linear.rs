@@ -5,6 +5,9 @@
 //! everything else. Ours were compiled for every architecture and checked without a card; their speed
 //! and the choice of tiles were not measured on one.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::pointwise::activation_code;

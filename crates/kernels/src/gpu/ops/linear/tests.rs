@@ -1,0 +1,151 @@
+//! What is asked of a device for layers whose results in between are too large to stand in memory.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::gpu::{Driver, GpuError, Launch, Stream, lock};
+
+/// Addresses without memory, and a list of the products and launches.
+#[derive(Debug)]
+struct Asked {
+    /// Whether there is a library for products.
+    library: bool,
+    next: AtomicU64,
+    products: Mutex<Vec<MatMul>>,
+    launches: Mutex<Vec<(&'static str, Vec<Arg>)>>,
+}
+
+impl Asked {
+    fn new(library: bool) -> Arc<Self> {
+        let (products, launches) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { library, next: AtomicU64::new(1 << 40), products, launches })
+    }
+}
+
+impl Driver for Arc<Asked> {
+    fn name(&self) -> String {
+        "a list".into()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        Ok(Address(self.next.fetch_add(bytes as u64, Ordering::Relaxed)))
+    }
+
+    fn free(&self, _: Address) {}
+
+    fn memory(&self) -> Result<(usize, usize), GpuError> {
+        Ok((usize::MAX, usize::MAX))
+    }
+
+    fn upload(&self, _: Stream, _: Address, _: &[u8]) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn download(&self, _: Address, _: &mut [u8]) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn copy(&self, _: Address, _: Address, _: usize) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn zero(&self, _: Address, _: usize) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        lock(&self.launches).push((launch.kernel, args.to_vec()));
+        Ok(())
+    }
+
+    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
+        if self.library {
+            lock(&self.products).push(*what);
+        }
+        Ok(self.library)
+    }
+
+    fn follow(&self, _: Stream) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
+        Ok(())
+    }
+}
+
+const ROWS: usize = 75_600;
+const DIM: usize = 5120;
+const HIDDEN: usize = 13_824;
+
+fn whole(arg: Arg) -> usize {
+    match arg {
+        Arg::Int(n) => n as usize,
+        other => panic!("{other:?} is no int"),
+    }
+}
+
+/// A layer of a 14B model over a film's tokens: hidden state, what is read, weights.
+fn feed_forward(asked: &Arc<Asked>) -> (Array, Array) {
+    let gpu = Gpu::new(Box::new(asked.clone()), Element::Bf16);
+    let mut into = Array::unset(&gpu, Element::F32, ROWS * DIM);
+    let y = Array::unset(&gpu, Element::Bf16, ROWS * DIM);
+    let up = Array::unset(&gpu, Element::Bf16, HIDDEN * DIM);
+    let down = Array::unset(&gpu, Element::Bf16, HIDDEN * DIM);
+    let gates = Array::unset(&gpu, Element::F32, 21 * DIM);
+    feed_forward_residual(
+        &mut into,
+        &y,
+        ROWS,
+        (&Dense::of(&up, HIDDEN, DIM), None),
+        (&Dense::of(&down, DIM, HIDDEN), None),
+        Activation::GeluTanh,
+        Some(PerFrame { values: &gates, tokens_per_frame: 3600 }),
+    );
+    gpu.check().expect("nothing failed");
+    (into, y)
+}
+
+#[test]
+fn slices_of_a_feed_forward_follow_each_other_with_their_tokens() {
+    let asked = Asked::new(false);
+    let (into, y) = feed_forward(&asked);
+    let launches = lock(&asked.launches);
+    assert!(launches.len() > 2 && launches.len().is_multiple_of(2), "{}", launches.len());
+    let mut first = 0;
+    for pair in launches.as_chunks::<2>().0 {
+        let [(_, up), (_, down)] = pair;
+        // As `gemm.cu` has them: x, w, out, .., the first token, .., rows, inputs, outputs.
+        let rows = whole(up[10]);
+        assert_eq!(up[0], Arg::Pointer(y.address().plus(first * DIM * 2)));
+        assert_eq!(down[0], up[2], "the second layer reads what the first wrote");
+        assert_eq!(down[2], Arg::Pointer(into.address().plus(first * DIM * 4)));
+        assert_eq!((whole(down[7]), whole(down[10])), (first, rows));
+        assert!(rows * HIDDEN * 2 <= HIDDEN_BYTES);
+        first += rows;
+    }
+    assert_eq!(first, ROWS);
+}
+
+#[test]
+fn slices_of_a_librarys_sums_are_added_where_they_belong() {
+    let asked = Asked::new(true);
+    let (into, _) = feed_forward(&asked);
+    let products = lock(&asked.products);
+    let narrow: Vec<&MatMul> = products.iter().filter(|product| product.outputs == DIM).collect();
+    let launches = lock(&asked.launches);
+    assert_eq!(narrow.len(), launches.len(), "each product is finished once");
+    assert!(narrow.len() > products.len() - narrow.len(), "slices within slices");
+    let mut first = 0;
+    for (product, (kernel, args)) in narrow.iter().zip(launches.iter()) {
+        // Sums, out, .., the first token, .., rows, outputs.
+        assert_eq!(*kernel, "gemm_finish_bf16");
+        assert_eq!(args[0], Arg::Pointer(product.out));
+        assert_eq!(args[1], Arg::Pointer(into.address().plus(first * DIM * 4)));
+        assert_eq!((whole(args[6]), whole(args[9])), (first, product.rows));
+        assert!(product.rows * DIM * 2 <= SUMS_BYTES);
+        first += product.rows;
+    }
+    assert_eq!(first, ROWS);
+}
