@@ -189,6 +189,7 @@ struct TensorAttention {
 
 #pragma unroll
             for (int f = 0; f < FRAGMENTS; ++f) {
+                float shrinks[2];
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     float& most = largest[f][half];
@@ -201,8 +202,10 @@ struct TensorAttention {
                     most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
                     most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
                     // Where nothing was seen yet there is nothing to be relative to.
-                    const float origin = most == LOWEST ? 0.0f : most * factor;
-                    const float shrink = exp2_fast(before * factor - origin);
+                    // Both products are rounded, never fused with the difference: where the largest stays, the
+                    // factor is 1 and not a little off, over and over.
+                    const float origin = most == LOWEST ? 0.0f : __fmul_rn(most, factor);
+                    shrinks[half] = exp2_fast(__fmul_rn(before, factor) - origin);
                     float added = 0.0f;
 #pragma unroll
                     for (int n = 0; n < KEYS / 8; ++n) {
@@ -213,11 +216,14 @@ struct TensorAttention {
                             added += score;
                         }
                     }
-                    total[f][half] = total[f][half] * shrink + added;
+                    total[f][half] = total[f][half] * shrinks[half] + added;
+                }
+                // The largest scores of most rows come early.
+                if (__any_sync(0xffffffffu, shrinks[0] != 1.0f || shrinks[1] != 1.0f)) {
 #pragma unroll
                     for (int n = 0; n < SIZE / 8; ++n) {
-                        sums[f][n][half * 2] *= shrink;
-                        sums[f][n][half * 2 + 1] *= shrink;
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) sums[f][n][i] *= shrinks[i / 2];
                     }
                 }
             }
