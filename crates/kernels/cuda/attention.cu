@@ -253,6 +253,8 @@ struct TensorAttention {
             }
         }
 
+        // Where nothing was seen the queries are still on their way.
+        cp_async_wait<0>();
 #pragma unroll
         for (int f = 0; f < FRAGMENTS; ++f) {
 #pragma unroll

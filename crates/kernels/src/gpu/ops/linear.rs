@@ -237,7 +237,12 @@ impl<'a> Product<'a> {
                 ..part
             };
             if !product.by_library() {
-                return false;
+                if first == 0 {
+                    return false;
+                }
+                // It may have no way for a last slice that is shorter.
+                part.by_kernel();
+                continue;
             }
             self.finish(sums.address(), sums.element(), Self { bias: None, ..part });
         }

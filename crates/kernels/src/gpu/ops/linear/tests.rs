@@ -9,17 +9,17 @@ use crate::gpu::{Driver, GpuError, Launch, Stream, lock};
 /// Addresses without memory, and a list of the products and launches.
 #[derive(Debug)]
 struct Asked {
-    /// Whether there is a library for products.
-    library: bool,
+    /// The library for products has a way for so many rows or more.
+    library_rows: usize,
     next: AtomicU64,
     products: Mutex<Vec<MatMul>>,
     launches: Mutex<Vec<(&'static str, Vec<Arg>)>>,
 }
 
 impl Asked {
-    fn new(library: bool) -> Arc<Self> {
+    fn new(library_rows: usize) -> Arc<Self> {
         let (products, launches) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { library, next: AtomicU64::new(1 << 40), products, launches })
+        Arc::new(Self { library_rows, next: AtomicU64::new(1 << 40), products, launches })
     }
 }
 
@@ -60,10 +60,11 @@ impl Driver for Arc<Asked> {
     }
 
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
-        if self.library {
+        let done = what.rows >= self.library_rows;
+        if done {
             lock(&self.products).push(*what);
         }
-        Ok(self.library)
+        Ok(done)
     }
 
     fn follow(&self, _: Stream) -> Result<(), GpuError> {
@@ -109,7 +110,7 @@ fn feed_forward(asked: &Arc<Asked>) -> (Array, Array) {
 
 #[test]
 fn slices_of_a_feed_forward_follow_each_other_with_their_tokens() {
-    let asked = Asked::new(false);
+    let asked = Asked::new(usize::MAX);
     let (into, y) = feed_forward(&asked);
     let launches = lock(&asked.launches);
     assert!(launches.len() > 2 && launches.len().is_multiple_of(2), "{}", launches.len());
@@ -130,7 +131,7 @@ fn slices_of_a_feed_forward_follow_each_other_with_their_tokens() {
 
 #[test]
 fn slices_of_a_librarys_sums_are_added_where_they_belong() {
-    let asked = Asked::new(true);
+    let asked = Asked::new(1);
     let (into, _) = feed_forward(&asked);
     let products = lock(&asked.products);
     let narrow: Vec<&MatMul> = products.iter().filter(|product| product.outputs == DIM).collect();
@@ -148,4 +149,25 @@ fn slices_of_a_librarys_sums_are_added_where_they_belong() {
         first += product.rows;
     }
     assert_eq!(first, ROWS);
+}
+
+#[test]
+fn a_slice_that_a_library_has_no_way_for_is_added_once_by_our_kernel() {
+    let asked = Asked::new(5000);
+    let (into, _) = feed_forward(&asked);
+    let launches = lock(&asked.launches);
+    let mut first = 0;
+    let mut ours = 0;
+    for (kernel, args) in launches.iter() {
+        let (out, token, rows) = match *kernel {
+            "gemm_finish_bf16" => (args[1], args[6], args[9]),
+            _ => (args[2], args[7], args[10]),
+        };
+        assert_eq!(out, Arg::Pointer(into.address().plus(first * DIM * 4)), "{kernel}");
+        assert_eq!(whole(token), first, "{kernel}");
+        ours += usize::from(*kernel == "gemm_128x128");
+        first += whole(rows);
+    }
+    assert_eq!(first, ROWS);
+    assert!(ours > 0 && ours < launches.len(), "{ours} of {}", launches.len());
 }
