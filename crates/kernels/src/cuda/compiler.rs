@@ -1,7 +1,9 @@
 //! Our kernels, compiled for a card by NVRTC.
 
+use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::api::{NvrtcApi, nvrtc_api};
 use super::{Cache, Places};
@@ -33,6 +35,9 @@ pub struct Compiled {
     /// What the compiler warned of.
     pub log: String,
 }
+
+/// A module's code, or why there is none.
+pub(super) type Code = Result<Vec<u8>, GpuError>;
 
 /// NVRTC.
 #[derive(Debug)]
@@ -131,15 +136,49 @@ impl Compiler {
         target: Target,
         cache: &Cache,
     ) -> Result<Vec<u8>, GpuError> {
-        let version = format!("NVRTC {}.{}", self.version.0, self.version.1);
-        let options = options(target).join(" ");
-        let key = Cache::key(&[source.as_bytes(), version.as_bytes(), options.as_bytes()]);
+        let key = self.key(source, target);
         if let Some(code) = cache.get(&key) {
             return Ok(code);
         }
         let compiled = self.compile(module, source, target)?;
         cache.put(&key, &compiled.code);
         Ok(compiled.code)
+    }
+
+    /// The name of a text's code in the cache.
+    pub fn key(&self, source: &str, target: Target) -> String {
+        let version = format!("NVRTC {}.{}", self.version.0, self.version.1);
+        let options = options(target).join(" ");
+        Cache::key(&[source.as_bytes(), version.as_bytes(), options.as_bytes()])
+    }
+
+    /// All modules of [`SOURCES`] by name, from the cache or compiled side by side: what takes one core a
+    /// quarter of a minute.
+    pub(super) fn all(&self, target: Target, cache: &Cache) -> HashMap<&'static str, Code> {
+        let modules: Vec<&'static str> =
+            SOURCES.iter().map(|row| row.0).filter(|&name| name != "common").collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            while let Some(&module) = modules.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let source = source_of(module).unwrap_or_default();
+                done.push((module, self.cached(module, &source, target, cache)));
+            }
+            done
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Plain threads: one of the operations' pool could take up other work meanwhile, which may wait for
+        // this.
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (1..cores.min(modules.len())).map(|_| scope.spawn(work)).collect();
+            let mut all: HashMap<_, _> = work().into_iter().collect();
+            for thread in threads {
+                // A thread that panicked leaves modules out, which are told of when they are wanted.
+                all.extend(thread.join().unwrap_or_default());
+            }
+            all
+        })
     }
 
     /// Compiles a text.

@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
 };
 
 use super::api::{StartedDriver, driver_api};
-use super::compiler::{Compiler, Target, source_of};
+use super::compiler::{Code, Compiler, Target};
 use super::error::{self, OUT_OF_MEMORY, check, failed};
 use super::matmul::CublasLt;
 use super::probe::{Card, card, start};
@@ -48,11 +48,13 @@ pub struct Device {
     rings: [Mutex<Ring>; 2],
     compiler: Compiler,
     target: Target,
+    /// All modules, compiled when the first kernel is started.
+    codes: OnceLock<HashMap<&'static str, Code>>,
     modules: Mutex<Modules>,
     cublaslt: OnceLock<Option<CublasLt>>,
 }
 
-/// What was compiled.
+/// What was loaded.
 #[derive(Default)]
 struct Modules {
     modules: HashMap<&'static str, CUmodule>,
@@ -125,6 +127,7 @@ impl Device {
             rings: SLOT_BYTES.map(|bytes| Mutex::new(Ring::new(std::ptr::null_mut(), bytes))),
             compiler,
             target,
+            codes: OnceLock::new(),
             modules: Mutex::default(),
             cublaslt: OnceLock::new(),
         };
@@ -169,9 +172,9 @@ impl Device {
 
     /// Loads a module, compiled or from the cache.
     fn load(&self, module: &'static str) -> Result<CUmodule, GpuError> {
-        let source = source_of(module)
-            .ok_or_else(|| GpuError::Compile { module, log: "there is no such source".into() })?;
-        let code = self.compiler.cached(module, &source, self.target, &self.cache)?;
+        let missing = || GpuError::Compile { module, log: "there is no such source".into() };
+        let codes = self.codes.get_or_init(|| self.compiler.all(self.target, &self.cache));
+        let code = codes.get(module).ok_or_else(missing)?.as_ref().map_err(Clone::clone)?;
         let (mut loaded, mut log) = (std::ptr::null_mut(), vec![0_u8; LOG_BYTES]);
         let mut options =
             [JitOption::CU_JIT_ERROR_LOG_BUFFER, JitOption::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];

@@ -4,7 +4,6 @@
 use std::ptr::NonNull;
 
 use cudarc::driver::sys::{CUevent, CUevent_flags_enum as EventFlag, CUstream};
-use rayon::prelude::*;
 
 use super::api::StartedDriver;
 use super::error::check;
@@ -12,9 +11,11 @@ use crate::gpu::{Address, GpuError};
 
 /// Buffers of a ring: the host fills one while others are on their way.
 const SLOTS: usize = 4;
-/// Copies within the host of more than this many bytes are shared by threads, which also read a mapped file
-/// side by side.
-const SHARED_COPY: usize = 1 << 20;
+/// A copy within the host is shared by threads when each gets this many bytes at least: they read a mapped
+/// file side by side.
+const SHARE_BYTES: usize = 4 << 20;
+/// Threads that share a copy at most.
+const SHARES: usize = 4;
 
 /// A pinned buffer and the event of its last use.
 #[derive(Debug)]
@@ -74,10 +75,7 @@ impl Ring {
             // SAFETY: the buffer has `slot_bytes`, and its last copy is done, as `slot` has seen to.
             unsafe {
                 let pinned = std::slice::from_raw_parts_mut(slot.memory.as_ptr(), part.len());
-                pinned
-                    .par_chunks_mut(SHARED_COPY)
-                    .zip(part.par_chunks(SHARED_COPY))
-                    .for_each(|(to, from)| to.copy_from_slice(from));
+                copy(pinned, part);
                 let from = slot.memory.as_ptr().cast();
                 let status = (api.cuMemcpyHtoDAsync_v2)(to, from, part.len(), self.stream);
                 check(driver, "copying to the card", status)?;
@@ -139,4 +137,20 @@ impl Ring {
             }
         }
     }
+}
+
+/// Copies, by several threads where that pays. They are plain threads: one of the operations' pool could
+/// take up other work meanwhile, which may want this very ring.
+fn copy(to: &mut [u8], from: &[u8]) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shares = (from.len() / SHARE_BYTES).clamp(1, SHARES.min(cores));
+    if shares == 1 {
+        return to.copy_from_slice(from);
+    }
+    let bytes = from.len().div_ceil(shares);
+    std::thread::scope(|scope| {
+        for (to, from) in to.chunks_mut(bytes).zip(from.chunks(bytes)) {
+            scope.spawn(|| to.copy_from_slice(from));
+        }
+    });
 }

@@ -98,6 +98,10 @@ fn a_kernel_gets_its_arguments_and_a_missing_one_is_told() {
     let args = [Arg::Pointer(to), Arg::Pointer(from), Arg::Long(1000)];
     card.launch(&launch, &args).expect("to start");
     assert_eq!(get_bf16(&*card, to, 1000), x);
+    // More shared memory than a kernel has without being asked.
+    card.zero(to, 2000).expect("to zero");
+    card.launch(&Launch { shared_bytes: 64 << 10, ..launch }, &args).expect("to start");
+    assert_eq!(get_bf16(&*card, to, 1000), x);
     let missing = Launch { kernel: "there_is_none", ..launch };
     let error = card.launch(&missing, &[]).expect_err("there is none").to_string();
     assert!(error.contains("convert") && error.contains("there_is_none"), "{error}");
@@ -178,5 +182,41 @@ fn products_by_the_vendor_have_the_operands_in_their_places() {
                 assert_eq!(got, expected, "value {n} of {what:?}");
             }
         }
+    }
+}
+
+#[test]
+fn gelu_follows_the_bias() {
+    let Some(card) = card() else { return };
+    let (rows, inputs, outputs) = (8, 32, 16);
+    // Small enough for GELU to matter.
+    let small = |count, seed| numbers(count, seed).into_iter().map(|v| v / 8.0).collect::<Vec<_>>();
+    let (x, w, b) = (small(rows * inputs, 1), small(outputs * inputs, 2), small(outputs, 3));
+    let out = card.alloc(rows * outputs * 4).expect("memory");
+    let what = MatMul {
+        x: put_bf16(&*card, &x),
+        weight: put_bf16(&*card, &w),
+        out,
+        bias: Some(put(&*card, &b)),
+        rows,
+        inputs,
+        outputs,
+        element: Element::Bf16,
+        out_element: Element::F32,
+        gelu: true,
+        add: false,
+    };
+    if !card.matmul(&what).expect("no failure") {
+        eprintln!("cuBLASLt is not there, or has no way for {what:?}");
+        return;
+    }
+    for (n, got) in get(&*card, out, rows * outputs).into_iter().enumerate() {
+        let (row, column) = (n / outputs, n % outputs);
+        let sum = (0..inputs).map(|k| x[row * inputs + k] * w[column * inputs + k]).sum::<f32>();
+        let v = f64::from(sum + b[column]);
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044_715 * v * v * v);
+        let expected = 0.5 * v * (1.0 + inner.tanh());
+        // The library's tanh is a fast one on some cards.
+        assert!((f64::from(got) - expected).abs() < 2e-3, "value {n}: {got}, not {expected}");
     }
 }

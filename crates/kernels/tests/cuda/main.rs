@@ -3,6 +3,8 @@
 mod card;
 mod compiler;
 mod nothing;
+#[cfg(target_os = "linux")]
+mod stand_in;
 
 use std::path::{Path, PathBuf};
 
