@@ -63,10 +63,11 @@ fn what_is_found_is_what_is_opened() {
 #[test]
 fn bytes_come_back_as_they_went_while_the_host_changes_them() {
     let Some(card) = card() else { return };
-    // More than all pinned buffers hold, and no multiple of one.
+    // More than all pinned buffers hold, no multiple of one, and each of them with other content.
     let count = (200 << 20) + 13;
     for stream in [Stream::Compute, Stream::Copy] {
-        let mut bytes: Vec<u8> = (0..count).map(|n: usize| (n * 31 + (n >> 13)) as u8).collect();
+        let mut bytes: Vec<u8> =
+            (0..count).map(|n: usize| (n * 31 + (n >> 13) + 7 * (n >> 22)) as u8).collect();
         let sent = bytes.clone();
         let address = card.alloc(count).expect("memory");
         card.upload(stream, address, &bytes).expect("to copy");
