@@ -1,5 +1,8 @@
 //! Which device makes a film, and how its memory is shared out.
 
+#[cfg(test)]
+mod peak;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -84,7 +87,11 @@ impl DeviceChoice {
             Some(WeightDtype::F32) => Element::F32,
             _ => Element::Bf16,
         };
-        let gpu = |ordinal| Ok::<_, GpuError>(Device::Gpu(Gpu::new(cuda::open(ordinal)?, compute)));
+        let gpu = |ordinal| {
+            let gpu = Gpu::new(cuda::open(ordinal)?, compute);
+            gpu.check_arithmetic()?;
+            Ok::<_, GpuError>(Device::Gpu(gpu))
+        };
         let cpu = |warning| Opened { device: Device::Cpu, warning };
         match self {
             Self::Cpu => Ok(cpu(None)),

@@ -129,6 +129,11 @@ impl Engine {
         })
     }
 
+    /// The same engine, with a device that is open already.
+    pub fn on(self, device: Device) -> Self {
+        Self { device: Some(device), ..self }
+    }
+
     /// What the model can do.
     pub fn kind(&self) -> ModelKind {
         self.facts.kind

@@ -9,8 +9,10 @@ use super::{Address, Driver, GpuError};
 
 /// Pieces begin at multiples of this many bytes.
 const ALIGN: usize = 256;
-/// The least that is asked of the driver at once.
+/// What is asked of the driver at once for small pieces.
 const SLAB: usize = 64 << 20;
+/// A piece that is larger has a slab of its own: what it would leave of a larger one might be of no use.
+const SMALL: usize = 8 << 20;
 
 /// Slabs and what is free in them.
 #[derive(Debug, Default)]
@@ -31,7 +33,8 @@ impl Arena {
         let address = match found {
             Some(address) => address,
             None => {
-                self.reserve(driver, bytes.max(SLAB)).or_else(|error| match bytes < SLAB {
+                let slab = if bytes > SMALL { bytes } else { SLAB };
+                self.reserve(driver, slab).or_else(|error| match bytes < slab {
                     true => self.reserve(driver, bytes),
                     false => Err(error),
                 })?;

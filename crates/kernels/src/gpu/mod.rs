@@ -6,6 +6,7 @@
 //! way of the cards themselves, whose work fails after the call has returned.
 
 mod arena;
+mod check;
 mod driver;
 mod layer;
 pub mod ops;

@@ -1,6 +1,7 @@
 //! The GPU's kernels and the code that starts them, on the shim, against plain f64 references.
 
 mod attention;
+mod check;
 mod conv;
 mod convert;
 mod dequantize;

@@ -18,7 +18,7 @@ pub use attention::{Attend, Scores, Seen, attention};
 pub use conv::{
     Frames, Windows, conv3d, conv3d_add, quarter_weight, upsampled_conv, window_weight,
 };
-pub use convert::{convert, has_not_finite};
+pub use convert::convert;
 pub use dequantize::dequantize;
 pub use layout::{add_row, interleave, patchify, split_modulation, unpatchify};
 pub use linear::{Dense, feed_forward_residual, linear, linear_residual};

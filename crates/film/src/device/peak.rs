@@ -1,0 +1,225 @@
+//! What a film's networks take of a GPU at the real models' shapes, beside what the plan says they do.
+//! The device is one that counts memory and does nothing: every allocation of a forward is made, in
+//! order, and no value is computed. The weights are a file of holes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+
+use longreel_kernels::gpu::{Address, Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Stream};
+use longreel_kernels::{Bytes, DType, Device, Tensor, Weight};
+use longreel_models::{
+    ContextOptions, ForwardOptions, ModelError, Transformer, Vae, VaeDecoderState,
+};
+use longreel_sampling::SchedulerConfig;
+use longreel_weights::{ExpectedTensor, ModelKind, TensorSource, VaeConfig, published_models};
+use memmap2::Mmap;
+
+use super::Need;
+use crate::plan::ModelFacts;
+
+/// A card of so many bytes that only keeps accounts.
+#[derive(Debug, Default)]
+struct Accounts {
+    total: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    slabs: HashMap<u64, usize>,
+    taken: usize,
+    peak: usize,
+    copied: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Card(Arc<Accounts>);
+
+impl Card {
+    fn with<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
+        body(&mut self.0.state.lock().expect("no panic"))
+    }
+}
+
+impl Driver for Card {
+    fn name(&self) -> String {
+        "accounts".into()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        let total = self.0.total;
+        self.with(|state| {
+            let free = total - state.taken;
+            if bytes > free {
+                return Err(GpuError::Memory { asked: bytes, free, total });
+            }
+            state.next += 1 << 40;
+            state.slabs.insert(state.next, bytes);
+            state.taken += bytes;
+            state.peak = state.peak.max(state.taken);
+            Ok(Address(state.next))
+        })
+    }
+
+    fn free(&self, address: Address) {
+        self.with(|state| state.taken -= state.slabs.remove(&address.0).expect("a slab"));
+    }
+
+    fn memory(&self) -> Result<(usize, usize), GpuError> {
+        Ok((self.0.total - self.with(|state| state.taken), self.0.total))
+    }
+
+    fn upload(&self, _: Stream, _: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.with(|state| state.copied += bytes.len() as u64);
+        Ok(())
+    }
+
+    fn download(&self, _: Address, _: &mut [u8]) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn copy(&self, _: Address, _: Address, _: usize) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn zero(&self, _: Address, _: usize) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn launch(&self, _: &Launch, _: &[Arg]) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn matmul(&self, _: &MatMul) -> Result<bool, GpuError> {
+        Ok(true)
+    }
+
+    fn follow(&self, _: Stream) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
+        Ok(())
+    }
+}
+
+/// Weights in bf16 of which no byte is anywhere.
+fn holes(tensors: &[ExpectedTensor]) -> TensorSource {
+    let bytes = |shape: &[usize]| 2 * shape.iter().product::<usize>();
+    let longest = tensors.iter().map(|(_, shape)| bytes(shape)).max().expect("tensors");
+    let file: File = tempfile::tempfile().expect("a file");
+    file.set_len(longest as u64).expect("a hole");
+    // SAFETY: nobody else has the file.
+    let map: Arc<Mmap> = Arc::new(unsafe { Mmap::map(&file) }.expect("a mapping"));
+    let weight = |(name, shape): &ExpectedTensor| {
+        let bytes = Bytes::view(map.clone(), 0..bytes(shape)).expect("inside");
+        (name.clone(), Weight::new(shape, DType::BF16, bytes).expect("as long as that"))
+    };
+    TensorSource::from_tensors(tensors.iter().map(weight).collect())
+}
+
+struct Case {
+    model: &'static str,
+    latents: usize,
+    size: [usize; 2],
+    /// GiB of the card.
+    card: usize,
+}
+
+/// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
+/// second pass; the plan's word.
+fn measured(case: &Case) -> (usize, usize, u64, Need) {
+    let published = published_models().into_iter().find(|m| m.name == case.model);
+    let config = published.expect(case.model).transformer;
+    let vae = VaeConfig::from_json("{}").expect("the default");
+    let [width, height] = case.size;
+    let tensors = config.expected_tensors();
+    let count = |tensors: &[ExpectedTensor]| {
+        tensors.iter().map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
+    };
+    let facts = ModelFacts {
+        name: case.model.into(),
+        kind: ModelKind::DiffusionForcing,
+        revision: String::new(),
+        transformer: config.clone(),
+        vae: vae.clone(),
+        scheduler: SchedulerConfig::default(),
+        transformer_bytes: count(&tensors),
+        text_encoder_bytes: 0,
+        other_bytes: count(&vae.expected_tensors()),
+        upscaler_flops: 0.0,
+        gpu: None,
+    };
+    let tokens = case.latents * crate::estimate::tokens_per_frame(&config, height, width);
+    let need = Need::of(&facts, tokens, height, width, 0);
+    let card = Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() }));
+    let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
+    gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
+    gpu.set_scarce(need.all() > (case.card as u64) << 30);
+    let device = Device::Gpu(gpu.clone());
+
+    let transformer = Transformer::load(&config, holes(&tensors)).expect("a model").on(&device);
+    let vae_tensors = vae.expected_tensors();
+    let vae = Vae::load(&vae, holes(&vae_tensors)).expect("a VAE").on(&device);
+    let text = Tensor::zeros(&[77, config.text_dim]);
+    let contexts: Vec<_> = (0..2)
+        .map(|_| transformer.context(&text, None, &ContextOptions::default()).expect("room"))
+        .collect();
+    let latents = Tensor::zeros(&[case.latents, 16, height / 8, width / 8]);
+    let options = ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
+    let timesteps: Vec<f32> = (0..case.latents).map(|t| t as f32).collect();
+    for context in &contexts {
+        card.with(|state| state.copied = 0);
+        transformer.forward(&latents, &timesteps, context, &options).expect("room");
+    }
+    let (denoising, copied) = card.with(|state| (state.peak, state.copied));
+    card.with(|state| state.peak = state.taken);
+    let mut state = VaeDecoderState::new();
+    let part = latents.slice0(0..4);
+    vae.decoder
+        .decode_each(&part, &mut state, crate::condition::VAE_BUDGET_BYTES, |_| {
+            Ok::<_, ModelError>(())
+        })
+        .expect("room");
+    // Of the weights that are there those of the VAE are part of it.
+    let (_, there) = gpu.bytes();
+    let decoding = card.with(|state| state.peak) + facts.other_bytes as usize - there;
+    (denoising, decoding, copied, need)
+}
+
+#[test]
+fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
+    for case in [
+        Case { model: "SkyReels-V2-DF-1.3B-540P", latents: 25, size: [960, 544], card: 24 },
+        Case { model: "SkyReels-V2-DF-14B-540P", latents: 25, size: [960, 544], card: 80 },
+        Case { model: "SkyReels-V2-DF-14B-720P", latents: 31, size: [1280, 720], card: 80 },
+        Case { model: "SkyReels-V2-DF-1.3B-540P", latents: 25, size: [960, 544], card: 6 },
+        Case { model: "SkyReels-V2-DF-14B-540P", latents: 25, size: [960, 544], card: 12 },
+        Case { model: "SkyReels-V2-DF-14B-720P", latents: 31, size: [1280, 720], card: 24 },
+    ] {
+        let (denoising, decoding, copied, need) = measured(&case);
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let shares = need.shares((case.card as u64) << 30).expect("a card for it");
+        let weights = (shares.bytes() as u64).min(need.weights);
+        let expected = need.activations + weights;
+        println!(
+            "{} {:?} on {} GiB: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding {:.2} \
+             GiB ({:.2} planned), {:.2} GiB copied for a pass",
+            case.model,
+            case.size,
+            case.card,
+            gib(denoising as u64),
+            gib(expected),
+            gib(weights),
+            gib(decoding as u64),
+            gib(need.decoding),
+            gib(copied),
+        );
+        let off = denoising as f64 / expected as f64;
+        assert!((0.9..1.1).contains(&off), "denoising: {off:.3} of the plan");
+        let off = decoding as f64 / need.decoding as f64;
+        assert!((0.9..1.1).contains(&off), "decoding: {off:.3} of the plan");
+    }
+}

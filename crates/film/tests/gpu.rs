@@ -1,0 +1,85 @@
+//! Whole films on the GPU's body of the operations, run by the shim.
+
+use std::path::{Path, PathBuf};
+
+use longreel_film::{Engine, EngineOptions, Event, FilmRequest, Length, Outputs, Stop, StopSignal};
+use longreel_kernels::Device;
+use longreel_kernels::gpu::{Element, Gpu};
+use longreel_shim::Shim;
+
+fn engine() -> Engine {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+    Engine::open(&EngineOptions::new(model)).expect("a model")
+}
+
+fn on_shim(element: Element) -> Option<Engine> {
+    let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    Some(engine().on(Device::Gpu(Gpu::new(Box::new(shim), element))))
+}
+
+/// Two segments with guidance, overlap and noise on the condition.
+fn request(engine: &Engine) -> FilmRequest {
+    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
+    (request.width, request.height) = (48, 32);
+    request.length = Length::Frames(29);
+    (request.base_num_frames, request.overlap_history) = (17, 5);
+    (request.steps, request.seed, request.guidance_scale) = (2, 7, 4.0);
+    request
+}
+
+/// Makes the film and gives the file of its latents.
+fn latents(engine: &mut Engine, folder: &Path, name: &str) -> Vec<f32> {
+    let plan = engine.plan(&request(engine)).expect("a plan");
+    let path = folder.join(name).with_extension("safetensors");
+    let outputs = Outputs { dump_latents: Some(path.clone()), ..outputs(folder, name) };
+    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
+    let bytes = std::fs::read(path).expect("latents");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
+    bytes[8 + header..].chunks_exact(4).map(|v| f32::from_le_bytes(v.try_into().unwrap())).collect()
+}
+
+fn outputs(folder: &Path, name: &str) -> Outputs {
+    Outputs::new(PathBuf::from(folder).join(name))
+}
+
+#[test]
+fn a_film_by_the_gpus_body_has_the_latents_of_the_processors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let expected = latents(&mut engine(), folder.path(), "cpu.mp4");
+    // Two segments of a few steps, each of which begins with what the one before has rounded.
+    for (element, allowed) in [(Element::F32, 2e-5), (Element::Bf16, 5e-2)] {
+        let Some(mut engine) = on_shim(element) else { return };
+        let found = latents(&mut engine, folder.path(), "gpu.mp4");
+        let off = expected.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let size = expected.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        let distance = (off / size).sqrt();
+        println!("{element:?}: {distance:.1e}");
+        assert!(found.len() == expected.len() && distance < allowed, "{element:?}: {distance:e}");
+    }
+}
+
+#[test]
+fn a_stopped_film_goes_on_in_every_byte_on_the_same_device() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut engine) = on_shim(Element::Bf16) else { return };
+    latents(&mut engine, folder.path(), "whole.mp4");
+    let plan = engine.plan(&request(&engine)).expect("a plan");
+    let stop = StopSignal::default();
+    let stopper = stop.clone();
+    let mut observer = |event: Event| {
+        if let Event::Part { .. } = event {
+            stopper.request(Stop::AfterSegment);
+        }
+    };
+    let stopped = outputs(folder.path(), "stopped.mp4");
+    assert!(engine.run(&plan, &stopped, &stop, &mut observer).expect("a part").stopped);
+    let Some(mut engine) = on_shim(Element::Bf16) else { return };
+    let film = folder.path().join("stopped.mp4");
+    engine.resume(&film, &StopSignal::default(), &mut |_: Event| {}).expect("the rest");
+    let read = |name: &str| std::fs::read(folder.path().join(name)).expect("a film");
+    let frames_of = |film: Vec<u8>| {
+        let at = film.windows(4).position(|four| four == b"moof").expect("a fragment");
+        film[at..].to_vec()
+    };
+    assert!(frames_of(read("stopped.mp4")) == frames_of(read("whole.mp4")), "another film");
+}
