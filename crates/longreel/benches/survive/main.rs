@@ -20,6 +20,8 @@ mod locks;
 #[path = "../../tests/command/program.rs"]
 mod program;
 #[allow(dead_code, reason = "the tests of the service use the rest")]
+#[path = "../../tests/serve/room.rs"]
+mod room;
 #[path = "../../tests/serve/server.rs"]
 mod server;
 #[cfg(target_os = "linux")]

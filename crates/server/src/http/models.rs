@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use crate::code::Code;
 use crate::films::{Films, ModelInfo};
 use crate::shared::{Shared, Slot};
 
@@ -47,11 +45,7 @@ pub async fn choose(
             retrieve(State(shared), Path(id)).await
         }
         Ok(false) => Err(Problem::not_found(shared.models.unknown(&id))),
-        Err(error) => {
-            tracing::error!(%error, "the default model is not written down");
-            let detail = "the choice could not be written down; see whether the disk is full";
-            Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail))
-        }
+        Err(error) => Err(Problem::of_file(&error)),
     }
 }
 
