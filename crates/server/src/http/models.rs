@@ -62,7 +62,7 @@ pub async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem> {
-    let model = films.model().clone();
+    let (model, offers) = (films.model().clone(), films.offers());
     let memory = tokio::task::spawn_blocking(move || films.memory()).await;
     let memory = memory.map_err(|e| Problem::internal(&e))?;
     let is_loaded = |slot: &&Slot| slot.is_ready() && slot.model.as_deref() == Some(&*model.name);
@@ -78,6 +78,8 @@ async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem>
         "defaults": defaults(&model),
         "is_default": shared.models.default().model().name == model.name,
         "workers": shared.slots.get().iter().filter(is_loaded).count(),
+        "enhance_prompt": offers.enhances_prompts,
+        "upscaler": offers.upscaler,
         "memory": {"bytes": memory.needed, "available_bytes": memory.available, "fits": fits},
     }))
 }
