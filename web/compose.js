@@ -5,7 +5,7 @@ import { problemBox } from './dialogs.js';
 import { $, bytes, count, duration, icon, make, say, settled } from './dom.js';
 import { added } from './films.js';
 import { keep, kept } from './kept.js';
-import { defaultsOf, models } from './models.js';
+import { defaultsOf, factsOf, models } from './models.js';
 import { onLanguage, t } from './text.js';
 import { told } from './words.js';
 
@@ -21,6 +21,8 @@ const SETTINGS = [
   { name: 'fps' }, { name: 'num_frames' }, { name: 'base_num_frames' }, { name: 'overlap_history' }, { name: 'addnoise_condition' },
   { name: 'ar_step' }, { name: 'causal_block_size' },
   { name: 'solver', choices: ['', 'unipc', 'euler'] }, { name: 'easycache', type: 'checkbox', wide: true },
+  { name: 'upscale', choices: ['', '2x', '1080p', '2160p'], place: 'finish', own: 'upscaleOwn' },
+  { name: 'interpolate', choices: ['', '2', '3', '4'], place: 'finish', own: 'interpolateOwn' },
 ];
 /* Names in a refusal that have no field of their own. */
 const ALIASES = { shift: ['flow_shift'], size: ['width', 'height', 'resolution'], seconds: ['length', 'duration'], files: ['end_image', 'image', 'video', 'input_reference'] };
@@ -43,8 +45,10 @@ function asked() {
   if (later.length) body.prompt_at = later.map(([at, what]) => `${/^[\d.]*$/.test(at) ? `${at || '0'}s` : at}:${what}`);
   const size = $('size').value === 'own' ? value('size-own') : $('size').value;
   if (size) body.size = size.replace(/\s/g, '').replace(/[×*]/, 'x');
-  for (const { name, type } of SETTINGS) {
+  if ($('enhance').checked && !$('enhancing').hidden) body.enhance_prompt = true;
+  for (const { name, type, place } of SETTINGS) {
     const input = setting(name);
+    if (place && $('finishing').hidden) continue;
     if (type === 'checkbox') { if (input.checked) body[name] = true; } else if (input.value.trim()) body[name] = input.value.trim();
   }
   if (value('seconds')) body.seconds = value('seconds');
@@ -91,7 +95,8 @@ function refuse(problem, { quietly = false } = {}) {
   if (more) error.append(make('span', { className: 'fine', lang: 'en', textContent: more }));
   const input = field.querySelector('textarea, input:not([hidden]), select');
   input?.setAttribute('aria-invalid', 'true');
-  if ($('settings').contains(field)) $('advanced').open = true;
+  const folded = field.closest('details');
+  if (folded) folded.open = true;
   if (!quietly) input?.focus();
 }
 
@@ -123,9 +128,13 @@ async function plan() {
   } finally { if (planning === control) planning = null; }
 }
 
+/** Whether the film is another one than the model makes. */
+const isFinished = () => SETTINGS.some(({ name, place }) => place && setting(name).value);
+
 function showPlan(answer, without) {
   const frames = answer.frames ?? answer.num_frames, segments = answer.segments?.length ?? answer.segments;
   const words = [
+    answer.film_size && isFinished() && t('planFilm', answer.film_size.replace('x', ' × '), answer.film_fps),
     segments && t('planSegments', count(segments)), frames && t('planFrames', count(frames)),
     answer.expected_seconds && t('planTime', duration(answer.expected_seconds)),
     answer.memory_bytes && t('planMemory', bytes(answer.memory_bytes)), answer.disk_bytes && t('planDisk', bytes(answer.disk_bytes)),
@@ -145,6 +154,7 @@ const planSoon = settled(PLAN_MS, plan);
 function changed() {
   $('problem').hidden = true;
   $('size-own').hidden = $('size').value !== 'own';
+  drawOffers(value('model'), defaultsOf(value('model'))?.fps);
   for (const chip of $('lengths').children) chip.setAttribute('aria-pressed', String(chip.value === value('seconds')));
   keep(DRAFT, JSON.stringify(asked()));
   planSoon();
@@ -204,25 +214,36 @@ function drawSizes() {
     const own = defaults?.[name];
     if (own !== undefined && own !== '' && 'placeholder' in setting(name)) setting(name).placeholder = String(own);
   }
+  drawOffers(value('model'), defaults?.fps);
   if (defaults?.num_frames) $('seconds').placeholder = (defaults.num_frames / defaults.fps).toFixed(1);
+}
+
+/** What only some servers can do, with the model of that name. */
+function drawOffers(name, modelFps) {
+  const { upscaler, enhance_prompt: enhances } = factsOf(name);
+  $('enhancing').hidden = !enhances;
+  $('finishing').hidden = !upscaler;
+  document.querySelector('[for=set-upscale]').replaceChildren(t('upscale'), ' ', make('span', { className: 'hint', textContent: upscaler ? t('upscaleBy', upscaler) : '' }));
+  const fps = Number(setting('fps').value) || modelFps;
+  for (const option of setting('interpolate').options) if (option.value) option.textContent = t('interpolateTo', option.value, fps && fps * option.value);
 }
 
 function drawSettings() {
   if ($('settings').children.length) {
-    for (const { name, type } of SETTINGS) {
-      $('settings').querySelector(`[for=set-${name}]`).textContent = t(name);
+    for (const { name, type, own = 'lengthOwn' } of SETTINGS) {
+      document.querySelector(`[for=set-${name}]`).textContent = t(name);
       if (!type && 'placeholder' in setting(name)) setting(name).placeholder = t('lengthOwn');
+      if (setting(name).options) setting(name).options[0].textContent = t(own);
     }
-    setting('solver').options[0].textContent = t('lengthOwn');
     return;
   }
-  for (const { name, type = 'number', choices, wide } of SETTINGS) {
+  for (const { name, type = 'number', choices, wide, place = 'settings', own = 'lengthOwn' } of SETTINGS) {
     const id = `set-${name}`;
-    const input = choices ? make('select', { id }, ...choices.map(choice => new Option(choice || t('lengthOwn'), choice)))
+    const input = choices ? make('select', { id }, ...choices.map(choice => new Option(choice || t(own), choice)))
       : make('input', { id, type: type === 'number' ? 'text' : type, inputMode: type === 'number' ? 'decimal' : undefined, autocomplete: 'off',
         placeholder: type === 'number' ? t('lengthOwn') : '' });
     const label = make('label', { htmlFor: id, textContent: t(name) });
-    $('settings').append(make('div', { className: `field${wide ? ' wide' : ''}${type === 'checkbox' ? ' check' : ''}`, dataset: { field: name } },
+    $(place).append(make('div', { className: `field${wide ? ' wide' : ''}${type === 'checkbox' ? ' check' : ''}`, dataset: { field: name } },
       ...(type === 'checkbox' ? [input, label] : [label, input]), make('p', { className: 'field-error', hidden: true })));
   }
 }
@@ -239,9 +260,13 @@ export function fill(body) {
   $('size').value = body.size ? (known ? body.size : 'own') : '';
   $('size-own').value = body.size && !known ? body.size : '';
   for (const { name, type } of SETTINGS) {
-    if (type === 'checkbox') setting(name).checked = Boolean(body[name]);
-    else setting(name).value = body[name] ?? '';
+    const input = setting(name), wanted = body[name] ?? '';
+    if (type === 'checkbox') { input.checked = Boolean(body[name]); continue; }
+    // A film may have a size that is not among those offered.
+    if (input.options && ![...input.options].some(option => option.value === String(wanted))) input.append(new Option(wanted, wanted));
+    input.value = wanted;
   }
+  $('enhance').checked = Boolean(body.enhance_prompt);
   $('seconds').value = body.seconds ?? '';
   $('seed').value = body.seed ?? '';
   changed();

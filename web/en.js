@@ -19,8 +19,11 @@ export default {
   fps: 'Frames a second', num_frames: 'Frames (4n+1)', base_num_frames: 'Segment frames', overlap_history: 'History frames',
   addnoise_condition: 'History noise', ar_step: 'Block lag in steps', causal_block_size: 'Causal block',
   solver: 'Solver', solverOwn: 'unipc', easycache: 'Reuse steps that change little', easycacheHint: 'faster, not bit-equal',
+  enhance: 'Write the prompt out', enhanceHint: 'A language model makes a longer one of it, which the film then shows',
+  finishing: 'Finishing', upscale: 'Enlarge', upscaleBy: how => (how === 'lanczos' ? 'by Lanczos' : `by ${how}`), upscaleOwn: 'as the model makes it',
+  interpolate: 'Smooth motion', interpolateOwn: 'no frames between', interpolateTo: (times, fps) => (fps ? `${times} times, ${fps} fps` : `${times} times`),
   make: 'Make the film', makeKeys: 'Ctrl + Enter', making: 'Sending …',
-  planSegments: n => (n === 1 ? '1 segment' : `${n} segments`), planFrames: n => `${n} frames`,
+  planFilm: (size, fps) => `${size}, ${fps} fps`, planSegments: n => (n === 1 ? '1 segment' : `${n} segments`), planFrames: n => `${n} frames`,
   planTime: s => `about ${s} of work`, planMemory: s => `${s} memory`, planDisk: s => `${s} disk`, plan: 'Plan',
   planSaving: (setting, time) => `With ${setting}: about ${time}.`, planFiles: 'The plan counts without the files.',
 

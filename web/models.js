@@ -18,6 +18,9 @@ export const models = {
 /** What stands where nothing is asked for, of the model of that name. */
 export const defaultsOf = name => (name === models.served ? models.defaults : models.list.find(model => model.id === name)?.defaults) || models.defaults;
 
+/** What `GET /v1/models` says of the model of that name. */
+export const factsOf = name => models.list.find(model => model.id === name) || {};
+
 /** Makes a model the one of requests that name none. */
 export async function choose(name) {
   await call('POST', `v1/models/${encodeURIComponent(name)}/use`);

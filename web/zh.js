@@ -19,8 +19,11 @@ export default {
   fps: '每秒帧数', num_frames: '帧数（4n+1）', base_num_frames: '每段帧数', overlap_history: '历史帧数',
   addnoise_condition: '历史加噪', ar_step: '块间滞后步数', causal_block_size: '因果块大小',
   solver: '求解器', solverOwn: 'unipc', easycache: '复用变化很小的步', easycacheHint: '更快，但结果不完全相同',
+  enhance: '扩写提示词', enhanceHint: '由语言模型写成更详细的描述，影片中会显示扩写后的提示词',
+  finishing: '后期处理', upscale: '放大', upscaleBy: how => (how === 'lanczos' ? 'Lanczos 插值' : `使用 ${how}`), upscaleOwn: '模型原尺寸',
+  interpolate: '插帧', interpolateOwn: '不插帧', interpolateTo: (times, fps) => (fps ? `${times} 倍，每秒 ${fps} 帧` : `${times} 倍`),
   make: '生成影片', makeKeys: 'Ctrl + Enter', making: '正在提交……',
-  planSegments: n => `${n} 段`, planFrames: n => `${n} 帧`,
+  planFilm: (size, fps) => `${size}，每秒 ${fps} 帧`, planSegments: n => `${n} 段`, planFrames: n => `${n} 帧`,
   planTime: s => `约需 ${s}`, planMemory: s => `内存 ${s}`, planDisk: s => `磁盘 ${s}`, plan: '计划',
   planSaving: (setting, time) => `使用 ${setting}：约 ${time}。`, planFiles: '此计划未计入所选文件。',
 

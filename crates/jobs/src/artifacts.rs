@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::artifact_name::{Artifact, ArtifactName};
 use crate::id::JobId;
+use crate::room::{comes_of_no_room, is_no_room};
 
 /// Size of a piece of an upload; S3 wants 5 MiB and more.
 const PIECE_BYTES: usize = 8 << 20;
@@ -74,6 +75,16 @@ pub enum ArtifactError {
     },
 }
 
+impl ArtifactError {
+    /// What the system says of a local file.
+    fn of_file(action: &'static str, path: &Path, cause: io::Error) -> Self {
+        match is_no_room(&cause) {
+            true => Self::DiskFull { action },
+            false => Self::Io { action, path: path.to_path_buf(), cause },
+        }
+    }
+}
+
 /// Where the files of jobs are.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -89,8 +100,7 @@ impl Artifacts {
     /// When it cannot be made.
     pub fn local(folder: impl AsRef<Path>) -> Result<Self, ArtifactError> {
         let folder = folder.as_ref();
-        let failed =
-            |action| move |cause| ArtifactError::Io { action, path: folder.to_path_buf(), cause };
+        let failed = |action| move |cause| ArtifactError::of_file(action, folder, cause);
         std::fs::create_dir_all(folder).map_err(failed("make the folder"))?;
         let folder = folder.canonicalize().map_err(failed("open the folder"))?;
         let store = LocalFileSystem::new_with_prefix(&folder)
@@ -121,7 +131,7 @@ impl Artifacts {
         name: ArtifactName,
         file: &Path,
     ) -> Result<Artifact, ArtifactError> {
-        let failed = |action| move |cause| ArtifactError::Io { action, path: file.into(), cause };
+        let failed = |action| move |cause| ArtifactError::of_file(action, file, cause);
         let source = tokio::fs::File::open(file).await.map_err(failed("open"))?;
         self.put(job, name, source, file).await
     }
@@ -157,7 +167,7 @@ impl Artifacts {
         mut source: impl AsyncRead + Unpin,
         path: &Path,
     ) -> Result<Artifact, ArtifactError> {
-        let failed = |action| move |cause| ArtifactError::Io { action, path: path.into(), cause };
+        let failed = |action| move |cause| ArtifactError::of_file(action, path, cause);
         let action = "store a file";
         let upload = self.store.put_multipart(&key(job, name)).await;
         let upload = upload.map_err(|e| unexpected(action, e))?;
@@ -229,10 +239,7 @@ impl Artifacts {
         path: &Path,
     ) -> Result<(), ArtifactError> {
         let partial = path.with_extension("partial");
-        let failed = |cause: io::Error| match cause.kind() {
-            io::ErrorKind::StorageFull => ArtifactError::DiskFull { action: "fetch a file" },
-            _ => ArtifactError::Io { action: "write", path: partial.clone(), cause },
-        };
+        let failed = |cause| ArtifactError::of_file("write", &partial, cause);
         let size_bytes = self.size_bytes(job, name).await?;
         let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
         let mut at = 0;
@@ -396,13 +403,8 @@ fn missing_or(
 }
 
 fn unexpected(action: &'static str, cause: object_store::Error) -> ArtifactError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&cause);
-    while let Some(error) = source {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|io| io.kind() == io::ErrorKind::StorageFull) {
-            return ArtifactError::DiskFull { action };
-        }
-        source = error.source();
+    match comes_of_no_room(&cause) {
+        true => ArtifactError::DiskFull { action },
+        false => ArtifactError::Store { action, cause },
     }
-    ArtifactError::Store { action, cause }
 }

@@ -42,6 +42,7 @@ mod job;
 mod key;
 mod lease;
 mod retention;
+mod room;
 mod segment;
 mod signature;
 mod sqlite;
@@ -68,6 +69,7 @@ pub use lease::{
     Completion, HandBack, Instead, Lease, LeaseRequest, Leased, Orders, Proceed, Renewal,
 };
 pub use retention::{Counts, Removed, Retention, Swept, SweptReason};
+pub use room::is_no_room;
 pub use segment::{PartBytes, Segment, SegmentDone};
 pub use signature::{SecretError, SigningSecret};
 pub use sqlite::SqliteStore;

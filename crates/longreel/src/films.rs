@@ -13,7 +13,7 @@ use longreel_film::{
     Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs, available_memory_bytes,
     check_inputs, human_bytes, plan,
 };
-use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Refusal};
+use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Offers, Refusal};
 use serde_json::{Map, Value};
 
 use crate::args::{Command, GenerateArgs, ModelArgs};
@@ -163,6 +163,15 @@ impl Films for TypedFilms {
         let planned = plan(&usual, &self.facts, false);
         let needed = planned.ok().map(|plan| plan.summary().memory_bytes);
         Memory { needed, available: self.memory_bytes }
+    }
+
+    fn offers(&self) -> Offers {
+        // Where the file lies is nothing for clients.
+        let network = self.engine.upscaler.as_deref().and_then(Path::file_stem);
+        Offers {
+            enhances_prompts: Enhancer::new(&self.enhancer).is_ok(),
+            upscaler: network.map_or("lanczos".into(), |name| name.to_string_lossy().into_owned()),
+        }
     }
 
     fn schema(&self) -> Value {

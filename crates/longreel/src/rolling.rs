@@ -63,7 +63,19 @@ impl Write for RollingFile {
             // A folder that allows no renaming still takes lines; it is tried again with the next ones.
             self.written_bytes = 0;
         }
-        let written = self.file.write(line)?;
+        let mut written = 0;
+        while written < line.len() {
+            match self.file.write(&line[written..]) {
+                Ok(more) if more > 0 => written += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                ended => {
+                    // What is there of the line would become one with the next that there is room for.
+                    let length = self.file.metadata()?.len();
+                    self.file.set_len(length.saturating_sub(written as u64))?;
+                    return ended.and(Err(io::ErrorKind::WriteZero.into()));
+                }
+            }
+        }
         self.written_bytes = self.written_bytes.saturating_add(written as u64);
         Ok(written)
     }

@@ -23,6 +23,9 @@ pub trait Films: Send + Sync {
     /// What a film of the usual size and length takes, and what there is. May take a moment.
     fn memory(&self) -> Memory;
 
+    /// What it can do beside making films, which depends on how the server was started.
+    fn offers(&self) -> Offers;
+
     /// The JSON Schema of what a film can be asked for by.
     fn schema(&self) -> Value;
 
@@ -46,6 +49,15 @@ pub struct Memory {
     pub needed: Option<u64>,
     /// What the server had before it began, where the system tells.
     pub available: Option<u64>,
+}
+
+/// What can be asked for beside a film as the model makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offers {
+    /// There is a language model that makes prompts longer.
+    pub enhances_prompts: bool,
+    /// What makes frames larger: `lanczos`, or the name of a network.
+    pub upscaler: String,
 }
 
 /// A model, for people and for choosing jobs.

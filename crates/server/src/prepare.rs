@@ -82,7 +82,7 @@ pub(crate) async fn prepare(
     for name in input.into_iter().chain(&mut request.end_image) {
         bring_input(shared, job.id, &folder, name).await?;
     }
-    let LeftOver { stored, files } = left_over(shared, job, &folder).await;
+    let LeftOver { stored, files } = left_over(shared, job, &folder).await?;
     let mut prepared = Prepared {
         task: Task {
             folder: folder.clone(),
@@ -109,7 +109,7 @@ pub(crate) async fn prepare(
             prepared.made =
                 made_before(shared, parent.job, &film.plan, begins, &beginning.drift).await;
             prepared.made_in.clone_from(&beginning.film);
-            let taken_over = take_over(shared, parent.job, job.id, begins).await;
+            let taken_over = take_over(shared, parent.job, job.id, begins).await?;
             prepared.stored.extend(taken_over.into_iter().map(WorkerEvent::Stored));
         }
         prepared.task.beginning = (!is_begun).then_some(beginning);
@@ -217,7 +217,15 @@ async fn made_before(
 }
 
 /// Gives the job the parent's pictures and checkpoints of these segments, as far as there are any.
-async fn take_over(shared: &Shared, parent: JobId, job: JobId, begins: Begins) -> Vec<Artifact> {
+///
+/// # Errors
+/// When there is no room for one.
+async fn take_over(
+    shared: &Shared,
+    parent: JobId,
+    job: JobId,
+    begins: Begins,
+) -> Result<Vec<Artifact>, ArtifactError> {
     let mut taken = Vec::new();
     for segment in 0..begins.segments {
         for (kind, format) in [
@@ -225,18 +233,25 @@ async fn take_over(shared: &Shared, parent: JobId, job: JobId, begins: Begins) -
             (ArtifactKind::Checkpoint(segment), Format::Safetensors),
         ] {
             let name = ArtifactName { kind, format };
-            taken.extend(shared.artifacts.copy((parent, name), (job, name)).await.ok());
+            match shared.artifacts.copy((parent, name), (job, name)).await {
+                Ok(artifact) => taken.push(artifact),
+                Err(error @ ArtifactError::DiskFull { .. }) => return Err(error),
+                Err(_) => {}
+            }
         }
     }
-    taken
+    Ok(taken)
 }
 
-/// Stores files of reported segments that a worker left and a server that died did not store, or did
-/// not say so. Those of later segments come with the segments.
-async fn left_over(shared: &Shared, job: &Job, folder: &Path) -> LeftOver {
+/// Stores files of reported segments that a worker left and that were not stored, for want of room or
+/// since the server died, or were not said to be. Those of later segments come with the segments.
+///
+/// # Errors
+/// When there is still no room for one.
+async fn left_over(shared: &Shared, job: &Job, folder: &Path) -> Result<LeftOver, ArtifactError> {
     let mut left = LeftOver::default();
-    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return left };
-    let Ok(known) = shared.store.artifacts(job.id).await else { return left };
+    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return Ok(left) };
+    let Ok(known) = shared.store.artifacts(job.id).await else { return Ok(left) };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name().to_str().and_then(|name| name.parse::<ArtifactName>().ok());
         let Some((name, segment)) = name.and_then(|name| Some((name, name.kind.segment()?))) else {
@@ -245,8 +260,10 @@ async fn left_over(shared: &Shared, job: &Job, folder: &Path) -> LeftOver {
         if segment >= job.segments_done {
             continue;
         }
-        let Ok(artifact) = shared.artifacts.put_file(job.id, name, &entry.path()).await else {
-            continue;
+        let artifact = match shared.artifacts.put_file(job.id, name, &entry.path()).await {
+            Ok(artifact) => artifact,
+            Err(error @ ArtifactError::DiskFull { .. }) => return Err(error),
+            Err(_) => continue,
         };
         left.files.push(entry.path());
         if !known.contains(&artifact) {
@@ -256,5 +273,5 @@ async fn left_over(shared: &Shared, job: &Job, folder: &Path) -> LeftOver {
             });
         }
     }
-    left
+    Ok(left)
 }

@@ -15,7 +15,7 @@ use longreel_jobs::{
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::assignment::{Assignment, Finished};
+use crate::assignment::{Assignment, Finished, patiently};
 use crate::code::Code;
 use crate::films::Films;
 use crate::process::{Heard, WorkerProcess};
@@ -45,6 +45,8 @@ enum Life {
     /// It held more memory than it should between films, or a model that is the default no more, and
     /// made room for another one.
     Replaced,
+    /// It could not begin for want of room on the disk.
+    NoRoom(String),
     /// It is gone.
     Gone {
         /// Why, for people.
@@ -66,6 +68,7 @@ pub async fn run(shared: Arc<Shared>, slot: usize) {
                 fruitless = 0;
                 continue;
             }
+            Life::NoRoom(reason) => (reason, false),
             Life::Gone { reason, was_ready } => (reason, was_ready),
         };
         fruitless = if was_ready { 0 } else { fruitless.saturating_add(1) };
@@ -195,8 +198,11 @@ async fn start(
                     tracing::info!(slot, pid, model, seconds, "a worker is ready");
                     break is_warm;
                 }
-                Heard::Told(Told::Ended { outcome: Outcome::Failed { message, .. } }) => {
-                    return Err(gone(message));
+                Heard::Told(Told::Ended { outcome: Outcome::Failed { code, message } }) => {
+                    return Err(match code == Code::DiskFull.name() {
+                        true => Life::NoRoom(message),
+                        false => gone(message),
+                    });
                 }
                 Heard::Told(_) => {}
                 Heard::Gone(death) => return Err(gone(death.reason)),
@@ -244,9 +250,10 @@ async fn change(
         Life::Gone { reason, .. } => {
             let detail =
                 format!("the model {:?} cannot be loaded: {reason}", leased.job.asked.model);
-            store.fail(lease, JobError::new(Code::ModelUnusable.name(), &detail)).await
+            let error = JobError::new(Code::ModelUnusable.name(), &detail);
+            patiently("fail a job", || store.fail(lease, error.clone())).await
         }
-        _ => store.hand_back(lease, HandBack::Stopped).await,
+        _ => patiently("hand a job back", || store.hand_back(lease, HandBack::Stopped)).await,
     };
     match let_go {
         Ok(job) => upkeep::let_go(shared, &job).await,

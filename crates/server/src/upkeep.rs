@@ -14,6 +14,8 @@ use crate::shared::{Ending, Shared, remove_folder};
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// In which of the sweeps folders are looked at too.
 const TIDY_IN: u32 = 12;
+/// The time between these, in milliseconds.
+const TIDY_MS: i64 = SWEEP_EVERY.as_millis() as i64 * TIDY_IN as i64;
 
 /// Runs until the server ends.
 pub async fn run(shared: Arc<Shared>) {
@@ -36,8 +38,12 @@ pub async fn run(shared: Arc<Shared>) {
             }
             Err(error) => tracing::error!(%error, "leases and deadlines could not be looked at"),
         }
-        if round.is_multiple_of(TIDY_IN) {
+        let is_time = round.is_multiple_of(TIDY_IN);
+        // What is kept for less than the time between is not kept for all of it.
+        if is_time || shared.retention.max_age_ms.is_some_and(|age| age < TIDY_MS) {
             retire(&shared).await;
+        }
+        if is_time {
             tidy(&shared).await;
         }
         round = round.wrapping_add(1);

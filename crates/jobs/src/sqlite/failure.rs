@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::error::StoreError;
 use crate::id::RandomError;
 use crate::key::KeyRefusal;
+use crate::room::{has_no_room_beside, is_no_room};
 
 /// Why a piece of database work stopped.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub(super) fn explain(
     let cause = error.to_string();
     match error {
         sqlx::Error::PoolTimedOut => StoreError::Locked { path, action, waited_ms },
+        sqlx::Error::Io(error) if is_no_room(&error) => StoreError::DiskFull { path, action },
         sqlx::Error::Io(_) => StoreError::Unusable { path, cause },
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
             StoreError::Damaged { path, detail: cause }
@@ -76,6 +78,9 @@ pub(super) fn explain(
                 11 | 26 => StoreError::Damaged { path, detail: error.message().into() },
                 // SQLITE_FULL
                 13 => StoreError::DiskFull { path, action },
+                // SQLITE_IOERR, SQLITE_CANTOPEN: so it is told that a quota is used up, that a file
+                // beside the database cannot grow or be made, that writing was found to have failed later.
+                10 | 14 if has_no_room_beside(&path) => StoreError::DiskFull { path, action },
                 // SQLITE_PERM, SQLITE_READONLY, SQLITE_IOERR, SQLITE_CANTOPEN
                 3 | 8 | 10 | 14 => StoreError::Unusable { path, cause: error.message().into() },
                 _ => StoreError::Database { action, cause },

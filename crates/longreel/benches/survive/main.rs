@@ -19,6 +19,9 @@ mod locks;
 #[allow(dead_code, reason = "the tests of the command use the rest")]
 #[path = "../../tests/command/program.rs"]
 mod program;
+#[cfg(target_os = "linux")]
+#[path = "../../tests/serve/room.rs"]
+mod room;
 #[allow(dead_code, reason = "the tests of the service use the rest")]
 #[path = "../../tests/serve/server.rs"]
 mod server;

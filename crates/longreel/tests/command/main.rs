@@ -7,6 +7,7 @@ mod enhancer;
 mod events;
 mod films;
 mod help;
+mod language_model;
 mod models;
 mod parity;
 mod program;

@@ -1,6 +1,8 @@
 //! The page, used as people use it: a real Chromium before a real server.
 #![cfg(target_os = "linux")]
 
+#[path = "../command/language_model.rs"]
+mod language_model;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../command/program.rs"]
 mod program;
@@ -10,6 +12,7 @@ mod server;
 
 mod asking;
 mod browser;
+mod finishing;
 mod looks;
 mod refusals;
 mod watching;

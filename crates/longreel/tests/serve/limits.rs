@@ -104,6 +104,47 @@ fn films_that_take_more_room_than_there_is_go_and_their_files_with_them() {
     assert_eq!(server.get(&format!("/v1/videos/{failed}")).status, 200, "it is not finished");
 }
 
+#[test]
+fn films_are_deleted_with_all_their_files_when_their_time_is_over_and_never_before_their_end() {
+    let place = Place::new();
+    // Three seconds, by the server's own clock.
+    let server = start(&place, &["--keep-days", "0.000035"]);
+    // Its first segment takes a minute.
+    let mut long = asked(2);
+    long["steps"] = json!(900);
+    long["size"] = json!("384x256");
+    let film = server.ask(&asked(2));
+    server.film(&film);
+    let folder = place.path(&format!("data/films/jobs/{film}"));
+    let waits = server.ask(&asked(1));
+    server.post(&format!("/v1/videos/{waits}/pause"), &json!({})).expect(200);
+    let running = server.ask(&long);
+    server.wait(&running, "begun", |v| v["state"] == "running");
+    let started = std::time::Instant::now();
+    let until = |what: &str, is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(started.elapsed() < crate::server::PATIENCE, "never {what}: {}", server.log());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let is_gone = |id: &str| server.get(&format!("/v1/videos/{id}")).status == 404;
+    until("over", &|| is_gone(&film));
+    until("without files", &|| !folder.exists());
+    server.get(&format!("/v1/videos/{film}/content?variant=thumbnail")).problem(404, "not_found");
+    server.get(&format!("/v1/videos/{film}/files/preview-00000000.jpg")).problem(404, "not_found");
+    // These are as old by now, and not at their end.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let next = server.ask(&asked(1));
+    server.post(&format!("/v1/videos/{next}/cancel"), &json!({})).expect(200);
+    until("over", &|| is_gone(&next));
+    assert_eq!(server.video(&running)["state"], "running");
+    assert_eq!(server.video(&waits)["state"], "queued");
+    server.post(&format!("/v1/videos/{running}/cancel"), &json!({})).expect(200);
+    until("over", &|| is_gone(&running));
+    until("without files", &|| !place.path(&format!("data/work/{running}")).exists());
+    assert_eq!(server.video(&waits)["state"], "queued");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_worker_whose_memory_has_grown_makes_room_for_another_one_between_films() {

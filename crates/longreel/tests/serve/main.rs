@@ -10,6 +10,8 @@ mod asking;
 mod branching;
 mod containers;
 #[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
 mod ending;
 mod limits;
 mod live;
@@ -21,6 +23,8 @@ mod openai;
 mod openapi;
 #[cfg(target_os = "linux")]
 mod orders;
+#[cfg(target_os = "linux")]
+mod room;
 mod runpod;
 mod server;
 mod steering;

@@ -37,7 +37,7 @@ fn data_url(bytes: &[u8]) -> String {
 }
 
 /// Sends the request as a form with files.
-fn send(server: &Server, to: &str, body: &Value, files: &[(&str, &[u8])]) -> Answer {
+pub fn send(server: &Server, to: &str, body: &Value, files: &[(&str, &[u8])]) -> Answer {
     let mut form = Vec::new();
     for (name, value) in body.as_object().expect("an object") {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use longreel_jobs::{
-    ArtifactKind, ArtifactName, Completion, Format, HandBack, Instead, Job, JobError, StoreError,
+    ArtifactError, ArtifactKind, ArtifactName, Completion, Format, HandBack, Instead, Job,
+    JobError, StoreError,
 };
 
 use super::{Assignment, Finished, patiently};
@@ -71,13 +72,21 @@ impl Assignment<'_> {
                 }
             }
         }
-        artifacts.extend(self.thumbnail().await);
+        let mut pictures = vec![self.thumbnail().await];
         if let Some(sheet) = sheet {
             let name = ArtifactName { kind: ArtifactKind::Spritesheet, format: Format::Jpeg };
-            match self.put(name, sheet).await {
+            pictures.push(self.put(name, sheet).await);
+        }
+        for picture in pictures {
+            match picture {
                 Ok(artifact) => artifacts.push(artifact),
+                Err(error @ ArtifactError::DiskFull { .. }) => {
+                    tracing::error!(job = %self.job.id, %error, "a picture has to wait");
+                    self.hand_back(HandBack::Stopped).await;
+                    return Finished::DiskFull;
+                }
                 // A film without it is still a film.
-                Err(error) => tracing::warn!(job = %self.job.id, %error, "the sheet is not kept"),
+                Err(error) => tracing::warn!(job = %self.job.id, %error, "a picture is not kept"),
             }
         }
         let drift = tokio::fs::read(drift).await.ok().filter(|json| json.len() <= DRIFT_BYTES);

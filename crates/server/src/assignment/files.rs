@@ -40,18 +40,33 @@ impl Assignment<'_> {
         Ok(stored)
     }
 
-    /// Stores a picture of a segment.
+    /// Stores the picture of a segment.
     pub(super) async fn preview(&mut self, segment: u32, file: &Path) -> Option<WorkerEvent> {
-        let name = ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Jpeg };
-        let artifact = self.keep(name, file).await?;
+        let artifact = self.keep(preview_name(segment), file).await?;
         Some(WorkerEvent::Preview { segment, artifact })
     }
 
+    /// Stores a picture of a segment in work, which another one takes the place of in any case.
+    pub(super) async fn peek(&mut self, segment: u32, file: &Path) -> Option<WorkerEvent> {
+        match self.put(preview_name(segment), file).await {
+            Ok(artifact) => Some(WorkerEvent::Preview { segment, artifact }),
+            Err(error) => {
+                tracing::warn!(job = %self.job.id, segment, %error, "a picture is not kept");
+                None
+            }
+        }
+    }
+
     /// Stores a file of a segment. A film without it is still a film, so that failing here only leaves a
-    /// line in the log.
+    /// line in the log; but what there is only no room for now is stored when the job goes on.
     pub(super) async fn keep(&mut self, name: ArtifactName, file: &Path) -> Option<Artifact> {
         match self.put(name, file).await {
             Ok(artifact) => Some(artifact),
+            Err(error @ ArtifactError::DiskFull { .. }) => {
+                tracing::error!(job = %self.job.id, %name, %error, "a file has to wait");
+                self.get_stuck().await;
+                None
+            }
             // It was stored before, when it was told of or found, and its file removed.
             Err(ArtifactError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 let size_bytes = self.shared.artifacts.size_bytes(self.job.id, name).await.ok()?;
@@ -74,13 +89,19 @@ impl Assignment<'_> {
     }
 
     /// The first segment's picture stands for the film.
-    pub(super) async fn thumbnail(&self) -> Option<Artifact> {
-        let preview = ArtifactName { kind: ArtifactKind::Preview(0), format: Format::Jpeg };
+    ///
+    /// # Errors
+    /// When there is none, or no room for another.
+    pub(super) async fn thumbnail(&self) -> Result<Artifact, ArtifactError> {
         let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Jpeg };
         let (artifacts, job) = (&self.shared.artifacts, self.job.id);
-        let bytes = artifacts.get(job, preview).await.ok()?;
-        artifacts.put_bytes(job, name, bytes).await.ok()
+        let bytes = artifacts.get(job, preview_name(0)).await?;
+        artifacts.put_bytes(job, name, bytes).await
     }
+}
+
+fn preview_name(segment: u32) -> ArtifactName {
+    ArtifactName { kind: ArtifactKind::Preview(segment), format: Format::Jpeg }
 }
 
 /// Why a part could not be stored.

@@ -67,8 +67,8 @@ pub struct Assignment<'a> {
     next_segment: u32,
     /// Whether the look of the last reported segment is.
     has_drift: bool,
-    /// A part could not be stored: the worker stops, and what was not reported is told again when the
-    /// job goes on.
+    /// Something could not be stored: the worker stops, and what was not reported is told, what was not
+    /// stored is stored, when the job goes on.
     stuck: bool,
 }
 
@@ -199,7 +199,7 @@ impl<'a> Assignment<'a> {
             }
             Told::Preview { segment, path } => {
                 if segment >= self.next_segment && !self.stuck {
-                    let preview = self.preview(segment, &path).await;
+                    let preview = self.peek(segment, &path).await;
                     self.append(preview.into_iter().collect()).await;
                     remove([path]).await;
                 }
@@ -277,8 +277,16 @@ impl<'a> Assignment<'a> {
             stored.extend(self.keep(name, checkpoint).await.map(WorkerEvent::Stored));
         }
         self.append(stored).await;
-        // Not before: what nobody knows to be stored is stored again by the next server.
-        remove(preview.into_iter().chain(checkpoint)).await;
+        // Not before: what nobody knows to be stored is stored again when the job goes on.
+        if !self.stuck {
+            remove(preview.into_iter().chain(checkpoint)).await;
+        }
+    }
+
+    /// Has the worker stop, since what it makes cannot be stored now.
+    async fn get_stuck(&mut self) {
+        self.stuck = true;
+        self.stop(When::Now).await;
     }
 
     /// Stores a part that lies in `film` and reports its segment. False when that did not work and the
@@ -291,8 +299,7 @@ impl<'a> Assignment<'a> {
                 Ok(stored) => events.extend(stored.into_iter().map(WorkerEvent::Stored)),
                 Err(error) => {
                     tracing::error!(job = %self.job.id, segment, %error, "a part could not be stored");
-                    self.stuck = true;
-                    self.stop(When::Now).await;
+                    self.get_stuck().await;
                     return false;
                 }
             }
@@ -411,7 +418,7 @@ fn colour_drift(drift: &Map<String, Value>) -> f64 {
 }
 
 /// Tries again for as long as the database only has to be waited for.
-async fn patiently<T, F>(what: &str, mut call: impl FnMut() -> F) -> Result<T, StoreError>
+pub async fn patiently<T, F>(what: &str, mut call: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

@@ -5,12 +5,17 @@
 //! two requests are the same when their files are.
 
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use longreel_jobs::ArtifactName;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::problem::Problem;
 use super::uploads::{Role, Uploads, VIDEO_BYTES};
@@ -22,6 +27,8 @@ use crate::shared::Shared;
 const JSON_BYTES: usize = 32 << 20;
 /// Longest form: a video and two pictures.
 const FORM_BYTES: u64 = VIDEO_BYTES + (256 << 20);
+/// How long the rest of a request that is refused may take to come.
+const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// What a client asks for.
 pub struct Asked {
@@ -42,9 +49,21 @@ pub async fn read(
     first: u32,
 ) -> Result<Asked, Problem> {
     let mut uploads = Uploads::new(shared, first);
-    let keys = match kind(headers)? {
-        Kind::Json => json(&whole(body, JSON_BYTES.max(shared.body_bytes)).await?)?,
-        Kind::Form(boundary) => form(body, boundary, Some(&mut uploads), shared.body_bytes).await?,
+    let (kind, body) = (kind(headers)?, Pieces::of(body));
+    let read = async {
+        match kind {
+            Kind::Json => json(&whole(body.clone(), JSON_BYTES.max(shared.body_bytes)).await?),
+            Kind::Form(boundary) => {
+                form(body.clone(), boundary, Some(&mut uploads), shared.body_bytes).await
+            }
+        }
+    };
+    let keys = match read.await {
+        Ok(keys) => keys,
+        Err(problem) => {
+            body.drain().await;
+            return Err(problem);
+        }
     };
     let (mut kept, mut text_bytes, mut files) = (Map::new(), 0, Vec::new());
     for (key, value) in keys {
@@ -78,9 +97,44 @@ pub async fn small(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Map<String, Value>, Problem> {
-    match kind(headers)? {
+    let (kind, body) = (kind(headers)?, Pieces::of(body));
+    match kind {
         Kind::Json => json(&whole(body, shared.body_bytes).await?),
         Kind::Form(boundary) => form(body, boundary, None, shared.body_bytes).await,
+    }
+}
+
+/// A body, which can be read on after a reader has had enough of it.
+#[derive(Clone)]
+struct Pieces(Arc<Mutex<BodyDataStream>>);
+
+impl Pieces {
+    fn of(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(body.into_data_stream())))
+    }
+
+    /// Reads what is left and does nothing with it. A client that is still sending takes a connection
+    /// that is closed before its end for one that broke, and never sees why it was refused.
+    async fn drain(mut self) {
+        let mut bytes = 0;
+        let rest = async {
+            while let Some(Ok(piece)) = self.next().await {
+                bytes += piece.len() as u64;
+                if bytes > FORM_BYTES {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(DRAIN_TIME, rest).await;
+    }
+}
+
+impl Stream for Pieces {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(&mut *body).poll_next(context)
     }
 }
 
@@ -154,9 +208,8 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
     }
 }
 
-async fn whole(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+async fn whole(mut pieces: Pieces, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
-    let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|e| {
             Problem::new(StatusCode::BAD_REQUEST, Code::BodyIncomplete, e.to_string())
@@ -194,7 +247,7 @@ fn broken(error: &multer::Error) -> Problem {
 
 /// Every value of a form is a text, and a key that is there many times a list. Files go to `uploads`.
 async fn form(
-    body: Body,
+    body: Pieces,
     boundary: String,
     mut uploads: Option<&mut Uploads>,
     most_text: usize,
@@ -202,7 +255,7 @@ async fn form(
     let limit = if uploads.is_some() { FORM_BYTES } else { most_text as u64 };
     let limits = multer::SizeLimit::new().whole_stream(limit);
     let constraints = multer::Constraints::new().size_limit(limits);
-    let pieces = body.into_data_stream().map_err(|e| e.to_string());
+    let pieces = body.map_err(|e| e.to_string());
     let mut fields = multer::Multipart::with_constraints(pieces, boundary, constraints);
     let (mut object, mut text_bytes) = (Map::new(), 0);
     while let Some(mut field) = fields.next_field().await.map_err(|e| broken(&e))? {

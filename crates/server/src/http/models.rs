@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use crate::code::Code;
 use crate::films::{Films, ModelInfo};
 use crate::shared::{Shared, Slot};
 
@@ -47,11 +45,7 @@ pub async fn choose(
             retrieve(State(shared), Path(id)).await
         }
         Ok(false) => Err(Problem::not_found(shared.models.unknown(&id))),
-        Err(error) => {
-            tracing::error!(%error, "the default model is not written down");
-            let detail = "the choice could not be written down; see whether the disk is full";
-            Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail))
-        }
+        Err(error) => Err(Problem::of_file(&error)),
     }
 }
 
@@ -68,7 +62,7 @@ pub async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem> {
-    let model = films.model().clone();
+    let (model, offers) = (films.model().clone(), films.offers());
     let memory = tokio::task::spawn_blocking(move || films.memory()).await;
     let memory = memory.map_err(|e| Problem::internal(&e))?;
     let is_loaded = |slot: &&Slot| slot.is_ready() && slot.model.as_deref() == Some(&*model.name);
@@ -84,6 +78,8 @@ async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem>
         "defaults": defaults(&model),
         "is_default": shared.models.default().model().name == model.name,
         "workers": shared.slots.get().iter().filter(is_loaded).count(),
+        "enhance_prompt": offers.enhances_prompts,
+        "upscaler": offers.upscaler,
         "memory": {"bytes": memory.needed, "available_bytes": memory.available, "fits": fits},
     }))
 }

@@ -42,6 +42,10 @@ pub async fn plan(
         .map_while(|segment| film.plan.first_frame(segment))
         .take(LISTED_SEGMENTS);
     shown["first_frames"] = frames.collect();
+    let request = film.plan.request();
+    let [width, height] = request.film_size();
+    shown["film_size"] = format!("{width}x{height}").into();
+    shown["film_fps"] = request.film_fps().into();
     shown["warnings"] = film.warnings.into();
     shown["command"] = film.command.into();
     Ok(Json(shown))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use longreel_jobs::{ArtifactError, Limit, StoreError};
+use longreel_jobs::{ArtifactError, Limit, StoreError, is_no_room};
 use serde_json::json;
 
 use crate::code::{About, Code};
@@ -62,6 +62,18 @@ impl Problem {
         tracing::error!(%error, "a request failed");
         let detail = "the server failed; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail)
+    }
+
+    /// There is no room for something on the disk. The log is told what.
+    pub fn no_room(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "there is no room");
+        let detail = "the server has no room on its disk; nothing is lost, try again later";
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail)
+    }
+
+    /// A file of ours that could not be read or written.
+    pub fn of_file(error: &std::io::Error) -> Self {
+        if is_no_room(error) { Self::no_room(error) } else { Self::internal(error) }
     }
 
     /// Its code and what it says, for those who are not answered over HTTP.
@@ -187,11 +199,7 @@ impl From<StoreError> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy, detail)
                     .with_header(header::RETRY_AFTER, 1)
             }
-            StoreError::DiskFull { .. } => {
-                tracing::error!(%error, "a request failed");
-                let detail = "the server has no room on its disk; nothing is lost, try again later";
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail)
-            }
+            StoreError::DiskFull { .. } => Self::no_room(&error),
             error => Self::internal(&error),
         }
     }
@@ -220,6 +228,7 @@ impl From<ArtifactError> for Problem {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::NotFound { .. } => Self::not_found(error.to_string()),
+            ArtifactError::DiskFull { .. } => Self::no_room(&error),
             error => Self::internal(&error),
         }
     }

@@ -67,6 +67,8 @@ pub fn all(film: &Value) -> Value {
         "Plan": object(json!(["object", "segments", "expected_seconds", "warnings"]), json!({
             "object": {"const": "plan"},
             "segments": maybe("integer"),
+            "film_size": {"type": "string", "description": "Of the film, which may be enlarged"},
+            "film_fps": {"type": "integer", "description": "With the frames between"},
             "expected_seconds": maybe("number"),
             "memory_bytes": maybe("integer"),
             "warnings": {"type": "array", "items": {"type": "string"}},
@@ -103,6 +105,8 @@ pub fn all(film: &Value) -> Value {
             "defaults": {"type": "object"},
             "is_default": {"type": "boolean", "description": "Makes what names no model"},
             "workers": {"type": "integer", "description": "Workers that have it loaded"},
+            "enhance_prompt": {"type": "boolean", "description": "Prompts can be made longer"},
+            "upscaler": {"type": "string", "description": "What enlarges: lanczos, or a network"},
             "memory": {
                 "type": "object",
                 "description": "Of a film as it is made when nothing else is asked for",

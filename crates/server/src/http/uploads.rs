@@ -106,7 +106,7 @@ impl Growing {
             return Err(too_large(&self.key, VIDEO_BYTES));
         }
         self.hash.update(piece);
-        self.file.write_all(piece).await.map_err(|e| unwritable(&e))
+        self.file.write_all(piece).await.map_err(|e| Problem::of_file(&e))
     }
 }
 
@@ -151,12 +151,12 @@ impl Uploads {
             Some(folder) => folder.clone(),
             None => {
                 let folder = self.root.join(random_name()?);
-                tokio::fs::create_dir_all(&folder).await.map_err(|e| unwritable(&e))?;
+                tokio::fs::create_dir_all(&folder).await.map_err(|e| Problem::of_file(&e))?;
                 self.folder.insert(folder).clone()
             }
         };
         let path = folder.join(format!("{}.growing", self.files.len()));
-        let file = File::create(&path).await.map_err(|e| unwritable(&e))?;
+        let file = File::create(&path).await.map_err(|e| Problem::of_file(&e))?;
         Ok(Growing { role, key: key.to_owned(), path, file, size_bytes: 0, hash: Sha256::new() })
     }
 
@@ -165,7 +165,7 @@ impl Uploads {
     /// # Errors
     /// When it is nothing that can be used in its role.
     pub async fn end(&mut self, mut growing: Growing) -> Result<(), Problem> {
-        growing.file.flush().await.map_err(|e| unwritable(&e))?;
+        growing.file.flush().await.map_err(|e| Problem::of_file(&e))?;
         drop(growing.file);
         let format = format_of(&growing.path, &growing.key).await?;
         let is_video = !matches!(format, Format::Png | Format::Jpeg | Format::Webp);
@@ -186,7 +186,7 @@ impl Uploads {
         let number = self.first.saturating_add(self.files.len() as u32);
         let name = ArtifactName { kind: ArtifactKind::Input(number), format };
         let place = growing.path.with_file_name(name.to_string());
-        tokio::fs::rename(&growing.path, &place).await.map_err(|e| unwritable(&e))?;
+        tokio::fs::rename(&growing.path, &place).await.map_err(|e| Problem::of_file(&e))?;
         let sha256 = growing.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         self.files.push(Upload { role, name, size_bytes: growing.size_bytes, sha256 });
         Ok(())
@@ -280,13 +280,13 @@ fn look_at(path: &Path, is_video: bool) -> Result<(), MediaError> {
 /// addresses that calls itself a video would have a decoder call them.
 async fn format_of(path: &Path, key: &str) -> Result<Format, Problem> {
     let mut first = [0; 64];
-    let mut file = File::open(path).await.map_err(|e| unwritable(&e))?;
+    let mut file = File::open(path).await.map_err(|e| Problem::of_file(&e))?;
     let mut length = 0;
     while length < first.len() {
         match tokio::io::AsyncReadExt::read(&mut file, &mut first[length..]).await {
             Ok(0) => break,
             Ok(read) => length += read,
-            Err(error) => return Err(unwritable(&error)),
+            Err(error) => return Err(Problem::of_file(&error)),
         }
     }
     format_by(&first[..length]).ok_or_else(|| {
@@ -348,15 +348,6 @@ fn too_large(key: &str, limit_bytes: u64) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, Code::FileTooLarge, detail)
         .about(About::field(key))
         .limit(limit_bytes)
-}
-
-fn unwritable(error: &std::io::Error) -> Problem {
-    if error.kind() == std::io::ErrorKind::StorageFull {
-        tracing::error!(%error, "an upload does not fit");
-        let detail = "the server has no room on its disk; try again later";
-        return Problem::new(StatusCode::INSUFFICIENT_STORAGE, Code::DiskFull, detail);
-    }
-    Problem::internal(error)
 }
 
 fn random_name() -> Result<String, Problem> {
