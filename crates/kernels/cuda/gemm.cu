@@ -42,12 +42,15 @@ GEMM_PLAIN(gemm_bf16_bf16, bf16, bf16)
 // activation and gate. `sums` may be `out` itself.
 template <class T>
 __device__ void finish_sums(const T* sums, const Finish& finish) {
-    const int pairs = ceil_div(finish.columns, 2);
+    const int quads = ceil_div(finish.columns, 4);
     const i64 step = (i64)gridDim.x * blockDim.x;
-    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (i64)finish.rows * pairs; i += step) {
-        const int row = (int)(i / pairs), column = (int)(i % pairs) * 2;
-        const T* from = sums + (i64)row * finish.columns + column;
-        finish.pair(row, row, column, to_f32(from[0]), column + 1 < finish.columns ? to_f32(from[1]) : 0.0f);
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (i64)finish.rows * quads; i += step) {
+        const int row[1] = {(int)(i / quads)}, column[1] = {(int)(i % quads) * 4};
+        const i64 to[1] = {row[0]};
+        float values[1][4];
+        Finish::read(values[0], sums + to[0] * finish.columns + column[0], finish.columns % 4 == 0,
+                     finish.columns - column[0]);
+        finish.quads(row, to, column, values);
     }
 }
 

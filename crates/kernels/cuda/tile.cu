@@ -41,93 +41,83 @@ struct Finish {
     int add;
     int rows, columns;
 
-    // Stores columns `column` and `column + 1`, as far as they are inside, of row `row` of the
-    // product, which is row `to` of `out`.
-    __device__ void pair(int row, i64 to, int column, float first, float second) const {
-        const bool both = column + 1 < columns;
-        if (bias != nullptr) {
-            first += bias[column];
-            second += both ? bias[column + 1] : 0.0f;
-        }
-        first = activate(first, activation);
-        second = activate(second, activation);
-        if (gate != nullptr) {
-            const int frame = tokens_per_frame > 0 ? (first_token + row) / tokens_per_frame : 0;
-            const float* factors = gate + (i64)frame * columns + column;
-            first *= factors[0];
-            second *= both ? factors[1] : 0.0f;
-        }
-        const i64 at = to * columns + column;
-        if (out_bf16) {
-            store_pair((bf16*)out + at, both, first, second);
-        } else {
-            store_pair((float*)out + at, both, first, second);
-        }
-    }
-
-    // The same for N pairs of one row, 8 columns apart from `column` on: the values `half`, `half + 1` of
-    // each of `sums`. All reads come before the first store, so that none waits for another.
+    // N times four values next to each other, from `columns[n]` on, of row `rows[n]` of the product, which
+    // is row `to[n]` of `out`; what is outside is left out. All reads come before the first store, so that
+    // none waits for another.
     template <int N>
-    __device__ __forceinline__ void pairs(int row, i64 to, int column, const float (&sums)[N][4], int half) const {
-        if (columns % 2 != 0 || column + 8 * (N - 1) + 1 >= columns) {
-#pragma unroll
-            for (int j = 0; j < N; ++j) {
-                if (column + j * 8 < columns) pair(row, to, column + j * 8, sums[j][half], sums[j][half + 1]);
-            }
-            return;
+    __device__ __forceinline__ void quads(const int (&row)[N], const i64 (&to)[N], const int (&column)[N], float (&sums)[N][4]) const {
+        if (out_bf16) {
+            quads_as<bf16>(row, to, column, sums);
+        } else {
+            quads_as<float>(row, to, column, sums);
         }
-        const int frame = tokens_per_frame > 0 ? (first_token + row) / tokens_per_frame : 0;
-        const float* factors = gate + (i64)frame * columns + column;
-        float values[N][2];
+    }
+
+    template <class T, int N>
+    __device__ __forceinline__ void quads_as(const int (&row)[N], const i64 (&to)[N], const int (&column)[N], float (&sums)[N][4]) const {
+        T* places[N];
+        // How many of the four are inside. Where rows are whole fours, four or none.
+        int inside[N];
+        const bool whole = columns % 4 == 0;
+        float old[N][4];
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-            float more[2] = {0.0f, 0.0f};
-            if (bias != nullptr) load<2>(more, bias + column + j * 8);
-            for (int i = 0; i < 2; ++i) values[j][i] = activate(sums[j][half + i] + more[i], activation);
+        for (int n = 0; n < N; ++n) {
+            const int left = columns - column[n];
+            inside[n] = row[n] >= rows || left < 0 ? 0 : left < 4 ? left : 4;
+            places[n] = (T*)out + to[n] * columns + column[n];
+            if (inside[n] == 0) continue;
+            if (bias != nullptr) {
+                float more[4];
+                read(more, bias + column[n], whole, inside[n]);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[n][i] += more[i];
+            }
+            if (add) read(old[n], places[n], whole, inside[n]);
+        }
+        if (activation != 0) {
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[n][i] = activate(sums[n][i], activation);
+            }
         }
         if (gate != nullptr) {
 #pragma unroll
-            for (int j = 0; j < N; ++j) {
-                float factor[2];
-                load<2>(factor, factors + j * 8);
-                for (int i = 0; i < 2; ++i) values[j][i] *= factor[i];
-            }
-        }
-        const i64 at = to * columns + column;
-        if (out_bf16) {
-            store_pairs<N>((bf16*)out + at, values);
-        } else {
-            store_pairs<N>((float*)out + at, values);
-        }
-    }
-
-    template <int N, class T>
-    __device__ __forceinline__ void store_pairs(T* at, float (&values)[N][2]) const {
-        if (add) {
+            for (int n = 0; n < N; ++n) {
+                if (inside[n] == 0) continue;
+                const int frame = tokens_per_frame > 0 ? (first_token + row[n]) / tokens_per_frame : 0;
+                float factors[4];
+                read(factors, gate + (i64)frame * columns + column[n], whole, inside[n]);
 #pragma unroll
-            for (int j = 0; j < N; ++j) {
-                float old[2];
-                load<2>(old, at + j * 8);
-                for (int i = 0; i < 2; ++i) values[j][i] += old[i];
+                for (int i = 0; i < 4; ++i) sums[n][i] *= factors[i];
             }
         }
 #pragma unroll
-        for (int j = 0; j < N; ++j) store<2>(at + j * 8, values[j]);
+        for (int n = 0; n < N; ++n) {
+            if (inside[n] == 0) continue;
+            if (add) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[n][i] += old[n][i];
+            }
+            if (whole) {
+                store<4>(places[n], sums[n]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    if (i < inside[n]) set(places[n][i], sums[n][i]);
+                }
+            }
+        }
     }
 
+    // Four values, or the first of them and zeros.
     template <class T>
-    __device__ void store_pair(T* at, bool both, float first, float second) const {
-        if (add) {
-            first += to_f32(*at);
-            second += both ? to_f32(at[1]) : 0.0f;
-        }
-        // A pair is in one word only where rows have an even length.
-        if (both && columns % 2 == 0) {
-            const float values[2] = {first, second};
-            store<2>(at, values);
+    static __device__ __forceinline__ void read(float (&to)[4], const T* from, bool whole, int inside) {
+        if (whole) {
+            load<4>(to, from);
         } else {
-            set(at[0], first);
-            if (both) set(at[1], second);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) to[i] = i < inside ? to_f32(from[i]) : 0.0f;
         }
     }
 };
@@ -237,12 +227,51 @@ struct TensorTile {
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
 
+        finish(sums, (float*)shared, first_row, first_column, warp_row, warp_column, out);
+    }
+
+    // Brings sums to where they belong by way of shared memory, 16 rows of each warp at a time: there a
+    // warp takes them in whole lines, and the code is short.
+    template <class Out>
+    static __device__ void finish(const float (&sums)[DOWN][ACROSS][4], float* shared, int first_row, int first_column,
+                                  int warp_row, int warp_column, const Out& out) {
+        // Eight more, so that the rows of a fragment are in different banks.
+        constexpr int LINE = COLUMNS + 8, LINES = ROWS / WARP_ROWS * 16, QUADS = COLUMNS / 4, BATCH = 2;
+        static_assert(LINES * LINE * 4 <= STAGES * STAGE_VALUES * 2, "the stages' memory is enough");
+        static_assert(LINES * QUADS % (THREADS * BATCH) == 0, "the same for each thread");
+        const int lane = threadIdx.x % 32;
+        float* mine = shared + (warp_row / WARP_ROWS * 16 + lane / 4) * LINE + warp_column + lane % 4 * 2;
+#pragma unroll 1
+        for (int part = 0; part < DOWN; ++part) {
+            // All are done with the stages, or with the part before.
+            __syncthreads();
 #pragma unroll
-        for (int i = 0; i < DOWN * 2; ++i) {
-            const int row = first_row + warp_row + i * 8 + lane / 4;
-            if (row >= out.rows()) break;
-            const int column = first_column + warp_column + lane % 4 * 2;
-            out.finish.pairs(row, out.place(row), column, sums[i / 2], i % 2 * 2);
+            for (int i = 0; i < DOWN; ++i) {
+                // Registers have no index that is known only later.
+                if (i == part) {
+#pragma unroll
+                    for (int j = 0; j < ACROSS; ++j) {
+                        store<2>(mine + j * 8, &sums[i][j][0]);
+                        store<2>(mine + j * 8 + 8 * LINE, &sums[i][j][2]);
+                    }
+                }
+            }
+            __syncthreads();
+#pragma unroll 1
+            for (int first = threadIdx.x; first < LINES * QUADS; first += THREADS * BATCH) {
+                int row[BATCH], column[BATCH];
+                i64 to[BATCH];
+                float values[BATCH][4];
+#pragma unroll
+                for (int n = 0; n < BATCH; ++n) {
+                    const int line = (first + n * THREADS) / QUADS, quad = (first + n * THREADS) % QUADS;
+                    row[n] = first_row + line / 16 * WARP_ROWS + part * 16 + line % 16;
+                    column[n] = first_column + quad * 4;
+                    to[n] = out.place(row[n]);
+                    load<4>(values[n], shared + line * LINE + quad * 4);
+                }
+                out.finish.quads(row, to, column, values);
+            }
         }
     }
 };
@@ -290,15 +319,13 @@ __device__ void plain_tile(const Left& left, const Right& right, int depth, cons
         }
         __syncthreads();
     }
+    int rows[4], columns[4];
+    i64 to[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        if (first_row + row + i >= out.rows()) break;
-        const i64 to = out.place(first_row + row + i);
-#pragma unroll
-        for (int j = 0; j < 4; j += 2) {
-            if (first_column + column + j < out.columns()) {
-                out.finish.pair(first_row + row + i, to, first_column + column + j, sums[i][j], sums[i][j + 1]);
-            }
-        }
+        rows[i] = first_row + row + i;
+        columns[i] = first_column + column;
+        to[i] = out.place(rows[i]);
     }
+    out.finish.quads(rows, to, columns, sums);
 }
