@@ -156,9 +156,18 @@ fn libraries(findings: &mut Findings, found: &Probe) {
         let absent = match result {
             Ok(library) => {
                 let (version, path) = (&library.version, library.path.display());
-                findings.ok("cuda", words!("{name} {version}: {path}", "{name} {version}：{path}"));
+                let (en, zh) = match is_used(*kind) {
+                    true => ("", ""),
+                    false => (" (this version does not use it)", "（此版本不使用）"),
+                };
+                findings.ok(
+                    "cuda",
+                    words!("{name} {version}: {path}{en}", "{name} {version}：{path}{zh}"),
+                );
                 continue;
             }
+            // Nobody need fetch what is of no use.
+            Err(_) if !is_used(*kind) => continue,
             Err(absent) => absent,
         };
         let refused = absent.refused.iter().map(|r| format!("{}: {}", r.file.display(), r.reason));
@@ -187,6 +196,11 @@ fn libraries(findings: &mut Findings, found: &Probe) {
             _ => findings.note("cuda", without, Some(cure)),
         }
     }
+}
+
+/// Whether the kernels call it.
+fn is_used(kind: Kind) -> bool {
+    matches!(kind, Kind::Nvrtc | Kind::CublasLt)
 }
 
 /// Bytes of a transformer's blocks in bf16: eight square matrices of attention and two of the
@@ -247,10 +261,11 @@ mod tests {
                 "128 SM, 2520 MHz, sm_89",
                 "NVRTC 12.9",
                 "/opt/libcublasLt.so.13: of CUDA 13",
-                "nvidia-cudnn-cu12",
+                "nvidia-cublas-cu12",
             ] {
                 assert!(text.contains(part), "{part} is not in\n{text}");
             }
+            assert!(!text.contains("cuDNN"), "nobody need fetch it: {text}");
         }
     }
 
