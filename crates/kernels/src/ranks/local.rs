@@ -130,9 +130,7 @@ impl Communicator for Local<'_> {
             let part = if exchange.devices[to] == *own { part } else { part.parked()? };
             exchange.give(rank, to, part);
         }
-        (0..self.count())
-            .map(|from| Ok(exchange.take(from, rank)?.on(own)?.into_owned()))
-            .collect()
+        (0..self.count()).map(|from| Ok(exchange.take(from, rank)?.on(own)?.into_owned())).collect()
     }
 }
 

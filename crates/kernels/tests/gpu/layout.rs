@@ -92,7 +92,8 @@ fn a_row_is_added_to_all_and_frames_are_interleaved() {
 #[test]
 fn columns_are_those_of_the_host_and_are_joined_again() {
     let Some(gpu) = device() else { return };
-    for (rows, widths) in [(1, vec![1]), (7, vec![3, 40, 1]), (129, vec![64, 64, 96]), (0, vec![4])] {
+    for (rows, widths) in [(1, vec![1]), (7, vec![3, 40, 1]), (129, vec![64, 64, 96]), (0, vec![4])]
+    {
         let width: usize = widths.iter().sum();
         let x = Numbers::new(12).vec(rows * width);
         for element in ELEMENTS {

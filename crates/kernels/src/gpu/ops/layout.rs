@@ -117,7 +117,9 @@ pub fn join_columns(parts: &[&Array], rows: usize) -> Array {
     let (gpu, element) = (parts[0].gpu(), parts[0].element());
     let len: usize = parts.iter().map(|part| part.len()).sum();
     assert!(
-        parts.iter().all(|part| part.element() == element && part.len().is_multiple_of(rows.max(1))),
+        parts
+            .iter()
+            .all(|part| part.element() == element && part.len().is_multiple_of(rows.max(1))),
         "join_columns: {} arrays of {rows} rows",
         parts.len()
     );
