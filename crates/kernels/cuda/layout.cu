@@ -60,3 +60,17 @@ FOR_EACH_PAIR(DEFINE)
     }
 FOR_EACH_ELEMENT(DEFINE)
 #undef DEFINE
+
+// `columns` columns of a matrix [rows][x_width] from `x_first` on to those of another one
+// [rows][out_width] from `out_first` on; `len` values in all.
+#define DEFINE(T)                                                                                \
+    extern "C" __global__ void move_columns_##T(T *out, const T *x, i64 len, i64 columns,        \
+                                                i64 out_width, i64 out_first, i64 x_width,       \
+                                                i64 x_first) {                                   \
+        for (i64 at = thread_of_grid(); at < len; at += threads_of_grid()) {                     \
+            i64 row = at / columns, column = at % columns;                                       \
+            out[row * out_width + out_first + column] = x[row * x_width + x_first + column];     \
+        }                                                                                        \
+    }
+FOR_EACH_ELEMENT(DEFINE)
+#undef DEFINE

@@ -18,6 +18,7 @@ pub mod gpu;
 mod narrow;
 pub mod ops;
 mod quantize;
+pub mod ranks;
 mod simd;
 pub mod spans;
 mod tensor;

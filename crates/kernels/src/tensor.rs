@@ -160,7 +160,8 @@ impl Tensor {
         }
     }
 
-    /// The same values on `device`; on a GPU `f32`, as they come from the host.
+    /// The same values on `device`; on a GPU `f32` when they come from the host, and as they were when
+    /// they come from another one.
     ///
     /// # Errors
     /// What went wrong on the GPU that they come from, in this or anything before.
@@ -175,12 +176,13 @@ impl Tensor {
             (Values::Parked(parked), Device::Cpu) => {
                 Cow::Owned(Self::host(&self.shape, parked.element.singles(&parked.bytes)))
             }
-            (Values::Parked(parked), Device::Gpu(gpu)) if Arc::ptr_eq(&parked.gpu, gpu) => {
-                Cow::Owned(Self::from_array(&self.shape, parked.array()))
-            }
+            (Values::Parked(parked), Device::Gpu(gpu)) => Cow::Owned(Self::from_array(
+                &self.shape,
+                Array::from_bytes(gpu, parked.element, &parked.bytes),
+            )),
             (Values::Device(array), Device::Gpu(gpu)) if !Arc::ptr_eq(array.gpu(), gpu) => {
-                let host = Self::host(&self.shape, array.to_host()?);
-                Cow::Owned(host.on(device)?.into_owned())
+                let there = Array::from_bytes(gpu, array.element(), &array.to_bytes()?);
+                Cow::Owned(Self::from_array(&self.shape, there))
             }
             _ => Cow::Borrowed(self),
         })

@@ -1,6 +1,7 @@
 //! Why a network cannot be built or run.
 
 use longreel_kernels::GpuError;
+use longreel_kernels::ranks::RankError;
 use longreel_weights::WeightsError;
 
 /// What went wrong in a network: at load (a config or a tensor does not fit) or in a call (an input
@@ -13,6 +14,9 @@ pub enum ModelError {
     /// A device that could not go on.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// Devices that could not go on together.
+    #[error(transparent)]
+    Ranks(RankError),
     /// A value in a network's `config.json` that no published model has and this program cannot run.
     #[error("the {network}'s config has {field} = {value}, but {rule}")]
     Config {
@@ -51,6 +55,16 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// What a device could not do is told as such, whether it was alone or not.
+impl From<RankError> for ModelError {
+    fn from(error: RankError) -> Self {
+        match error {
+            RankError::Gpu(error) => Self::Gpu(error),
+            error => Self::Ranks(error),
+        }
+    }
 }
 
 /// Shorthand for [`ModelError::Input`].

@@ -29,7 +29,7 @@ pub(crate) fn linear_without_bias(
 }
 
 /// The weight and bias of an affine norm.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Affine {
     pub weight: Vector,
     pub bias: Vector,

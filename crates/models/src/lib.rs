@@ -19,7 +19,8 @@ pub use clip::{ClipPreprocess, ClipVision};
 pub use error::ModelError;
 pub use text::{Prompt, TextEncoder, Tokenizer, clean_prompt};
 pub use transformer::{
-    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, Transformer,
+    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, SplitCache,
+    SplitContext, SplitPass, SplitTransformer, Transformer,
 };
 pub use upscaler::Upscaler;
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState};

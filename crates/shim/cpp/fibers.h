@@ -152,6 +152,8 @@ struct Worker {
     bool failed;
     char *error;
     size_t error_bytes;
+    // Of those whose thread has ended.
+    Worker *next;
 };
 
 // The only thread-local variable besides the kernels' static shared memory, see `poison_statics`.

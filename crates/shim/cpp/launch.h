@@ -1,5 +1,6 @@
 // How the driver finds and starts the kernels of a module.
 #include <link.h>
+#include <pthread.h>
 
 #include <utility>
 
@@ -68,10 +69,38 @@ static void poison_statics() {
     worker = kept;
 }
 
+// Workers of threads that have ended, for those that begin: their stacks are many mappings, of which
+// the system allows a process only so many.
+static Worker *spare;
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t thread_end;
+static pthread_once_t thread_end_made = PTHREAD_ONCE_INIT;
+
+static void set_aside(void *ended) {
+    auto w = static_cast<Worker *>(ended);
+    pthread_mutex_lock(&spare_lock);
+    w->next = spare;
+    spare = w;
+    pthread_mutex_unlock(&spare_lock);
+}
+
+static void make_thread_end() {
+    if (pthread_key_create(&thread_end, &set_aside)) abort();
+}
+
+static void take_worker() {
+    pthread_once(&thread_end_made, &make_thread_end);
+    pthread_mutex_lock(&spare_lock);
+    worker = spare;
+    if (spare) spare = spare->next;
+    pthread_mutex_unlock(&spare_lock);
+    if (!worker) worker = static_cast<Worker *>(calloc(1, sizeof(Worker)));
+    if (!worker || pthread_setspecific(thread_end, worker)) abort();
+}
+
 static void prepare(size_t shared_bytes) {
     if (!worker) {
-        worker = static_cast<Worker *>(calloc(1, sizeof(Worker)));
-        if (!worker) abort();
+        take_worker();
         dl_iterate_phdr(find_statics, nullptr);
     }
     if (!worker->shared || worker->shared_capacity < shared_bytes) {

@@ -1,4 +1,6 @@
-//! Moves of values: embedding rows, patches.
+//! Moves of values: embedding rows, patches, columns.
+
+use std::ops::Range;
 
 use crate::gpu::ops as body;
 use crate::spans;
@@ -120,4 +122,48 @@ pub fn interleave0(first: Option<&Tensor>, even: &Tensor, odd: &Tensor) -> Tenso
         values.extend_from_slice(odd);
     }
     Tensor::from_vec(&shape, values)
+}
+
+/// Columns `range` of a matrix `[rows, width]`: `[rows, range.len()]`.
+pub fn columns(x: &Tensor, range: Range<usize>) -> Tensor {
+    let &[rows, width] = x.shape() else { panic!("columns: {:?} is no matrix", x.shape()) };
+    assert!(range.start <= range.end && range.end <= width, "columns: {range:?} of {width}");
+    let _span = spans::begin("layout", || (0.0, 2 * rows * range.len()));
+    let shape = [rows, range.len()];
+    if let Some(array) = x.array() {
+        let out = body::columns(array, [rows, width], range);
+        spans::settle(array.gpu());
+        return Tensor::from_array(&shape, out);
+    }
+    let mut values = Vec::with_capacity(rows * range.len());
+    for row in x.data().chunks_exact(width.max(1)) {
+        values.extend_from_slice(&row[range.clone()]);
+    }
+    Tensor::from_vec(&shape, values)
+}
+
+/// Matrices `[rows, width_i]` of one device side by side: `[rows, sum of width_i]`.
+pub fn join_columns(parts: &[Tensor]) -> Tensor {
+    let rows = parts.first().expect("join_columns: no parts").dim(0);
+    let fits = |part: &Tensor| part.shape().len() == 2 && part.dim(0) == rows;
+    assert!(parts.iter().all(fits), "join_columns: parts of {rows} and other rows");
+    let width = parts.iter().map(|part| part.dim(1)).sum();
+    let _span = spans::begin("layout", || (0.0, 2 * rows * width));
+    if parts[0].array().is_some() {
+        let arrays: Vec<_> = parts
+            .iter()
+            .map(|part| part.array().expect("join_columns: parts on different devices"))
+            .collect();
+        let out = body::join_columns(&arrays, rows);
+        spans::settle(arrays[0].gpu());
+        return Tensor::from_array(&[rows, width], out);
+    }
+    let mut values = Vec::with_capacity(rows * width);
+    for row in 0..rows {
+        for part in parts {
+            let width = part.dim(1);
+            values.extend_from_slice(&part.data()[row * width..(row + 1) * width]);
+        }
+    }
+    Tensor::from_vec(&[rows, width], values)
 }

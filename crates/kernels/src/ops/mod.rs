@@ -15,7 +15,9 @@ pub use activation::{Activation, activate_inplace, prelu_inplace};
 pub use attention::{Attention, Bias, attention};
 pub(crate) use conv::folded_quarter;
 pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
-pub use layout::{embedding, interleave0, patchify, split_modulation, unpatchify};
+pub use layout::{
+    columns, embedding, interleave0, join_columns, patchify, split_modulation, unpatchify,
+};
 pub use linear::{Linear, feed_forward_residual, linear, linear_full, linear_residual};
 pub use mask::Mask;
 pub use norm::{

@@ -88,3 +88,35 @@ fn a_row_is_added_to_all_and_frames_are_interleaved() {
     let expected = host::interleave0(None, &even, &odd);
     assert_eq!(ops::interleave(None, &e, &o, dim).to_host().expect("done"), expected.data());
 }
+
+#[test]
+fn columns_are_those_of_the_host_and_are_joined_again() {
+    let Some(gpu) = device() else { return };
+    for (rows, widths) in [(1, vec![1]), (7, vec![3, 40, 1]), (129, vec![64, 64, 96]), (0, vec![4])]
+    {
+        let width: usize = widths.iter().sum();
+        let x = Numbers::new(12).vec(rows * width);
+        for element in ELEMENTS {
+            let x = rounded(&x, element);
+            let there = array(&gpu, &x, element);
+            let whole = Tensor::from_vec(&[rows, width], x.clone());
+            let (mut parts, mut host_parts, mut at) = (Vec::new(), Vec::new(), 0);
+            for width_i in &widths {
+                let range = at..at + width_i;
+                let part = ops::columns(&there, [rows, width], range.clone());
+                let expected: Vec<f32> = (0..rows)
+                    .flat_map(|row| x[row * width..][range.clone()].iter().copied())
+                    .collect();
+                assert_eq!(part.to_host().expect("done"), expected, "columns {range:?}");
+                let host = host::columns(&whole, range);
+                assert_eq!(host.data(), expected);
+                parts.push(part);
+                host_parts.push(host);
+                at += width_i;
+            }
+            let joined = ops::join_columns(&parts.iter().collect::<Vec<_>>(), rows);
+            assert_eq!(joined.to_host().expect("done"), x, "{rows} rows of {widths:?}");
+            assert_eq!(host::join_columns(&host_parts), whole);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Reference: `SkyReelsV2TransformerBlock` / `WanTransformerBlock` of diffusers.
 
+use longreel_kernels::ranks::RankError;
 use longreel_kernels::{
     Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Tensor, Vector, ops,
 };
@@ -9,11 +10,12 @@ use longreel_weights::TensorSource;
 
 use super::cache::Before;
 use super::context::{BlockContext, KeyValue};
+use super::strip::Exchange;
 use crate::ModelError;
 use crate::layers::{Affine, linear};
 
 /// Query, key, value and output of one attention, with its norms over all heads together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Projections {
     query: Linear,
     key: Linear,
@@ -37,7 +39,7 @@ impl Projections {
 }
 
 /// Keys and values of image tokens, in models that take an image.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct ImageProjections {
     key: Linear,
     value: Linear,
@@ -56,26 +58,29 @@ pub(super) struct BlockShape {
 }
 
 impl BlockShape {
-    fn attention(&self, mask: Mask) -> Attention<'static> {
+    /// Of one of `ranks` equal parts of the heads.
+    fn attention(&self, mask: Mask, ranks: usize) -> Attention<'static> {
         let scale = 1.0 / ((self.dim / self.heads) as f32).sqrt();
-        Attention { heads: self.heads, scale, mask, bias: Bias::None }
+        Attention { heads: self.heads / ranks, scale, mask, bias: Bias::None }
     }
 }
 
 /// What all blocks of one forward share.
-#[derive(Debug)]
 pub(super) struct Shared<'a> {
     /// `[rows, 6 * dim]`.
     pub time_proj: &'a Tensor,
+    /// Of this rank's.
     pub tokens_per_frame: usize,
     pub rope: &'a RopeTable,
     pub mask: Mask,
     /// How many padded text positions the last text key stands for.
     pub padding: usize,
+    /// With the other ranks.
+    pub exchange: Exchange<'a>,
 }
 
 /// The weights of one block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Block {
     shape: BlockShape,
     /// `[6, dim]`, flat.
@@ -145,17 +150,18 @@ impl Block {
         shared: &Shared<'_>,
         context: &BlockContext,
         before: Option<Before<'_>>,
-    ) {
+    ) -> Result<(), RankError> {
         let rows = ops::split_modulation::<6>(shared.time_proj, &self.table);
         let frame =
             |i: usize| PerFrame { values: &rows[i], tokens_per_frame: shared.tokens_per_frame };
-        self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)], before);
+        self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)], before)?;
         self.cross_attention(hidden, context, shared.padding);
         let modulation = Modulation { shift: frame(3), scale: frame(4) };
         let normed = ops::layer_norm(hidden, None, self.shape.eps, Some(modulation));
         let activation = Activation::GeluTanh;
         let gate = Some(frame(5));
         ops::feed_forward_residual(hidden, &normed, &self.up, &self.down, activation, gate);
+        Ok(())
     }
 
     fn self_attention(
@@ -164,7 +170,7 @@ impl Block {
         shared: &Shared<'_>,
         [shift, scale, gate]: [PerFrame<'_>; 3],
         before: Option<Before<'_>>,
-    ) {
+    ) -> Result<(), RankError> {
         let p = &self.self_attention;
         let eps = self.shape.eps;
         let modulation = Modulation { shift, scale };
@@ -176,14 +182,19 @@ impl Block {
         let rope = Some((shared.rope, self.shape.heads));
         ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, rope);
         ops::rms_norm_rope(&mut key, Some(&p.norm_key), eps, rope);
-        let how = self.shape.attention(shared.mask);
+        let exchange = &shared.exchange;
+        let query = exchange.to_heads(query)?;
+        let (key, value) = (exchange.to_heads(key)?, exchange.to_heads(value)?);
+        let how = self.shape.attention(shared.mask, exchange.ranks.count());
         let (key, value) = match before {
             None => (key, value),
             Some(before) => before.all(key, value),
         };
         let seen = ops::attention(&query, &key, &value, &how);
         drop((query, key, value));
+        let seen = exchange.to_strip(seen)?;
         ops::linear_residual(hidden, &seen, &p.out, Some(gate));
+        Ok(())
     }
 
     fn cross_attention(&self, hidden: &mut Tensor, context: &BlockContext, padding: usize) {
@@ -197,7 +208,7 @@ impl Block {
             None => ops::linear(hidden, &p.query, Activation::None),
         };
         ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, None);
-        let how = self.shape.attention(Mask::None);
+        let how = self.shape.attention(Mask::None, 1);
         let text = &context.text;
         // See `Context`.
         let bias =

@@ -14,7 +14,7 @@ use super::context::KeyValue;
 pub struct KeyValueCache {
     /// After norm and rotation; one entry for each block of the network.
     pub(super) layers: Vec<KeyValue>,
-    /// Tokens of one latent frame, as the first forward has them; 0 before it.
+    /// Tokens of one latent frame of the whole picture, as the first forward has them; 0 before it.
     pub(super) tokens_per_frame: usize,
     /// Latent frames whose keys are kept.
     held: usize,
@@ -25,7 +25,12 @@ pub struct KeyValueCache {
 impl KeyValueCache {
     /// A cache of nothing.
     pub fn new(model: &Transformer) -> Self {
-        let empty = || Tensor::zeros(&[0, model.dim]);
+        Self::of_heads(model, 1)
+    }
+
+    /// A cache of nothing, for one of `ranks` equal parts of the heads.
+    pub(super) fn of_heads(model: &Transformer, ranks: usize) -> Self {
+        let empty = || Tensor::zeros(&[0, model.dim / ranks]);
         let empty = |_| KeyValue { keys: empty(), values: empty() };
         let layers = model.blocks.iter().map(empty).collect();
         Self { layers, tokens_per_frame: 0, held: 0, next: 0 }

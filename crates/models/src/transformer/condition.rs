@@ -41,7 +41,7 @@ impl Sinusoid {
 }
 
 /// Timesteps to `temb` and the modulation signal.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TimeEmbedding {
     sinusoid: Sinusoid,
     freq_dim: usize,
@@ -86,7 +86,7 @@ impl TimeEmbedding {
 }
 
 /// Text embeddings to the transformer's width.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TextProjection {
     linear_1: Linear,
     linear_2: Linear,
@@ -113,7 +113,7 @@ impl TextProjection {
 }
 
 /// CLIP's hidden states to the transformer's width.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ImageProjection {
     /// `[tokens, image_dim]`, in first-and-last-frame models, where both images' tokens are joined.
     positions: Option<Tensor>,
@@ -179,7 +179,7 @@ impl ImageProjection {
 }
 
 /// The frame rate's share of the modulation signal (`inject_sample_info`).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FpsEmbedding {
     table: Weight,
     up: Linear,

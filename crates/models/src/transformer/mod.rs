@@ -10,9 +10,12 @@ mod condition;
 mod context;
 mod pass;
 mod rope;
+mod split;
+mod strip;
 
 use std::borrow::Cow;
 
+use longreel_kernels::ranks::Alone;
 use longreel_kernels::{Device, Linear, Tensor, Vector, ops};
 use longreel_weights::{TensorSource, TransformerConfig};
 
@@ -25,6 +28,7 @@ use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmb
 pub use context::{Context, ContextOptions};
 pub use pass::Pass;
 use rope::Rope;
+pub use split::{SplitCache, SplitContext, SplitPass, SplitTransformer};
 
 /// What a forward may vary besides latents, timesteps and conditioning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,8 +51,9 @@ pub struct AttentionWindow {
     pub sink: usize,
 }
 
-/// The network, its weights in the file's dtype.
-#[derive(Debug)]
+/// The network, its weights in the file's dtype. A copy has the same weights where they lie, and brings
+/// its own to a GPU.
+#[derive(Debug, Clone)]
 pub struct Transformer {
     config: TransformerConfig,
     dim: usize,
@@ -245,6 +250,19 @@ impl Transformer {
         context: &Context,
         options: &ForwardOptions,
     ) -> Result<Tensor, ModelError> {
+        self.check_keep(keep, latents, options)?;
+        let mut pass = self.begin_at(cache.next_frame(), latents, timesteps, options, None)?;
+        pass.run(context, Some((cache, keep)), &Alone)?;
+        pass.finish()
+    }
+
+    /// Whether frames can be kept.
+    fn check_keep(
+        &self,
+        keep: usize,
+        latents: &Tensor,
+        options: &ForwardOptions,
+    ) -> Result<(), ModelError> {
         let block = options.causal_block.unwrap_or(self.config.num_frame_per_block);
         if block < 2 {
             let rule = "frames before others are finished only where attention is block-causal";
@@ -254,9 +272,7 @@ impl Transformer {
             let rule = format!("it must be at most {} and a multiple of {block}", latents.dim(0));
             return Err(input("the number of frames to keep", keep, rule));
         }
-        let mut pass = self.begin_at(cache.next_frame(), latents, timesteps, options)?;
-        pass.run_blocks_after(context, cache, keep)?;
-        pass.finish()
+        Ok(())
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use longreel_kernels::ranks::{Alone, Communicator};
 use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
 
 use super::block::Shared;
 use super::cache::Before;
+use super::strip::{Exchange, Strip};
 use super::{AttentionWindow, Context, ForwardOptions, KeyValueCache, Transformer};
 use crate::ModelError;
 use crate::error::input;
@@ -19,7 +21,9 @@ use crate::error::input;
 #[derive(Debug)]
 pub struct Pass<'a> {
     model: &'a Transformer,
+    /// Of this rank's strip.
     grid: [usize; 3],
+    strip: Strip,
     hidden: Tensor,
     temb: Tensor,
     time_proj: Tensor,
@@ -38,22 +42,33 @@ impl Transformer {
         timesteps: &[f32],
         options: &ForwardOptions,
     ) -> Result<Pass<'_>, ModelError> {
+        self.check_window(latents, timesteps)?;
+        self.begin_at(0, latents, timesteps, options, None)
+    }
+
+    /// Whether there are no more timesteps than latent frames.
+    pub(super) fn check_window(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f32],
+    ) -> Result<(), ModelError> {
         let frames = self.grid(0, latents.shape())?[0];
         if timesteps.len() > frames {
             let rule = format!("it must be 1 or the number of latent frames, {frames}");
             return Err(input("the number of timesteps", timesteps.len(), rule));
         }
-        self.begin_at(0, latents, timesteps, options)
+        Ok(())
     }
 
     /// As [`begin`](Self::begin), for frames of a window from frame `first` on. `timesteps` are those
-    /// of the window, or one for all.
+    /// of the window, or one for all. `latents` are the whole picture, or a strip of it.
     pub(super) fn begin_at(
         &self,
         first: usize,
         latents: &Tensor,
         timesteps: &[f32],
         options: &ForwardOptions,
+        strip: Option<Strip>,
     ) -> Result<Pass<'_>, ModelError> {
         let grid = self.grid(first, latents.shape())?;
         let frames = first..first + grid[0];
@@ -79,20 +94,21 @@ impl Transformer {
             let added = embedding.forward(fps, device)?;
             ops::add_row(&mut time_proj, &added);
         }
-        let mask = self.mask(grid, options)?;
+        let strip = strip.unwrap_or(Strip { first: 0, all: grid[1] });
+        let mask = self.mask(strip.all * grid[2], options)?;
         let latents = latents.on(device)?;
         let hidden = in_pool(|| {
             let patches = ops::patchify(&latents, self.patch());
             ops::linear_full(&patches, &self.patch_embedding)
         });
-        let rope = self.rope.table(first, grid, device)?;
-        Ok(Pass { model: self, grid, hidden, temb, time_proj, rope, mask })
+        let rope = self.rope.table([first, strip.first], grid, device)?;
+        Ok(Pass { model: self, grid, strip, hidden, temb, time_proj, rope, mask })
     }
 
-    /// Which tokens a token sees.
-    fn mask(&self, grid: [usize; 3], options: &ForwardOptions) -> Result<Mask, ModelError> {
+    /// Which tokens a token sees, where a frame has `tokens`.
+    fn mask(&self, tokens: usize, options: &ForwardOptions) -> Result<Mask, ModelError> {
         let block = options.causal_block.unwrap_or(self.config().num_frame_per_block);
-        let tokens_per_block = block.saturating_mul(grid[1] * grid[2]);
+        let tokens_per_block = block.saturating_mul(tokens);
         match (block, options.attention_window) {
             (0, _) => Err(input("causal_block", 0, "it must be at least 1")),
             (1, None) => Ok(Mask::None),
@@ -108,7 +124,7 @@ impl Transformer {
     }
 
     /// Patches along time, height and width, of frames from `first` on.
-    fn grid(&self, first: usize, shape: &[usize]) -> Result<[usize; 3], ModelError> {
+    pub(super) fn grid(&self, first: usize, shape: &[usize]) -> Result<[usize; 3], ModelError> {
         let channels = self.in_channels();
         let [ph, pw] = self.patch();
         let grid = match *shape {
@@ -158,32 +174,26 @@ impl Pass<'_> {
     /// # Errors
     /// The context was made by another model.
     pub fn run_blocks(&mut self, context: &Context) -> Result<(), ModelError> {
-        self.run(context, None)
+        self.run(context, None, &Alone)
     }
 
-    /// Runs all blocks behind what is in the cache and keeps the first `keep` of its frames there.
-    pub(super) fn run_blocks_after(
-        &mut self,
-        context: &Context,
-        cache: &mut KeyValueCache,
-        keep: usize,
-    ) -> Result<(), ModelError> {
-        let (layers, frame) = (cache.layers.len(), cache.tokens_per_frame);
-        let own = self.grid[1] * self.grid[2];
-        if layers != self.model.blocks.len() || (frame != 0 && frame != own) {
-            let rule = format!("this pass has {} and {own}", self.model.blocks.len());
-            return Err(input("the cache's layers and tokens a frame", [layers, frame], rule));
-        }
-        self.run(context, Some((&mut *cache, keep)))?;
-        cache.grow(keep, own);
-        Ok(())
-    }
-
-    fn run(
+    /// Runs all blocks, with the other ranks; behind what is in a cache, if there is one, which then
+    /// keeps the first so many of the frames.
+    pub(super) fn run(
         &mut self,
         context: &Context,
         mut cache: Option<(&mut KeyValueCache, usize)>,
+        ranks: &dyn Communicator,
     ) -> Result<(), ModelError> {
+        let frame_tokens = self.strip.all * self.grid[2];
+        if let Some((cache, _)) = &cache {
+            let (layers, frame) = (cache.layers.len(), cache.tokens_per_frame);
+            if layers != self.model.blocks.len() || (frame != 0 && frame != frame_tokens) {
+                let own = self.model.blocks.len();
+                let rule = format!("this pass has {own} and {frame_tokens}");
+                return Err(input("the cache's layers and tokens a frame", [layers, frame], rule));
+            }
+        }
         let model = self.model;
         let layers = model.blocks.len();
         let known = context.blocks.as_ref().is_none_or(|blocks| blocks.len() == layers);
@@ -196,23 +206,33 @@ impl Pass<'_> {
             rope: &self.rope,
             mask: self.mask,
             padding: context.padding,
+            exchange: Exchange {
+                ranks,
+                frames: self.grid[0],
+                rows: self.strip.all,
+                columns: self.grid[2],
+            },
         };
         let hidden = &mut self.hidden;
         in_pool(|| {
             for (index, block) in model.blocks.iter().enumerate() {
                 let before = cache.as_mut().map(|(cache, keep)| Before {
                     kept: &mut cache.layers[index],
-                    keep: *keep * shared.tokens_per_frame,
+                    keep: *keep * frame_tokens,
                 });
                 match &context.blocks {
-                    Some(blocks) => block.forward(hidden, &shared, &blocks[index], before),
+                    Some(blocks) => block.forward(hidden, &shared, &blocks[index], before)?,
                     None => {
                         let context = block.context(&context.text, context.image.as_ref());
-                        block.forward(hidden, &shared, &context, before);
+                        block.forward(hidden, &shared, &context, before)?;
                     }
                 }
             }
-        });
+            Ok::<_, ModelError>(())
+        })?;
+        if let Some((cache, keep)) = cache {
+            cache.grow(keep, frame_tokens);
+        }
         Ok(())
     }
 

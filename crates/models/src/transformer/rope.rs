@@ -7,14 +7,20 @@ use longreel_kernels::{Device, GpuError, RopeTable, Tensor};
 /// The base of the angles' geometric series (`theta` in the reference).
 const BASE: f64 = 10_000.0;
 
-/// The first frame and the grid.
-type Frames = (usize, [usize; 3]);
+/// The first frame and row, and the grid.
+type Place = ([usize; 2], [usize; 3]);
 
 /// Builds the table for a grid and keeps the last one, since most steps of a segment share it.
 #[derive(Debug)]
 pub(super) struct Rope {
     head_dim: usize,
-    last: Mutex<Option<(Frames, Arc<RopeTable>)>>,
+    last: Mutex<Option<(Place, Arc<RopeTable>)>>,
+}
+
+impl Clone for Rope {
+    fn clone(&self) -> Self {
+        Self::new(self.head_dim)
+    }
 }
 
 impl Rope {
@@ -23,11 +29,11 @@ impl Rope {
         Self { head_dim, last: Mutex::new(None) }
     }
 
-    /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at 0 in
-    /// height and width and at `first` in time.
+    /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at `first`
+    /// in time and height and at 0 in width.
     pub fn table(
         &self,
-        first: usize,
+        first: [usize; 2],
         grid: [usize; 3],
         device: &Device,
     ) -> Result<Arc<RopeTable>, GpuError> {
@@ -48,12 +54,12 @@ impl Rope {
 
 /// Height and width get `2 * (head_dim / 6)` values each and time the rest, as in the reference's
 /// `SkyReelsV2RotaryPosEmbed`; angles are computed in f64 and rounded once.
-fn build(head_dim: usize, first: usize, grid: [usize; 3]) -> RopeTable {
+fn build(head_dim: usize, first: [usize; 2], grid: [usize; 3]) -> RopeTable {
     let spatial = head_dim / 6;
     let pairs = [head_dim / 2 - 2 * spatial, spatial, spatial];
     let axes: Vec<Vec<(f32, f32)>> = grid
         .iter()
-        .zip([first, 0, 0])
+        .zip([first[0], first[1], 0])
         .zip(pairs)
         .map(|((&positions, first), pairs)| {
             (first..first + positions)

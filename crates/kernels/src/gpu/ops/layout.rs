@@ -1,5 +1,7 @@
 //! Moves of values.
 
+use std::ops::Range;
+
 use super::{each, int, kernel, long, pointer};
 use crate::gpu::{Address, Arg, Array, Element, Launch};
 
@@ -96,4 +98,51 @@ pub fn interleave(first: Option<&Array>, even: &Array, odd: &Array, inner: usize
         result.copy_from(at + inner, odd, start..start + inner);
     }
     result
+}
+
+/// [`crate::ops::columns`]: columns `range` of `x` of shape `[rows, width]`.
+pub fn columns(x: &Array, [rows, width]: [usize; 2], range: Range<usize>) -> Array {
+    assert!(
+        x.len() == rows * width && range.end <= width,
+        "columns: {range:?} of {rows} x {width} in {} values",
+        x.len()
+    );
+    let out = Array::unset(x.gpu(), x.element(), rows * range.len());
+    move_columns(&out, [range.len(), 0], x, [width, range.start], [rows, range.len()]);
+    out
+}
+
+/// [`crate::ops::join_columns`]: arrays of `rows` rows and one element side by side.
+pub fn join_columns(parts: &[&Array], rows: usize) -> Array {
+    let (gpu, element) = (parts[0].gpu(), parts[0].element());
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    assert!(
+        parts
+            .iter()
+            .all(|part| part.element() == element && part.len().is_multiple_of(rows.max(1))),
+        "join_columns: {} arrays of {rows} rows",
+        parts.len()
+    );
+    let (out, width) = (Array::unset(gpu, element, len), len / rows.max(1));
+    let mut at = 0;
+    for part in parts {
+        let own = part.len() / rows.max(1);
+        move_columns(&out, [width, at], part, [own, 0], [rows, own]);
+        at += own;
+    }
+    out
+}
+
+/// Copies `count` columns of `rows` rows between two matrices, each with its width and its first column.
+fn move_columns(
+    out: &Array,
+    to: [usize; 2],
+    x: &Array,
+    from: [usize; 2],
+    [rows, count]: [usize; 2],
+) {
+    let mut args = vec![pointer(out), pointer(x), long(rows * count)];
+    args.extend([count, to[0], to[1], from[0], from[1]].map(long));
+    let kernel = kernel!("move_columns", x.element());
+    x.gpu().launch(each("layout", kernel, rows * count), &args);
 }

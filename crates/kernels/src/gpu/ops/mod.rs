@@ -20,7 +20,9 @@ pub use conv::{
 };
 pub use convert::convert;
 pub use dequantize::dequantize;
-pub use layout::{add_row, interleave, patchify, split_modulation, unpatchify};
+pub use layout::{
+    add_row, columns, interleave, join_columns, patchify, split_modulation, unpatchify,
+};
 pub use linear::{Dense, feed_forward_residual, linear, linear_residual};
 pub use norm::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
 pub use per_frame::PerFrame;
