@@ -1,0 +1,363 @@
+//! The processor's attention: some queries of one head at a time.
+
+use std::ops::Range;
+
+use super::{Attention, Bias};
+use crate::Tensor;
+use crate::gemm::{Segment, Shared, Tile, pack_panels};
+use crate::ops::mask::{Mask, Window};
+use crate::simd::{Kernel, Simd, exp};
+
+/// Queries whose scores stand in memory at once; whole tiles for every instruction set.
+pub(super) const QUERIES: usize = 24;
+/// Keys of one block. Fixed, because the order of the sums depends on it.
+pub(super) const KEYS: usize = 256;
+
+/// Scratch of one task.
+pub(super) struct Buffers<'a> {
+    /// `[rows, key_size]`, scaled.
+    pub queries: &'a mut [f32],
+    /// Panels of `block` keys.
+    pub keys: &'a mut [f32],
+    /// Panels of `block` values.
+    pub values: &'a mut [f32],
+    /// `[QUERIES, block]`.
+    pub scores: &'a mut [f32],
+    /// `[rows, wide]`.
+    pub sums: &'a mut [f32],
+    /// The largest score so far, by row.
+    pub largest: &'a mut [f32],
+    /// The sum of the exponentials so far, by row.
+    pub total: &'a mut [f32],
+}
+
+/// Some queries of one head against all keys they may see.
+pub(super) struct Group<'a> {
+    pub q: &'a Tensor,
+    pub k: &'a Tensor,
+    pub v: &'a Tensor,
+    pub how: &'a Attention<'a>,
+    pub window: Option<Window>,
+    pub head: usize,
+    pub rows: Range<usize>,
+    pub block: usize,
+    pub wide: usize,
+    pub buffers: Buffers<'a>,
+    pub out: Shared,
+}
+
+impl Kernel for Group<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        // SAFETY: the tensors have the shapes that `attention` checked, the buffers those given at
+        // their fields.
+        unsafe {
+            self.take_queries::<S>();
+            match (self.how.mask, self.window) {
+                (Mask::BlockWindow { .. }, Some(window)) => {
+                    // A tile ends where its block does, so that blocks left out move no other tile.
+                    let last = self.block_of(self.rows.end - 1, window);
+                    let near = window.first_near(self.block_of(self.rows.start, window));
+                    for block in (0..window.sink.min(near)).chain(near..last + 1) {
+                        let tokens = window.tokens(block, self.k.dim(0));
+                        for k0 in tokens.clone().step_by(KEYS) {
+                            self.add_tile::<S>(k0..(k0 + KEYS).min(tokens.end), Some(block));
+                        }
+                    }
+                }
+                _ => {
+                    let end = self.end(self.rows.end - 1);
+                    for k0 in (0..end).step_by(KEYS) {
+                        self.add_tile::<S>(k0..(k0 + KEYS).min(end), None);
+                    }
+                }
+            }
+            self.write::<S>();
+        }
+    }
+}
+
+impl Group<'_> {
+    /// The block of a query.
+    fn block_of(&self, query: usize, window: Window) -> usize {
+        (query + self.k.dim(0) - self.q.dim(0)) / window.tokens_per_block
+    }
+
+    /// Where the keys end that a query sees.
+    fn end(&self, query: usize) -> usize {
+        let keys = self.k.dim(0);
+        match self.window {
+            None => keys,
+            Some(window) => window.tokens(self.block_of(query, window), keys).end,
+        }
+    }
+
+    /// How many of a tile's keys a query sees, always its first ones. `block` is that of the tile,
+    /// where a query sees all of a tile or nothing.
+    fn seen(&self, query: usize, tile: &Range<usize>, block: Option<usize>) -> usize {
+        match (block, self.window) {
+            (Some(block), Some(window)) if !window.sees(self.block_of(query, window), block) => 0,
+            (Some(_), _) => tile.len(),
+            (None, _) => self.end(query).min(tile.end).saturating_sub(tile.start),
+        }
+    }
+
+    /// Adds the keys of one tile to all queries that see it.
+    #[inline(always)]
+    unsafe fn add_tile<S: Simd>(&mut self, tile: Range<usize>, block: Option<usize>) {
+        let first = self.rows.start;
+        // A tile that all see first begins the sums; where there are windows they begin with zeros.
+        let begins = block.is_none() && tile.start == 0;
+        // SAFETY: see `run`.
+        unsafe {
+            self.pack_block::<S>(tile.clone());
+            for r0 in (0..self.rows.len()).step_by(QUERIES) {
+                let part = r0..(r0 + QUERIES).min(self.rows.len());
+                let seen = |r| self.seen(first + r, &tile, block);
+                let most = part.clone().map(seen).max().unwrap_or(0);
+                if most > 0 {
+                    self.scores::<S>(part.clone(), tile.len(), most);
+                    for r in part.clone() {
+                        let seen = self.seen(first + r, &tile, block);
+                        self.soften::<S>(r, r - r0, tile.start, begins, seen, most);
+                    }
+                    self.add_values::<S>(part, tile.len(), most, !begins);
+                }
+            }
+        }
+    }
+
+    fn key_size(&self) -> usize {
+        self.q.dim(1) / self.how.heads
+    }
+
+    fn value_size(&self) -> usize {
+        self.v.dim(1) / self.how.heads
+    }
+
+    /// Copies the head's queries, scaled.
+    #[inline(always)]
+    unsafe fn take_queries<S: Simd>(&mut self) {
+        let (size, dim) = (self.key_size(), self.q.dim(1));
+        // SAFETY: see `run`.
+        unsafe {
+            let scale = S::splat(self.how.scale);
+            for (r, row) in self.rows.clone().enumerate() {
+                let from = self.q.data().as_ptr().add(row * dim + self.head * size);
+                let to = self.buffers.queries.as_mut_ptr().add(r * size);
+                let mut at = 0;
+                while at < size {
+                    let n = (size - at).min(S::LANES);
+                    S::store_n(to.add(at), n, S::mul(S::load_n(from.add(at), n), scale));
+                    at += n;
+                }
+                self.buffers.largest[r] = f32::NEG_INFINITY;
+                self.buffers.total[r] = 0.0;
+            }
+            if matches!(self.how.mask, Mask::BlockWindow { .. }) {
+                self.buffers.sums[..self.rows.len() * self.wide].fill(0.0);
+            }
+        }
+    }
+
+    /// Packs keys as columns and values as rows of panels.
+    #[inline(always)]
+    unsafe fn pack_block<S: Simd>(&mut self, keys: Range<usize>) {
+        let (size, dim) = (self.key_size(), self.k.dim(1));
+        let (value_size, value_dim) = (self.value_size(), self.v.dim(1));
+        // SAFETY: see `run`.
+        unsafe {
+            let from = self.k.data().as_ptr().add(keys.start * dim + self.head * size);
+            let to = self.buffers.keys.as_mut_ptr();
+            pack_panels::<S>(from, dim, keys.len(), size, to);
+            for (panel, d0) in (0..value_size).step_by(S::NR).enumerate() {
+                let inside = (value_size - d0).min(S::NR);
+                let width = if inside <= S::LANES { S::LANES } else { S::NR };
+                let to = self.buffers.values.as_mut_ptr().add(panel * keys.len() * S::NR);
+                for (i, key) in keys.clone().enumerate() {
+                    let from = self.v.data().as_ptr();
+                    let from = from.add(key * value_dim + self.head * value_size + d0);
+                    let mut at = 0;
+                    while at < width {
+                        let n = inside.saturating_sub(at).min(S::LANES);
+                        S::store(to.add(i * width + at), S::load_n(from.add(at), n));
+                        at += S::LANES;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The scores of the queries `part` against the first `seen` of the block's `keys` keys.
+    #[inline(always)]
+    unsafe fn scores<S: Simd>(&mut self, part: Range<usize>, keys: usize, seen: usize) {
+        let size = self.key_size();
+        // SAFETY: see `run`.
+        unsafe {
+            for (panel, j) in (0..seen).step_by(S::NR).enumerate() {
+                let vectors = if keys - j <= S::LANES { 1 } else { 2 };
+                let b = self.buffers.keys.as_ptr().add(panel * size * S::NR);
+                for r in part.clone().step_by(S::rows(vectors)) {
+                    let a = self.buffers.queries.as_ptr().add(r * size);
+                    let c = self.buffers.scores.as_mut_ptr();
+                    let tile = Tile {
+                        segments: &[Segment { a, b }],
+                        depth: size,
+                        a_row: size,
+                        c: c.add((r - part.start) * self.block + j),
+                        c_row: self.block,
+                        accumulate: false,
+                    };
+                    S::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
+                }
+            }
+        }
+    }
+
+    /// Turns the scores of row `r` (`line` of the buffer) against the keys from `k0` on into weights
+    /// relative to the largest score so far: `seen` of them, zeros up to `end`; what was summed before
+    /// is scaled to match, unless this `begins` the sums.
+    #[inline(always)]
+    unsafe fn soften<S: Simd>(
+        &mut self,
+        r: usize,
+        line: usize,
+        k0: usize,
+        begins: bool,
+        seen: usize,
+        end: usize,
+    ) {
+        // SAFETY: see `run`; a line of scores has room for whole vectors.
+        unsafe {
+            let scores = self.buffers.scores.as_mut_ptr().add(line * self.block);
+            let whole = seen.next_multiple_of(S::LANES);
+            let keys = self.k.dim(0);
+            if let Bias::LastKey(added) = self.how.bias
+                && k0 + seen == keys
+                && seen > 0
+            {
+                *scores.add(seen - 1) += added;
+            }
+            if let Bias::Scores(bias) = self.how.bias {
+                let queries = self.q.dim(0);
+                let at = (self.head * queries + self.rows.start + r) * keys + k0;
+                let bias = bias.data().as_ptr().add(at);
+                let mut j = 0;
+                while j < seen {
+                    let n = (seen - j).min(S::LANES);
+                    let v = S::add(S::load(scores.add(j)), S::load_n(bias.add(j), n));
+                    S::store(scores.add(j), v);
+                    j += n;
+                }
+            }
+            for j in seen..whole {
+                *scores.add(j) = f32::NEG_INFINITY;
+            }
+            for j in whole..end {
+                *scores.add(j) = 0.0;
+            }
+            if seen == 0 {
+                return;
+            }
+
+            let mut largest = S::splat(f32::NEG_INFINITY);
+            let mut j = 0;
+            while j < whole {
+                largest = S::max(S::load(scores.add(j)), largest);
+                j += S::LANES;
+            }
+            let before = self.buffers.largest[r];
+            let largest = S::largest(largest).max(before);
+            self.buffers.largest[r] = largest;
+            // Where everything is forbidden there is nothing to be relative to.
+            let origin = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
+
+            let mut total = [S::splat(0.0); 2];
+            let minus = S::splat(origin);
+            let mut j = 0;
+            while j + 2 * S::LANES <= whole {
+                let a = exp::<S>(S::sub(S::load(scores.add(j)), minus));
+                let b = exp::<S>(S::sub(S::load(scores.add(j + S::LANES)), minus));
+                S::store(scores.add(j), a);
+                S::store(scores.add(j + S::LANES), b);
+                total = [S::add(total[0], a), S::add(total[1], b)];
+                j += 2 * S::LANES;
+            }
+            if j < whole {
+                let a = exp::<S>(S::sub(S::load(scores.add(j)), minus));
+                S::store(scores.add(j), a);
+                total[0] = S::add(total[0], a);
+            }
+            let total = S::sum(S::add(total[0], total[1]));
+            if begins {
+                self.buffers.total[r] = total;
+            } else if before == origin {
+                self.buffers.total[r] += total;
+            } else {
+                let shrink = (before - origin).exp();
+                self.buffers.total[r] = self.buffers.total[r] * shrink + total;
+                let sums = self.buffers.sums.as_mut_ptr().add(r * self.wide);
+                let shrink = S::splat(shrink);
+                let mut at = 0;
+                while at < self.wide {
+                    S::store(sums.add(at), S::mul(S::load(sums.add(at)), shrink));
+                    at += S::LANES;
+                }
+            }
+        }
+    }
+
+    /// Adds the values of the first `seen` of the block's `keys` keys by their weights.
+    #[inline(always)]
+    unsafe fn add_values<S: Simd>(
+        &mut self,
+        part: Range<usize>,
+        keys: usize,
+        seen: usize,
+        accumulate: bool,
+    ) {
+        let size = self.value_size();
+        // SAFETY: see `run`.
+        unsafe {
+            for (panel, d0) in (0..size).step_by(S::NR).enumerate() {
+                let vectors = if size - d0 <= S::LANES { 1 } else { 2 };
+                let b = self.buffers.values.as_ptr().add(panel * keys * S::NR);
+                for r in part.clone().step_by(S::rows(vectors)) {
+                    let a = self.buffers.scores.as_ptr().add((r - part.start) * self.block);
+                    let c = self.buffers.sums.as_mut_ptr();
+                    let tile = Tile {
+                        segments: &[Segment { a, b }],
+                        depth: seen,
+                        a_row: self.block,
+                        c: c.add(r * self.wide + d0),
+                        c_row: self.wide,
+                        accumulate,
+                    };
+                    S::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
+                }
+            }
+        }
+    }
+
+    /// Divides by the sum of the weights and writes the result.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&mut self) {
+        let (size, dim) = (self.value_size(), self.v.dim(1));
+        // SAFETY: see `run`; heads and rows are this task's own.
+        unsafe {
+            for (r, row) in self.rows.clone().enumerate() {
+                let inverse = S::splat(1.0 / self.buffers.total[r]);
+                let from = self.buffers.sums.as_ptr().add(r * self.wide);
+                let to = self.out.at(row * dim + self.head * size);
+                let mut at = 0;
+                while at < size {
+                    let n = (size - at).min(S::LANES);
+                    S::store_n(to.add(at), n, S::mul(S::load_n(from.add(at), n), inverse));
+                    at += n;
+                }
+            }
+        }
+    }
+}
