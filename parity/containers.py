@@ -4,7 +4,8 @@ Versions: torch 2.15, safetensors 0.8.0, gguf 0.19.0, diffusers 0.42.1, peft 0.2
 
     python parity/containers.py
 
-`fixtures/containers/`: PyTorch archives and a GGUF file, with the values they hold as f32 in safetensors.
+`fixtures/containers/`: PyTorch archives and a GGUF file, with the values they hold as f32 in safetensors;
+`generator.pt` has the transformer of `fixtures/models/wan_t2v` as the code of Self Forcing saves it.
 `fixtures/lora/`: a tiny image-to-video transformer, LoRAs for it as Diffusers (PEFT), kohya's scripts and ComfyUI name
 them, and for each the tensors that it changes, after `fuse_lora(WEIGHT)`.
 """
@@ -26,7 +27,7 @@ from gguf import GGMLQuantizationType as Q
 from gguf.quants import dequantize
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures")
 # Other than 1, so that a forgotten weight shows.
@@ -65,6 +66,39 @@ def pytorch(path):
     # A module with buffers carries `_metadata` as an attribute of the dict.
     torch.save(torch.nn.BatchNorm1d(3).state_dict(), path("module.pth"))
     torch.save(torch.nn.Linear(2, 2), path("whole_module.pth"))
+
+
+# Diffusers' names as the official code has them (`convert_wan_transformer_to_diffusers`, backwards).
+OFFICIAL = [
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    (".attn1.", ".self_attn."), (".attn2.", ".cross_attn."), (".to_out.0", ".o"),
+    (".to_q", ".q"), (".to_k", ".k"), (".to_v", ".v"), (".norm2.", ".norm3."),
+    (".ffn.net.0.proj", ".ffn.0"), (".ffn.net.2", ".ffn.2"), ("proj_out", "head.head"),
+]
+
+
+def distilled(path):
+    """What `trainer/distillation.py` of Self Forcing saves: the generator's weights, the last ones and their average,
+    inside the wrapper `WanDiffusionWrapper`; the critic's lie beside them."""
+    name = "models/wan_t2v/transformer/diffusion_pytorch_model.safetensors"
+    state = load_file(os.path.join(FIXTURES, name))
+
+    def official(key):
+        if key.endswith("scale_shift_table"):
+            return key.replace("scale_shift_table", "modulation" if key.startswith("blocks") else "head.modulation")
+        for ours, theirs in OFFICIAL:
+            key = key.replace(ours, theirs)
+        return key
+
+    average = {f"model.{official(key)}": value for key, value in state.items()}
+    last = {key.replace("model.", "model._fsdp_wrapped_module.", 1): value * 2 for key, value in average.items()}
+    torch.save({"generator": last, "critic": {"model.other": torch.zeros(2)}, "generator_ema": average},
+               path("generator.pt"))
+    torch.save({"generator": last, "critic": {"model.other": torch.zeros(2)}}, path("generator_last.pt"))
 
 
 def ggml(path):
@@ -196,5 +230,6 @@ def lora(path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pytorch(folder("containers"))
+    distilled(folder("containers"))
     ggml(folder("containers"))
     lora(folder("lora"))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use longreel_sampling::FewStep;
 use longreel_weights::ModelKind;
 use serde::Deserialize;
 
@@ -41,6 +42,10 @@ pub struct Defaults {
     pub negative_prompt: String,
     /// Noise mixed into the history.
     pub addnoise_condition: f32,
+    /// The solver, and the timesteps of a model of few steps.
+    pub solver: SolverChoice,
+    /// Whether causal blocks are made one after another, as a stream.
+    pub block_by_block: bool,
 }
 
 /// A model's own wishes: `longreel.json` in its folder. Every key is optional.
@@ -58,6 +63,8 @@ struct Wishes {
     fps: Option<u32>,
     negative_prompt: Option<String>,
     addnoise_condition: Option<f32>,
+    /// Of a model that is distilled to few steps, with fresh noise between them.
+    timesteps: Option<Vec<u32>>,
     /// Read with the model's files, where it decides what the model is.
     #[serde(rename = "kind")]
     _kind: Option<serde::de::IgnoredAny>,
@@ -91,7 +98,12 @@ impl Defaults {
             fps: 24,
             negative_prompt: REFERENCE_NEGATIVE_PROMPT.to_owned(),
             addnoise_condition: 0.0,
+            solver: SolverChoice::default(),
+            block_by_block: false,
         };
+        if model.causal_few_step {
+            defaults.become_causal_few_step();
+        }
         let file = path.join("longreel.json");
         if file.is_file() {
             let text = std::fs::read(&file).map_err(FilmError::io("read", &file))?;
@@ -100,6 +112,27 @@ impl Defaults {
             defaults.take(wishes);
         }
         Ok(defaults)
+    }
+
+    /// What CausVid and Self Forcing (`configs/self_forcing_dmd.yaml`) were distilled for. A block of
+    /// history is what a segment goes on from.
+    fn become_causal_few_step(&mut self) {
+        let few = FewStep::four(5.0);
+        (self.width, self.height, self.fps) = (832, 480, 16);
+        (self.num_frames, self.base_num_frames, self.overlap_history) = (81, 81, 9);
+        (self.steps, self.guidance_scale) = (few.steps.len(), 1.0);
+        self.flow_shift = few.flow_shift as f32;
+        self.solver = SolverChoice::FewStep { timesteps: few.steps, renoise: true };
+        self.block_by_block = true;
+    }
+
+    /// Steps that a block lags behind the one before it, for a solver of these choices.
+    pub fn ar_step(&self, solver: &SolverChoice, steps: usize) -> usize {
+        match solver {
+            _ if !self.block_by_block => 0,
+            SolverChoice::FewStep { timesteps, .. } => timesteps.len(),
+            SolverChoice::UniPc | SolverChoice::Euler => steps,
+        }
     }
 
     /// A film from a prompt with these values and seed 0.
@@ -118,7 +151,7 @@ impl Defaults {
             flow_shift: self.flow_shift,
             fps: self.fps,
             seed: 0,
-            ar_step: 0,
+            ar_step: self.ar_step(&self.solver, self.steps),
             causal_block_size: None,
             causal_attention: None,
             attention_window: None,
@@ -128,7 +161,7 @@ impl Defaults {
             end_image: None,
             fit: FitMode::default(),
             carry: Carry::default(),
-            solver: SolverChoice::default(),
+            solver: self.solver.clone(),
             cache: CacheChoice::default(),
             kv_cache: KvCacheChoice::default(),
             finish: Finish::default(),
@@ -152,5 +185,7 @@ impl Defaults {
         set(&mut self.fps, wishes.fps);
         set(&mut self.negative_prompt, wishes.negative_prompt);
         set(&mut self.addnoise_condition, wishes.addnoise_condition);
+        let few = |timesteps| SolverChoice::FewStep { timesteps, renoise: true };
+        set(&mut self.solver, wishes.timesteps.map(few));
     }
 }

@@ -298,6 +298,7 @@ mod tests {
             let facts = ModelFacts {
                 name: name.into(),
                 kind: ModelKind::DiffusionForcing,
+                causal_few_step: false,
                 revision: String::new(),
                 transformer: config.clone(),
                 vae: VaeConfig::from_json("{}").expect("the default"),

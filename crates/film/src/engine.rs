@@ -105,6 +105,7 @@ impl Engine {
         let facts = ModelFacts {
             name: options.label.clone().unwrap_or_else(|| options.model.display().to_string()),
             kind: folder.kind(),
+            causal_few_step: folder.is_causal_few_step(),
             revision: folder.revision().to_owned(),
             transformer: folder.transformer_config().clone(),
             vae: folder.vae_config().clone(),

@@ -106,7 +106,8 @@ fn words(
         flag("--carry", "pixels".into());
     }
     match &request.solver {
-        SolverChoice::UniPc => {}
+        // Said, since a model of few steps has another one by itself.
+        SolverChoice::UniPc => flag("--solver", "unipc".into()),
         SolverChoice::Euler => flag("--solver", "euler".into()),
         SolverChoice::FewStep { timesteps, renoise } => {
             flag("--solver", if *renoise { "few-step" } else { "few-step-euler" }.into());
@@ -244,6 +245,8 @@ mod tests {
             fps: 1,
             negative_prompt: "other".into(),
             addnoise_condition: 99.0,
+            solver: SolverChoice::UniPc,
+            block_by_block: true,
         };
         let again = resolve::request(&args, &other, &checked, &checked.takes[0]).expect("valid");
         assert_eq!(again, request);

@@ -47,18 +47,9 @@ pub fn check(args: &GenerateArgs, new_seed: &mut dyn FnMut() -> Result<u64>) -> 
     {
         warnings.push("--teacache-thresh and --use-ret-steps count only with --teacache".into());
     }
-    let solver = args.sampling.solver.unwrap_or(Solver::Unipc);
-    match (solver, &args.sampling.timesteps) {
-        (Solver::FewStep | Solver::FewStepEuler, None) => {
-            return Err(bad_input(
-                "--solver: few steps need their timesteps; use the checkpoint's own, such as \
-                 --timesteps 1000,750,500,250",
-            ));
-        }
-        (Solver::Unipc | Solver::Euler, Some(_)) => {
-            warnings.push("--timesteps counts only with a few-step --solver".into());
-        }
-        _ => {}
+    let by_steps = matches!(args.sampling.solver, Some(Solver::Unipc | Solver::Euler));
+    if by_steps && args.sampling.timesteps.is_some() {
+        warnings.push("--timesteps counts only with a few-step --solver".into());
     }
     let story = args.prompt.story.as_deref().map(Story::read).transpose()?;
     if story.is_some() && !args.prompt.prompt_at.is_empty() {
@@ -171,6 +162,8 @@ pub fn request(
         (None, Some(path)) => StartFrom::Video(path.clone()),
         (None, None) => StartFrom::Prompt,
     };
+    let solver = solver(args, defaults)?;
+    let steps = sampling.steps.unwrap_or(defaults.steps);
     Ok(FilmRequest {
         prompts,
         negative_prompt: negative.unwrap_or(&defaults.negative_prompt).clone(),
@@ -179,12 +172,12 @@ pub fn request(
         length: length(args, defaults, &start, story_end, fps, overlap)?,
         base_num_frames: history.base_num_frames.unwrap_or(defaults.base_num_frames),
         overlap_history: overlap,
-        steps: sampling.steps.unwrap_or(defaults.steps),
+        steps,
         guidance_scale: sampling.guidance_scale.unwrap_or(defaults.guidance_scale),
         flow_shift: sampling.shift.unwrap_or(defaults.flow_shift),
         fps,
         seed: take.seed,
-        ar_step: history.ar_step.unwrap_or(0),
+        ar_step: history.ar_step.unwrap_or_else(|| defaults.ar_step(&solver, steps)),
         causal_block_size: history.causal_block_size,
         causal_attention: history.causal_attention,
         attention_window: history.attention_window,
@@ -201,15 +194,7 @@ pub fn request(
             CarryArg::Latents => Carry::Latents,
             CarryArg::Pixels => Carry::Pixels,
         },
-        solver: match (sampling.solver.unwrap_or(Solver::Unipc), &sampling.timesteps) {
-            (Solver::Euler, _) => SolverChoice::Euler,
-            (solver @ (Solver::FewStep | Solver::FewStepEuler), Some(timesteps)) => {
-                let renoise = solver == Solver::FewStep;
-                SolverChoice::FewStep { timesteps: timesteps.0.clone(), renoise }
-            }
-            // `check` has refused few steps without timesteps.
-            (Solver::Unipc | Solver::FewStep | Solver::FewStepEuler, _) => SolverChoice::UniPc,
-        },
+        solver,
         cache: cache(args),
         kv_cache: match args.speed.kv_cache.unwrap_or(KvCacheArg::Auto) {
             KvCacheArg::Auto => KvCacheChoice::Auto,
@@ -296,6 +281,34 @@ fn length(
     }))
 }
 
+fn solver(args: &GenerateArgs, defaults: &Defaults) -> Result<SolverChoice> {
+    let (own, own_renoise) = match &defaults.solver {
+        SolverChoice::FewStep { timesteps, renoise } => (Some(timesteps), Some(*renoise)),
+        SolverChoice::UniPc | SolverChoice::Euler => (None, None),
+    };
+    let typed = args.sampling.timesteps.as_ref().map(|timesteps| &timesteps.0);
+    let renoise = match (args.sampling.solver, typed, own_renoise) {
+        (Some(Solver::Unipc), ..) => return Ok(SolverChoice::UniPc),
+        (Some(Solver::Euler), ..) => return Ok(SolverChoice::Euler),
+        (Some(Solver::FewStep), ..) => true,
+        (Some(Solver::FewStepEuler), ..) => false,
+        (None, _, Some(renoise)) => renoise,
+        (None, None, None) => return Ok(defaults.solver.clone()),
+        (None, Some(_), None) => {
+            return Err(bad_input(
+                "--timesteps: this model takes --steps; for a distilled one add --solver few-step",
+            ));
+        }
+    };
+    let Some(timesteps) = typed.or(own).cloned() else {
+        return Err(bad_input(
+            "--solver: few steps need their timesteps; use the checkpoint's own, such as \
+             --timesteps 1000,750,500,250",
+        ));
+    };
+    Ok(SolverChoice::FewStep { timesteps, renoise })
+}
+
 fn cache(args: &GenerateArgs) -> CacheChoice {
     match (args.speed.teacache, args.speed.easycache) {
         (Some(true), _) => CacheChoice::TeaCache {
@@ -355,6 +368,8 @@ mod tests {
             fps: 24,
             negative_prompt: "ugly".into(),
             addnoise_condition: 0.0,
+            solver: SolverChoice::UniPc,
+            block_by_block: false,
         }
     }
 
@@ -452,6 +467,7 @@ mod tests {
             ("dog --shift inf", &["--shift inf", "number"]),
             ("dog --guidance-scale=-1", &["--guidance-scale -1"]),
             ("dog --solver few-step", &["--timesteps 1000"]),
+            ("dog --timesteps 1000,500", &["--timesteps", "--solver few-step"]),
             ("_", &["PROMPT is empty", "red circle"]),
             ("--seed 3", &["PROMPT is missing", "red circle"]),
             ("--prompt-at 1s:dog", &["PROMPT is missing"]),
@@ -464,6 +480,33 @@ mod tests {
                 assert!(error.contains(part), "{line}: no {part:?} in {error}");
             }
         }
+    }
+
+    #[test]
+    fn a_causal_few_step_model_streams_unless_something_else_is_typed() {
+        let few = |timesteps: &[u32], renoise| SolverChoice::FewStep {
+            timesteps: timesteps.to_vec(),
+            renoise,
+        };
+        let defaults = Defaults {
+            solver: few(&[1000, 750, 500, 250], true),
+            block_by_block: true,
+            steps: 4,
+            ..defaults()
+        };
+        let film = |line: &str| {
+            let args = args(line);
+            let checked = check(&args, &mut || Ok(1)).expect("valid");
+            request(&args, &defaults, &checked, &checked.takes[0]).expect("valid")
+        };
+        assert_eq!((film("dog").solver, film("dog").ar_step), (defaults.solver.clone(), 4));
+        let two = film("dog --timesteps 1000,500");
+        assert_eq!((two.solver, two.ar_step), (few(&[1000, 500], true), 2));
+        let euler = film("dog --solver few-step-euler");
+        assert_eq!((euler.solver, euler.ar_step), (few(&[1000, 750, 500, 250], false), 4));
+        let long = film("dog --solver unipc --steps 30");
+        assert_eq!((long.solver, long.ar_step), (SolverChoice::UniPc, 30));
+        assert_eq!(film("dog --ar-step 1").ar_step, 1);
     }
 
     #[test]

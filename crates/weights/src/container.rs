@@ -65,7 +65,16 @@ pub(crate) struct Container {
     pub tensors: Vec<StoredTensor>,
     /// Of GGUF and safetensors files.
     pub metadata: Metadata,
+    /// Of PyTorch files: the key of the larger dict that the tensors lie under.
+    pub wrapper: torch::Wrapper,
     pub file: MappedFile,
+}
+
+impl Container {
+    /// True for the trained network of a distillation, which lies beside its critic.
+    pub fn is_generator(&self) -> bool {
+        matches!(self.wrapper, Some("generator" | "generator_ema"))
+    }
 }
 
 /// Opens a file of any known format, told by its first bytes and not by its name.
@@ -87,9 +96,14 @@ pub(crate) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Container, Weigh
 fn read(file: MappedFile) -> Result<Container, WeightsError> {
     let path = file.path();
     let bytes = file.as_slice();
+    let mut wrapper = None;
     let (tensors, metadata) = match bytes {
         [b'G', b'G', b'U', b'F', ..] => gguf::read(&file)?,
-        [b'P', b'K', 3, 4, ..] => (torch::read(&file)?, Metadata::default()),
+        [b'P', b'K', 3, 4, ..] => {
+            let (tensors, found) = torch::read(&file)?;
+            wrapper = found;
+            (tensors, Metadata::default())
+        }
         _ if torch::is_legacy(bytes) => return Err(torch::legacy(path)),
         _ if bytes.starts_with(b"version https://git-lfs") => {
             return Err(WeightsError::Unsupported {
@@ -100,7 +114,7 @@ fn read(file: MappedFile) -> Result<Container, WeightsError> {
         }
         _ => safetensors::read(&file)?,
     };
-    Ok(Container { path: path.to_owned(), tensors, metadata, file })
+    Ok(Container { path: path.to_owned(), tensors, metadata, wrapper, file })
 }
 
 /// A file in the address space, shared by all views of it.

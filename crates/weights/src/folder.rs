@@ -28,6 +28,7 @@ pub struct ModelFolder {
     layout: Layout,
     family: Family,
     kind: ModelKind,
+    causal_few_step: bool,
     transformer: Part<TransformerConfig>,
     vae: Part<VaeConfig>,
     text_encoder: Part<TextConfig>,
@@ -77,6 +78,7 @@ impl ModelFolder {
             layout: survey.layout,
             family: survey.family,
             kind: survey.kind,
+            causal_few_step: survey.causal_few_step,
             transformer,
             vae,
             text_encoder,
@@ -112,6 +114,12 @@ impl ModelFolder {
     /// What it was trained to do.
     pub fn kind(&self) -> ModelKind {
         self.kind
+    }
+
+    /// True for a diffusion-forcing model that is distilled to make its blocks one after another in a
+    /// few steps each, as CausVid and Self Forcing are.
+    pub fn is_causal_few_step(&self) -> bool {
+        self.causal_few_step
     }
 
     /// A name for the content: 64 hexadecimal digits that change when sizes, names, shapes or weights do,

@@ -55,7 +55,15 @@ impl Component {
     fn prefixes(self) -> &'static [&'static str] {
         match self {
             Self::Transformer => {
-                &["", "model.diffusion_model.", "diffusion_model.", "transformer."]
+                &[
+                    "",
+                    "model.diffusion_model.",
+                    "diffusion_model.",
+                    "transformer.",
+                    // CausVid's and Self Forcing's wrapper around the network, also as FSDP saves it.
+                    "model.",
+                    "model._fsdp_wrapped_module.",
+                ]
             }
             Self::Vae => &["", "first_stage_model.", "vae."],
             Self::TextEncoder => &[

@@ -157,19 +157,85 @@ fn scaled_fp8_stays_as_it_is_and_is_multiplied_by_its_scales() {
     source.finish().unwrap();
 }
 
-#[test]
-fn a_kind_that_no_file_tells_is_taken_from_longreel_json() {
-    let root = TempDir::new().unwrap();
-    let folder = root.path();
+/// The parts of a model beside its transformer, as files of one folder.
+fn companions(folder: &std::path::Path) {
     let recorded = fixtures("models/wan_t2v");
     for (from, to) in [
-        ("transformer/diffusion_pytorch_model.safetensors", "skyreels.safetensors"),
-        ("transformer/config.json", "skyreels.json"),
         ("vae/diffusion_pytorch_model.safetensors", "vae.safetensors"),
         ("vae/config.json", "vae.json"),
         ("text_encoder/model.safetensors", "text.safetensors"),
         ("text_encoder/config.json", "text.json"),
         ("tokenizer/spiece.model", "spiece.model"),
+    ] {
+        fs::copy(recorded.join(from), folder.join(to)).unwrap();
+    }
+}
+
+/// As CausVid and Self Forcing save what they distil.
+#[test]
+fn a_distillations_generator_is_read_as_a_causal_few_step_model() {
+    let recorded = fixtures("models/wan_t2v/transformer");
+    let file = recorded.join("diffusion_pytorch_model.safetensors");
+    let expected = common::take_all(TensorSource::open_file(&file).unwrap());
+    for (name, factor) in [("generator.pt", 1.0), ("generator_last.pt", 2.0)] {
+        let root = TempDir::new().unwrap();
+        companions(root.path());
+        fs::copy(recorded.join("config.json"), root.path().join("config.json")).unwrap();
+        let path = root.path().join(name);
+        fs::copy(fixtures("containers").join(name), &path).unwrap();
+        let model = ModelFolder::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(model.is_causal_few_step(), "{name}");
+        assert_eq!(model.kind(), ModelKind::DiffusionForcing);
+        assert_eq!(model.transformer_config().num_frame_per_block, 3);
+        assert!(model.notes()[0].contains("longreel.json"), "{:?}", model.notes());
+        let (_, source) = model.transformer().unwrap();
+        let found = common::take_all(source);
+        assert_eq!(found.len(), expected.len());
+        for (name, weight) in &expected {
+            let wanted: Vec<f32> = weight.to_f32().iter().map(|v| v * factor).collect();
+            assert_eq!(found[name].to_f32(), wanted, "{name}");
+        }
+        // Its owner knows better.
+        fs::write(root.path().join("longreel.json"), r#"{"kind": "text_to_video"}"#).unwrap();
+        let model = ModelFolder::open(&path).unwrap();
+        assert_eq!((model.kind(), model.is_causal_few_step()), (ModelKind::TextToVideo, false));
+        assert_eq!(model.transformer_config().num_frame_per_block, 1);
+    }
+}
+
+#[test]
+fn a_causal_few_step_model_is_known_by_its_name_and_the_one_it_began_with_is_not() {
+    let root = TempDir::new().unwrap();
+    let cache = "models--owner--Self-Forcing-1.3B/snapshots/0123abcd";
+    for (place, causal) in [
+        ("wan-self_forcing_dmd", true),
+        ("CausVid", true),
+        (cache, true),
+        ("Self-Forcing/wan_models/Wan2.1-T2V-1.3B", false),
+    ] {
+        let folder = root.path().join(place);
+        fs::create_dir_all(&folder).unwrap();
+        companions(&folder);
+        let transformer = fixtures("models/wan_t2v/transformer");
+        for (from, to) in
+            [("diffusion_pytorch_model.safetensors", "m.safetensors"), ("config.json", "m.json")]
+        {
+            fs::copy(transformer.join(from), folder.join(to)).unwrap();
+        }
+        let model = ModelFolder::open(&folder).unwrap_or_else(|e| panic!("{place}: {e}"));
+        assert_eq!(model.is_causal_few_step(), causal, "{place}");
+    }
+}
+
+#[test]
+fn a_kind_that_no_file_tells_is_taken_from_longreel_json() {
+    let root = TempDir::new().unwrap();
+    let folder = root.path();
+    companions(folder);
+    let recorded = fixtures("models/wan_t2v/transformer");
+    for (from, to) in [
+        ("diffusion_pytorch_model.safetensors", "skyreels.safetensors"),
+        ("config.json", "skyreels.json"),
     ] {
         fs::copy(recorded.join(from), folder.join(to)).unwrap();
     }

@@ -142,6 +142,7 @@ fn measured(case: &Case) -> (usize, usize, u64, Need) {
     let facts = ModelFacts {
         name: case.model.into(),
         kind: ModelKind::DiffusionForcing,
+        causal_few_step: false,
         revision: String::new(),
         transformer: config.clone(),
         vae: vae.clone(),

@@ -39,6 +39,8 @@ pub struct ModelFacts {
     pub name: String,
     /// What the model can do.
     pub kind: ModelKind,
+    /// Distilled to make causal blocks one after another, in a few steps each.
+    pub causal_few_step: bool,
     /// Content-derived revision.
     pub revision: String,
     /// The transformer's configuration.

@@ -16,7 +16,7 @@ use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
     probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{CacheChoice, Carry, FilmRequest, KvCacheChoice, Length};
+use crate::request::{CacheChoice, Carry, FilmRequest, KvCacheChoice, Length, SolverChoice};
 
 /// An option that would make the film cheaper.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -138,6 +138,14 @@ pub(super) fn summarise(
         work.add(&kept, *times, plan, model);
     }
     let flops = work.flops;
+    let steps = plan.schedule.steps();
+    if let Some(keeping) = plan.keeping.filter(|_| request.ar_step >= steps) {
+        notes.push(format!(
+            "a stream: blocks of {} latent frames one after another, each computed {steps} times and \
+             once more when it is clean",
+            keeping.causal_block
+        ));
+    }
     if let Some(window) = request.attention_window {
         let mut wide = FilmPlan { attention_window: None, ..plan.clone() };
         (wide.request.attention_window, wide.request.attention_sink) = (None, None);
@@ -195,7 +203,10 @@ pub(super) fn summarise(
     }
     Ok(PlanSummary {
         model: model.name.clone(),
-        kind: model.kind.to_string(),
+        kind: match model.causal_few_step {
+            true => format!("{}, causal and of few steps", model.kind),
+            false => model.kind.to_string(),
+        },
         revision: model.revision.clone(),
         width,
         height,
@@ -298,7 +309,7 @@ fn savings(plan: &FilmPlan, model: &ModelFacts, denoising: f64) -> Result<Vec<Sa
             time_share: share(0.55),
         });
     }
-    if request.steps > 20 {
+    if request.steps > 20 && !matches!(request.solver, SolverChoice::FewStep { .. }) {
         savings.push(Saving {
             option: "--steps 20".into(),
             what: "fewer steps".into(),

@@ -11,9 +11,19 @@ use super::{Format, MappedFile, StoredTensor, check_entry, value_count};
 use crate::WeightsError;
 
 const FORMAT: &str = "PyTorch (zip)";
-/// Keys under which training programs keep the weights inside a larger dict.
-const WRAPPERS: [&str; 6] =
-    ["state_dict", "model", "module", "model_state", "params_ema", "params"];
+/// Keys under which training programs keep the weights inside a larger dict; where there are several,
+/// the first of these counts.
+const WRAPPERS: [&str; 8] = [
+    // Of a distillation, as its own code prefers them: the average over the training, then the last.
+    "generator_ema",
+    "generator",
+    "state_dict",
+    "model",
+    "module",
+    "model_state",
+    "params_ema",
+    "params",
+];
 
 /// True for what `torch.save` wrote before version 1.6: a bare pickle, or a tar.
 pub(crate) fn is_legacy(bytes: &[u8]) -> bool {
@@ -32,7 +42,8 @@ pub(crate) fn legacy(path: &Path) -> WeightsError {
     }
 }
 
-pub(crate) fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, WeightsError> {
+/// The tensors, and the key of the larger dict that they lie under.
+pub(crate) fn read(file: &MappedFile) -> Result<(Vec<StoredTensor>, Wrapper), WeightsError> {
     let damaged = |problem: String| WeightsError::damaged(file.path(), FORMAT, problem);
     let entries = zip::entries(file)?;
     let (name, range) = entries
@@ -54,7 +65,7 @@ pub(crate) fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, WeightsError>
         });
     }
     let pickle = pickle::read(&bytes[range.clone()]).map_err(damaged)?;
-    let dict =
+    let (dict, wrapper) =
         state_dict(&pickle).ok_or_else(|| damaged("its pickle is no dict of tensors".into()))?;
     let mut tensors = Vec::new();
     let mut names = HashSet::new();
@@ -69,23 +80,30 @@ pub(crate) fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, WeightsError>
         }
         tensors.push(stored(file, &entries, folder, name, tensor)?);
     }
-    Ok(tensors)
+    Ok((tensors, wrapper))
 }
 
+/// A usual key of a dict around the weights.
+pub(crate) type Wrapper = Option<&'static str>;
+/// A dict's keys and values.
+type Entry<'a> = (Value<'a>, Value<'a>);
+
 /// The dict that holds the tensors: the root, or one under a usual key of it.
-fn state_dict<'p, 'a>(pickle: &'p Pickle<'a>) -> Option<&'p [(Value<'a>, Value<'a>)]> {
+fn state_dict<'p, 'a>(pickle: &'p Pickle<'a>) -> Option<(&'p [Entry<'a>], Wrapper)> {
     let Some(Node::Dict(root)) = pickle.node(pickle.root) else { return None };
-    let has_tensor = |entries: &[(Value<'a>, Value<'a>)]| {
+    let has_tensor = |entries: &[Entry<'a>]| {
         entries.iter().any(|(_, value)| matches!(pickle.node(*value), Some(Node::Tensor(_))))
     };
     if has_tensor(root) {
-        return Some(root);
+        return Some((root, None));
     }
     // One look at each key: a hostile dict may name one long dict many times.
     WRAPPERS.iter().find_map(|wrapper| {
         let (_, value) = root.iter().find(|(key, _)| *key == Value::Text(wrapper))?;
         match pickle.node(*value) {
-            Some(Node::Dict(inner)) if has_tensor(inner) => Some(inner.as_slice()),
+            Some(Node::Dict(inner)) if has_tensor(inner) => {
+                Some((inner.as_slice(), Some(*wrapper)))
+            }
             _ => None,
         }
     })

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::files::{Group, groups, read_optional, read_text};
-use super::kind::{Evidence, family_by_name, kind};
+use super::kind::{Evidence, family_by_name, told};
 use super::official;
 use crate::WeightsError;
 use crate::config::{ClipVisionConfig, SKYREELS, TextConfig, TransformerConfig, VaeConfig};
@@ -64,6 +64,7 @@ pub(crate) struct Survey {
     pub layout: Layout,
     pub family: Family,
     pub kind: ModelKind,
+    pub causal_few_step: bool,
     pub transformer: Option<Part<TransformerConfig>>,
     pub vae: Option<Part<VaeConfig>>,
     pub text_encoder: Option<Part<TextConfig>>,
@@ -109,6 +110,7 @@ struct Search {
     pipeline: Option<String>,
     skyreels: Option<bool>,
     model_type: Option<String>,
+    generator: bool,
     transformer: Option<Part<TransformerConfig>>,
     vae: Option<Part<VaeConfig>>,
     text_encoder: Option<Part<TextConfig>>,
@@ -264,6 +266,9 @@ impl Search {
         let Some(found) = names::canonical(C::COMPONENT, containers)? else {
             return Err(none_here::<C>(group.folder()));
         };
+        if C::COMPONENT == Component::Transformer {
+            self.generator = containers.iter().any(Container::is_generator);
+        }
         let config = self.config_beside::<C>(group, &found)?;
         Ok(outcome(config, found, containers, group.label()))
     }
@@ -318,16 +323,20 @@ impl Search {
         if layout == Layout::Files && family == Family::SkyReels {
             SKYREELS.clone_into(&mut transformer.config.class_name);
         }
-        let (told, note) = kind(&Evidence {
+        let told = told(&Evidence {
             config: &transformer.config,
             pipeline: self.pipeline.as_deref(),
             model_type: self.model_type.as_deref(),
             family,
+            generator: self.generator,
             path,
         });
         let wished = wished_kind(folder)?;
-        self.notes.extend(note.filter(|_| wished.is_none()));
-        let kind = wished.unwrap_or(told);
+        self.notes.extend(told.note.filter(|_| wished.is_none()));
+        let (kind, causal_few_step) = wished.unwrap_or((told.kind, told.causal_few_step));
+        if causal_few_step && transformer.config.num_frame_per_block == 1 {
+            transformer.config.num_frame_per_block = CAUSAL_BLOCK;
+        }
         let takes_clip = transformer.config.image_dim.is_some();
         let missing = |component: Component, hint: &str| WeightsError::NotAModel {
             path: folder.to_owned(),
@@ -368,6 +377,7 @@ impl Search {
             layout,
             family,
             kind,
+            causal_few_step,
             // A text-to-video model's folder may hold one for others; it is not loaded.
             image_encoder: self.image_encoder.filter(|_| takes_clip),
             transformer: self.transformer,
@@ -495,8 +505,11 @@ fn tokenizer(folder: &Path) -> Option<PathBuf> {
     places.find(|p| p.join("tokenizer.json").is_file() || p.join("spiece.model").is_file())
 }
 
-/// The kind that the model's `longreel.json` states.
-fn wished_kind(folder: &Path) -> Result<Option<ModelKind>, WeightsError> {
+/// Latent frames of a block in causal few-step models: CausVid's, Self Forcing's and their successors'.
+const CAUSAL_BLOCK: usize = 3;
+
+/// The kind that the model's `longreel.json` states, and whether it is causal and of few steps.
+fn wished_kind(folder: &Path) -> Result<Option<(ModelKind, bool)>, WeightsError> {
     let path = folder.join("longreel.json");
     if !path.is_file() {
         return Ok(None);
@@ -510,9 +523,13 @@ fn wished_kind(folder: &Path) -> Result<Option<ModelKind>, WeightsError> {
     let json: Map<String, Value> =
         serde_json::from_str(&read_text(&path)?).map_err(|e| WeightsError::json("model", &e))?;
     let Some(value) = json.get("kind") else { return Ok(None) };
-    serde_json::from_value(value.clone()).map(Some).map_err(|_| {
-        let rule =
-            "it must be diffusion_forcing, text_to_video, image_to_video or first_last_frame";
+    if value == "causal_few_step" {
+        return Ok(Some((ModelKind::DiffusionForcing, true)));
+    }
+    let kind = serde_json::from_value(value.clone());
+    kind.map(|kind| Some((kind, false))).map_err(|_| {
+        let rule = "it must be diffusion_forcing, causal_few_step, text_to_video, image_to_video \
+                    or first_last_frame";
         bad(value.to_string(), rule)
     })
 }
