@@ -32,9 +32,13 @@ impl StandIn {
         for (file, text) in SOURCES {
             std::fs::write(folder.join(file), text).expect("writable");
         }
+        // Of the NVRTC at hand, which a driver of another CUDA would not fit.
+        let (major, minor) = compiler.version();
+        let cuda = format!("-DCUDA={}", 1000 * major + 10 * minor);
+        let cublaslt = format!("libcublasLt.so.{major}");
         for (library, source, more) in [
-            ("libcuda.so.1", "driver.c", &["-lm", "-lpthread"][..]),
-            ("libcublasLt.so.12", "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
+            ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda][..]),
+            (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
         ] {
             let ran = Command::new("cc")
                 .current_dir(&folder)

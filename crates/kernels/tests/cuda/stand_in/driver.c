@@ -78,7 +78,7 @@ int cuInit(unsigned flags) {
     const char *status = getenv("STAND_IN_CUINIT");
     return flags ? INVALID_VALUE : status ? atoi(status) : OK;
 }
-int cuDriverGetVersion(int *version) { return *version = 12080, OK; }
+int cuDriverGetVersion(int *version) { return *version = CUDA, OK; }
 int cuGetErrorName(unsigned status, const char **name) {
     *name = status == INVALID_VALUE ? "CUDA_ERROR_INVALID_VALUE" : NULL;
     return *name ? OK : INVALID_VALUE;
