@@ -1,5 +1,6 @@
 //! Loading a library: which names, from where, and why not.
 
+use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -167,9 +168,13 @@ impl Loaded {
             for file in files {
                 match Self::load(kind, &file, probed) {
                     Ok(loaded) => return Ok(loaded),
-                    // The linker says the same of a name that it does not know at all.
-                    Err(_) if file.is_relative() => {}
-                    Err(reason) => refused.push(Refusal { file, reason }),
+                    Err(reason) if file.is_relative() && is_unknown(name, &reason) => {}
+                    Err(reason) => {
+                        // The linker begins with the name that comes before this.
+                        let start = format!("{}: ", file.display());
+                        let reason = reason.strip_prefix(&start).map_or(&*reason, |rest| rest);
+                        refused.push(Refusal { reason: reason.to_owned(), file });
+                    }
                 }
             }
         }
@@ -178,7 +183,10 @@ impl Loaded {
 
     fn load(kind: Kind, file: &Path, probed: &str) -> Result<Self, String> {
         // SAFETY: NVIDIA's libraries do nothing harmful when they are loaded.
-        let library = unsafe { Library::new(file) }.map_err(|error| error.to_string())?;
+        let library = unsafe { Library::new(file) }.map_err(|error| {
+            // What the linker says is behind the error itself.
+            error.source().map_or_else(|| error.to_string(), ToString::to_string)
+        })?;
         let library = Box::leak(Box::new(library));
         let mut loaded = Self { kind, path: file.to_path_buf(), library };
         // SAFETY: the address is taken and nothing is called.
@@ -207,6 +215,13 @@ impl Loaded {
             }),
         }
     }
+}
+
+/// Whether the linker says that it has nothing of this name; it may also have a file that is of no use, or
+/// miss one that this one needs.
+fn is_unknown(name: &str, reason: &str) -> bool {
+    let is_missing = reason.contains("No such file");
+    !cfg!(target_os = "linux") || (is_missing && reason.contains(name))
 }
 
 /// The file that is mapped at an address, where the system tells.

@@ -42,7 +42,8 @@ pub struct DriverVersion {
 pub enum NoDriver {
     /// There is no sign of one.
     NotInstalled,
-    /// The system has one, and its library is not to be reached from here: a container without it.
+    /// The system has one, and its library is not to be reached from here (a container without it) or of
+    /// no use.
     NotReached(Absent),
     /// It does not start.
     Refuses {
@@ -122,7 +123,9 @@ fn driver(places: &Places) -> Result<(&'static StartedDriver, DriverVersion), No
         Err(error) => {
             // The error of a missing library is the text of the same search.
             return Err(match Loaded::find(Kind::Driver, places, None, "cuInit") {
-                Err(_) if !has_kernel_driver() => NoDriver::NotInstalled,
+                Err(absent) if absent.refused.is_empty() && !has_kernel_driver() => {
+                    NoDriver::NotInstalled
+                }
                 Err(absent) => NoDriver::NotReached(absent),
                 Ok(_) => NoDriver::Unusable(error.to_string()),
             });

@@ -55,18 +55,22 @@ impl StandIn {
 
     /// What the tests for a card say with this driver, and whether they pass.
     fn card_tests(&self, nvrtc: &Path, variable: Option<(&str, &str)>) -> (bool, String) {
-        let libraries = format!("{}:{}", self.0.display(), nvrtc.display());
-        let ran = Command::new(std::env::current_exe().expect("this test"))
-            .args(["card::", "--nocapture", "--test-threads=2"])
-            .env("LD_LIBRARY_PATH", libraries)
-            .env("XDG_CACHE_HOME", CACHES)
-            .env("RUST_BACKTRACE", "0")
-            .envs(variable)
-            .output()
-            .expect("this test runs");
-        let said = [ran.stdout, ran.stderr].concat();
-        (ran.status.success(), String::from_utf8_lossy(&said).into_owned())
+        card_tests(&format!("{}:{}", self.0.display(), nvrtc.display()), variable)
     }
+}
+
+/// What the tests for a card say with these folders of libraries, and whether they pass.
+fn card_tests(libraries: &str, variable: Option<(&str, &str)>) -> (bool, String) {
+    let ran = Command::new(std::env::current_exe().expect("this test"))
+        .args(["card::", "--nocapture", "--test-threads=2"])
+        .env("LD_LIBRARY_PATH", libraries)
+        .env("XDG_CACHE_HOME", CACHES)
+        .env("RUST_BACKTRACE", "0")
+        .envs(variable)
+        .output()
+        .expect("this test runs");
+    let said = [ran.stdout, ran.stderr].concat();
+    (ran.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
 impl Drop for StandIn {
@@ -99,4 +103,19 @@ fn a_driver_that_does_not_start_is_told_of_by_name_and_cure() {
         assert!(passed && said.contains("skipped"), "{said}");
         assert!(said.contains(name) && said.contains(cure), "{said}");
     }
+}
+
+#[test]
+fn a_file_that_is_no_driver_is_told_of_with_the_linkers_reason() {
+    let folder = Path::new(CACHES).join(format!("damaged-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("writable");
+    let damaged = StandIn(folder);
+    std::fs::write(damaged.0.join("libcuda.so.1"), "no library, whatever its name says")
+        .expect("ours");
+    let (passed, said) = card_tests(&damaged.0.display().to_string(), None);
+    assert!(passed && said.contains("skipped: the NVIDIA driver cannot be used"), "{said}");
+    assert!(
+        said.contains("libcuda.so.1: ") && !said.contains("is not in LD_LIBRARY_PATH"),
+        "{said}"
+    );
 }
