@@ -1,20 +1,19 @@
 //! A card as a [`Driver`].
 
-use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUfunction,
-    CUfunction_attribute_enum as FunctionAttribute, CUjit_option_enum as JitOption, CUmodule,
-    CUstream, CUstream_flags_enum as StreamFlag,
+    CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUstream,
+    CUstream_flags_enum as StreamFlag,
 };
 
 use super::api::{StartedDriver, driver_api};
-use super::compiler::{Code, Compiler, Target};
-use super::error::{self, OUT_OF_MEMORY, check, failed};
+use super::compiler::Compiler;
+use super::error::{OUT_OF_MEMORY, check, failed};
 use super::matmul::CublasLt;
+use super::modules::{Modules, about};
 use super::probe::{Card, card, start};
 use super::staging::Ring;
 use super::{Cache, Places};
@@ -22,20 +21,15 @@ use crate::gpu::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
-/// Dynamic shared memory that a kernel has without being asked.
-const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 /// Bytes of a pinned buffer for what the operations bring along, and for weights.
 const SLOT_BYTES: [usize; 2] = [8 << 20, 32 << 20];
 /// Arguments of a kernel at most.
 const ARGUMENTS: usize = 48;
-/// Bytes for what the driver has to say of a module.
-const LOG_BYTES: usize = 4096;
 
 /// A card with its context, its streams and its kernels.
 pub struct Device {
     driver: &'static StartedDriver,
     places: Places,
-    cache: Cache,
     card: Card,
     /// CUDA's major version of the driver.
     cuda: u32,
@@ -46,27 +40,8 @@ pub struct Device {
     /// What each stream was last seen at.
     marks: Mutex<[CUevent; 2]>,
     rings: [Mutex<Ring>; 2],
-    compiler: Compiler,
-    target: Target,
-    /// All modules, compiled when the first kernel is started.
-    codes: OnceLock<HashMap<&'static str, Code>>,
-    modules: Mutex<Modules>,
+    modules: Modules,
     cublaslt: OnceLock<Option<CublasLt>>,
-}
-
-/// What was loaded.
-#[derive(Default)]
-struct Modules {
-    modules: HashMap<&'static str, CUmodule>,
-    /// By module and name.
-    kernels: HashMap<(&'static str, &'static str), Kernel>,
-}
-
-#[derive(Clone, Copy)]
-struct Kernel {
-    function: CUfunction,
-    /// Dynamic shared memory that it may use.
-    shared_bytes: u32,
 }
 
 // SAFETY: the driver takes calls from any thread that has made the context current, which each of ours
@@ -82,7 +57,7 @@ impl fmt::Debug for Device {
 }
 
 /// Nothing that is locked is left half-changed by a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -117,7 +92,6 @@ impl Device {
         let mut device = Self {
             driver,
             places: places.clone(),
-            cache,
             card,
             cuda,
             handle,
@@ -125,10 +99,7 @@ impl Device {
             streams: [std::ptr::null_mut(); 2],
             marks: Mutex::new([std::ptr::null_mut(); 2]),
             rings: SLOT_BYTES.map(|bytes| Mutex::new(Ring::new(std::ptr::null_mut(), bytes))),
-            compiler,
-            target,
-            codes: OnceLock::new(),
-            modules: Mutex::default(),
+            modules: Modules::new(compiler, target, cache),
             cublaslt: OnceLock::new(),
         };
         // From here on what is there is given back by `drop`.
@@ -168,97 +139,6 @@ impl Device {
     /// The stream that the operations run on.
     fn compute(&self) -> CUstream {
         self.stream(Stream::Compute)
-    }
-
-    /// Loads a module, compiled or from the cache.
-    fn load(&self, module: &'static str) -> Result<CUmodule, GpuError> {
-        let missing = || GpuError::Compile { module, log: "there is no such source".into() };
-        let codes = self.codes.get_or_init(|| self.compiler.all(self.target, &self.cache));
-        let code = codes.get(module).ok_or_else(missing)?.as_ref().map_err(Clone::clone)?;
-        let (mut loaded, mut log) = (std::ptr::null_mut(), vec![0_u8; LOG_BYTES]);
-        let mut options =
-            [JitOption::CU_JIT_ERROR_LOG_BUFFER, JitOption::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-        // The driver takes numbers in the place of pointers, and keeps a zero at the log's end.
-        let mut values =
-            [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut::<c_void>(LOG_BYTES - 1)];
-        // SAFETY: PTX has a zero at its end, a cubin says how long it is; the buffer outlives the call.
-        let status = unsafe {
-            (self.driver.api.cuModuleLoadDataEx)(
-                &raw mut loaded,
-                code.as_ptr().cast(),
-                2,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
-        };
-        match self.check("loading kernels", status) {
-            Ok(()) => Ok(loaded),
-            Err(error) => {
-                let said = String::from_utf8_lossy(&log);
-                let said = said.trim_end_matches('\0').trim();
-                Err(GpuError::Compile { module, log: format!("{error} {said}").trim().to_owned() })
-            }
-        }
-    }
-
-    /// A kernel that may use so much shared memory, compiled at first use.
-    fn kernel(&self, launch: &Launch) -> Result<CUfunction, GpuError> {
-        let (module, name) = (launch.module, launch.kernel);
-        let mut modules = lock(&self.modules);
-        let mut kernel = match modules.kernels.get(&(module, name)) {
-            Some(&kernel) => kernel,
-            None => {
-                let handle = match modules.modules.get(module) {
-                    Some(&handle) => handle,
-                    None => {
-                        let handle = self.load(module)?;
-                        modules.modules.insert(module, handle);
-                        handle
-                    }
-                };
-                let text = CString::new(name).unwrap_or_default();
-                let mut function = std::ptr::null_mut();
-                // SAFETY: the module is loaded, and the text ends with a zero.
-                let status = unsafe {
-                    (self.driver.api.cuModuleGetFunction)(&raw mut function, handle, text.as_ptr())
-                };
-                if status != 0 {
-                    return Err(GpuError::Compile {
-                        module,
-                        log: format!(
-                            "it has no kernel {name}: {}",
-                            error::name(self.driver, status)
-                        ),
-                    });
-                }
-                Kernel { function, shared_bytes: PLAIN_SHARED_BYTES }
-            }
-        };
-        if launch.shared_bytes > kernel.shared_bytes {
-            let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let bytes = i32::try_from(launch.shared_bytes).unwrap_or(i32::MAX);
-            // SAFETY: the function is loaded.
-            let status =
-                unsafe { (self.driver.api.cuFuncSetAttribute)(kernel.function, attribute, bytes) };
-            self.about(launch, status)?;
-            kernel.shared_bytes = launch.shared_bytes;
-        }
-        modules.kernels.insert((module, name), kernel);
-        Ok(kernel.function)
-    }
-
-    /// An error that says which kernel it was.
-    fn about(&self, launch: &Launch, status: u32) -> Result<(), GpuError> {
-        self.check("starting a kernel", status).map_err(|error| match error {
-            GpuError::Call { call, reason } => {
-                let Launch { module, kernel, grid, threads, shared_bytes } = launch;
-                let reason = format!(
-                    "{module}.{kernel} in {grid:?} blocks of {threads} threads with {shared_bytes} bytes: {reason}"
-                );
-                GpuError::Call { call, reason }
-            }
-            other => other,
-        })
     }
 
     /// Matrix products by the vendor's library, unless there is none.
@@ -357,7 +237,7 @@ impl Driver for Device {
 
     fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
         self.enter()?;
-        let function = self.kernel(launch)?;
+        let function = self.modules.kernel(self.driver, launch)?;
         assert!(args.len() <= ARGUMENTS, "{}: {} arguments", launch.kernel, args.len());
         // Each value at the start of eight bytes, and a pointer to each.
         let mut values = [[0_u8; 8]; ARGUMENTS];
@@ -389,7 +269,7 @@ impl Driver for Device {
                 std::ptr::null_mut(),
             )
         };
-        self.about(launch, status)
+        about(self.driver, launch, status)
     }
 
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
@@ -439,9 +319,7 @@ impl Drop for Device {
                 for ring in &self.rings {
                     lock(ring).close(self.driver);
                 }
-                for (_, module) in lock(&self.modules).modules.drain() {
-                    (api.cuModuleUnload)(module);
-                }
+                self.modules.close(self.driver);
                 for event in lock(&self.marks).iter().filter(|event| !event.is_null()) {
                     (api.cuEventDestroy_v2)(*event);
                 }

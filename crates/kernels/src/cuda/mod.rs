@@ -14,6 +14,7 @@ mod error;
 mod libraries;
 mod management;
 mod matmul;
+mod modules;
 mod places;
 mod probe;
 mod staging;
