@@ -5,7 +5,7 @@ import { problemBox } from './dialogs.js';
 import { $, bytes, count, duration, icon, make, say, settled } from './dom.js';
 import { added } from './films.js';
 import { keep, kept } from './kept.js';
-import { defaultsOf, factsOf, models } from './models.js';
+import { defaultsOf, factsOf, models, serve } from './models.js';
 import { onLanguage, t } from './text.js';
 import { told } from './words.js';
 
@@ -104,6 +104,8 @@ const heavy = files => [...files.values()].reduce((sum, { file }) => sum + file.
 
 async function plan() {
   planning?.abort();
+  // Of one that is about to be served there is no plan yet.
+  if (models.installed.some(model => model.id === value('model'))) return;
   const body = asked();
   if (!canPlan) {
     $('plan').hidden = $('plan-notes').hidden = true;
@@ -196,10 +198,28 @@ function addPrompt(at = '', what = '') {
 
 function drawModels() {
   const select = $('model'), was = select.value;
-  select.replaceChildren(...models.list.map(model => new Option(model.id, model.id)));
+  const others = models.canServe ? models.installed.filter(model => !model.problem) : [];
+  const group = make('optgroup', { label: t('installedGroup') }, ...others.map(model => new Option(model.id, model.id)));
+  select.replaceChildren(...models.list.map(model => new Option(model.id, model.id)), ...(others.length ? [group] : []));
   select.value = models.list.some(model => model.id === was) ? was : models.served || '';
-  select.disabled = models.list.length < 2;
+  select.disabled = models.list.length + others.length < 2;
   drawSizes();
+}
+
+/** One that is only installed has to be served before anything can be asked of it. */
+async function modelChosen() {
+  const select = $('model'), name = select.value;
+  if (!models.installed.some(model => model.id === name)) return drawSizes();
+  select.disabled = true;
+  try {
+    await serve(name);
+    select.value = name;
+    drawSizes();
+    changed();
+  } catch (error) {
+    drawModels();
+    refuse(error);
+  }
 }
 
 function drawSizes() {
@@ -303,7 +323,7 @@ export function start(show) {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('ask').requestSubmit();
   });
   attach.start(changed, words => say($('file-error'), words));
-  $('model').addEventListener('change', drawSizes);
+  $('model').addEventListener('change', modelChosen);
   models.onChange(drawModels);
   drawModels();
   onLanguage(() => { drawSettings(); drawModels(); lengths(); changed(); });

@@ -6,6 +6,10 @@ const listeners = new Set();
 export const models = {
   /** As `GET /v1/models` lists them; of an older service the one that it serves. */
   list: [],
+  /** Those on this machine that are not served, those that could be fetched, and whether the former can be served. */
+  installed: [],
+  available: [],
+  canServe: false,
   /** The name of the one that makes films when none is named. */
   served: null,
   defaults: null,
@@ -27,9 +31,16 @@ export async function choose(name) {
   await load();
 }
 
+/** Has an installed model served from now on. */
+export async function serve(name) {
+  await call('POST', `v1/models/${encodeURIComponent(name)}/serve`);
+  await load();
+}
+
 export async function load() {
   const [info, all] = await Promise.all([get('models/info'), getIfThere('v1/models')]);
   Object.assign(models, { served: info.model, defaults: info.defaults, kind: info.kind, revision: info.revision });
+  Object.assign(models, { installed: all?.installed || [], available: all?.available || [], canServe: Boolean(all?.can_serve) });
   models.list = all?.data?.length ? all.data : [{ id: info.model }];
   for (const listener of listeners) listener();
 }

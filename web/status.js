@@ -3,7 +3,7 @@ import { isConnected } from './api.js';
 import { button, bytes, make, say } from './dom.js';
 import { toastProblem } from './dialogs.js';
 import { health, news, queue } from './films.js';
-import { choose, models } from './models.js';
+import { choose, models, serve } from './models.js';
 import { isKeyed, isSignedIn, signOut } from './session.js';
 import { t } from './text.js';
 
@@ -25,17 +25,18 @@ function list(rows) {
 
 function modelCard(model) {
   const isServed = model.id === models.served, own = isServed ? models.defaults : model.defaults;
-  const state = isServed ? 'served' : model.installed === false || model.state === 'available' ? 'available' : 'installed';
-  const fits = model.fits ?? model.memory?.fits;
-  const memory = model.memory_bytes ?? model.memory?.bytes;
+  const state = isServed ? 'served' : { installed: 'installed', available: 'available' }[model.state] || 'servedNow';
+  const { fits, bytes: memory } = model.memory || {};
   const defaults = own && [own.size?.replace('x', ' × '), own.num_frames && own.fps && t('lengthOf', (own.num_frames / own.fps).toFixed(1)),
     own.fps && `${own.fps} fps`, own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
   const use = button(t('useModel'), () => choose(model.id).catch(toastProblem));
-  use.hidden = isServed || model.is_default === undefined;
+  use.hidden = isServed || (state !== 'servedNow' && !(state === 'installed' && models.canServe && !model.problem));
+  const start = button(t('serve'), () => serve(model.id).catch(toastProblem));
+  start.hidden = use.hidden || state !== 'installed';
   return make('li', { className: 'model' }, make('h3', { textContent: model.id }), make('span', { className: 'badge', dataset: { tone: isServed ? 'completed' : 'queued' }, textContent: t(state) }),
     list([[t('kind'), isServed ? models.kind : model.kind], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
-      [t('loaded'), model.workers],
-      [t('memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), use);
+      [t('loaded'), model.workers], [t('modelProblem'), model.problem], [t('pull'), model.pull && make('code', { textContent: model.pull })],
+      [t('memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), start, use);
 }
 
 export function show(main) {
@@ -45,7 +46,7 @@ export function show(main) {
   main.append(make('div', { className: 'service' }, title, facts, out, modelsTitle, all));
   let drawn = '';
   function draw() {
-    const key = JSON.stringify([health, queue.ids.length, isConnected(), models.list, t('language'), isSignedIn()]);
+    const key = JSON.stringify([health, queue.ids.length, isConnected(), models.list, models.installed, models.canServe, t('language'), isSignedIn()]);
     if (drawn === key) return;
     drawn = key;
     say(title, t('serviceTitle'));
@@ -58,7 +59,7 @@ export function show(main) {
     facts.replaceChildren(list([[t('state'), make('span', { className: 'badge', dataset: { tone }, textContent: t(word) })], [t('workers'), workers],
       [t('queue'), t('queueOf', Math.max(0, queue.ids.length - (health?.workers || []).filter(worker => worker === 'working').length))], [t('version'), health?.version],
       [t('address'), make('code', { textContent: address })]]));
-    all.replaceChildren(...models.list.map(modelCard));
+    all.replaceChildren(...[...models.list, ...models.installed, ...models.available].map(modelCard));
   }
   for (const name of ['health', 'lists']) news.addEventListener(name, draw);
   models.onChange(draw);

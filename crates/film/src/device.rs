@@ -124,14 +124,19 @@ pub struct GpuFacts {
 impl GpuFacts {
     /// The one that a choice leads to, looked for once; `None` when the processor makes the film.
     pub(crate) fn of(choice: DeviceChoice) -> Option<Self> {
-        static PROBE: OnceLock<cuda::Probe> = OnceLock::new();
+        static CARDS: OnceLock<Vec<cuda::Card>> = OnceLock::new();
         let ordinal = match choice {
             DeviceChoice::Cpu => return None,
             DeviceChoice::Auto => 0,
             DeviceChoice::Cuda(ordinal) => ordinal,
         };
-        let probe = PROBE.get_or_init(cuda::probe);
-        let card = probe.cards.iter().find(|card| card.ordinal == ordinal)?;
+        // The libraries take hundreds of megabytes to load, which are lost where there is no card; and where
+        // memory is scarce, one of them falls over.
+        let look = || match cuda::cards().is_empty() {
+            true => Vec::new(),
+            false => cuda::probe().cards,
+        };
+        let card = CARDS.get_or_init(look).iter().find(|card| card.ordinal == ordinal)?;
         Some(Self {
             name: card.name.clone(),
             free_bytes: card.free_bytes.unwrap_or(card.total_bytes),

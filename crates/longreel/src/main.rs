@@ -12,6 +12,7 @@ mod enhancer;
 mod films;
 mod health;
 mod inspect;
+mod installed;
 mod interrupt;
 mod keys;
 mod manual;

@@ -18,13 +18,12 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
 use crate::amounts::{Bytes, Days, Rate};
-use crate::args::{Common, ModelArgs};
-use crate::films::TypedFilms;
+use crate::args::Common;
+use crate::installed::Installed;
 use crate::keys;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
 use crate::rolling::RollingFile;
-use crate::run;
 use crate::serve_args::{OnOutOfMemoryArg, ServeArgs};
 use crate::values::Span;
 
@@ -53,7 +52,13 @@ const END_TIME: Duration = Duration::from_secs(1);
 pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<u8> {
     log(verbosity, args.log_folder.as_deref())?;
     let workers = usize::from(args.workers.unwrap_or(1));
-    let served = served(args, common)?;
+    let installed = Installed::new(
+        args.model.clone(),
+        common.device.unwrap_or_default(),
+        common.config.clone(),
+        args.enhancer.clone(),
+    );
+    let served = served(args, &installed)?;
     let options = ServeOptions {
         listen: args.listen.unwrap_or(LISTEN),
         data: args.data.clone().unwrap_or_else(|| PathBuf::from(DATA)),
@@ -76,6 +81,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         notify: notify(args)?,
         runpod: RunPodOptions::of_environment(|name| std::env::var(name).ok())
             .map_err(bad_input)?,
+        serve_installed: args.serve_installed == Some(true),
         allow_private: args.allow_private_webhooks == Some(true),
     };
     let listening = move |address: SocketAddr, model: &str| match verbosity {
@@ -99,7 +105,8 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    let served = runtime.block_on(longreel_server::serve(options, served, listening));
+    let served =
+        runtime.block_on(longreel_server::serve(options, served, Arc::new(installed), listening));
     // A receiver of a webhook that does not answer is not waited for.
     runtime.shutdown_timeout(END_TIME);
     match served {
@@ -124,18 +131,10 @@ pub fn work() -> Result<u8> {
 }
 
 /// The models, the default first.
-fn served(args: &ServeArgs, common: &Common) -> Result<Vec<Arc<dyn Films>>> {
-    let others = args.with_model.iter().map(|model| ModelArgs {
-        model: Some(model.clone()),
-        // Weights of another model's shape.
-        lora: Vec::new(),
-        ..args.model.clone()
-    });
-    let open = |model: &ModelArgs| -> Result<Arc<dyn Films>> {
-        let engine = run::options(model, common.device.unwrap_or_default())?;
-        Ok(Arc::new(TypedFilms::open(model, &engine, common.config.as_deref(), &args.enhancer)?))
-    };
-    std::iter::once(args.model.clone()).chain(others).map(|model| open(&model)).collect()
+fn served(args: &ServeArgs, installed: &Installed) -> Result<Vec<Arc<dyn Films>>> {
+    let others = args.with_model.iter().map(|model| installed.args(model.clone()));
+    let all = std::iter::once(args.model.clone()).chain(others);
+    all.map(|model| installed.films(&model)).collect()
 }
 
 /// This program again. Workers share the processor's threads unless somebody says how many.

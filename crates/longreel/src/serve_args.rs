@@ -56,6 +56,10 @@ pub struct ServeArgs {
     /// of --model is the default until `POST /v1/models/NAME/use` chooses another
     #[arg(long, value_name = "MODEL", help_heading = "Server")]
     pub with_model: Vec<PathBuf>,
+    /// Let whoever may ask for films also have any model of the caches served, by naming it; without this
+    /// only keys of scope admin may, and this machine where no keys are asked for
+    #[arg(long, help_heading = "Server")]
+    pub serve_installed: Option<bool>,
     /// A worker that gives no sign of life for so long is replaced [default: 1m]
     #[arg(long, value_name = "TIME", help_heading = "Server")]
     pub worker_timeout: Option<Span>,

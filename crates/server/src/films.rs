@@ -42,6 +42,37 @@ pub trait Films: Send + Sync {
     fn planned(&self, request: FilmRequest) -> Result<Film, Refusal>;
 }
 
+/// The models on this machine, and those that could be fetched.
+pub trait Catalogue: Send + Sync {
+    /// All of them, served or not. Reads files; not to be called where waiting is not allowed.
+    fn list(&self) -> Vec<Listed>;
+
+    /// The installed one of that name; `None` when there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be used, and the way out.
+    fn open(&self, name: &str) -> Result<Option<Arc<dyn Films>>, String>;
+}
+
+/// A model of a [`Catalogue`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The name that it has, or would have, when it is served.
+    pub name: String,
+    /// What it can do.
+    pub kind: String,
+    /// Revision of its files, when they are here.
+    pub revision: Option<String>,
+    /// Its files are here.
+    pub is_installed: bool,
+    /// What its weights take, and what there is.
+    pub memory: Memory,
+    /// Why it cannot be served, where it cannot.
+    pub problem: Option<String>,
+    /// What fetches it.
+    pub pull: Option<String>,
+}
+
 /// Memory that a model's films take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {

@@ -51,7 +51,7 @@ pub mod worker;
 pub use access::{AccessOptions, OriginError, Origins, SecretFileError, read_secret, secret_in};
 pub use code::{About, Code};
 pub use fetch::{Answered, FetchError, Fetched, Fetcher};
-pub use films::{Film, Films, Inputs, Memory, ModelInfo, Offers, Refusal};
+pub use films::{Catalogue, Film, Films, Inputs, Listed, Memory, ModelInfo, Offers, Refusal};
 pub use notify::{NotifyOptions, Receiver, Topic};
 pub use process::WorkerCommand;
 pub use recovery::OnOutOfMemory;

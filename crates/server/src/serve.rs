@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::access::{Access, AccessOptions, SecretFileError, secret_in};
 use crate::fetch::Fetcher;
-use crate::films::Films;
+use crate::films::{Catalogue, Films};
 use crate::http;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -74,6 +74,8 @@ pub struct ServeOptions {
     pub notify: NotifyOptions,
     /// Where jobs come from beside HTTP, on RunPod.
     pub runpod: Option<RunPodOptions>,
+    /// Whoever may ask for films may have any installed model served, not only whoever may do all.
+    pub serve_installed: bool,
     /// Call addresses that clients give even where they lead to this machine and its neighbours.
     pub allow_private: bool,
 }
@@ -140,13 +142,14 @@ pub enum ServeError {
 
 /// Serves until it is told to end: once by Ctrl-C or SIGTERM for an end after the segments in work,
 /// twice for an end at once. Films are made by the models `served`, of which the first is the default
-/// until another one is chosen. `listening` is called when clients can connect.
+/// until another one is chosen; those of the `catalogue` can join them. `listening` is called when clients can connect.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(
     options: ServeOptions,
     served: Vec<Arc<dyn Films>>,
+    catalogue: Arc<dyn Catalogue>,
     listening: impl FnOnce(SocketAddr, &str),
 ) -> Result<(), ServeError> {
     raise_file_limit();
@@ -176,7 +179,8 @@ pub async fn serve(
         None => secret_in(&data.join(WEBHOOK_SECRET))?,
     };
     let artifacts = Artifacts::local(data.join("films"))?;
-    let models = Models::new(served, data.join("default-model")).map_err(ServeError::SameName)?;
+    let models = Models::new(served, catalogue, options.serve_installed, &data);
+    let models = models.map_err(ServeError::SameName)?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|cause| ServeError::Listen { address, cause })?;
     let (notifier, outbox) = Notifier::new(options.notify);

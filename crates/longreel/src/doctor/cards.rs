@@ -2,7 +2,7 @@
 
 use longreel_film::human_bytes;
 use longreel_kernels::cuda::{Card, Kind, NoDriver, Probe, probe};
-use longreel_weights::{TransformerConfig, published_models};
+use longreel_weights::published_models;
 
 use super::finding::{Findings, Words, words};
 
@@ -139,7 +139,7 @@ fn one(findings: &mut Findings, card: &Card) {
     // Of the transformer's weights in bf16; what computing takes comes on top.
     let fit: Vec<&str> = published_models()
         .iter()
-        .filter(|model| bf16_bytes(&model.transformer) < free)
+        .filter(|model| model.transformer.bf16_bytes() < free)
         .map(|model| model.name)
         .collect();
     let fit = fit.join(", ");
@@ -201,14 +201,6 @@ fn libraries(findings: &mut Findings, found: &Probe) {
 /// Whether the kernels call it.
 fn is_used(kind: Kind) -> bool {
     matches!(kind, Kind::Nvrtc | Kind::CublasLt)
-}
-
-/// Bytes of a transformer's blocks in bf16: eight square matrices of attention and two of the
-/// feed-forward network in each.
-fn bf16_bytes(config: &TransformerConfig) -> u64 {
-    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
-    let block = 8 * dim * dim + 2 * dim * config.ffn_dim as u64;
-    2 * block * config.num_layers as u64
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub fn is_ours(kept: &Kept) -> bool {
 }
 
 /// Whether a repository that cannot be read as a model is one that was meant to be.
-fn has_our_name(kept: &Kept) -> bool {
+pub fn has_our_name(kept: &Kept) -> bool {
     let name = kept.id.to_string().to_ascii_lowercase();
     ["skyreels", "wan2.1", "wan-2.1", "wan2_1"].iter().any(|part| name.contains(part))
 }

@@ -11,7 +11,7 @@ mod search;
 use anyhow::Result;
 use longreel_hub::{Client, Environment, Kept, Settings, Site};
 
-pub use self::list::is_ours;
+pub use self::list::{has_our_name, is_ours};
 use crate::args::Common;
 use crate::model_name::{Named, find, parse, short_names};
 use crate::models_args::{ModelsArgs, ModelsCommand};

@@ -13,6 +13,7 @@ mod server;
 mod asking;
 mod browser;
 mod finishing;
+mod installed;
 mod looks;
 mod refusals;
 mod watching;

@@ -6,7 +6,7 @@ use crate::program::{Place, model};
 use crate::server::{Answer, Server, asked};
 
 /// Makes a key; the key and its id.
-fn key(place: &Place, words: &[&str]) -> (String, String) {
+pub fn key(place: &Place, words: &[&str]) -> (String, String) {
     let words: Vec<&str> =
         ["keys", "create", "--data", "data", "--json"].iter().chain(words).copied().collect();
     let made = place.run(&words).expect_code(0).events().remove(0);
@@ -22,20 +22,20 @@ fn keyed(place: &Place, more: &[&str]) -> Server {
 }
 
 /// A server, and somebody with a key.
-struct With<'a>(&'a Server, &'a str);
+pub struct With<'a>(pub &'a Server, pub &'a str);
 
 impl With<'_> {
-    fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
+    pub fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
         let bearer = format!("Bearer {}", self.1);
         let headers = [("authorization", &*bearer), ("content-type", "application/json")];
         self.0.send(method, path, &headers, body.to_string())
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &Value::Null)
     }
 
-    fn ask(&self, body: &Value) -> String {
+    pub fn ask(&self, body: &Value) -> String {
         let video = self.send("POST", "/v1/videos", body).expect(201).json();
         video["id"].as_str().expect("an id").to_owned()
     }

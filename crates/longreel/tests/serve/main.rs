@@ -13,6 +13,7 @@ mod containers;
 mod disk;
 #[cfg(target_os = "linux")]
 mod ending;
+mod installed;
 mod limits;
 mod live;
 mod making;

@@ -147,11 +147,12 @@ async fn check(
     }
 }
 
-/// What a request is for. A plan is a question, though it is posted.
+/// What a request is for. A plan is a question, though it is posted. Who may have a model served depends on
+/// how the server was started too, so that its handler looks again.
 fn scope_of(method: &Method, path: &str) -> Scope {
     if method.is_safe() || path == "/v1/plan" {
         Scope::JobsRead
-    } else if path.starts_with("/v1/models/") {
+    } else if path.starts_with("/v1/models/") && !path.ends_with("/serve") {
         Scope::Admin
     } else {
         Scope::JobsWrite
@@ -196,6 +197,7 @@ mod tests {
         assert_eq!(scope_of(&Method::HEAD, "/v1/videos"), Scope::JobsRead);
         assert_eq!(scope_of(&Method::POST, "/v1/plan"), Scope::JobsRead);
         assert_eq!(scope_of(&Method::POST, "/v1/models/demo/use"), Scope::Admin);
+        assert_eq!(scope_of(&Method::POST, "/v1/models/demo/serve"), Scope::JobsWrite);
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             assert_eq!(scope_of(&method, "/v1/videos"), Scope::JobsWrite);
         }

@@ -10,6 +10,7 @@ use longreel_jobs::{Artifact, ArtifactError, ArtifactName, Created, Job, JobId, 
 use serde_json::{Map, Value};
 
 use super::body::{self, Asked};
+use super::models;
 use super::problem::Problem;
 use super::terms::Terms;
 use crate::access::Caller;
@@ -97,7 +98,7 @@ pub async fn create(
     let Asked { mut keys, uploads } = asked;
     let request = Value::Object(keys.clone());
     let terms = Terms::take(shared, caller, &mut keys).await?;
-    let films = model(shared, &mut keys)?;
+    let films = model(shared, &mut keys).await?;
     let film = planned(films, &keys, uploads.folder()).await?;
     warnings.splice(0..0, film.warnings.iter().cloned());
     let files = uploads.files().map(|(name, path)| File { name, source: Source::Local(path) });
@@ -131,26 +132,37 @@ pub(super) async fn blocking(
 ///
 /// # Errors
 /// When it is not served.
-pub fn model(shared: &Shared, keys: &mut Map<String, Value>) -> Result<Arc<dyn Films>, Problem> {
-    Ok(named_model(shared, keys)?.unwrap_or_else(|| shared.models.default()))
+pub async fn model(
+    shared: &Arc<Shared>,
+    keys: &mut Map<String, Value>,
+) -> Result<Arc<dyn Films>, Problem> {
+    Ok(named_model(shared, keys).await?.unwrap_or_else(|| shared.models.default()))
 }
 
 /// The model that is named, if one is; the name is taken out of the keys.
 ///
 /// # Errors
 /// When it is not served.
-pub fn named_model(
-    shared: &Shared,
+pub async fn named_model(
+    shared: &Arc<Shared>,
     keys: &mut Map<String, Value>,
 ) -> Result<Option<Arc<dyn Films>>, Problem> {
     match keys.remove("model") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(name)) => shared.models.get(&name).map(Some).ok_or_else(|| {
+        Some(Value::String(name)) => {
+            if let Some(films) = shared.models.get(&name) {
+                return Ok(Some(films));
+            }
+            if shared.models.anybody_may_serve
+                && let Some(films) = models::serve_named(shared, &name).await?
+            {
+                return Ok(Some(films));
+            }
             let detail = shared.models.unknown(&name);
-            Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)
+            Err(Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)
                 .about(About::value("model", &name))
-                .allowed(shared.models.names())
-        }),
+                .allowed(shared.models.names()))
+        }
         Some(other) => {
             let detail = format!("model is {other}; it is the name of a model");
             Err(Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)

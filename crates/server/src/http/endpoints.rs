@@ -129,13 +129,22 @@ fn service() -> Vec<Endpoint> {
             .fails(&[404]),
         Endpoint::new(
             "POST",
+            "/v1/models/{id}/serve",
+            "serveModel",
+            "Let requests name an installed model",
+            post(models::serve),
+        )
+        .gives(200, Answer::Json("Model"))
+        .fails(&[403, 404, 409, 507]),
+        Endpoint::new(
+            "POST",
             "/v1/models/{id}/use",
             "useModel",
-            "Make it the model of requests that name none",
+            "Make it the model of requests that name none; an installed one is served then",
             post(models::choose),
         )
         .gives(200, Answer::Json("Model"))
-        .fails(&[404, 507]),
+        .fails(&[403, 404, 409, 507]),
     ]
 }
 

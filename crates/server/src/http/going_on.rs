@@ -52,7 +52,7 @@ pub async fn remix(
         return Err(Problem::missing("prompt", "say what the new film shows"));
     }
     // Another model than the one before may be named.
-    let films = match asked::named_model(&shared, &mut keys)? {
+    let films = match asked::named_model(&shared, &mut keys).await? {
         Some(films) => films,
         None => shared.models.of(&parent)?,
     };

@@ -4,19 +4,41 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use longreel_jobs::Scope;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use crate::films::{Films, ModelInfo};
+use crate::access::Caller;
+use crate::code::{About, Code};
+use crate::films::{Films, Listed, Memory, ModelInfo};
+use crate::models::NotServed;
 use crate::shared::{Shared, Slot};
 
-/// GET /v1/models
-pub async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Problem> {
+/// GET /v1/models: those that requests can name, as other APIs list them, and beside them those that
+/// could be served and those that could be fetched.
+pub async fn list(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+) -> Result<Json<Value>, Problem> {
     let mut data = Vec::new();
     for films in shared.models.all() {
-        data.push(shown(&shared, films.clone()).await?);
+        data.push(shown(&shared, films).await?);
     }
-    Ok(Json(json!({"object": "list", "data": data})))
+    let names = shared.models.names();
+    let (installed, available): (Vec<_>, Vec<_>) = catalogue(&shared)
+        .await?
+        .into_iter()
+        .filter(|listed| !names.contains(&listed.name))
+        .partition(|listed| listed.is_installed);
+    let list = |of: Vec<Listed>| of.iter().map(listed).collect::<Vec<_>>();
+    Ok(Json(json!({
+        "object": "list",
+        "data": data,
+        "installed": list(installed),
+        "available": list(available),
+        "can_serve": may_serve(&shared, &caller),
+    })))
 }
 
 /// GET /v1/models/{id}
@@ -24,7 +46,30 @@ pub async fn retrieve(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    match shared.models.get(&id) {
+    if let Some(films) = shared.models.get(&id) {
+        return Ok(Json(shown(&shared, films).await?));
+    }
+    match catalogue(&shared).await?.iter().find(|listed| listed.name == id) {
+        Some(found) => Ok(Json(listed(found))),
+        None => Err(Problem::not_found(shared.models.unknown(&id))),
+    }
+}
+
+/// POST /v1/models/{id}/serve
+pub async fn serve(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    // Which models a machine is to load is its operator's to say.
+    if !may_serve(&shared, &caller) {
+        let detail = "this key may not do that: it lacks the scope admin, and this server was not started \
+                      with --serve-installed; use another key";
+        return Err(Problem::new(StatusCode::FORBIDDEN, Code::ScopeMissing, detail)
+            .about(About::field("scope"))
+            .allowed(["admin"]));
+    }
+    match serve_named(&shared, &id).await? {
         Some(films) => Ok(Json(shown(&shared, films).await?)),
         None => Err(Problem::not_found(shared.models.unknown(&id))),
     }
@@ -37,16 +82,76 @@ pub async fn choose(
 ) -> Result<Json<Value>, Problem> {
     let (asked, name) = (shared.clone(), id.clone());
     let chosen = tokio::task::spawn_blocking(move || asked.models.choose(&name)).await;
-    match chosen.map_err(|e| Problem::internal(&e))? {
-        Ok(true) => {
-            tracing::info!(model = id, "is the default now");
-            // Idle workers change over.
-            shared.wake();
-            retrieve(State(shared), Path(id)).await
-        }
-        Ok(false) => Err(Problem::not_found(shared.models.unknown(&id))),
-        Err(error) => Err(Problem::of_file(&error)),
+    if found(chosen.map_err(|e| Problem::internal(&e))?)?.is_none() {
+        return Err(Problem::not_found(shared.models.unknown(&id)));
     }
+    tracing::info!(model = id, "is the default now");
+    // Idle workers change over.
+    shared.wake();
+    retrieve(State(shared), Path(id)).await
+}
+
+/// Has the installed model of that name served; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be used.
+pub async fn serve_named(
+    shared: &Arc<Shared>,
+    name: &str,
+) -> Result<Option<Arc<dyn Films>>, Problem> {
+    let (asked, name) = (shared.clone(), name.to_owned());
+    let served = tokio::task::spawn_blocking(move || asked.models.serve(&name)).await;
+    let served = found(served.map_err(|e| Problem::internal(&e))?)?;
+    if let Some(films) = &served {
+        tracing::info!(model = films.model().name, "is served");
+    }
+    Ok(served)
+}
+
+fn found<T>(served: Result<T, NotServed>) -> Result<Option<T>, Problem> {
+    match served {
+        Ok(served) => Ok(Some(served)),
+        Err(NotServed::Unknown) => Ok(None),
+        Err(NotServed::Unusable(why)) => {
+            Err(Problem::new(StatusCode::CONFLICT, Code::ModelUnusable, why))
+        }
+        Err(NotServed::File(error)) => Err(Problem::of_file(&error)),
+    }
+}
+
+fn may_serve(shared: &Shared, caller: &Caller) -> bool {
+    shared.models.anybody_may_serve || caller.allows(Scope::Admin)
+}
+
+async fn catalogue(shared: &Shared) -> Result<Vec<Listed>, Problem> {
+    let catalogue = shared.models.catalogue();
+    let listed = tokio::task::spawn_blocking(move || catalogue.list()).await;
+    listed.map_err(|e| Problem::internal(&e))
+}
+
+fn listed(listed: &Listed) -> Value {
+    let mut shown = json!({
+        "id": listed.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "longreel",
+        "state": if listed.is_installed { "installed" } else { "available" },
+        "kind": listed.kind,
+        "memory": memory(listed.memory),
+    });
+    for (key, value) in
+        [("revision", &listed.revision), ("problem", &listed.problem), ("pull", &listed.pull)]
+    {
+        if let Some(value) = value {
+            shown[key] = value.as_str().into();
+        }
+    }
+    shown
+}
+
+fn memory(memory: Memory) -> Value {
+    let fits = memory.needed.zip(memory.available).map(|(needed, available)| needed <= available);
+    json!({"bytes": memory.needed, "available_bytes": memory.available, "fits": fits})
 }
 
 /// GET /models/info
@@ -63,10 +168,9 @@ pub async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
 
 async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem> {
     let (model, offers) = (films.model().clone(), films.offers());
-    let memory = tokio::task::spawn_blocking(move || films.memory()).await;
-    let memory = memory.map_err(|e| Problem::internal(&e))?;
+    let needed = tokio::task::spawn_blocking(move || films.memory()).await;
+    let needed = needed.map_err(|e| Problem::internal(&e))?;
     let is_loaded = |slot: &&Slot| slot.is_ready() && slot.model.as_deref() == Some(&*model.name);
-    let fits = memory.needed.zip(memory.available).map(|(needed, available)| needed <= available);
     Ok(json!({
         "id": model.name,
         "object": "model",
@@ -80,7 +184,8 @@ async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem>
         "workers": shared.slots.get().iter().filter(is_loaded).count(),
         "enhance_prompt": offers.enhances_prompts,
         "upscaler": offers.upscaler,
-        "memory": {"bytes": memory.needed, "available_bytes": memory.available, "fits": fits},
+        "state": "served",
+        "memory": memory(needed),
     }))
 }
 

@@ -29,7 +29,7 @@ pub async fn plan(
     let Asked { mut keys, uploads } = body::read(&shared, &headers, body, 0).await?;
     // They change nothing of the plan, and are refused here as they would be with the film.
     Terms::take(&shared, &caller, &mut keys).await?;
-    let films = asked::model(&shared, &mut keys)?;
+    let films = asked::model(&shared, &mut keys).await?;
     // Longer prompts take a language model's time, and change nothing of what the film takes.
     keys.remove("enhance_prompt");
     if keys.get("prompt").is_none_or(|prompt| prompt.as_str().is_some_and(|p| p.trim().is_empty()))

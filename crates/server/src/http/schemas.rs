@@ -48,6 +48,7 @@ pub fn all(film: &Value) -> Value {
         "num_frames": {"type": "integer", "description": "Added frames"},
     });
     let codes: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
+    let models = |what: &str| json!({"type": "array", "description": what, "items": {"$ref": "#/components/schemas/Model"}});
     let object = |required: Value, properties: Value| json!({"type": "object", "required": required, "properties": properties});
     json!({
         "VideoRequest": video_request(film),
@@ -91,17 +92,23 @@ pub fn all(film: &Value) -> Value {
                 }),
             )},
         })),
-        "ModelList": object(json!(["object", "data"]), json!({
+        "ModelList": object(json!(["object", "data", "installed", "available"]), json!({
             "object": {"const": "list"},
-            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+            "data": models("Those that requests can name"),
+            "installed": models("Those on this machine that could be served"),
+            "available": models("Those that could be fetched"),
+            "can_serve": {"type": "boolean", "description": "Whoever asks may have one served"},
         })),
         "Model": object(json!(["id", "object", "created", "owned_by"]), json!({
             "id": {"type": "string"},
             "object": {"const": "model"},
             "created": {"type": "integer"},
             "owned_by": {"type": "string"},
+            "state": {"enum": ["served", "installed", "available"]},
             "revision": {"type": "string"},
             "kind": {"type": "string"},
+            "problem": {"type": "string", "description": "Why it cannot be served"},
+            "pull": {"type": "string", "description": "The command that fetches it"},
             "defaults": {"type": "object"},
             "is_default": {"type": "boolean", "description": "Makes what names no model"},
             "workers": {"type": "integer", "description": "Workers that have it loaded"},
@@ -109,7 +116,8 @@ pub fn all(film: &Value) -> Value {
             "upscaler": {"type": "string", "description": "What enlarges: lanczos, or a network"},
             "memory": {
                 "type": "object",
-                "description": "Of a film as it is made when nothing else is asked for",
+                "description": "Of a film as it is made when nothing else is asked for; of a model \
+                    that is not served, of its weights",
                 "properties": {
                     "bytes": {"type": ["integer", "null"]},
                     "available_bytes": {"type": ["integer", "null"]},

@@ -71,6 +71,14 @@ impl TransformerConfig {
         self.num_attention_heads * self.attention_head_dim
     }
 
+    /// Bytes of its blocks in bf16: eight square matrices of attention and two of the feed-forward network
+    /// in each.
+    pub fn bf16_bytes(&self) -> u64 {
+        let dim = self.dim() as u64;
+        let block = 8 * dim * dim + 2 * dim * self.ffn_dim as u64;
+        2 * block * self.num_layers as u64
+    }
+
     pub(super) fn from_fields(fields: &Fields<'_>) -> Result<Self, WeightsError> {
         let class_name = fields.text("_class_name")?.unwrap_or(SKYREELS);
         let wan = match class_name {
