@@ -95,17 +95,6 @@ pub struct Answered {
     pub retry_after_s: Option<u64>,
 }
 
-/// Calls addresses that those who run the server chose; proxies of the environment are used. An answer
-/// takes at most `time` from the look-up of its name to its last byte.
-pub(crate) fn own_agent(time: Duration) -> Agent {
-    let config = Config::builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(time))
-        .user_agent(concat!("longreel/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Agent::new_with_config(config)
-}
-
 /// Calls addresses that came from outside. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Fetcher {

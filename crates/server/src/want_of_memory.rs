@@ -25,10 +25,10 @@ impl KernelKills {
     /// The count that concerns a process: that of its control group where it has one, since the one of
     /// the machine counts what happens in other containers too.
     pub fn of(process: Option<u32>) -> Self {
-        let groups =
-            process.and_then(|id| std::fs::read_to_string(format!("/proc/{id}/cgroup")).ok());
-        let groups = groups.unwrap_or_default();
-        Self::in_file(counters(&groups).into_iter().find(|file| count(file).is_some()))
+        let groups = process.map(|id| groups_of(&id.to_string())).unwrap_or_default();
+        let mut files = counters(&groups);
+        files.push("/proc/vmstat".into());
+        Self::in_file(files.into_iter().find(|file| count(file).is_some()))
     }
 
     /// The count in a file; without one, none is ever seen.
@@ -68,7 +68,8 @@ impl KernelKills {
     }
 }
 
-/// Files that may have the count for a process with these lines in `/proc/ID/cgroup`, the nearest first.
+/// Files that may have the count of the group of a process with these lines in `/proc/ID/cgroup`, the
+/// nearest first.
 /// In a container the group's path is often that on the host, and what is mounted is the group itself.
 fn counters(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -85,8 +86,18 @@ fn counters(groups: &str) -> Vec<PathBuf> {
         let root = Path::new(root);
         files.extend([root.join(path.trim_start_matches('/')).join(name), root.join(name)]);
     }
-    files.push("/proc/vmstat".into());
     files
+}
+
+/// What `/proc` says of the control groups of a process; `self` is this one.
+fn groups_of(process: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default()
+}
+
+/// How many processes the kernel has killed in the control group of this one because memory ran out;
+/// `None` where no group has a count.
+pub fn killed_for_memory() -> Option<u64> {
+    counters(&groups_of("self")).iter().find_map(|file| count(file))
 }
 
 fn count(file: &Path) -> Option<u64> {
@@ -135,11 +146,11 @@ mod tests {
         };
         let new = files("0::/system.slice/longreel.service\n");
         assert_eq!(new[0], "/sys/fs/cgroup/system.slice/longreel.service/memory.events");
-        assert_eq!(new[1..], ["/sys/fs/cgroup/memory.events", "/proc/vmstat"]);
+        assert_eq!(new[1..], ["/sys/fs/cgroup/memory.events"]);
         let old = files("9:name=systemd:/\n4:memory,hugetlb:/docker/ab:c\n");
         assert_eq!(old[0], "/sys/fs/cgroup/memory/docker/ab:c/memory.oom_control");
-        assert_eq!(old[1..], ["/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat"]);
-        assert_eq!(files("what is this"), ["/proc/vmstat"]);
+        assert_eq!(old[1..], ["/sys/fs/cgroup/memory/memory.oom_control"]);
+        assert!(files("what is this").is_empty());
     }
 
     #[test]

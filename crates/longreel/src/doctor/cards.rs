@@ -1,10 +1,10 @@
 //! NVIDIA cards, their driver and the libraries beside it, as `cuda::probe` finds them.
 
 use longreel_film::human_bytes;
-use longreel_kernels::cuda::{Card, Kind, NoDriver, Probe, probe};
+use longreel_kernels::cuda::{Absent, Card, Kind, NoDriver, Probe, probe};
 use longreel_weights::published_models;
 
-use super::finding::{Findings, Words, words};
+use super::finding::{Findings, words};
 
 /// The lowest compute capability that our kernels are for.
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
@@ -29,11 +29,7 @@ fn tell(findings: &mut Findings, found: &Probe, hidden: Option<&str>) {
                 ),
             );
             if found.cards.is_empty() {
-                findings.warn(
-                    "card",
-                    words!("the driver is there and no card", "有驱动但没有显卡"),
-                    no_card(hidden),
-                );
+                no_card(findings, hidden);
             }
         }
     }
@@ -46,9 +42,9 @@ fn tell(findings: &mut Findings, found: &Probe, hidden: Option<&str>) {
     }
 }
 
-/// Why cards that should be there are not.
-fn no_card(hidden: Option<&str>) -> Words {
-    match hidden {
+/// A driver without cards, and why they may be missing.
+fn no_card(findings: &mut Findings, hidden: Option<&str>) {
+    let cure = match hidden {
         Some(value) => words!(
             "CUDA_VISIBLE_DEVICES={value} chooses cards: unset it, or name one of `nvidia-smi -L`",
             "CUDA_VISIBLE_DEVICES={value} 限定了可用显卡：请取消设置，或指定 `nvidia-smi -L` 中的一块"
@@ -57,7 +53,8 @@ fn no_card(hidden: Option<&str>) -> Words {
             "see `nvidia-smi`; in a container, is a card given to it (--gpus all)?",
             "请查看 `nvidia-smi`；容器内请确认已分配显卡（--gpus all）"
         ),
-    }
+    };
+    findings.warn("card", words!("the driver is there and no card", "有驱动但没有显卡"), cure);
 }
 
 fn no_driver(findings: &mut Findings, why: &NoDriver, hidden: Option<&str>) {
@@ -71,9 +68,7 @@ fn no_driver(findings: &mut Findings, why: &NoDriver, hidden: Option<&str>) {
             None,
         ),
         NoDriver::NotReached(absent) => {
-            let refused =
-                absent.refused.iter().map(|r| format!("{}: {}", r.file.display(), r.reason));
-            let refused = refused.collect::<Vec<_>>().join("; ");
+            let refused = refusals(absent);
             let refused = if refused.is_empty() { refused } else { format!(" ({refused})") };
             findings.warn(
                 "card",
@@ -90,11 +85,7 @@ fn no_driver(findings: &mut Findings, why: &NoDriver, hidden: Option<&str>) {
             );
         }
         // No device: the same as a driver with an empty list.
-        NoDriver::Refuses { status: 100, .. } => findings.warn(
-            "card",
-            words!("the driver is there and no card", "有驱动但没有显卡"),
-            no_card(hidden),
-        ),
+        NoDriver::Refuses { status: 100, .. } => no_card(findings, hidden),
         NoDriver::Refuses { name, cure, .. } => {
             let cure = cure.unwrap_or("see `nvidia-smi` and dmesg (NVRM, Xid)");
             findings.warn(
@@ -170,8 +161,7 @@ fn libraries(findings: &mut Findings, found: &Probe) {
             Err(_) if !is_used(*kind) => continue,
             Err(absent) => absent,
         };
-        let refused = absent.refused.iter().map(|r| format!("{}: {}", r.file.display(), r.reason));
-        let refused = refused.collect::<Vec<_>>().join("; ");
+        let refused = refusals(absent);
         let without = match (kind, refused.is_empty()) {
             (_, false) => words!("{name} cannot be used: {refused}", "无法使用 {name}：{refused}"),
             (Kind::Nvrtc, true) => words!(
@@ -203,9 +193,15 @@ fn is_used(kind: Kind) -> bool {
     matches!(kind, Kind::Nvrtc | Kind::CublasLt)
 }
 
+/// Files of a library that could not be used, and why.
+fn refusals(absent: &Absent) -> String {
+    let each = absent.refused.iter().map(|r| format!("{}: {}", r.file.display(), r.reason));
+    each.collect::<Vec<_>>().join("; ")
+}
+
 #[cfg(test)]
 mod tests {
-    use longreel_kernels::cuda::{Absent, DriverVersion, Found, Refusal};
+    use longreel_kernels::cuda::{DriverVersion, Found, Refusal};
 
     use super::*;
     use crate::doctor::finding::Language;

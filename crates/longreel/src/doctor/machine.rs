@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use longreel_film::{available_memory_bytes, human_bytes};
 use longreel_hub::free_bytes;
+use longreel_server::killed_for_memory;
 
 use super::finding::{Findings, words};
 
@@ -125,11 +126,7 @@ fn container(findings: &mut Findings) {
         let limit = human_bytes(limit);
         findings.ok("container", words!("memory limited to {limit}", "内存限制为 {limit}"));
     }
-    let killed = fs::read_to_string("/sys/fs/cgroup/memory.events").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("oom_kill "))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    if let Some(killed @ 1..) = killed {
+    if let Some(killed @ 1..) = killed_for_memory() {
         findings.warn(
             "container",
             words!(

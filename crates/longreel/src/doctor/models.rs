@@ -10,28 +10,27 @@ use crate::model_name::caches;
 use crate::models::is_ours;
 
 pub fn look(findings: &mut Findings, hub: Option<Site>) {
-    match demo::folder().map(|folder| inspect(&folder)) {
+    let broken = match demo::folder().map(|folder| inspect(&folder)) {
         Ok(Ok(report)) if report.problems.is_empty() => {
             findings.ok("models", words!("the demo model is whole", "演示模型完整"));
+            None
         }
         Ok(Ok(report)) => {
             let missing = report.problems.join("; ");
-            findings.error(
-                "models",
-                words!("the demo model lacks {missing}", "演示模型缺少 {missing}"),
-                words!("install the program again", "请重新安装本程序"),
-            );
+            Some(words!("the demo model lacks {missing}", "演示模型缺少 {missing}"))
         }
-        Ok(Err(error)) => findings.error(
-            "models",
-            words!("the demo model cannot be read: {error}", "演示模型无法读取：{error}"),
-            words!("install the program again", "请重新安装本程序"),
-        ),
-        Err(error) => findings.note(
-            "models",
-            words!("no demo model: {error:#}", "没有演示模型：{error:#}"),
-            None,
-        ),
+        Ok(Err(error)) => {
+            Some(words!("the demo model cannot be read: {error}", "演示模型无法读取：{error}"))
+        }
+        Err(error) => {
+            let found = words!("no demo model: {error:#}", "没有演示模型：{error:#}");
+            findings.note("models", found, None);
+            None
+        }
+    };
+    if let Some(found) = broken {
+        let cure = words!("install the program again", "请重新安装本程序");
+        findings.error("models", found, cure);
     }
     let free = available_memory_bytes();
     let mut found = 0;

@@ -7,7 +7,7 @@ use ureq::Agent;
 use ureq::http::StatusCode;
 
 use super::{Bucket, RunPodOptions};
-use crate::fetch::own_agent;
+use crate::own::{Tries, blocking, own_agent};
 
 /// How long RunPod may hold a poll open.
 const POLL_TIME: Duration = Duration::from_secs(90);
@@ -16,8 +16,7 @@ const CALL_TIME: Duration = Duration::from_secs(30);
 /// How long a film may take on its way into a bucket.
 const UPLOAD_TIME: Duration = Duration::from_secs(3600);
 /// Tries of what has to get there, and the wait after the first.
-const TRIES: u32 = 6;
-const AGAIN: Duration = Duration::from_millis(500);
+const TRIES: Tries = Tries { most: 6, wait: Duration::from_millis(500) };
 /// A poll that is answered sooner than this was not held open.
 const AT_ONCE: Duration = Duration::from_millis(500);
 /// Longest job or list of names that is read.
@@ -126,19 +125,8 @@ impl Client {
 
     /// Tries until it is there, or cannot be.
     async fn deliver(&self, template: &str, job: &str, body: &Value) {
-        let mut wait = AGAIN;
-        for attempt in 1..=TRIES {
-            match self.post(template, job, body).await {
-                Ok(()) => return,
-                Err(error) if attempt == TRIES => {
-                    tracing::error!(job, error, "a result did not get to RunPod");
-                }
-                Err(error) => {
-                    tracing::warn!(job, error, again_in = ?wait, "a result did not get to RunPod yet");
-                    tokio::time::sleep(wait).await;
-                    wait *= 2;
-                }
-            }
+        if let Err(error) = TRIES.of(|| self.post(template, job, body)).await {
+            tracing::error!(job, error, "a result did not get to RunPod");
         }
     }
 
@@ -178,11 +166,4 @@ fn answer(
     let mut answer = answer.map_err(|error| format!("it cannot be reached: {error}"))?;
     let body = answer.body_mut().with_config().limit(JOB_BYTES).read_to_vec();
     Ok((answer.status(), body.map_err(|error| format!("its answer broke off: {error}"))?))
-}
-
-/// Runs a call where waiting is allowed.
-pub async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| Err(error.to_string()))
 }

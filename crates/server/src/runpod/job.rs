@@ -11,10 +11,10 @@ use longreel_jobs::{
 use serde_json::{Value, json};
 
 use super::Worker;
-use super::client::blocking;
 use crate::access::Caller;
 use crate::http::{Problem, asked, body};
 use crate::live::Follower;
+use crate::own::blocking;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
