@@ -39,10 +39,10 @@ struct Start {
     listens: Duration,
     ready: Duration,
     first_part: Duration,
-    /// Bytes that the worker was given by calls of `read`, when it was ready and at the first part. What is
-    /// mapped does not count.
+    /// Bytes that server and worker were given by calls of `read`, when they were ready and at the first
+    /// part. What is mapped does not count.
     read_calls: [u64; 2],
-    /// Bytes that came from the disk for it, at the same times.
+    /// Bytes that came from the disk for them, at the same times.
     from_disk: [u64; 2],
 }
 
@@ -157,15 +157,18 @@ fn start(model: &Path, film: &Value, is_cold: bool) -> Start {
     }
 }
 
-/// Bytes that the worker was given by calls of `read`, and bytes that came from the disk for it.
+/// Bytes that server and worker were given by calls of `read`, and bytes that came from the disk for them.
 fn read(server: &Server) -> (u64, u64) {
-    let worker = server.workers()[0];
-    let text = std::fs::read_to_string(format!("/proc/{worker}/io")).expect("Linux");
-    let of = |key: &str| -> u64 {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("Linux has it");
-        line.trim().parse().expect("a number")
+    let of = |process: u32| -> (u64, u64) {
+        let text = std::fs::read_to_string(format!("/proc/{process}/io")).expect("Linux");
+        let number = |key: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("it is there");
+            line.trim().parse().expect("a number")
+        };
+        (number("rchar:"), number("read_bytes:"))
     };
-    (of("rchar:"), of("read_bytes:"))
+    let all = server.workers().into_iter().chain([server.id()]).map(of);
+    all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
