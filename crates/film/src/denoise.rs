@@ -1,12 +1,12 @@
 //! One segment: from noise to latents, row by row of its timetable.
 
-use std::borrow::Cow;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Instant;
 
-use longreel_kernels::{Device, Tensor};
-use longreel_models::{Context, ForwardOptions, KeyValueCache, ModelError, Transformer};
+use longreel_kernels::Tensor;
+use longreel_models::{ForwardOptions, SplitCache, SplitContext};
 use longreel_sampling::{
     Branch, Decision, Guidance, Keeping, KeptRow, Observed, Row, Schedule, Solver, SolverKind,
     Span, StepCache, Timetable, kept_rows, mix_condition_noise,
@@ -14,15 +14,16 @@ use longreel_sampling::{
 
 use crate::error::{FilmError, PlanError};
 use crate::noise::{ConditionNoise, NoiseSource};
+use crate::sharing::Denoisers;
 
 /// What stays the same in all rows of a segment.
 pub struct SegmentTask<'a> {
     /// The network.
-    pub transformer: &'a Transformer,
+    pub denoisers: &'a Denoisers,
     /// The prompt.
-    pub cond: &'a Context,
+    pub cond: &'a SplitContext,
     /// The negative prompt; `None` when guidance is off.
-    pub uncond: Option<&'a Context>,
+    pub uncond: Option<&'a SplitContext>,
     /// How the two passes are combined.
     pub guidance: Guidance,
     /// Extra input channels of image-to-video models, `[window, extra, h, w]`.
@@ -88,10 +89,10 @@ pub fn denoise(
             Reuse::Steps(cache)
         }
         (None, Some(_)) => {
-            let empty = || KeyValueCache::new(task.transformer);
-            Reuse::Keys(Box::new([empty(), empty()]))
+            let empty = |branch| Some(task.denoisers.of(branch).new_cache());
+            Reuse::Keys([Branch::Cond, Branch::Uncond].map(empty))
         }
-        (None, None) => Reuse::Nothing,
+        (None, None) => Reuse::Keys([None, None]),
     };
     let mut solvers = task
         .timetable
@@ -103,9 +104,8 @@ pub fn denoise(
         let started = Instant::now();
         let input = model_input(task, window, index, row, kept.run.clone())?;
         let shown = Shown { index, row, kept, input: &input };
-        let mut velocity = evaluate(task, &shown, Branch::Cond, task.cond, &mut reuse)?;
-        if let Some(uncond) = task.uncond {
-            let other = evaluate(task, &shown, Branch::Uncond, uncond, &mut reuse)?;
+        let (mut velocity, other) = evaluate(task, &shown, &mut reuse)?;
+        if let Some(other) = other {
             task.guidance.combine(velocity.data_mut(), other.data())?;
         }
         if !velocity.data().iter().all(|v| v.is_finite()) {
@@ -137,10 +137,9 @@ struct Shown<'a> {
 
 /// What rows take over from earlier ones.
 enum Reuse<'a> {
-    Nothing,
     Steps(&'a mut (dyn StepCache + 'a)),
-    /// Of each branch of guidance.
-    Keys(Box<[KeyValueCache; 2]>),
+    /// Of each branch of guidance, if anything is kept.
+    Keys([Option<SplitCache>; 2]),
 }
 
 /// What the network is shown of `frames` in a row: the prefix mixed with noise where the row says so,
@@ -205,33 +204,73 @@ fn clean_latent(timetable: &Timetable, shown: &Shown<'_>, velocity: &Tensor) -> 
     Tensor::from_vec(velocity.shape(), values)
 }
 
-/// One branch of guidance, or what the step cache remembers of it.
+/// Both branches of guidance, at the same time where they have devices of their own.
 fn evaluate(
     task: &SegmentTask<'_>,
     shown: &Shown<'_>,
-    branch: Branch,
-    context: &Context,
     reuse: &mut Reuse<'_>,
+) -> Result<(Tensor, Option<Tensor>), FilmError> {
+    let [cond, uncond] = match reuse {
+        Reuse::Keys(branches) => branches,
+        Reuse::Steps(cache) => {
+            let velocity = evaluate_or_reuse(task, shown, Branch::Cond, task.cond, *cache)?;
+            let other = task
+                .uncond
+                .map(|uncond| evaluate_or_reuse(task, shown, Branch::Uncond, uncond, *cache));
+            return Ok((velocity, other.transpose()?));
+        }
+    };
+    let own = |branch, context, cache| evaluate_branch(task, shown, branch, context, cache);
+    let Some(other) = task.uncond else {
+        return Ok((own(Branch::Cond, task.cond, cond.as_mut())?, None));
+    };
+    if !task.denoisers.are_apart() {
+        let velocity = own(Branch::Cond, task.cond, cond.as_mut())?;
+        return Ok((velocity, Some(own(Branch::Uncond, other, uncond.as_mut())?)));
+    }
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| own(Branch::Uncond, other, uncond.as_mut()));
+        let velocity = own(Branch::Cond, task.cond, cond.as_mut());
+        let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((velocity?, Some(other?)))
+    })
+}
+
+/// One branch of guidance, behind the kept keys of finished blocks if there are any.
+fn evaluate_branch(
+    task: &SegmentTask<'_>,
+    shown: &Shown<'_>,
+    branch: Branch,
+    context: &SplitContext,
+    cache: Option<&mut SplitCache>,
 ) -> Result<Tensor, FilmError> {
     let Shown { index, row, kept, input } = *shown;
-    let (model, options) = (task.transformer, &task.forward);
+    let (model, options) = (task.denoisers.of(branch), &task.forward);
     let timesteps = &row.timesteps[row.interval.clone()];
-    let cache = match reuse {
-        Reuse::Nothing => return Ok(model.forward(input, timesteps, context, options)?),
-        Reuse::Keys(caches) => {
-            let cache = &mut caches[branch as usize];
-            assert_eq!(cache.next_frame(), kept.run.start, "row {index} begins elsewhere");
-            let velocity =
-                model.forward_after(cache, kept.keep, input, timesteps, context, options)?;
-            cache.forget(kept.forget.clone());
-            return Ok(velocity);
-        }
-        Reuse::Steps(cache) => cache,
+    let Some(cache) = cache else {
+        return Ok(model.forward(input, timesteps, context, options)?);
     };
+    assert_eq!(cache.next_frame(), kept.run.start, "row {index} begins elsewhere");
+    let velocity = model.forward_after(cache, kept.keep, input, timesteps, context, options)?;
+    cache.forget(kept.forget.clone());
+    Ok(velocity)
+}
+
+/// One branch of guidance, or what the step cache remembers of it.
+fn evaluate_or_reuse(
+    task: &SegmentTask<'_>,
+    shown: &Shown<'_>,
+    branch: Branch,
+    context: &SplitContext,
+    cache: &mut dyn StepCache,
+) -> Result<Tensor, FilmError> {
+    let Shown { index, row, input, .. } = *shown;
+    let (model, options) = (task.denoisers.of(branch), &task.forward);
+    let timesteps = &row.timesteps[row.interval.clone()];
     match cache.span() {
         Span::Model => {
             if cache.decide(branch, index, input.data()) == Decision::Reuse {
-                let channels = task.transformer.config().out_channels;
+                let channels = model.config().out_channels;
                 let mut output = leading_channels(input, channels);
                 cache.reuse(branch, output.data_mut())?;
                 return Ok(output);
@@ -243,29 +282,23 @@ fn evaluate(
         }
         Span::Blocks => {
             let mut pass = model.begin(input, timesteps, options)?;
-            let observed = match cache.observed() {
-                Observed::TimeEmbedding => on_host(pass.temb())?,
-                Observed::TimeProjection => on_host(pass.time_proj())?,
-                Observed::ModelInput => Cow::Borrowed(input),
+            let decision = match cache.observed() {
+                Observed::TimeEmbedding => cache.decide(branch, index, pass.temb()?.data()),
+                Observed::TimeProjection => cache.decide(branch, index, pass.time_proj()?.data()),
+                Observed::ModelInput => cache.decide(branch, index, input.data()),
             };
-            if cache.decide(branch, index, observed.data()) == Decision::Reuse {
-                let mut residual = Tensor::zeros(pass.hidden().shape());
+            if decision == Decision::Reuse {
+                let mut residual = Tensor::zeros(&pass.hidden_shape());
                 cache.reuse(branch, residual.data_mut())?;
                 pass.add_residual(&residual)?;
             } else {
-                let before = pass.hidden().clone();
+                let before = pass.hidden()?;
                 pass.run_blocks(context)?;
-                let (before, after) = (on_host(&before)?, on_host(pass.hidden())?);
-                cache.store(branch, before.data(), after.data())?;
+                cache.store(branch, before.data(), pass.hidden()?.data())?;
             }
             Ok(pass.finish()?)
         }
     }
-}
-
-/// What a step cache looks at.
-fn on_host(tensor: &Tensor) -> Result<Cow<'_, Tensor>, ModelError> {
-    Ok(tensor.on(&Device::Cpu)?)
 }
 
 /// The first `channels` channels of `[T, C, H, W]`: image-to-video models are shown more than they

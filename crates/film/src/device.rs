@@ -16,25 +16,44 @@ use serde::{Deserialize, Serialize};
 use crate::error::FilmError;
 use crate::estimate::{GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_state_bytes};
 use crate::plan::{ModelFacts, PlanSummary, human_bytes};
+use crate::sharing::Sharing;
 
-/// Which device is to be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Which devices are to be used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first NVIDIA GPU, where there is one that can be used, and the processor otherwise.
     #[default]
     Auto,
-    /// The processor.
-    Cpu,
-    /// An NVIDIA GPU, by the driver's number.
-    Cuda(u32),
+    /// The processor, as so many devices (at least one): the way of several GPUs, to be tried without
+    /// them.
+    Cpu(usize),
+    /// NVIDIA GPUs, by the driver's numbers; at least one, each once.
+    Cuda(Vec<u32>),
+}
+
+/// Devices that share a film, at most.
+const MOST_DEVICES: usize = 64;
+
+impl DeviceChoice {
+    /// How many devices share the work.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Auto => 1,
+            Self::Cpu(count) => *count,
+            Self::Cuda(ordinals) => ordinals.len(),
+        }
+    }
 }
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Cpu(count) => f.write_str(&vec!["cpu"; *count].join(",")),
+            Self::Cuda(ordinals) => {
+                let names: Vec<_> = ordinals.iter().map(|n| format!("cuda:{n}")).collect();
+                f.write_str(&names.join(","))
+            }
         }
     }
 }
@@ -43,14 +62,38 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => return Ok(Self::Auto),
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => return Ok(Self::Cuda(0)),
-            _ => {}
+        if text == "auto" {
+            return Ok(Self::Auto);
         }
-        let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-        ordinal.map(Self::Cuda).ok_or_else(|| format!("{text:?} is not auto, cpu, cuda or cuda:N"))
+        let names: Vec<_> = text.split(',').map(str::trim).collect();
+        if names.len() > MOST_DEVICES {
+            return Err(format!("{} devices are named; at most {MOST_DEVICES}", names.len()));
+        }
+        if names.iter().all(|name| *name == "cpu") {
+            return Ok(Self::Cpu(names.len()));
+        }
+        let mut ordinals = Vec::new();
+        for name in names {
+            let ordinal = match name {
+                "cuda" => Some(0),
+                "cpu" => {
+                    return Err(format!(
+                        "{text:?} mixes the processor with GPUs, which would wait for it; name GPUs alone"
+                    ));
+                }
+                _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+            };
+            let ordinal = ordinal.ok_or_else(|| {
+                format!(
+                    "{name:?} is not auto, cpu, cuda or cuda:N, or several of a kind with commas"
+                )
+            })?;
+            if ordinals.contains(&ordinal) {
+                return Err(format!("cuda:{ordinal} is named twice; name each GPU once"));
+            }
+            ordinals.push(ordinal);
+        }
+        Ok(Self::Cuda(ordinals))
     }
 }
 
@@ -67,22 +110,22 @@ impl<'de> Deserialize<'de> for DeviceChoice {
     }
 }
 
-/// A device that was opened, and what there is to say about the choice.
+/// Devices that were opened, and what there is to say about the choice.
 #[derive(Debug, Clone)]
 pub struct Opened {
-    /// The device.
-    pub device: Device,
+    /// The devices, at least one.
+    pub devices: Vec<Device>,
     /// Why a GPU that is there is not used.
     pub warning: Option<String>,
 }
 
 impl DeviceChoice {
-    /// Opens the device. On a GPU weights asked for as `f32` are computed with as that, and others in
+    /// Opens the devices. On a GPU weights asked for as `f32` are computed with as that, and others in
     /// bf16.
     ///
     /// # Errors
     /// When a GPU was asked for that cannot be used.
-    pub fn open(self, dtype: Option<WeightDtype>) -> Result<Opened, FilmError> {
+    pub fn open(&self, dtype: Option<WeightDtype>) -> Result<Opened, FilmError> {
         let compute = match dtype {
             Some(WeightDtype::F32) => Element::F32,
             _ => Element::Bf16,
@@ -92,25 +135,33 @@ impl DeviceChoice {
             gpu.check_arithmetic()?;
             Ok::<_, GpuError>(Device::Gpu(gpu))
         };
-        let cpu = |warning| Opened { device: Device::Cpu, warning };
+        let cpu = |count, warning| Opened { devices: vec![Device::Cpu; count], warning };
         match self {
-            Self::Cpu => Ok(cpu(None)),
-            Self::Cuda(ordinal) => match gpu(ordinal) {
-                Ok(device) => Ok(Opened { device, warning: None }),
-                Err(error) => Err(FilmError::Device { choice: self, error }),
-            },
-            Self::Auto if cuda::cards().is_empty() => Ok(cpu(None)),
+            Self::Cpu(count) => Ok(cpu(*count, None)),
+            Self::Cuda(ordinals) => {
+                let open = |&ordinal| {
+                    let choice = || Self::Cuda(vec![ordinal]);
+                    gpu(ordinal).map_err(|error| FilmError::Device { choice: choice(), error })
+                };
+                let devices = ordinals.iter().map(open).collect::<Result<_, _>>()?;
+                Ok(Opened { devices, warning: None })
+            }
+            Self::Auto if cuda::cards().is_empty() => Ok(cpu(1, None)),
             Self::Auto => Ok(match gpu(0) {
-                Ok(device) => Opened { device, warning: None },
-                Err(error) => cpu(Some(format!(
-                    "the GPU is not used, and the processor is: {error}; `longreel doctor` says more"
-                ))),
+                Ok(device) => Opened { devices: vec![device], warning: None },
+                Err(error) => cpu(
+                    1,
+                    Some(format!(
+                        "the GPU is not used, and the processor is: {error}; `longreel doctor` says more"
+                    )),
+                ),
             }),
         }
     }
 }
 
-/// What a plan knows of the GPU that will make the film.
+/// What a plan knows of the GPUs that will make the film: of the one with the least, where there are
+/// several.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GpuFacts {
     /// Its name.
@@ -123,12 +174,12 @@ pub struct GpuFacts {
 
 impl GpuFacts {
     /// The one that a choice leads to, looked for once; `None` when the processor makes the film.
-    pub(crate) fn of(choice: DeviceChoice) -> Option<Self> {
+    pub(crate) fn of(choice: &DeviceChoice) -> Option<Self> {
         static CARDS: OnceLock<Vec<cuda::Card>> = OnceLock::new();
-        let ordinal = match choice {
-            DeviceChoice::Cpu => return None,
-            DeviceChoice::Auto => 0,
-            DeviceChoice::Cuda(ordinal) => ordinal,
+        let ordinals = match choice {
+            DeviceChoice::Cpu(_) => return None,
+            DeviceChoice::Auto => &[0][..],
+            DeviceChoice::Cuda(ordinals) => ordinals,
         };
         // The libraries take hundreds of megabytes to load, which are lost where there is no card; and where
         // memory is scarce, one of them falls over.
@@ -136,12 +187,26 @@ impl GpuFacts {
             true => Vec::new(),
             false => cuda::probe().cards,
         };
-        let card = CARDS.get_or_init(look).iter().find(|card| card.ordinal == ordinal)?;
-        Some(Self {
-            name: card.name.clone(),
-            free_bytes: card.free_bytes.unwrap_or(card.total_bytes),
-            peak_flops: peak_flops(card.capability, card.multiprocessors, card.clock_khz),
-        })
+        let cards = CARDS.get_or_init(look);
+        let of = |ordinal: &u32| {
+            let card = cards.iter().find(|card| card.ordinal == *ordinal)?;
+            Some(Self {
+                name: card.name.clone(),
+                free_bytes: card.free_bytes.unwrap_or(card.total_bytes),
+                peak_flops: peak_flops(card.capability, card.multiprocessors, card.clock_khz),
+            })
+        };
+        let chosen = ordinals.iter().map(of).collect::<Option<Vec<_>>>()?;
+        let mut chosen = chosen.into_iter();
+        let mut least = chosen.next()?;
+        for card in chosen {
+            if !least.name.split(" + ").any(|name| name == card.name) {
+                least.name = format!("{} + {}", least.name, card.name);
+            }
+            least.free_bytes = least.free_bytes.min(card.free_bytes);
+            least.peak_flops = least.peak_flops.min(card.peak_flops);
+        }
+        Some(least)
     }
 }
 
@@ -199,6 +264,18 @@ impl Need {
         }
     }
 
+    /// Of one of several devices. The first one has the VAE, and the others are planned as if they had.
+    pub fn of_rank(
+        model: &ModelFacts,
+        sharing: Sharing,
+        tokens: usize,
+        [height, width]: [usize; 2],
+        kept: u64,
+    ) -> Self {
+        let own = sharing.tokens(tokens, height, &model.transformer);
+        Self::of(model, own, height, width, kept / sharing.devices() as u64)
+    }
+
     /// How the weights share what `free` bytes leave; `None` when that is too little for any film of
     /// this size.
     pub fn shares(&self, free: u64) -> Option<WeightPlan> {
@@ -231,18 +308,21 @@ fn transformer_values(config: &TransformerConfig) -> u64 {
         + 2 * dim * dim
 }
 
-/// Shares a GPU out among the networks of a film's segments.
+/// Shares each GPU out among the networks of a film's segments.
 ///
 /// # Errors
-/// When it has too little memory for films of this size.
+/// When one has too little memory for films of this size.
 pub(crate) fn share(
-    device: &Device,
+    devices: &[Device],
     model: &ModelFacts,
     plan: &PlanSummary,
 ) -> Result<(), FilmError> {
-    let Some(gpu) = device.gpu() else { return Ok(()) };
     let kept = plan.kv_cache.as_ref().map_or(0, |kept| kept.bytes);
-    let need = Need::of(model, plan.tokens, plan.height, plan.width, kept);
+    let need = Need::of_rank(model, plan.sharing, plan.tokens, [plan.height, plan.width], kept);
+    devices.iter().filter_map(Device::gpu).try_for_each(|gpu| share_one(gpu, &need))
+}
+
+fn share_one(gpu: &Gpu, need: &Need) -> Result<(), FilmError> {
     let (free, _) = gpu.driver().memory().map_err(ModelError::from)?;
     let (held, weights) = gpu.bytes();
     let free = free as u64 + (held + weights) as u64;
@@ -313,6 +393,7 @@ mod tests {
                 other_bytes: 254 << 20,
                 upscaler_flops: 0.0,
                 gpu: None,
+                devices: 1,
             };
             let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
             Need::of(&facts, tokens, height, width, 0)
@@ -333,14 +414,28 @@ mod tests {
 
     #[test]
     fn a_choice_is_written_as_it_is_read() {
-        for text in ["auto", "cpu", "cuda:0", "cuda:3"] {
+        for text in ["auto", "cpu", "cpu,cpu", "cuda:0", "cuda:3", "cuda:2,cuda:0"] {
             let choice: DeviceChoice = text.parse().expect(text);
             assert_eq!(choice.to_string(), text);
             let json = serde_json::to_string(&choice).expect("JSON");
             assert_eq!(serde_json::from_str::<DeviceChoice>(&json).expect(&json), choice);
         }
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(vec![0])));
+        assert_eq!("cuda:1, cuda:0".parse(), Ok(DeviceChoice::Cuda(vec![1, 0])));
+        let many = vec!["cpu"; MOST_DEVICES + 1].join(",");
+        for text in [
+            "",
+            "gpu",
+            "cuda:",
+            "cuda:-1",
+            "cuda:x",
+            "CPU",
+            "cuda:0,",
+            "cuda,cuda:0",
+            "cpu,cuda:0",
+            "auto,cpu",
+            &many,
+        ] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
     }

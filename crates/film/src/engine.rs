@@ -23,6 +23,7 @@ use crate::prompts::{Prompter, prompts_of};
 use crate::request::{FilmRequest, StartFrom};
 use crate::run::{Outcome, Run, film_options};
 use crate::run_file::{Maker, RunFile};
+use crate::sharing::{Denoisers, Sharing};
 use crate::texts::Texts;
 
 /// Which model, and how it is used.
@@ -37,7 +38,7 @@ pub struct EngineOptions {
     /// What the weights of the transformer and the encoders are converted to at load; as the files
     /// have them when `None`.
     pub dtype: Option<WeightDtype>,
-    /// Which device computes.
+    /// Which devices compute.
     #[serde(default)]
     pub device: DeviceChoice,
     /// Refuse a plan that needs more memory than is available.
@@ -65,8 +66,8 @@ impl EngineOptions {
 
 /// The networks that make segments.
 pub struct Networks {
-    /// Denoises.
-    pub transformer: Transformer,
+    /// Denoise.
+    pub denoisers: Denoisers,
     /// Encodes and decodes.
     pub vae: Vae,
     /// Enlarges.
@@ -80,7 +81,7 @@ pub struct Engine {
     folder: ModelFolder,
     facts: ModelFacts,
     /// Opened by the first film.
-    device: Option<Device>,
+    devices: Option<Vec<Device>>,
     networks: Option<Networks>,
     texts: Texts,
 }
@@ -114,7 +115,8 @@ impl Engine {
             text_encoder_bytes: folder.text_encoder_bytes(),
             other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
             upscaler_flops: upscaler.map_or(0.0, |upscaler| upscaler.flops_per_pixel()),
-            gpu: GpuFacts::of(options.device),
+            gpu: GpuFacts::of(&options.device),
+            devices: options.device.count(),
         };
         if facts.gpu.is_none() && matches!(options.device, DeviceChoice::Cuda(_)) {
             // Not there: told before anything is made.
@@ -124,15 +126,16 @@ impl Engine {
             options: options.clone(),
             folder,
             facts,
-            device: None,
+            devices: None,
             networks: None,
             texts: Texts::default(),
         })
     }
 
-    /// The same engine, with a device that is open already.
-    pub fn on(self, device: Device) -> Self {
-        Self { device: Some(device), ..self }
+    /// The same engine, with devices that are open already, at least one.
+    pub fn on(mut self, devices: Vec<Device>) -> Self {
+        self.facts.devices = devices.len();
+        Self { devices: Some(devices), ..self }
     }
 
     /// What the model can do.
@@ -296,10 +299,10 @@ impl Engine {
     ) -> Result<Outcome, FilmError> {
         let made = self.make_by_device(plan, outputs, noise, checkpoint, stop, observer);
         if made.as_ref().is_err_and(|error| error.gpu().is_some()) {
-            // The next film begins with a device that nothing is left on, whatever went wrong.
+            // The next film begins with devices that nothing is left on, whatever went wrong.
             self.networks = None;
             self.texts.forget_encoder();
-            self.device = None;
+            self.devices = None;
         }
         made
     }
@@ -314,50 +317,60 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
         let request = plan.request();
-        let device = self.device(observer)?;
-        self.texts.embed(&self.folder, &device, &prompts_of(request), observer)?;
+        let devices = self.devices(observer)?;
+        let device = &devices[0];
+        self.texts.embed(&self.folder, device, &prompts_of(request), observer)?;
         let images = self.images(request, observer)?;
-        let image_embeds = self.image_embeds(&device, &images, observer)?;
-        device::share(&device, &self.facts, plan.summary())?;
-        if self.networks.is_none() {
-            observer.event(Event::Stage { what: "loading the model".into() });
-            self.networks = Some(self.load(&device)?);
-        }
-        let networks = self.networks.as_ref().expect("just loaded");
+        let image_embeds = self.image_embeds(device, &images, observer)?;
+        device::share(&devices, &self.facts, plan.summary())?;
+        let networks = match self.networks.take() {
+            Some(networks) => networks,
+            None => {
+                observer.event(Event::Stage { what: "loading the model".into() });
+                self.load(&devices, plan.sharing)?
+            }
+        };
+        let denoisers = networks.denoisers.arranged(plan.sharing)?;
+        self.networks = Some(Networks { denoisers, ..networks });
+        let networks = self.networks.as_ref().expect("just put there");
         let conditions =
             self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
         let cache = step_cache(request, &self.facts)?;
         let maker = Maker { facts: &self.facts, engine: &self.options };
-        let transformer = &networks.transformer;
+        let denoisers = &networks.denoisers;
         let prompter =
-            Prompter::new(&mut self.texts, &self.folder, transformer, image_embeds, request)?;
+            Prompter::new(&mut self.texts, &self.folder, denoisers, image_embeds, request)?;
         let run = Run::new(
             plan, outputs, maker, networks, prompter, conditions, noise, cache, checkpoint,
         )?;
         run.finish(stop, observer)
     }
 
-    /// Opens the device, once.
-    fn device(&mut self, observer: &mut dyn Observer) -> Result<Device, FilmError> {
-        if let Some(device) = &self.device {
-            return Ok(device.clone());
+    /// Opens the devices, once.
+    fn devices(&mut self, observer: &mut dyn Observer) -> Result<Vec<Device>, FilmError> {
+        if let Some(devices) = &self.devices {
+            return Ok(devices.clone());
         }
-        let Opened { device, warning } = self.options.device.open(self.options.dtype)?;
+        let Opened { devices, warning } = self.options.device.open(self.options.dtype)?;
         if let Some(message) = warning {
             observer.event(Event::Warning { message });
         }
-        Ok(self.device.insert(device).clone())
+        Ok(self.devices.insert(devices).clone())
     }
 
-    fn load(&self, device: &Device) -> Result<Networks, FilmError> {
+    /// The files are read for all devices together: a copy of the transformer is a view of the same
+    /// bytes, of which a GPU brings its own.
+    fn load(&self, devices: &[Device], sharing: Sharing) -> Result<Networks, FilmError> {
         let (config, mut source) = self.folder.transformer()?;
         for (path, weight) in &self.options.loras {
             Lora::open(path)?.apply(&mut source, *weight)?;
         }
-        let transformer = Transformer::load(&config, source)?.on(device);
+        let transformer = Transformer::load(&config, source)?;
+        let ranks = devices.iter().map(|device| transformer.clone().on(device)).collect();
+        let denoisers = Denoisers::new(ranks, sharing)?;
         let (config, source) = self.folder.vae()?;
         let upscaler = self.options.upscaler.as_deref().map(Upscaler::open).transpose()?;
-        Ok(Networks { transformer, vae: Vae::load(&config, source)?.on(device), upscaler })
+        Ok(Networks { denoisers, vae: Vae::load(&config, source)?.on(&devices[0]), upscaler })
     }
 
     fn images(

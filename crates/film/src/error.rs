@@ -231,7 +231,9 @@ impl FilmError {
                 error,
                 MediaError::DiskFull { .. } | MediaError::Io { .. } | MediaError::Codec { .. }
             ),
-            Self::Solver(_) | Self::Io { .. } | Self::Model(ModelError::Gpu(_)) => false,
+            Self::Solver(_)
+            | Self::Io { .. }
+            | Self::Model(ModelError::Gpu(_) | ModelError::Ranks(_)) => false,
             _ => true,
         }
     }

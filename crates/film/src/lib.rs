@@ -56,6 +56,7 @@ mod prompts;
 mod request;
 mod run;
 mod run_file;
+mod sharing;
 mod solvers;
 mod texts;
 
@@ -81,3 +82,4 @@ pub use request::{
 };
 pub use run::Outcome;
 pub use run_file::RunFile;
+pub use sharing::Sharing;

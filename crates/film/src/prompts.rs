@@ -1,12 +1,14 @@
 //! The prompts of a film, as the network is given them: one at a time.
 
 use longreel_kernels::{Device, Tensor};
-use longreel_models::{Context, ContextOptions, Transformer};
+use longreel_models::{ContextOptions, SplitContext};
+use longreel_sampling::Branch;
 use longreel_weights::ModelFolder;
 
 use crate::error::FilmError;
 use crate::events::Observer;
 use crate::request::FilmRequest;
+use crate::sharing::Denoisers;
 use crate::texts::Texts;
 
 /// Keys and values of a prompt that are kept for all blocks, at most.
@@ -17,10 +19,10 @@ const CONTEXT_CACHE_BYTES: usize = 1 << 30;
 pub struct Prompter<'a> {
     texts: &'a mut Texts,
     folder: &'a ModelFolder,
-    transformer: &'a Transformer,
+    denoisers: &'a Denoisers,
     image_embeds: Option<Tensor>,
-    uncond: Option<Context>,
-    in_force: Option<(String, Context)>,
+    uncond: Option<SplitContext>,
+    in_force: Option<(String, SplitContext)>,
 }
 
 impl<'a> Prompter<'a> {
@@ -31,14 +33,14 @@ impl<'a> Prompter<'a> {
     pub fn new(
         texts: &'a mut Texts,
         folder: &'a ModelFolder,
-        transformer: &'a Transformer,
+        denoisers: &'a Denoisers,
         image_embeds: Option<Tensor>,
         request: &FilmRequest,
     ) -> Result<Self, FilmError> {
         let mut prompter =
-            Self { texts, folder, transformer, image_embeds, uncond: None, in_force: None };
+            Self { texts, folder, denoisers, image_embeds, uncond: None, in_force: None };
         if let Some(negative) = negative_prompt(request) {
-            prompter.uncond = Some(prompter.context(negative)?);
+            prompter.uncond = Some(prompter.context(Branch::Uncond, negative)?);
         }
         Ok(prompter)
     }
@@ -60,20 +62,24 @@ impl<'a> Prompter<'a> {
     ///
     /// # Errors
     /// Those of the network.
-    pub fn contexts(&mut self, prompt: &str) -> Result<(&Context, Option<&Context>), FilmError> {
+    pub fn contexts(
+        &mut self,
+        prompt: &str,
+    ) -> Result<(&SplitContext, Option<&SplitContext>), FilmError> {
         let context = match self.in_force.take() {
             Some((text, context)) if text == prompt => context,
-            _ => self.context(prompt)?,
+            _ => self.context(Branch::Cond, prompt)?,
         };
         let (_, cond) = self.in_force.insert((prompt.to_owned(), context));
         Ok((cond, self.uncond.as_ref()))
     }
 
-    fn context(&self, prompt: &str) -> Result<Context, FilmError> {
+    fn context(&self, branch: Branch, prompt: &str) -> Result<SplitContext, FilmError> {
         let options =
             ContextOptions { cache_bytes: CONTEXT_CACHE_BYTES, ..ContextOptions::default() };
         let text = self.texts.get(prompt);
-        Ok(self.transformer.context(text, self.image_embeds.as_ref(), &options)?)
+        let denoiser = self.denoisers.of(branch);
+        Ok(denoiser.context(text, self.image_embeds.as_ref(), &options)?)
     }
 }
 

@@ -14,7 +14,7 @@ fn engine() -> Engine {
 
 fn on_shim(element: Element) -> Option<Engine> {
     let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
-    Some(engine().on(Device::Gpu(Gpu::new(Box::new(shim), element))))
+    Some(engine().on(vec![Device::Gpu(Gpu::new(Box::new(shim), element))]))
 }
 
 /// Two segments with guidance, overlap and noise on the condition.

@@ -130,8 +130,8 @@ pub struct Common {
         help_heading = "Models"
     )]
     pub hub: Option<HubArg>,
-    /// What computes: auto, cpu, cuda or cuda:N; auto takes the first NVIDIA GPU that can be used
-    /// [default: auto]
+    /// What computes: auto, cpu, cuda or cuda:N, or several GPUs as cuda:0,cuda:1; auto takes the first
+    /// NVIDIA GPU that can be used [default: auto]
     #[arg(long, global = true, value_name = "DEVICE", help_heading = "Machine")]
     pub device: Option<DeviceChoice>,
 }

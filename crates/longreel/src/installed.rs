@@ -57,7 +57,7 @@ impl Installed {
 
     /// Opens a model; loads nothing.
     pub fn films(&self, model: &ModelArgs) -> Result<Arc<dyn Films>> {
-        let engine = run::options(model, self.device)?;
+        let engine = run::options(model, self.device.clone())?;
         let films = TypedFilms::open(model, &engine, self.config.as_deref(), &self.enhancer)?;
         Ok(Arc::new(films))
     }

@@ -81,10 +81,11 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
     prepare(&cli.common)?;
     model_name::settle(cli)?;
     let hub = cli.common.hub.map(Into::into);
-    let device = cli.common.device.unwrap_or_default();
+    let asked = cli.common.device.clone();
+    let device = asked.clone().unwrap_or_default();
     match &cli.command {
         Command::Generate(args) => run::generate(args, device, verbosity, screen),
-        Command::Resume(args) => run::go_on(&args.film, cli.common.device, verbosity, screen),
+        Command::Resume(args) => run::go_on(&args.film, asked, verbosity, screen),
         Command::Plan(args) => run::plan(args, device, verbosity),
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),

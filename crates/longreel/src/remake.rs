@@ -201,7 +201,7 @@ mod tests {
             model: "m".into(),
             loras: vec![("a:b.safetensors".into(), -0.5)],
             dtype: Some(WeightDtype::Bf16),
-            device: DeviceChoice::Cuda(1),
+            device: DeviceChoice::Cuda(vec![1, 3]),
             upscaler: Some("up scaler.pth".into()),
             ..EngineOptions::new("m")
         };

@@ -54,7 +54,7 @@ pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<
     let workers = usize::from(args.workers.unwrap_or(1));
     let installed = Installed::new(
         args.model.clone(),
-        common.device.unwrap_or_default(),
+        common.device.clone().unwrap_or_default(),
         common.config.clone(),
         args.enhancer.clone(),
     );

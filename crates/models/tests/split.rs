@@ -35,6 +35,10 @@ fn shims(count: usize, compute: Element) -> Option<Vec<Device>> {
     (0..count).map(|_| Some(Device::Gpu(Gpu::new(Box::new(shim()?), compute)))).collect()
 }
 
+fn on(model: &Transformer, devices: Vec<Device>) -> Result<SplitTransformer, ModelError> {
+    SplitTransformer::new(devices.iter().map(|device| model.clone().on(device)).collect())
+}
+
 /// What is shown to a model.
 struct Shown {
     latents: Tensor,
@@ -74,7 +78,7 @@ impl Shown {
     }
 
     fn split(&self, model: &Transformer, devices: Vec<Device>) -> Result<Tensor, ModelError> {
-        let model = SplitTransformer::new(model, devices)?;
+        let model = on(model, devices)?;
         let context = model.context(&self.text, self.image.as_ref(), &CONTEXT)?;
         model.forward(&self.latents, &self.timesteps, &context, &self.options)
     }
@@ -140,7 +144,7 @@ fn kept_keys_of_each_ranks_heads_give_the_velocity_of_one() {
         let context = model.context(text, image, &CONTEXT).expect("a context");
         let mut cache = KeyValueCache::new(&model);
         for count in [2, 4] {
-            let split = SplitTransformer::new(&model, processors(count)).expect("even heads");
+            let split = on(&model, processors(count)).expect("even heads");
             let split_context = split.context(text, image, &CONTEXT).expect("a context");
             let mut split_cache = split.new_cache();
             for (frames, keep) in [(0..4, 2), (2..6, 4), (6..8, 0)] {
@@ -169,7 +173,7 @@ fn a_step_that_is_reused_is_put_together_as_it_was_taken_apart() {
     let model = model("transformer_df", 2);
     let shown = Shown::new(&model, 3, &[700.0], 1);
     let alone = shown.alone(&model);
-    let split = SplitTransformer::new(&model, processors(2)).expect("even heads");
+    let split = on(&model, processors(2)).expect("even heads");
     let context = split.context(&shown.text, None, &CONTEXT).expect("a context");
     let begin = || split.begin(&shown.latents, &shown.timesteps, &shown.options).expect("begins");
     let mut pass = begin();
@@ -205,7 +209,7 @@ fn a_device_that_fails_is_an_error_and_the_others_do_not_wait() {
 fn what_cannot_be_shared_out_is_refused_with_a_way_out() {
     let model = model("transformer_df", 2);
     let heads = model.config().num_attention_heads;
-    let error = SplitTransformer::new(&model, processors(heads + 1)).expect_err("uneven heads");
+    let error = on(&model, processors(heads + 1)).expect_err("uneven heads");
     assert!(error.to_string().contains(&format!("{heads} heads")), "{error}");
     let mut shown = Shown::new(&model, 3, &[700.0], 1);
     shown.latents = noise(2, &[3, model.in_channels(), 2, 8]);

@@ -152,6 +152,7 @@ fn measured(case: &Case) -> (usize, usize, u64, Need) {
         other_bytes: count(&vae.expected_tensors()),
         upscaler_flops: 0.0,
         gpu: None,
+        devices: 1,
     };
     let tokens = case.latents * crate::estimate::tokens_per_frame(&config, height, width);
     let need = Need::of(&facts, tokens, height, width, 0);

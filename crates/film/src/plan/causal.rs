@@ -130,8 +130,11 @@ fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<u64>, PlanEr
     let most = |available: u64| available / 10 * 9;
     if let Some(gpu) = &model.gpu {
         let FilmRequest { width, height, .. } = plan.request;
-        let need = Need::of(model, base_tokens(plan, model), height, width, 0);
-        return Ok(Some(most(gpu.free_bytes).saturating_sub(need.all())));
+        let tokens = base_tokens(plan, model);
+        let need = Need::of_rank(model, plan.sharing, tokens, [height, width], 0);
+        // Each device keeps its share.
+        let left = most(gpu.free_bytes).saturating_sub(need.all());
+        return Ok(Some(left.saturating_mul(plan.sharing.devices() as u64)));
     }
     let base = base_bytes(plan, model);
     Ok(available_memory_bytes().map(|available| most(available).saturating_sub(base)))

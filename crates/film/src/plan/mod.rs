@@ -30,6 +30,7 @@ use crate::device::GpuFacts;
 use crate::error::PlanError;
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
 use crate::run::pixel_frame;
+use crate::sharing::Sharing;
 use crate::solvers::{few_step_schedule, solver_kind};
 
 /// What planning needs to know of a model: configurations and sizes, no weights.
@@ -59,6 +60,8 @@ pub struct ModelFacts {
     pub upscaler_flops: f64,
     /// The GPU that makes the film; the processor does without one.
     pub gpu: Option<GpuFacts>,
+    /// Devices that share the work, GPUs or parts of the processor.
+    pub devices: usize,
 }
 
 impl ModelFacts {
@@ -80,6 +83,7 @@ pub struct FilmPlan {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) solver: SolverKind,
     pub(crate) guidance: Guidance,
+    pub(crate) sharing: Sharing,
     summary: PlanSummary,
 }
 
@@ -221,6 +225,7 @@ pub fn plan(
     solver.build(&schedule)?;
     let guidance = Guidance::new(request.guidance_scale)?;
     step_cache(request, model)?;
+    let sharing = Sharing::new(model.devices, request, &model.transformer)?;
     let attention_window = causal::attention_window(request, causal_mask)?;
     let mut plan = FilmPlan {
         request: request.clone(),
@@ -232,7 +237,8 @@ pub fn plan(
         schedule,
         solver,
         guidance,
-        summary: PlanSummary::empty(),
+        sharing,
+        summary: PlanSummary::empty(sharing),
     };
     plan.keeping = causal::keeping(&plan, model)?;
     plan.summary = summarise(&plan, model, &mut notes)?;

@@ -16,7 +16,8 @@ use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
     probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{CacheChoice, Carry, FilmRequest, KvCacheChoice, Length, SolverChoice};
+use crate::request::{CacheChoice, Carry, KvCacheChoice, Length, SolverChoice};
+use crate::sharing::Sharing;
 
 /// An option that would make the film cheaper.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -66,7 +67,10 @@ pub struct PlanSummary {
     pub kv_cache: Option<KvCacheSummary>,
     /// Memory available now, where the system tells.
     pub available_bytes: Option<u64>,
-    /// The GPU that makes the film, if one does, and how its memory is shared out.
+    /// How devices share the work.
+    pub sharing: Sharing,
+    /// The GPU that makes the film, if one does, and how its memory is shared out; where there are
+    /// several, the one with the least.
     pub gpu: Option<GpuPlan>,
     /// Expected size of the film's file in bytes, roughly.
     pub disk_bytes: u64,
@@ -171,7 +175,9 @@ pub(super) fn summarise(
         Some(gpu) => (gpu.peak_flops, GPU_SHARE),
         None => (probe_flops_per_second(), 0.7),
     };
-    let expected_seconds = (flops + decode) / (rate * share);
+    // GPUs add up; parts of the processor are the same one. What they say to each other is not counted.
+    let devices = if model.gpu.is_some() { plan.sharing.devices() } else { 1 };
+    let expected_seconds = (flops / devices as f64 + decode) / (rate * share);
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
         Length::Endless => None,
@@ -180,10 +186,10 @@ pub(super) fn summarise(
     let counted = frames.unwrap_or(4 * latents as u64);
     let kv_cache = causal::summary(plan, model)?;
     let kept_bytes = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
-    let gpu = model
-        .gpu
-        .as_ref()
-        .map(|gpu| GpuPlan::new(gpu, &Need::of(model, tokens, height, width, kept_bytes)));
+    let gpu = model.gpu.as_ref().map(|gpu| {
+        let size = [height, width];
+        GpuPlan::new(gpu, &Need::of_rank(model, plan.sharing, tokens, size, kept_bytes))
+    });
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
     }
@@ -220,9 +226,10 @@ pub(super) fn summarise(
         forward_flops: work.longest,
         total_flops: flops + decode,
         memory_bytes: match &gpu {
-            Some(_) => HOST_BYTES,
-            None => bytes_with(model, request, tokens) + kept_bytes,
+            Some(_) => HOST_BYTES + on_the_way(plan.sharing, model, tokens),
+            None => bytes_with(model, plan, tokens) + kept_bytes,
         },
+        sharing: plan.sharing,
         gpu,
         kv_cache,
         available_bytes: available_memory_bytes(),
@@ -271,15 +278,24 @@ impl Work {
 }
 
 /// Expected peak memory without what is kept of finished blocks, when a pass has `tokens` tokens.
-fn bytes_with(model: &ModelFacts, request: &FilmRequest, tokens: usize) -> u64 {
+fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize) -> u64 {
+    let request = &plan.request;
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
     let decoding = decode_bytes(&model.vae, request.height, request.width);
-    weights + forward_bytes(&model.transformer, tokens).max(decoding)
+    // Groups run at the same time; the parts of one are a forward together.
+    let forwards = plan.sharing.groups as u64 * forward_bytes(&model.transformer, tokens);
+    weights + forwards.max(decoding)
+}
+
+/// Bytes of the host that values on their way between GPUs take: of each query, key or value in turn,
+/// in bf16, what was given and not taken yet.
+fn on_the_way(sharing: Sharing, model: &ModelFacts, tokens: usize) -> u64 {
+    if sharing.strips == 1 { 0 } else { (2 * 2 * sharing.groups * tokens * model.dim()) as u64 }
 }
 
 /// Expected peak memory when nothing is kept of finished blocks.
 pub(super) fn base_bytes(plan: &FilmPlan, model: &ModelFacts) -> u64 {
-    bytes_with(model, &plan.request, base_tokens(plan, model))
+    bytes_with(model, plan, base_tokens(plan, model))
 }
 
 /// Tokens of the longest window.
@@ -349,7 +365,7 @@ fn savings(plan: &FilmPlan, model: &ModelFacts, denoising: f64) -> Result<Vec<Sa
 }
 
 impl PlanSummary {
-    pub(super) fn empty() -> Self {
+    pub(super) fn empty(sharing: Sharing) -> Self {
         Self {
             model: String::new(),
             kind: String::new(),
@@ -368,6 +384,7 @@ impl PlanSummary {
             memory_bytes: 0,
             kv_cache: None,
             available_bytes: None,
+            sharing,
             gpu: None,
             disk_bytes: 0,
             machine_flops_per_second: 0.0,
@@ -405,6 +422,9 @@ impl fmt::Display for PlanSummary {
             share(self.forward_flops.linear),
             share(self.forward_flops.attention + self.forward_flops.cross_attention),
         )?;
+        if self.sharing.devices() > 1 {
+            writeln!(f, "devices    {}", self.sharing)?;
+        }
         let available = self
             .available_bytes
             .map_or(String::new(), |bytes| format!(" ({} available)", human_bytes(bytes)));

@@ -61,7 +61,7 @@ impl Run<'_> {
         let latents_left = plan.segments.total().map(|t| t.get() - self.progress.latents);
         let (cond, uncond) = self.prompter.contexts(prompt)?;
         let task = SegmentTask {
-            transformer: &self.networks.transformer,
+            denoisers: &self.networks.denoisers,
             cond,
             uncond,
             guidance: plan.guidance,

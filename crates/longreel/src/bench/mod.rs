@@ -94,7 +94,13 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             print(&text);
         }
     };
-    let Opened { device, warning } = device.open(None)?;
+    if device.count() > 1 {
+        return Err(bad_input(format!(
+            "--device {device}: one device at a time is measured; name one"
+        )));
+    }
+    let Opened { mut devices, warning } = device.open(None)?;
+    let device = devices.remove(0);
     if let Some(warning) = warning {
         eprintln!("warning: {warning}");
     }

@@ -12,8 +12,9 @@ use crate::error::input;
 /// A transformer on devices that share each forward: each has all weights and a strip of the picture.
 /// On one device it is that network and nothing else.
 ///
-/// Results are those of one device: on the processor bit for bit where its products are (see
-/// [`Strip`](super::strip)), on GPUs up to the rounding of their arithmetic.
+/// Results are those of one device, bit for bit where an operation's result for a row does not depend on
+/// how many rows there are: on the processor, and on GPUs but for what a library may choose by the
+/// number of rows.
 #[derive(Debug)]
 pub struct SplitTransformer {
     ranks: Vec<Transformer>,
@@ -40,20 +41,24 @@ pub struct SplitPass<'a> {
 }
 
 impl SplitTransformer {
-    /// `model` on `devices`, of which there is at least one. Its weights stay where they are, and each
-    /// GPU brings what it needs.
+    /// Copies of one network, each on its device, as the ranks of a group; there is at least one.
     ///
     /// # Errors
     /// The heads cannot be shared out evenly; the system gives no threads.
-    pub fn new(model: &Transformer, devices: Vec<Device>) -> Result<Self, ModelError> {
-        let (heads, count) = (model.config().num_attention_heads, devices.len());
-        if !heads.is_multiple_of(count.max(1)) {
+    pub fn new(ranks: Vec<Transformer>) -> Result<Self, ModelError> {
+        let (heads, count) = (ranks[0].config().num_attention_heads, ranks.len());
+        if !heads.is_multiple_of(count) {
             let counts: Vec<_> = (1..count).filter(|&n| heads.is_multiple_of(n)).collect();
             let rule = format!("each takes as many of the {heads} heads: use {counts:?} of them");
             return Err(input("the number of devices", count, rule));
         }
-        let ranks = devices.iter().map(|device| model.clone().on(device)).collect();
+        let devices = ranks.iter().map(|model| model.device.clone()).collect();
         Ok(Self { ranks, group: LocalGroup::new(devices)? })
+    }
+
+    /// The copies, for another group; what they have on their devices stays there.
+    pub fn into_ranks(self) -> Vec<Transformer> {
+        self.ranks
     }
 
     /// The config it was built from.
@@ -203,7 +208,13 @@ impl SplitPass<'_> {
         Ok(self.passes[0].time_proj().on(&Device::Cpu)?.into_owned())
     }
 
-    /// The hidden state on the host, `[tokens, dim]`, strip by strip.
+    /// The shape of the hidden state, `[tokens, dim]`.
+    pub fn hidden_shape(&self) -> [usize; 2] {
+        let hidden = self.passes.iter().map(Pass::hidden);
+        [hidden.map(|strip| strip.dim(0)).sum(), self.passes[0].hidden().dim(1)]
+    }
+
+    /// The hidden state on the host, strip by strip.
     ///
     /// # Errors
     /// What went wrong on a device.
@@ -232,8 +243,8 @@ impl SplitPass<'_> {
     pub fn add_residual(&mut self, residual: &Tensor) -> Result<(), ModelError> {
         let mut end = 0;
         let tokens: Vec<usize> = self.passes.iter().map(|pass| pass.hidden().dim(0)).collect();
-        if residual.dim(0) != tokens.iter().sum::<usize>() {
-            let rule = format!("the hidden states have {tokens:?} tokens");
+        if residual.shape() != self.hidden_shape() {
+            let rule = format!("the hidden state is {:?}", self.hidden_shape());
             return Err(input("the shape of the cached residual", residual.shape(), rule));
         }
         for (pass, tokens) in self.passes.iter_mut().zip(tokens) {
