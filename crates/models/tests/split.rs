@@ -6,9 +6,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Fixture, assert_close, assert_same_bits, noise};
+use common::{Fixture, TOLERANCE, assert_close, assert_same_bits, noise};
 use longreel_kernels::gpu::{Element, Gpu};
-use longreel_kernels::{Device, GpuError, Tensor};
+use longreel_kernels::{Device, GpuError, Tensor, cuda};
 use longreel_models::{
     AttentionWindow, ContextOptions, ForwardOptions, KeyValueCache, ModelError, SplitTransformer,
     Transformer,
@@ -129,6 +129,24 @@ fn gpus_together_give_the_velocity_of_one_in_every_bit() {
             let devices = shims(count, compute).expect("there was one");
             let together = shown.split(&model, devices).expect("together");
             assert_same_bits(&format!("{name} on {count}, {compute:?}"), &together, &alone);
+        }
+    }
+}
+
+/// One card as several: contexts of their own, and the way between them is that of several cards.
+#[test]
+fn a_card_as_several_gives_the_velocity_of_one() {
+    for (compute, tolerance) in [(Element::F32, TOLERANCE), (Element::Bf16, 6e-2)] {
+        let card = || cuda::open(0).map(|driver| Device::Gpu(Gpu::new(driver, compute)));
+        for (name, model, shown) in every_kind() {
+            let count = model.config().num_attention_heads;
+            let cards = match (0..count).map(|_| card()).collect::<Result<Vec<_>, _>>() {
+                Ok(cards) => cards,
+                Err(error) => return println!("skipped, a card as several: {error}"),
+            };
+            let alone = shown.alone(&model.clone().on(&cards[0]));
+            let together = shown.split(&model, cards).expect("together");
+            assert_close(&format!("{name} on {count}"), &together, &alone, tolerance);
         }
     }
 }
