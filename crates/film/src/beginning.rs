@@ -102,6 +102,7 @@ pub(crate) fn prepare(
         revision: facts.revision.clone(),
         engine: engine.clone(),
         request: request.clone(),
+        kept_frames: planned.kept_frames(),
         outputs: outputs.clone(),
     };
     // Last: what makes it a run is there when all else is.

@@ -205,6 +205,7 @@ impl Engine {
             revision: self.facts.revision.clone(),
             engine: self.options.clone(),
             request: plan.request().clone(),
+            kept_frames: plan.kept_frames(),
             outputs: outputs.clone(),
         };
         file.write(&folder)?;
@@ -282,7 +283,7 @@ impl Engine {
                 now: adaptation(&self.options),
             });
         }
-        let planned = self.plan(&file.request)?;
+        let planned = self.plan(&file.request)?.keeping_as(file.kept_frames, &self.facts)?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
         self.make(&planned, &outputs, noise, found, stop, observer)

@@ -24,6 +24,10 @@ pub struct RunFile {
     pub engine: EngineOptions,
     /// What was asked.
     pub request: FilmRequest,
+    /// Latent frames whose keys were kept at most, of which there was memory when it began. Products
+    /// on a GPU may round by how many rows they have, so a run goes on with as many.
+    #[serde(default)]
+    pub kept_frames: Option<usize>,
     /// Where it goes.
     pub outputs: Outputs,
 }

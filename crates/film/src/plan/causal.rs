@@ -172,3 +172,37 @@ pub(super) fn summary(
         token_share: run as f64 / shown.max(1) as f64,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::device::GpuFacts;
+    use crate::engine::{Engine, EngineOptions};
+    use crate::plan::plan;
+
+    /// On a GPU the number of rows of a product may change its last bit.
+    #[test]
+    fn a_run_goes_on_with_as_many_frames_as_it_began_with_on_a_gpu_only() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+        let engine = Engine::open(&EngineOptions::new(model)).expect("a model");
+        let mut request = engine.defaults(false).expect("defaults").request("a red circle");
+        (request.width, request.height, request.base_num_frames) = (80, 64, 33);
+        request.length = crate::request::Length::Frames(33);
+        (request.ar_step, request.causal_block_size) = (request.steps, Some(3));
+        let mut facts = engine.facts().clone();
+        let mut kept = |free_bytes: Option<u64>, began: Option<usize>| {
+            facts.gpu = free_bytes.map(|free_bytes| GpuFacts {
+                name: "a card".into(),
+                free_bytes,
+                peak_flops: 1e14,
+            });
+            let planned = plan(&request, &facts, false).expect("a plan");
+            planned.keeping_as(began, &facts).expect("a plan").kept_frames().expect("kept")
+        };
+        let much = kept(Some(80 << 30), None);
+        assert!(kept(Some(8 << 30), None) < much);
+        assert_eq!(kept(Some(8 << 30), Some(much)), much);
+        assert_ne!(kept(None, Some(1)), 1);
+    }
+}

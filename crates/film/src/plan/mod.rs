@@ -150,6 +150,28 @@ impl FilmPlan {
         shared
     }
 
+    /// Latent frames whose keys are kept at most; `None` when none are.
+    pub(crate) fn kept_frames(&self) -> Option<usize> {
+        self.keeping.map(|keeping| keeping.most_frames)
+    }
+
+    /// The plan of a run that began with so many. On the processor any number gives the same film, and
+    /// the memory of today counts.
+    pub(crate) fn keeping_as(
+        mut self,
+        kept_frames: Option<usize>,
+        model: &ModelFacts,
+    ) -> Result<Self, PlanError> {
+        if let (Some(keeping), Some(kept)) = (&mut self.keeping, kept_frames)
+            && keeping.most_frames != kept
+            && model.gpu.is_some()
+        {
+            keeping.most_frames = kept;
+            self.summary = summarise(&self, model, &mut Vec::new())?;
+        }
+        Ok(self)
+    }
+
     /// Segments by their kind, and how many there are of each: they differ at the film's ends only.
     fn kinds_of_segments(&self) -> Vec<(Segment, usize)> {
         let Some(count) = self.segments.count() else {
