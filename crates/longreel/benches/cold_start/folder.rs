@@ -8,6 +8,12 @@ use longreel_weights::{ExpectedTensor, PublishedModel, VaeConfig, published_text
 use crate::program::copy_folder;
 use crate::random;
 
+/// What a film is unless a request says otherwise: one step over a small picture uses every weight once.
+/// What is to be seen is how long the weights take to come, not how long a film takes.
+const SMALLEST: &str = r#"{
+    "width": 64, "height": 64, "num_frames": 9, "steps": 1, "guidance_scale": 1.0
+}"#;
+
 /// Writes it in Diffusers' layout; where it lies. The tokenizer is the demo model's, whose tokens every
 /// vocabulary has.
 pub fn write(model: &PublishedModel, place: &Path) -> PathBuf {
@@ -17,6 +23,7 @@ pub fn write(model: &PublishedModel, place: &Path) -> PathBuf {
         copy_folder(&demo.join(part), &folder.join(part));
     }
     fs::copy(demo.join("model_index.json"), folder.join("model_index.json")).expect("writable");
+    fs::write(folder.join("longreel.json"), SMALLEST).expect("writable");
     let vae = VaeConfig::from_json("{}").expect("the defaults");
     let text = published_text_encoder();
     let diffusion = "diffusion_pytorch_model.safetensors";

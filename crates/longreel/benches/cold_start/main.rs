@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use longreel_weights::published_models;
 use program::Place;
-use serde_json::{Value, json};
+use serde_json::json;
 use server::Server;
 
 const PROMPT: &str = "a red circle moves right on a blue background";
@@ -70,11 +70,9 @@ fn main() {
         let published =
             published_models().into_iter().find(|model| model.name.eq_ignore_ascii_case(&name));
         let place = tempfile::tempdir().expect("a temporary folder");
-        // A film of its own size where it is small, and else the smallest: what is to be seen is how long
-        // the weights take to come, not how long a film takes.
-        let (folder, film) = match &published {
-            Some(model) => (folder::write(model, place.path()), smallest()),
-            None => (PathBuf::from(&name), json!({"prompt": PROMPT, "seed": 1})),
+        let folder = match &published {
+            Some(model) => folder::write(model, place.path()),
+            None => PathBuf::from(&name),
         };
         let bytes: u64 = files(&folder).iter().map(|file| length(file)).sum();
         let shown = published.map_or_else(
@@ -89,7 +87,7 @@ fn main() {
         );
         let shown = format!("{} {:.2} GB", shown.unwrap_or_default(), bytes as f64 / 1e9);
         for is_cold in [true, false] {
-            let starts: Vec<Start> = (0..rounds).map(|_| start(&folder, &film, is_cold)).collect();
+            let starts: Vec<Start> = (0..rounds).map(|_| start(&folder, is_cold)).collect();
             let median = |of: &dyn Fn(&Start) -> f64| {
                 let mut all: Vec<f64> = starts.iter().map(of).collect();
                 all.sort_by(f64::total_cmp);
@@ -112,15 +110,7 @@ fn main() {
     }
 }
 
-/// One step at a size of 64x64: every weight is used once.
-fn smallest() -> Value {
-    json!({
-        "prompt": PROMPT, "seed": 1, "width": 64, "height": 64, "num_frames": 9, "steps": 1,
-        "guidance_scale": 1.0,
-    })
-}
-
-fn start(model: &Path, film: &Value, is_cold: bool) -> Start {
+fn start(model: &Path, is_cold: bool) -> Start {
     if is_cold {
         let program = Path::new(env!("CARGO_BIN_EXE_longreel")).to_path_buf();
         for file in files(model).iter().chain([&program]) {
@@ -137,7 +127,7 @@ fn start(model: &Path, film: &Value, is_cold: bool) -> Start {
     }
     let ready = started.elapsed();
     let at_ready = read(&server);
-    let id = server.ask(film);
+    let id = server.ask(&json!({"prompt": PROMPT, "seed": 1}));
     loop {
         let video = server.video(&id);
         assert_ne!(video["status"], "failed", "{video:#}\n{}", server.log());
