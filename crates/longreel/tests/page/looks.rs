@@ -55,7 +55,7 @@ fn nothing_runs_over_the_edge_of_a_phone_or_a_desk_in_either_language() {
     body["prompt"] = json!("A-very-long-word-without-a-blank ".repeat(2) + &"w".repeat(90));
     let id = server.ask(&body);
     server.film(&id);
-    for (width, height) in [(320, 640), (390, 844), (820, 1100), (1440, 900)] {
+    for (width, height) in [(320, 640), (390, 844), (820, 1100), (1024, 730), (1440, 900)] {
         browser.resize(width, height);
         for language in ["en", "zh"] {
             for hash in
@@ -71,6 +71,18 @@ fn nothing_runs_over_the_edge_of_a_phone_or_a_desk_in_either_language() {
                             && !e.closest('.segments')).map(e => `${e.tagName}.${e.className}`).join(' ') || 'something' : ''",
                 );
                 assert_eq!(over, "", "{width} wide, {language}, {hash}");
+                let covered = browser.run(
+                    "const badge = document.querySelector('.film-head .badge');
+                     if (!badge?.checkVisibility()) return null;
+                     badge.scrollIntoView({ block: 'center' });
+                     const { left, right, top, bottom } = badge.getBoundingClientRect();
+                     const seen = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+                     return badge.contains(seen) ? null : seen?.outerHTML ?? 'nothing'",
+                );
+                assert!(
+                    covered.is_null(),
+                    "{width} wide, {language}: the state lies under {covered}"
+                );
             }
         }
     }
