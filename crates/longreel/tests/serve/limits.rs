@@ -112,10 +112,11 @@ fn films_are_deleted_with_all_their_files_when_their_time_is_over_and_never_befo
     let film = server.ask(&asked(2));
     server.film(&film);
     let folder = place.path(&format!("data/films/jobs/{film}"));
-    let waits = server.ask(&asked(1));
-    server.post(&format!("/v1/videos/{waits}/pause"), &json!({})).expect(200);
     let running = server.ask(&asked(100_000));
     server.wait(&running, "begun", |v| v["state"] == "running");
+    // Not before: a worker that is free would take it at once.
+    let waits = server.ask(&asked(1));
+    server.post(&format!("/v1/videos/{waits}/pause"), &json!({})).expect(200);
     let started = std::time::Instant::now();
     let until = |what: &str, is_so: &dyn Fn() -> bool| {
         while !is_so() {
