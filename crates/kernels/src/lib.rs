@@ -5,6 +5,7 @@
 //! - [`Weight`]: a parameter in the file's own dtype ([`DType`]), usually a view into a mapped file.
 //! - [`Linear`], [`Conv3d`]: weights made ready for one operation.
 //! - [`ops`]: the operations. Models call these and nothing else; a device differs only here.
+//! - [`ranks`]: several devices that share a computation and exchange tensors.
 //!
 //! Shapes are checked when a checkpoint is loaded, so a shape mismatch in an operation is a bug of
 //! ours and panics with the operation's name and both shapes.

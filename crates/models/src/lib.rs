@@ -3,6 +3,7 @@
 //! Each network is built from a config and a [`TensorSource`](longreel_weights::TensorSource), which
 //! check every shape, so that a network that loads also runs:
 //! - [`Transformer`]: latents, timesteps and a [`Context`] to a velocity.
+//! - [`SplitTransformer`]: the same on several devices, each with a strip of the picture.
 //! - [`VaeDecoder`], [`VaeEncoder`]: latents to pictures and back, as streams.
 //! - [`Tokenizer`], [`TextEncoder`]: a prompt to tokens and to embeddings.
 //! - [`ClipPreprocess`], [`ClipVision`]: a conditioning image to embeddings.
