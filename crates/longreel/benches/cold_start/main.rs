@@ -63,7 +63,7 @@ fn main() {
     }
     machine();
     println!(
-        "{:<26} {:<12} {:>9} {:>9} {:>11}   read by calls, from disk: ready; first part",
+        "{:<36} {:<12} {:>9} {:>9} {:>11}   read by calls, from disk: ready; first part",
         "model", "page cache", "listens", "ready", "first part"
     );
     for name in models {
@@ -96,7 +96,7 @@ fn main() {
             let seconds = |of: &dyn Fn(&Start) -> Duration| median(&|s| of(s).as_secs_f64());
             let megabytes = |of: &dyn Fn(&Start) -> u64| median(&|s| of(s) as f64 / 1e6);
             println!(
-                "{shown:<26} {:<12} {:>7.3} s {:>7.3} s {:>9.3} s   {:.1}, {:.1}; {:.1}, {:.1} MB",
+                "{shown:<36} {:<12} {:>7.3} s {:>7.3} s {:>9.3} s   {:.1}, {:.1}; {:.1}, {:.1} MB",
                 if is_cold { "empty" } else { "has it" },
                 seconds(&|s| s.listens),
                 seconds(&|s| s.ready),
