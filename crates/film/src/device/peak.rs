@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use longreel_kernels::gpu::{Address, Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Stream};
 use longreel_kernels::{Bytes, DType, Device, Tensor, Weight};
 use longreel_models::{
-    ContextOptions, ForwardOptions, ModelError, Transformer, Vae, VaeDecoderState,
+    ContextOptions, ForwardOptions, ModelError, SplitTransformer, Transformer, Vae, VaeDecoderState,
 };
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{ExpectedTensor, ModelKind, TensorSource, VaeConfig, published_models};
@@ -17,6 +17,7 @@ use memmap2::Mmap;
 
 use super::Need;
 use crate::plan::ModelFacts;
+use crate::sharing::Sharing;
 
 /// A card of so many bytes that only keeps accounts.
 #[derive(Debug, Default)]
@@ -128,18 +129,16 @@ struct Case {
     card: usize,
 }
 
-/// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
-/// second pass; the plan's word.
-fn measured(case: &Case) -> (usize, usize, u64, Need) {
+/// What a plan knows of a case's model.
+fn facts(case: &Case) -> ModelFacts {
     let published = published_models().into_iter().find(|m| m.name == case.model);
     let config = published.expect(case.model).transformer;
     let vae = VaeConfig::from_json("{}").expect("the default");
-    let [width, height] = case.size;
     let tensors = config.expected_tensors();
     let count = |tensors: &[ExpectedTensor]| {
         tensors.iter().map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
     };
-    let facts = ModelFacts {
+    ModelFacts {
         name: case.model.into(),
         kind: ModelKind::DiffusionForcing,
         causal_few_step: false,
@@ -153,7 +152,16 @@ fn measured(case: &Case) -> (usize, usize, u64, Need) {
         upscaler_flops: 0.0,
         gpu: None,
         devices: 1,
-    };
+    }
+}
+
+/// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
+/// second pass; the plan's word.
+fn measured(case: &Case) -> (usize, usize, u64, Need) {
+    let [width, height] = case.size;
+    let facts = facts(case);
+    let (config, tensors) = (facts.transformer.clone(), facts.transformer.expected_tensors());
+    let vae = facts.vae.clone();
     let tokens = case.latents * crate::estimate::tokens_per_frame(&config, height, width);
     let need = Need::of(&facts, tokens, height, width, 0);
     let card = Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() }));
@@ -223,5 +231,41 @@ fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
         assert!((0.9..1.1).contains(&off), "denoising: {off:.3} of the plan");
         let off = decoding as f64 / need.decoding as f64;
         assert!((0.9..1.1).contains(&off), "decoding: {off:.3} of the plan");
+    }
+}
+
+#[test]
+fn each_of_several_devices_takes_what_the_plan_says() {
+    let case = Case { model: "SkyReels-V2-DF-1.3B-540P", latents: 25, size: [960, 544], card: 24 };
+    let [width, height] = case.size;
+    let facts = facts(&case);
+    let config = &facts.transformer;
+    let tokens = case.latents * crate::estimate::tokens_per_frame(config, height, width);
+    for strips in [2, 4] {
+        let sharing = Sharing { groups: 1, strips };
+        let need = Need::of_rank(&facts, sharing, tokens, [height, width], 0);
+        let cards: Vec<_> = (0..strips)
+            .map(|_| Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() })))
+            .collect();
+        let model = Transformer::load(config, holes(&config.expected_tensors())).expect("a model");
+        let ranks = cards.iter().map(|card| {
+            let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
+            gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
+            model.clone().on(&Device::Gpu(gpu))
+        });
+        let model = SplitTransformer::new(ranks.collect()).expect("even heads");
+        let text = Tensor::zeros(&[77, config.text_dim]);
+        let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
+        let latents = Tensor::zeros(&[case.latents, 16, height / 8, width / 8]);
+        let options = ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
+        for context in contexts {
+            model.forward(&latents, &[500.0], &context.expect("room"), &options).expect("room");
+        }
+        for card in &cards {
+            let expected = need.activations + need.weights - facts.other_bytes;
+            let off = card.with(|state| state.peak) as f64 / expected as f64;
+            println!("{strips} strips: {off:.3} of the plan");
+            assert!((0.9..1.1).contains(&off), "{strips} strips: {off:.3} of the plan");
+        }
     }
 }
