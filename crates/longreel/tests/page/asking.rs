@@ -305,7 +305,7 @@ fn another_model_is_asked_for_film_by_film_or_made_the_default() {
     assert_eq!(server.video(&id)["model"], "t2v");
 
     browser.open(&server.url("/#/service"));
-    browser.wait("document.querySelectorAll('.model').length === 2");
+    browser.wait("[...document.querySelectorAll('.model .badge')].filter(b => ['default', 'served'].includes(b.textContent)).length === 2");
     browser.run("document.querySelector('.model button:not([hidden])').click()");
     browser.wait("document.querySelectorAll('.model')[1].textContent.includes('default')");
     let info = server.get("/models/info").expect(200).json();
