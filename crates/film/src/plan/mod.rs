@@ -4,7 +4,10 @@
 mod cache;
 mod causal;
 mod checks;
+mod gpu;
 mod prompts;
+mod savings;
+mod shown;
 mod summary;
 mod words;
 
@@ -22,8 +25,10 @@ use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
 pub(crate) use self::cache::step_cache;
 pub use self::causal::KvCacheSummary;
 use self::checks::{check_kind, check_values, film_shape};
+pub use self::gpu::GpuPlan;
+pub use self::savings::Saving;
+pub use self::summary::PlanSummary;
 use self::summary::summarise;
-pub use self::summary::{GpuPlan, PlanSummary, Saving};
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::read_image;
 use crate::device::GpuFacts;

@@ -1,34 +1,21 @@
 //! What a plan will take: passes, arithmetic, memory, disk, time.
 
-use std::fmt;
-
 use longreel_sampling::{KeptRow, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
 
-use super::cache::teacache_family;
 use super::causal::{self, KvCacheSummary};
-use super::words::{human_bytes, human_seconds, scaled};
+use super::gpu::GpuPlan;
+use super::savings::{Saving, savings};
 use super::{FilmPlan, ModelFacts};
-use crate::device::{GpuFacts, Need};
+use crate::device::Need;
 use crate::error::PlanError;
 use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
     probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{CacheChoice, Carry, KvCacheChoice, Length, SolverChoice};
+use crate::request::{Carry, Length};
 use crate::sharing::Sharing;
-
-/// An option that would make the film cheaper.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Saving {
-    /// The flag.
-    pub option: String,
-    /// What it does.
-    pub what: String,
-    /// Expected time with it as a share of the time without.
-    pub time_share: f64,
-}
 
 /// What a film will take. Printed by `longreel plan`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -82,37 +69,6 @@ pub struct PlanSummary {
     pub savings: Vec<Saving>,
     /// What is worth knowing.
     pub notes: Vec<String>,
-}
-
-/// A film on a GPU.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct GpuPlan {
-    /// Its name.
-    pub name: String,
-    /// Bytes of its memory that are free.
-    pub free_bytes: u64,
-    /// Bytes that the film takes at least.
-    pub least_bytes: u64,
-    /// Bytes that everything but weights takes.
-    pub activation_bytes: u64,
-    /// Bytes of all weights.
-    pub weight_bytes: u64,
-    /// Bytes of weights that stay there, of which the others are brought for each pass; `None` when the
-    /// film does not fit.
-    pub weights_there: Option<u64>,
-}
-
-impl GpuPlan {
-    fn new(gpu: &GpuFacts, need: &Need) -> Self {
-        Self {
-            name: gpu.name.clone(),
-            free_bytes: gpu.free_bytes,
-            least_bytes: need.least(),
-            activation_bytes: need.activations,
-            weight_bytes: need.weights,
-            weights_there: need.shares(gpu.free_bytes).map(|shares| shares.resident as u64),
-        }
-    }
 }
 
 /// What a GPU is expected to reach of its peak. Not measured: `longreel bench` does.
@@ -244,7 +200,7 @@ pub(super) fn summarise(
 
 /// Operations of the transformer.
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     /// Of all rows and passes.
     flops: f64,
     /// Of the longest pass.
@@ -268,7 +224,7 @@ impl Work {
     }
 
     /// Operations of the film's denoising under another plan.
-    fn of(plan: &FilmPlan, model: &ModelFacts) -> Result<f64, PlanError> {
+    pub fn of(plan: &FilmPlan, model: &ModelFacts) -> Result<f64, PlanError> {
         let mut work = Self::default();
         for (segment, times) in plan.kinds_of_segments() {
             work.add(&kept_rows(&plan.timetable(&segment)?, plan.keeping), times, plan, model);
@@ -305,65 +261,6 @@ pub(super) fn base_tokens(plan: &FilmPlan, model: &ModelFacts) -> usize {
     frames.unwrap_or(0) * tokens_per_frame(&model.transformer, request.height, request.width)
 }
 
-/// Each option's expected share of the time. `denoising` is the share of the transformer in it.
-fn savings(plan: &FilmPlan, model: &ModelFacts, denoising: f64) -> Result<Vec<Saving>, PlanError> {
-    let request = &plan.request;
-    let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
-    let mut savings = Vec::new();
-    if request.guidance_scale > 1.0 {
-        savings.push(Saving {
-            option: "--guidance-scale 1".into(),
-            what: "no unconditional pass (for distilled weights)".into(),
-            time_share: share(0.5),
-        });
-    }
-    if request.cache == CacheChoice::Off {
-        let known = teacache_family(request, model).is_some();
-        savings.push(Saving {
-            option: if known { "--teacache" } else { "--easycache" }.into(),
-            what: "steps that change little are reused".into(),
-            time_share: share(0.55),
-        });
-    }
-    if request.steps > 20 && !matches!(request.solver, SolverChoice::FewStep { .. }) {
-        savings.push(Saving {
-            option: "--steps 20".into(),
-            what: "fewer steps".into(),
-            time_share: share(20.0 / request.steps as f64),
-        });
-    }
-    // What block-causal attention allows is counted, not estimated.
-    let now = Work::of(plan, model)?.max(1.0);
-    let mut other = |option: &str, what: &str, change: &dyn Fn(&mut FilmPlan)| {
-        let mut changed = plan.clone();
-        change(&mut changed);
-        changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
-        changed.keeping = causal::keeping(&changed, model)?;
-        let part = Work::of(&changed, model)? / now;
-        if part < 0.97 {
-            let (option, what) = (option.to_owned(), what.to_owned());
-            savings.push(Saving { option, what, time_share: share(part) });
-        }
-        Ok::<_, PlanError>(())
-    };
-    if request.ar_step > 0 {
-        other("--ar-step 0", "all blocks together", &|plan| plan.request.ar_step = 0)?;
-    }
-    if let Some(block) = plan.causal_mask.filter(|&block| block > 1) {
-        if request.kv_cache == KvCacheChoice::Off {
-            let auto = |plan: &mut FilmPlan| plan.request.kv_cache = KvCacheChoice::Auto;
-            other("--kv-cache auto", "finished blocks are kept, not computed again", &auto)?;
-        }
-        if request.attention_window.is_none() {
-            let frames = 3 * block;
-            let what = "a block sees less of what is before it; try the quality";
-            let window = |plan: &mut FilmPlan| plan.request.attention_window = Some(frames);
-            other(&format!("--attention-window {frames}"), what, &window)?;
-        }
-    }
-    Ok(savings)
-}
-
 impl PlanSummary {
     pub(super) fn empty(sharing: Sharing) -> Self {
         Self {
@@ -392,90 +289,5 @@ impl PlanSummary {
             savings: Vec::new(),
             notes: Vec::new(),
         }
-    }
-}
-
-impl fmt::Display for PlanSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let film = match (self.frames, self.film_seconds) {
-            (Some(frames), Some(seconds)) => {
-                format!("{frames} frames, {}", human_seconds(seconds))
-            }
-            _ => "endless".to_owned(),
-        };
-        let per = if self.frames.is_some() { "" } else { " a segment" };
-        writeln!(f, "model      {} ({}, revision {})", self.model, self.kind, self.revision)?;
-        writeln!(f, "film       {}x{}, {film}", self.width, self.height)?;
-        let segments = self.segments.map_or("endless".to_owned(), |s| s.to_string());
-        writeln!(
-            f,
-            "segments   {segments}, windows of up to {} latent frames, {} tokens",
-            self.window_latents, self.tokens
-        )?;
-        writeln!(f, "passes     {} in {} rows{per}", self.forwards, self.rows)?;
-        let share = |part: f64| 100.0 * part / self.forward_flops.total().max(1.0);
-        writeln!(
-            f,
-            "arithmetic {}{per}; a pass {} ({:.0}% linear, {:.0}% attention)",
-            scaled(self.total_flops, "FLOP"),
-            scaled(self.forward_flops.total(), "FLOP"),
-            share(self.forward_flops.linear),
-            share(self.forward_flops.attention + self.forward_flops.cross_attention),
-        )?;
-        if self.sharing.devices() > 1 {
-            writeln!(f, "devices    {}", self.sharing)?;
-        }
-        let available = self
-            .available_bytes
-            .map_or(String::new(), |bytes| format!(" ({} available)", human_bytes(bytes)));
-        writeln!(f, "memory     about {}{available}", human_bytes(self.memory_bytes))?;
-        if let Some(gpu) = &self.gpu {
-            let there = gpu.weights_there.unwrap_or(0);
-            let weights = match there >= gpu.weight_bytes {
-                true => format!("all {} of weights", human_bytes(gpu.weight_bytes)),
-                false => format!(
-                    "{} of {} of weights, the others brought for each pass",
-                    human_bytes(there),
-                    human_bytes(gpu.weight_bytes)
-                ),
-            };
-            writeln!(
-                f,
-                "GPU        {}, {} free: {} for activations, {weights}",
-                gpu.name,
-                human_bytes(gpu.free_bytes),
-                human_bytes(gpu.activation_bytes),
-            )?;
-        }
-        if let Some(kept) = self.kv_cache.as_ref().filter(|kept| kept.token_share < 1.0) {
-            writeln!(
-                f,
-                "kv cache   {} of that for up to {} finished latent frames; {:.0}% of the tokens are computed",
-                human_bytes(kept.bytes),
-                kept.frames,
-                100.0 * kept.token_share
-            )?;
-        }
-        writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;
-        write!(
-            f,
-            "time       about {}{per} on this machine ({}{})",
-            human_seconds(self.expected_seconds),
-            scaled(self.machine_flops_per_second, "FLOP/s"),
-            if self.gpu.is_some() { ", by the data sheet; half of it is counted on" } else { "" },
-        )?;
-        for saving in &self.savings {
-            write!(
-                f,
-                "\n  {:<23} {} -> about {}",
-                saving.option,
-                saving.what,
-                human_seconds(self.expected_seconds * saving.time_share)
-            )?;
-        }
-        for note in &self.notes {
-            write!(f, "\nnote: {note}")?;
-        }
-        Ok(())
     }
 }

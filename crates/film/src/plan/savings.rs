@@ -1,0 +1,84 @@
+//! What would make a film cheaper.
+
+use serde::Serialize;
+
+use super::cache::teacache_family;
+use super::causal;
+use super::summary::Work;
+use super::{FilmPlan, ModelFacts};
+use crate::error::PlanError;
+use crate::request::{CacheChoice, KvCacheChoice, SolverChoice};
+
+/// An option that would make the film cheaper.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Saving {
+    /// The flag.
+    pub option: String,
+    /// What it does.
+    pub what: String,
+    /// Expected time with it as a share of the time without.
+    pub time_share: f64,
+}
+
+/// Each option's expected share of the time. `denoising` is the share of the transformer in it.
+pub(super) fn savings(
+    plan: &FilmPlan,
+    model: &ModelFacts,
+    denoising: f64,
+) -> Result<Vec<Saving>, PlanError> {
+    let request = &plan.request;
+    let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
+    let mut savings = Vec::new();
+    if request.guidance_scale > 1.0 {
+        savings.push(Saving {
+            option: "--guidance-scale 1".into(),
+            what: "no unconditional pass (for distilled weights)".into(),
+            time_share: share(0.5),
+        });
+    }
+    if request.cache == CacheChoice::Off {
+        let known = teacache_family(request, model).is_some();
+        savings.push(Saving {
+            option: if known { "--teacache" } else { "--easycache" }.into(),
+            what: "steps that change little are reused".into(),
+            time_share: share(0.55),
+        });
+    }
+    if request.steps > 20 && !matches!(request.solver, SolverChoice::FewStep { .. }) {
+        savings.push(Saving {
+            option: "--steps 20".into(),
+            what: "fewer steps".into(),
+            time_share: share(20.0 / request.steps as f64),
+        });
+    }
+    // What block-causal attention allows is counted, not estimated.
+    let now = Work::of(plan, model)?.max(1.0);
+    let mut other = |option: &str, what: &str, change: &dyn Fn(&mut FilmPlan)| {
+        let mut changed = plan.clone();
+        change(&mut changed);
+        changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
+        changed.keeping = causal::keeping(&changed, model)?;
+        let part = Work::of(&changed, model)? / now;
+        if part < 0.97 {
+            let (option, what) = (option.to_owned(), what.to_owned());
+            savings.push(Saving { option, what, time_share: share(part) });
+        }
+        Ok::<_, PlanError>(())
+    };
+    if request.ar_step > 0 {
+        other("--ar-step 0", "all blocks together", &|plan| plan.request.ar_step = 0)?;
+    }
+    if let Some(block) = plan.causal_mask.filter(|&block| block > 1) {
+        if request.kv_cache == KvCacheChoice::Off {
+            let auto = |plan: &mut FilmPlan| plan.request.kv_cache = KvCacheChoice::Auto;
+            other("--kv-cache auto", "finished blocks are kept, not computed again", &auto)?;
+        }
+        if request.attention_window.is_none() {
+            let frames = 3 * block;
+            let what = "a block sees less of what is before it; try the quality";
+            let window = |plan: &mut FilmPlan| plan.request.attention_window = Some(frames);
+            other(&format!("--attention-window {frames}"), what, &window)?;
+        }
+    }
+    Ok(savings)
+}

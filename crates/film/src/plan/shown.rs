@@ -1,0 +1,91 @@
+//! A plan for people.
+
+use std::fmt;
+
+use super::PlanSummary;
+use super::words::{human_bytes, human_seconds, scaled};
+
+impl fmt::Display for PlanSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let film = match (self.frames, self.film_seconds) {
+            (Some(frames), Some(seconds)) => {
+                format!("{frames} frames, {}", human_seconds(seconds))
+            }
+            _ => "endless".to_owned(),
+        };
+        let per = if self.frames.is_some() { "" } else { " a segment" };
+        writeln!(f, "model      {} ({}, revision {})", self.model, self.kind, self.revision)?;
+        writeln!(f, "film       {}x{}, {film}", self.width, self.height)?;
+        let segments = self.segments.map_or("endless".to_owned(), |s| s.to_string());
+        writeln!(
+            f,
+            "segments   {segments}, windows of up to {} latent frames, {} tokens",
+            self.window_latents, self.tokens
+        )?;
+        writeln!(f, "passes     {} in {} rows{per}", self.forwards, self.rows)?;
+        let share = |part: f64| 100.0 * part / self.forward_flops.total().max(1.0);
+        writeln!(
+            f,
+            "arithmetic {}{per}; a pass {} ({:.0}% linear, {:.0}% attention)",
+            scaled(self.total_flops, "FLOP"),
+            scaled(self.forward_flops.total(), "FLOP"),
+            share(self.forward_flops.linear),
+            share(self.forward_flops.attention + self.forward_flops.cross_attention),
+        )?;
+        if self.sharing.devices() > 1 {
+            writeln!(f, "devices    {}", self.sharing)?;
+        }
+        let available = self
+            .available_bytes
+            .map_or(String::new(), |bytes| format!(" ({} available)", human_bytes(bytes)));
+        writeln!(f, "memory     about {}{available}", human_bytes(self.memory_bytes))?;
+        if let Some(gpu) = &self.gpu {
+            let there = gpu.weights_there.unwrap_or(0);
+            let weights = match there >= gpu.weight_bytes {
+                true => format!("all {} of weights", human_bytes(gpu.weight_bytes)),
+                false => format!(
+                    "{} of {} of weights, the others brought for each pass",
+                    human_bytes(there),
+                    human_bytes(gpu.weight_bytes)
+                ),
+            };
+            writeln!(
+                f,
+                "GPU        {}, {} free: {} for activations, {weights}",
+                gpu.name,
+                human_bytes(gpu.free_bytes),
+                human_bytes(gpu.activation_bytes),
+            )?;
+        }
+        if let Some(kept) = self.kv_cache.as_ref().filter(|kept| kept.token_share < 1.0) {
+            writeln!(
+                f,
+                "kv cache   {} of that for up to {} finished latent frames; {:.0}% of the tokens are computed",
+                human_bytes(kept.bytes),
+                kept.frames,
+                100.0 * kept.token_share
+            )?;
+        }
+        writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;
+        write!(
+            f,
+            "time       about {}{per} on this machine ({}{})",
+            human_seconds(self.expected_seconds),
+            scaled(self.machine_flops_per_second, "FLOP/s"),
+            if self.gpu.is_some() { ", by the data sheet; half of it is counted on" } else { "" },
+        )?;
+        for saving in &self.savings {
+            write!(
+                f,
+                "\n  {:<23} {} -> about {}",
+                saving.option,
+                saving.what,
+                human_seconds(self.expected_seconds * saving.time_share)
+            )?;
+        }
+        for note in &self.notes {
+            write!(f, "\nnote: {note}")?;
+        }
+        Ok(())
+    }
+}
