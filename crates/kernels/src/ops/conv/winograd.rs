@@ -18,9 +18,9 @@ use super::lines::{Output, Source};
 use crate::gemm::{Aligned, Segment, Tile, pack_panels, wanted_tasks, with_scratch};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
-/// Channels in for which this way is taken: with fewer the turning is most of the work, with more the
-/// turned weights, 16/9 of the plain ones, take memory for little gain.
-pub(super) const INPUTS: std::ops::RangeInclusive<usize> = 8..=256;
+/// Channels in for which this way is taken: with fewer the turning is most of the work, and no published
+/// network has more. The turned weights are 16/9 of the plain ones.
+pub(super) const INPUTS: std::ops::RangeInclusive<usize> = 8..=384;
 /// Numbers of one square.
 const POINTS: usize = 16;
 /// Frames of a window at most.
