@@ -1,28 +1,17 @@
 //! Stored formats against the reference dequantisers (fixtures by `parity/kernels_quant.py`).
 
+mod common;
+
 use std::path::Path;
 
+use common::FORMATS;
 use longreel_kernels::{Bytes, DType, Weight, dequantize};
-
-const ALL: [DType; 11] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::F8E4M3,
-    DType::F8E5M2,
-    DType::Q8_0,
-    DType::Q5_0,
-    DType::Q4_0,
-    DType::Q6K,
-    DType::Q5K,
-    DType::Q4K,
-];
 
 /// Exact: every format's value is a product (and difference) of a few singles in a fixed order.
 #[test]
 fn quantised_blocks_equal_the_reference_bit_by_bit() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quant");
-    for dtype in ALL.into_iter().skip(3) {
+    for dtype in FORMATS.into_iter().skip(3) {
         let name = dtype.name();
         let read = |ext| {
             let path = folder.join(format!("{name}.{ext}"));
@@ -63,7 +52,7 @@ fn every_half_widens_as_the_half_crate_does() {
 
 #[test]
 fn any_bytes_convert_without_a_panic() {
-    for dtype in ALL {
+    for dtype in FORMATS {
         for fill in [0u8, 0x7f, 0x80, 0xaa, 0xff] {
             let values = 3 * dtype.block_len();
             let bytes = vec![fill; dtype.byte_len(values).expect("whole blocks")];

@@ -133,16 +133,6 @@ impl Gpu {
         lock(&self.weights).plan(&*self.driver, plan);
     }
 
-    /// Asks the card for the memory that activations will need, at once.
-    ///
-    /// # Errors
-    /// When there is not enough.
-    pub fn reserve(&self, bytes: usize) -> Result<(), GpuError> {
-        let mut arena = lock(&self.arena);
-        let missing = bytes.saturating_sub(arena.bytes().0);
-        if missing > 0 { arena.reserve(&*self.driver, missing) } else { Ok(()) }
-    }
-
     /// Waits until everything that was asked for is done.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 use longreel_kernels::ops::{feed_forward_residual, linear, linear_residual};
 use longreel_kernels::{Activation, Bytes, DType, Linear, PerFrame, Tensor, Weight};
 
-use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+use crate::{Expected, FORMATS, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
 /// Rows, outputs, inputs: below and above one tile, one panel, one block, one task, the limits of
 /// the dot products; odd everywhere.
@@ -124,21 +124,8 @@ fn stored(dtype: DType, n: usize, k: usize, numbers: &mut Numbers) -> Weight {
 /// The stored values are converted without loss, so the tolerance is that of f32.
 #[test]
 fn linear_takes_every_stored_format() {
-    let formats = [
-        DType::F32,
-        DType::F16,
-        DType::BF16,
-        DType::F8E4M3,
-        DType::F8E5M2,
-        DType::Q8_0,
-        DType::Q5_0,
-        DType::Q4_0,
-        DType::Q6K,
-        DType::Q5K,
-        DType::Q4K,
-    ];
     on_every_isa(|isa| {
-        for dtype in formats {
+        for dtype in FORMATS {
             // Dot products; kept panels; panels packed anew.
             for (rows, n) in [(2, 37), (45, 37), (45, 1400)] {
                 let k = 768;

@@ -6,6 +6,8 @@
 //! what the rounding of the argument makes of it.
 
 mod attention;
+#[path = "../common/mod.rs"]
+mod common;
 mod conv;
 mod linear;
 mod norm;
@@ -13,33 +15,8 @@ mod pointwise;
 
 use std::sync::Mutex;
 
+pub(crate) use common::{FORMATS, Numbers, wide};
 use longreel_kernels::{Isa, Tensor};
-
-/// Numbers in [-1, 1) from a counter (splitmix64).
-pub(crate) struct Numbers(u64);
-
-impl Numbers {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-
-    pub(crate) fn tensor(&mut self, shape: &[usize]) -> Tensor {
-        Tensor::from_vec(shape, self.vec(shape.iter().product()))
-    }
-}
 
 /// A value and how far from it one may be.
 #[derive(Clone, Copy)]

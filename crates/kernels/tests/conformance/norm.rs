@@ -1,13 +1,9 @@
 use longreel_kernels::ops::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
 use longreel_kernels::{Modulation, PerFrame, RopeTable, Tensor, Vector};
 
-use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa, wide};
 
 const DIMS: [usize; 6] = [4, 20, 37, 64, 150, 1536];
-
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| f64::from(v)).collect()
-}
 
 /// The result is of order one, each step rounds once: a few units of the largest intermediate.
 fn expected(value: f64, size: f64) -> Expected {

@@ -1,22 +1,8 @@
 use longreel_kernels::gpu::{Address, Array, Element, Gpu, Stream, ops};
 use longreel_kernels::{DType, dequantize};
 
-use crate::{Numbers, array, device, rounded, values};
+use crate::{FORMATS, Numbers, array, device, rounded, values};
 use std::sync::Arc;
-
-const ALL: [DType; 11] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::F8E4M3,
-    DType::F8E5M2,
-    DType::Q8_0,
-    DType::Q5_0,
-    DType::Q4_0,
-    DType::Q6K,
-    DType::Q5K,
-    DType::Q4K,
-];
 
 fn uploaded(gpu: &Arc<Gpu>, bytes: &[u8]) -> Address {
     let driver = gpu.driver();
@@ -39,7 +25,7 @@ fn assert_same(what: &str, found: Array, expected: &[f32]) {
 #[test]
 fn every_format_has_the_values_of_the_host_bit_by_bit() {
     let Some(gpu) = device() else { return };
-    for dtype in ALL {
+    for dtype in FORMATS {
         for blocks in [1, 3, 2001 / dtype.block_len().min(64)] {
             let len = blocks * dtype.block_len();
             let mut numbers = Numbers::new(blocks as u64);

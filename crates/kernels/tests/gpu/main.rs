@@ -2,6 +2,8 @@
 
 mod attention;
 mod check;
+#[path = "../common/mod.rs"]
+mod common;
 mod conv;
 mod convert;
 mod dequantize;
@@ -13,6 +15,7 @@ mod pointwise;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use common::{FORMATS, Numbers, wide};
 use longreel_kernels::cuda;
 use longreel_kernels::gpu::{Array, Element, Gpu};
 use longreel_shim::Shim;
@@ -42,32 +45,6 @@ pub(crate) fn device_with_products() -> Option<Arc<Gpu>> {
 }
 
 pub(crate) const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
-
-/// Numbers in [-1, 1) from a counter (splitmix64).
-pub(crate) struct Numbers(u64);
-
-impl Numbers {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-}
-
-pub(crate) fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| f64::from(v)).collect()
-}
 
 /// The values as an element holds them.
 pub(crate) fn rounded(values: &[f32], element: Element) -> Vec<f32> {
