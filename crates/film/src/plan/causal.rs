@@ -116,7 +116,7 @@ pub(super) fn keeping(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<Keep
         most_frames: usize::MAX,
         same_condition_noise: asked,
     };
-    let most_frames = match left_bytes(plan, model)?.filter(|_| !asked) {
+    let most_frames = match left_bytes(plan, model).filter(|_| !asked) {
         None => usize::MAX,
         Some(left) => usize::try_from(left / bytes_per_frame(plan, model)).unwrap_or(usize::MAX),
     };
@@ -125,7 +125,7 @@ pub(super) fn keeping(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<Keep
 
 /// Bytes that nothing else of the film needs, where the system tells. On a GPU keys do not push weights
 /// out.
-fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<u64>, PlanError> {
+fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Option<u64> {
     // A tenth is left to what no plan counts.
     let most = |available: u64| available / 10 * 9;
     if let Some(gpu) = &model.gpu {
@@ -134,10 +134,10 @@ fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<u64>, PlanEr
         let need = Need::of_rank(model, plan.sharing, tokens, [height, width], 0);
         // Each device keeps its share.
         let left = most(gpu.free_bytes).saturating_sub(need.all());
-        return Ok(Some(left.saturating_mul(plan.sharing.devices() as u64)));
+        return Some(left.saturating_mul(plan.sharing.devices() as u64));
     }
     let base = base_bytes(plan, model);
-    Ok(available_memory_bytes().map(|available| most(available).saturating_sub(base)))
+    available_memory_bytes().map(|available| most(available).saturating_sub(base))
 }
 
 /// Bytes of one latent frame's keys and values in all layers and passes.

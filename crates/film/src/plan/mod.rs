@@ -172,7 +172,7 @@ impl FilmPlan {
             && model.gpu.is_some()
         {
             keeping.most_frames = kept;
-            self.summary = summarise(&self, model, &mut Vec::new())?;
+            self.summary = summarise(&self, model)?;
         }
         Ok(self)
     }
@@ -231,7 +231,6 @@ pub fn plan(
 ) -> Result<FilmPlan, PlanError> {
     check_values(request)?;
     check_kind(request, model)?;
-    let mut notes = Vec::new();
     let causal_block =
         request.causal_block_size.unwrap_or(model.transformer.num_frame_per_block).max(1);
     let shape = film_shape(request, model, causal_block)?;
@@ -268,7 +267,7 @@ pub fn plan(
         summary: PlanSummary::empty(sharing),
     };
     plan.keeping = causal::keeping(&plan, model)?;
-    plan.summary = summarise(&plan, model, &mut notes)?;
+    plan.summary = summarise(&plan, model)?;
     if check_memory
         && let Some(gpu) = &plan.summary.gpu
         && gpu.weights_there.is_none()

@@ -76,11 +76,7 @@ const GPU_SHARE: f64 = 0.5;
 /// What the program takes besides a GPU's memory: frames, encoder, copies on their way.
 const HOST_BYTES: u64 = 1 << 30;
 
-pub(super) fn summarise(
-    plan: &FilmPlan,
-    model: &ModelFacts,
-    notes: &mut Vec<String>,
-) -> Result<PlanSummary, PlanError> {
+pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSummary, PlanError> {
     let request = &plan.request;
     let (width, height) = (request.width, request.height);
     let per_frame = tokens_per_frame(&model.transformer, height, width);
@@ -98,6 +94,7 @@ pub(super) fn summarise(
         work.add(&kept, *times, plan, model);
     }
     let flops = work.flops;
+    let mut notes = Vec::new();
     let steps = plan.schedule.steps();
     if let Some(keeping) = plan.keeping.filter(|_| request.ar_step >= steps) {
         notes.push(format!(
@@ -194,7 +191,7 @@ pub(super) fn summarise(
         machine_flops_per_second: rate,
         expected_seconds,
         savings: savings(plan, model, flops / (flops + decode))?,
-        notes: std::mem::take(notes),
+        notes,
     })
 }
 
