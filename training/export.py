@@ -15,8 +15,8 @@ import text as text_module
 import transformer as transformer_module
 
 DEFAULTS = dict(
-    width=64, height=64, num_frames=97, base_num_frames=33, overlap_history=9, steps=20, guidance_scale=3.0,
-    shift=3.0, fps=24, negative_prompt="",
+    width=64, height=64, num_frames=97, base_num_frames=33, overlap_history=9, steps=20, guidance_scale=5.0,
+    guidance_interval="0.85..1", shift=3.0, fps=24, negative_prompt="",
 )
 
 

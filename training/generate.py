@@ -27,10 +27,11 @@ class Generator:
         self.model = load_transformer(folder).bfloat16().float().eval()
 
     @torch.no_grad()
-    def latents(self, prompts, latent_frames, base, overlap, steps, guidance, shift, seed, addnoise=0.0):
+    def latents(self, prompts, latent_frames, base, overlap, steps, guidance, interval, shift, seed, addnoise=0.0):
         """Normalised latents [B, 16, latent_frames, h, w] of one film for each prompt."""
         texts = self.data.embed(prompts)
-        given = train_transformer.pad_texts(texts + [self.data.empty] * len(texts) if guidance > 1 else texts)
+        both = train_transformer.pad_texts(texts + [self.data.empty] * len(texts))
+        alone = train_transformer.pad_texts(texts)
         random = torch.Generator().manual_seed(seed)
         side = self.data.size // 8
         film = torch.zeros(len(prompts), autoencoder.LATENT_CHANNELS, 0, side, side)
@@ -49,7 +50,8 @@ class Generator:
                 x = torch.cat([held, new], 2)
                 t = torch.full((len(prompts), count), float(timestep))
                 t[:, :known] = addnoise
-                velocity = self.velocity(x, t, given, guidance)[:, :, known:]
+                guided = guidance > 1 and interval[0] <= float(timestep) / 1000 <= interval[1]
+                velocity = self.velocity(x, t, both if guided else alone, guidance if guided else 1)[:, :, known:]
                 new = scheduler.step(velocity, timestep, new, return_dict=False)[0]
             film = torch.cat([film, new], 2)
         return film
@@ -89,6 +91,8 @@ def main():
     parser.add_argument("--overlap", type=int, default=DEFAULTS["overlap_history"])
     parser.add_argument("--steps", type=int, default=DEFAULTS["steps"])
     parser.add_argument("--guidance", type=float, default=DEFAULTS["guidance_scale"])
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                        default=[float(sigma) for sigma in DEFAULTS["guidance_interval"].split("..")])
     parser.add_argument("--shift", type=float, default=DEFAULTS["shift"])
     parser.add_argument("--addnoise", type=float, default=DEFAULTS.get("addnoise_condition", 0.0))
     parser.add_argument("--seed", type=int, default=0)
@@ -103,7 +107,7 @@ def main():
         batch = cases[start : start + args.batch]
         latents = generator.latents(
             [c["prompt"] for c in batch], (args.frames - 1) // 4 + 1, (args.base - 1) // 4 + 1,
-            (args.overlap - 1) // 4 + 1, args.steps, args.guidance, args.shift, args.seed + start, args.addnoise,
+            (args.overlap - 1) // 4 + 1, args.steps, args.guidance, args.interval, args.shift, args.seed + start, args.addnoise,
         )
         for i, one in enumerate(latents):
             frames = generator.frames(one)

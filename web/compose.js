@@ -17,7 +17,8 @@ const LONG_SECONDS = 600;
 const LENGTHS = [2, 5, 10, 30];
 /* Settings beside the first ones: as numbers, or as the choices that there are. */
 const SETTINGS = [
-  { name: 'negative_prompt', type: 'text', wide: true }, { name: 'steps' }, { name: 'guidance_scale' }, { name: 'shift' },
+  { name: 'negative_prompt', type: 'text', wide: true }, { name: 'steps' }, { name: 'guidance_scale' },
+  { name: 'guidance_interval', type: 'text' }, { name: 'shift' },
   { name: 'fps' }, { name: 'num_frames' }, { name: 'base_num_frames' }, { name: 'overlap_history' }, { name: 'addnoise_condition' },
   { name: 'ar_step' }, { name: 'causal_block_size' },
   { name: 'solver', choices: ['', 'unipc', 'euler'] }, { name: 'easycache', type: 'checkbox', wide: true },

@@ -15,7 +15,7 @@ export default {
   model: 'Model', size: 'Size', sizeOther: 'Other …', sizeCustom: 'Width x height',
   length: 'Length', lengthHint: 'seconds', lengthOwn: 'default', seed: 'Seed', seedHint: 'a new one',
   dice: 'Draw a seed', advanced: 'Advanced settings',
-  negative_prompt: 'What it should not show', steps: 'Steps', guidance_scale: 'Guidance', shift: 'Flow shift',
+  negative_prompt: 'What it should not show', steps: 'Steps', guidance_scale: 'Guidance', guidance_interval: 'Guidance at noise levels', shift: 'Flow shift',
   fps: 'Frames a second', num_frames: 'Frames (4n+1)', base_num_frames: 'Segment frames', overlap_history: 'History frames',
   addnoise_condition: 'History noise', ar_step: 'Block lag in steps', causal_block_size: 'Causal block',
   solver: 'Solver', solverOwn: 'unipc', easycache: 'Reuse steps that change little', easycacheHint: 'faster, not bit-equal',

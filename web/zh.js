@@ -15,7 +15,7 @@ export default {
   model: '模型', size: '尺寸', sizeOther: '其他……', sizeCustom: '宽 x 高',
   length: '时长', lengthHint: '秒', lengthOwn: '默认', seed: '随机种子', seedHint: '随机',
   dice: '抽取一个种子', advanced: '高级设置',
-  negative_prompt: '不希望出现的内容', steps: '步数', guidance_scale: '引导强度', shift: '流偏移',
+  negative_prompt: '不希望出现的内容', steps: '步数', guidance_scale: '引导强度', guidance_interval: '引导的噪声区间', shift: '流偏移',
   fps: '每秒帧数', num_frames: '帧数（4n+1）', base_num_frames: '每段帧数', overlap_history: '历史帧数',
   addnoise_condition: '历史加噪', ar_step: '块间滞后步数', causal_block_size: '因果块大小',
   solver: '求解器', solverOwn: 'unipc', easycache: '复用变化很小的步', easycacheHint: '更快，但结果不完全相同',

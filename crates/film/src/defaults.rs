@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use longreel_sampling::FewStep;
+use longreel_sampling::{FewStep, GuidanceInterval};
 use longreel_weights::ModelKind;
 use serde::Deserialize;
 
@@ -34,6 +34,8 @@ pub struct Defaults {
     pub steps: usize,
     /// Classifier-free guidance.
     pub guidance_scale: f32,
+    /// The noise levels at which it is applied.
+    pub guidance_interval: GuidanceInterval,
     /// Flow shift.
     pub flow_shift: f32,
     /// Frames a second.
@@ -59,6 +61,7 @@ struct Wishes {
     overlap_history: Option<usize>,
     steps: Option<usize>,
     guidance_scale: Option<f32>,
+    guidance_interval: Option<GuidanceInterval>,
     shift: Option<f32>,
     fps: Option<u32>,
     negative_prompt: Option<String>,
@@ -89,6 +92,7 @@ impl Defaults {
             overlap_history: 17,
             steps: if forcing { 30 } else { 50 },
             guidance_scale: if has_image { 5.0 } else { 6.0 },
+            guidance_interval: GuidanceInterval::ALL,
             // 1.0 is the scheduler class's own default: a checkpoint that says it says nothing.
             flow_shift: match model.scheduler.flow_shift as f32 {
                 1.0 if has_image => 5.0,
@@ -148,6 +152,7 @@ impl Defaults {
             overlap_history: self.overlap_history,
             steps: self.steps,
             guidance_scale: self.guidance_scale,
+            guidance_interval: self.guidance_interval,
             flow_shift: self.flow_shift,
             fps: self.fps,
             seed: 0,
@@ -181,6 +186,7 @@ impl Defaults {
         set(&mut self.overlap_history, wishes.overlap_history);
         set(&mut self.steps, wishes.steps);
         set(&mut self.guidance_scale, wishes.guidance_scale);
+        set(&mut self.guidance_interval, wishes.guidance_interval);
         set(&mut self.flow_shift, wishes.shift);
         set(&mut self.fps, wishes.fps);
         set(&mut self.negative_prompt, wishes.negative_prompt);

@@ -83,6 +83,7 @@ pub fn denoise(
 ) -> Result<bool, FilmError> {
     let rows = task.timetable.rows();
     let kept_rows = kept_rows(task.timetable, task.keeping);
+    let unconditional = task.guidance.unconditional_rows(rows, &kept_rows, cache.is_some());
     let mut reuse = match (cache, task.keeping) {
         (Some(cache), _) => {
             cache.reset(rows.len());
@@ -103,10 +104,11 @@ pub fn denoise(
     for (index, (row, kept)) in rows.iter().zip(&kept_rows).enumerate() {
         let started = Instant::now();
         let input = model_input(task, window, index, row, kept.run.clone())?;
-        let shown = Shown { index, row, kept, input: &input };
+        let shown = Shown { index, row, kept, unconditional: unconditional[index], input: &input };
         let (mut velocity, other) = evaluate(task, &shown, &mut reuse)?;
         if let Some(other) = other {
-            task.guidance.combine(velocity.data_mut(), other.data())?;
+            let timesteps = &row.timesteps[kept.run.clone()];
+            task.guidance.combine(velocity.data_mut(), other.data(), timesteps)?;
         }
         if !velocity.data().iter().all(|v| v.is_finite()) {
             return Err(FilmError::NotFinite { segment: task.segment, step: index });
@@ -131,6 +133,8 @@ struct Shown<'a> {
     index: usize,
     row: &'a Row,
     kept: &'a KeptRow,
+    /// Whether the unconditional pass is needed.
+    unconditional: bool,
     /// The frames run, `[n, in_channels, h, w]`.
     input: &'a Tensor,
 }
@@ -204,24 +208,27 @@ fn clean_latent(timetable: &Timetable, shown: &Shown<'_>, velocity: &Tensor) -> 
     Tensor::from_vec(velocity.shape(), values)
 }
 
-/// Both branches of guidance, at the same time where they have devices of their own.
+/// The branches of guidance that the row needs, at the same time where they have devices of their own.
 fn evaluate(
     task: &SegmentTask<'_>,
     shown: &Shown<'_>,
     reuse: &mut Reuse<'_>,
 ) -> Result<(Tensor, Option<Tensor>), FilmError> {
+    let context = task.uncond.filter(|_| shown.unconditional);
     let [cond, uncond] = match reuse {
         Reuse::Keys(branches) => branches,
         Reuse::Steps(cache) => {
             let velocity = evaluate_or_reuse(task, shown, Branch::Cond, task.cond, *cache)?;
-            let other = task
-                .uncond
+            let other = context
                 .map(|uncond| evaluate_or_reuse(task, shown, Branch::Uncond, uncond, *cache));
             return Ok((velocity, other.transpose()?));
         }
     };
     let own = |branch, context, cache| evaluate_branch(task, shown, branch, context, cache);
-    let Some(other) = task.uncond else {
+    let Some(other) = context else {
+        if let (Some(_), Some(cache)) = (task.uncond, uncond) {
+            cache.forget(shown.kept.forget.clone());
+        }
         return Ok((own(Branch::Cond, task.cond, cond.as_mut())?, None));
     };
     if !task.denoisers.are_apart() {
@@ -244,7 +251,7 @@ fn evaluate_branch(
     context: &SplitContext,
     cache: Option<&mut SplitCache>,
 ) -> Result<Tensor, FilmError> {
-    let Shown { index, row, kept, input } = *shown;
+    let Shown { index, row, kept, input, .. } = *shown;
     let (model, options) = (task.denoisers.of(branch), &task.forward);
     let timesteps = &row.timesteps[row.interval.clone()];
     let Some(cache) = cache else {

@@ -83,7 +83,7 @@ from_sampling! {
 /// A message of the sampling crate, whose quantities are flags here.
 fn in_flags(error: &dyn std::fmt::Display) -> String {
     // A name that ends in another comes before it.
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
         "base_num_frames",
         "num_frames",
         "overlap_history",
@@ -91,6 +91,7 @@ fn in_flags(error: &dyn std::fmt::Display) -> String {
         "ar_step",
         "addnoise_condition",
         "guidance_scale",
+        "guidance_interval",
     ];
     NAMES.iter().fold(error.to_string(), |message, name| {
         message.replace(name, &format!("--{}", name.replace('_', "-")))

@@ -71,6 +71,7 @@ pub use estimate::{
     peak_memory_bytes, probe_flops_per_second, tokens_per_frame,
 };
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
+pub use longreel_sampling::GuidanceInterval;
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
     FilmPlan, GpuPlan, KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use longreel_sampling::GuidanceInterval;
 use serde::{Deserialize, Serialize};
 
 /// A prompt and the film time from which it holds.
@@ -138,6 +139,9 @@ pub struct FilmRequest {
     pub steps: usize,
     /// Classifier-free guidance; 1.0 and below skips the unconditional pass.
     pub guidance_scale: f32,
+    /// The noise levels at which it is applied.
+    #[serde(default)]
+    pub guidance_interval: GuidanceInterval,
     /// Flow shift of the schedule.
     pub flow_shift: f32,
     /// Frames a second, of the file and for models with an fps embedding.

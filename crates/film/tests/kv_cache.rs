@@ -44,11 +44,16 @@ fn latents(engine: &mut Engine, request: &FilmRequest, folder: &Path) -> (Vec<u8
 type Change = Box<dyn Fn(&mut FilmRequest)>;
 
 fn changes() -> Vec<(&'static str, f64, Change)> {
+    let interval = |interval: &'static str| -> Change {
+        Box::new(|r| r.guidance_interval = interval.parse().expect("an interval"))
+    };
     let few = || SolverChoice::FewStep { timesteps: vec![1000, 750, 500, 250], renoise: true };
     vec![
         // What it is about, the most tokens that may be computed, how.
         ("a wave", 0.8, Box::new(|_| {})),
         ("no guidance", 0.8, Box::new(|r| r.guidance_scale = 1.0)),
+        ("guidance of early steps", 0.8, interval("0.9..1")),
+        ("guidance of late steps", 0.8, interval("0..0.9")),
         ("block after block", 0.5, Box::new(|r| r.ar_step = 4)),
         (
             "all together behind a long history",

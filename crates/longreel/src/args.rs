@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use longreel_film::DeviceChoice;
+use longreel_film::{DeviceChoice, GuidanceInterval};
 use longreel_weights::WeightDtype;
 
 use crate::bench::{BENCH_EXAMPLES, BenchArgs};
@@ -333,6 +333,10 @@ pub struct SamplingArgs {
     /// How closely the prompt is followed; 1 is off and twice as fast [default: the model's own]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f32>,
+    /// Noise levels (sigmas) at which guidance is applied: 0..1 is every step, 0.85..1 the first ones alone, and
+    /// the others take half the time [default: the model's own, 0..1 beside a --guidance-scale]
+    #[arg(long, value_name = "LOW..HIGH")]
+    pub guidance_interval: Option<GuidanceInterval>,
     /// Flow shift of the schedule [default: the model's own]
     #[arg(long, value_name = "X", alias = "flow-shift")]
     pub shift: Option<f32>,

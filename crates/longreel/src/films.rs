@@ -23,7 +23,7 @@ use crate::settings::{self, Ended};
 use crate::{demo, remake, schema};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 34] = [
     "addnoise_condition",
     "ar_step",
     "attention_sink",
@@ -36,6 +36,7 @@ const KEYS: [&str; 33] = [
     "enhance_prompt",
     "fit",
     "fps",
+    "guidance_interval",
     "guidance_scale",
     "interpolate",
     "kv_cache",

@@ -62,6 +62,7 @@ fn words(
     flag("--fps", request.fps.to_string());
     flag("--steps", request.steps.to_string());
     flag("--guidance-scale", request.guidance_scale.to_string());
+    flag("--guidance-interval", request.guidance_interval.to_string());
     flag("--shift", request.flow_shift.to_string());
     flag("--negative-prompt", request.negative_prompt.clone());
     flag("--addnoise-condition", request.addnoise_condition.to_string());
@@ -179,6 +180,7 @@ mod tests {
             overlap_history: 5,
             steps: 7,
             guidance_scale: 1.7,
+            guidance_interval: "0.1..0.9".parse().expect("an interval"),
             flow_shift: 0.1,
             fps: 16,
             seed: u64::MAX,
@@ -241,6 +243,7 @@ mod tests {
             overlap_history: 1,
             steps: 1,
             guidance_scale: 99.0,
+            guidance_interval: "0.3..0.4".parse().expect("an interval"),
             flow_shift: 99.0,
             fps: 1,
             negative_prompt: "other".into(),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use longreel_film::{
-    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, KvCacheChoice, Length,
-    SolverChoice, StartFrom, TimedPrompt,
+    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, GuidanceInterval, KvCacheChoice,
+    Length, SolverChoice, StartFrom, TimedPrompt,
 };
 
 use crate::args::{CarryArg, Fit, GenerateArgs, KvCacheArg, Resolution, Solver};
@@ -174,6 +174,12 @@ pub fn request(
         overlap_history: overlap,
         steps,
         guidance_scale: sampling.guidance_scale.unwrap_or(defaults.guidance_scale),
+        guidance_interval: match (sampling.guidance_interval, sampling.guidance_scale) {
+            (Some(interval), _) => interval,
+            // The model's own was found for its own scale.
+            (None, Some(_)) => GuidanceInterval::ALL,
+            (None, None) => defaults.guidance_interval,
+        },
         flow_shift: sampling.shift.unwrap_or(defaults.flow_shift),
         fps,
         seed: take.seed,
@@ -364,6 +370,7 @@ mod tests {
             overlap_history: 17,
             steps: 30,
             guidance_scale: 6.0,
+            guidance_interval: "0.5..1".parse().expect("an interval"),
             flow_shift: 8.0,
             fps: 24,
             negative_prompt: "ugly".into(),
@@ -399,6 +406,15 @@ mod tests {
         assert_eq!(film.negative_prompt, "ugly");
         assert_eq!(film.causal_attention, None);
         assert_eq!(one("dog --negative-prompt=").negative_prompt, "");
+    }
+
+    #[test]
+    fn the_models_guidance_interval_goes_with_the_models_scale() {
+        let interval = |line| one(line).guidance_interval.to_string();
+        assert_eq!(interval("dog"), "0.5..1");
+        assert_eq!(interval("dog --guidance-scale 6"), "0..1");
+        assert_eq!(interval("dog --guidance-scale 6 --guidance-interval 0.9..1"), "0.9..1");
+        assert_eq!(interval("dog --guidance-interval 0..1"), "0..1");
     }
 
     #[test]

@@ -40,7 +40,7 @@
 //! let frame_values = 16 * 4 * 4;
 //! let config = SchedulerConfig::default();
 //! let schedule = Arc::new(Schedule::new(&config, 8)?);
-//! let guidance = Guidance::new(6.0)?;
+//! let guidance = Guidance::new(6.0, GuidanceInterval::ALL)?;
 //! let model = |latents: &[f32], _timesteps: &[f32]| latents.to_vec();
 //!
 //! let mut film: Vec<f32> = Vec::new();
@@ -59,10 +59,10 @@
 //!     }
 //!     for row in timetable.rows() {
 //!         let shown = &latents[row.interval.start * frame_values..row.interval.end * frame_values];
-//!         let mut velocity = model(shown, &row.timesteps[row.interval.clone()]);
-//!         if guidance.enabled() {
-//!             let uncond = model(shown, &row.timesteps[row.interval.clone()]);
-//!             guidance.combine(&mut velocity, &uncond)?;
+//!         let timesteps = &row.timesteps[row.interval.clone()];
+//!         let mut velocity = model(shown, timesteps);
+//!         if guidance.guides(row) {
+//!             guidance.combine(&mut velocity, &model(shown, timesteps), timesteps)?;
 //!         }
 //!         for &group in &row.updated_groups {
 //!             let frames = timetable.groups()[group].clone();
@@ -92,7 +92,7 @@ pub use cache::{
     Branch, CacheError, Decision, EasyCache, Observed, Span, StepCache, TeaCache, TeaCacheFamily,
 };
 pub use config::{SchedulerConfig, SchedulerKind};
-pub use guidance::{Guidance, GuidanceError};
+pub use guidance::{Guidance, GuidanceError, GuidanceInterval};
 pub use kept::{BlockWindow, Keeping, KeptRow, kept_rows};
 pub use noise::{NoiseKey, Purpose, fill_normal};
 pub use schedule::{FewStep, Schedule, ScheduleError};

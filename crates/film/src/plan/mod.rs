@@ -249,7 +249,7 @@ pub fn plan(
     });
     let solver = solver_kind(&request.solver, &scheduler, model.kind);
     solver.build(&schedule)?;
-    let guidance = Guidance::new(request.guidance_scale)?;
+    let guidance = Guidance::new(request.guidance_scale, request.guidance_interval)?;
     step_cache(request, model)?;
     let sharing = Sharing::new(model.devices, request, &model.transformer)?;
     let attention_window = causal::attention_window(request, causal_mask)?;

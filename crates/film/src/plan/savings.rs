@@ -1,5 +1,6 @@
 //! What would make a film cheaper.
 
+use longreel_sampling::{Guidance, GuidanceInterval};
 use serde::Serialize;
 
 use super::cache::teacache_family;
@@ -20,6 +21,9 @@ pub struct Saving {
     pub time_share: f64,
 }
 
+/// Where guidance has mostly decided what a film shows.
+const EARLY_SIGMA: f32 = 0.8;
+
 /// Each option's expected share of the time. `denoising` is the share of the transformer in it.
 pub(super) fn savings(
     plan: &FilmPlan,
@@ -29,13 +33,6 @@ pub(super) fn savings(
     let request = &plan.request;
     let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
     let mut savings = Vec::new();
-    if request.guidance_scale > 1.0 {
-        savings.push(Saving {
-            option: "--guidance-scale 1".into(),
-            what: "no unconditional pass (for distilled weights)".into(),
-            time_share: share(0.5),
-        });
-    }
     if request.cache == CacheChoice::Off {
         let known = teacache_family(request, model).is_some();
         savings.push(Saving {
@@ -65,6 +62,18 @@ pub(super) fn savings(
         }
         Ok::<_, PlanError>(())
     };
+    if plan.guidance.enabled() {
+        let scale = plan.guidance.scale();
+        let what = "no unconditional pass (for distilled weights)";
+        other("--guidance-scale 1", what, &|plan| plan.guidance = Guidance::OFF)?;
+        if request.guidance_interval == GuidanceInterval::ALL {
+            let early = GuidanceInterval::new(EARLY_SIGMA, 1.0)?;
+            let guidance = Guidance::new(scale, early)?;
+            let what = "guidance in the noisy steps alone; try the quality";
+            let option = format!("--guidance-interval {early}");
+            other(&option, what, &|plan| plan.guidance = guidance)?;
+        }
+    }
     if request.ar_step > 0 {
         other("--ar-step 0", "all blocks together", &|plan| plan.request.ar_step = 0)?;
     }

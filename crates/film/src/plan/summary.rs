@@ -1,6 +1,6 @@
 //! What a plan will take: passes, arithmetic, memory, disk, time.
 
-use longreel_sampling::{KeptRow, kept_rows};
+use longreel_sampling::{KeptRow, Timetable, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
     probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{Carry, Length};
+use crate::request::{CacheChoice, Carry, Length};
 use crate::sharing::Sharing;
 
 /// What a film will take. Printed by `longreel plan`.
@@ -42,7 +42,7 @@ pub struct PlanSummary {
     pub tokens: usize,
     /// Rows of all segments (of one, when endless).
     pub rows: usize,
-    /// Forward passes: rows, twice with guidance.
+    /// Forward passes: rows, twice where they are guided.
     pub forwards: usize,
     /// Operations of the longest forward pass.
     pub forward_flops: ForwardFlops,
@@ -82,7 +82,6 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let per_frame = tokens_per_frame(&model.transformer, height, width);
     let count = plan.segments.count();
     let kinds = plan.kinds_of_segments();
-    let passes = if request.guidance_scale > 1.0 { 2 } else { 1 };
     let (mut rows, mut window, mut tokens) = (0, 0, 0);
     let mut work = Work::default();
     for (segment, times) in &kinds {
@@ -91,7 +90,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         window = timetable.rows().iter().map(|row| row.interval.len()).fold(window, usize::max);
         let kept = kept_rows(&timetable, plan.keeping);
         tokens = kept.iter().map(|row| row.run.len() * per_frame).fold(tokens, usize::max);
-        work.add(&kept, *times, plan, model);
+        work.add(&timetable, &kept, *times, plan, model);
     }
     let flops = work.flops;
     let mut notes = Vec::new();
@@ -175,7 +174,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         window_latents: window,
         tokens,
         rows,
-        forwards: rows * passes,
+        forwards: work.forwards,
         forward_flops: work.longest,
         total_flops: flops + decode,
         memory_bytes: match &gpu {
@@ -198,6 +197,8 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
 /// Operations of the transformer.
 #[derive(Default)]
 pub(super) struct Work {
+    /// Passes of all rows.
+    forwards: usize,
     /// Of all rows and passes.
     flops: f64,
     /// Of the longest pass.
@@ -206,13 +207,23 @@ pub(super) struct Work {
 
 impl Work {
     /// Adds a segment's rows, `times` times.
-    fn add(&mut self, rows: &[KeptRow], times: usize, plan: &FilmPlan, model: &ModelFacts) {
+    fn add(
+        &mut self,
+        timetable: &Timetable,
+        kept: &[KeptRow],
+        times: usize,
+        plan: &FilmPlan,
+        model: &ModelFacts,
+    ) {
         let request = &plan.request;
         let per_frame = tokens_per_frame(&model.transformer, request.height, request.width);
-        let passes = if plan.guidance.enabled() { 2 } else { 1 };
-        for row in rows {
-            let causal = plan.causal_mask.map(|block| (block, plan.attention_window));
-            let forward = forward_flops(&model.transformer, row.run.clone(), per_frame, causal);
+        let causal = plan.causal_mask.map(|block| (block, plan.attention_window));
+        let step_cache = request.cache != CacheChoice::Off;
+        let twice = plan.guidance.unconditional_rows(timetable.rows(), kept, step_cache);
+        for (kept, twice) in kept.iter().zip(twice) {
+            let passes = if twice { 2 } else { 1 };
+            self.forwards += times * passes;
+            let forward = forward_flops(&model.transformer, kept.run.clone(), per_frame, causal);
             self.flops += (times * passes) as f64 * forward.total();
             if forward.total() > self.longest.total() {
                 self.longest = forward;
@@ -224,7 +235,9 @@ impl Work {
     pub fn of(plan: &FilmPlan, model: &ModelFacts) -> Result<f64, PlanError> {
         let mut work = Self::default();
         for (segment, times) in plan.kinds_of_segments() {
-            work.add(&kept_rows(&plan.timetable(&segment)?, plan.keeping), times, plan, model);
+            let timetable = plan.timetable(&segment)?;
+            let kept = kept_rows(&timetable, plan.keeping);
+            work.add(&timetable, &kept, times, plan, model);
         }
         Ok(work.flops)
     }

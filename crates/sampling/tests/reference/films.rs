@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use longreel_sampling::{
-    FilmShape, Guidance, LatentFrames, Schedule, SchedulerConfig, SegmentPlan, Start, Timetable,
-    TimetableShape, mix_condition_noise,
+    FilmShape, Guidance, GuidanceInterval, LatentFrames, Schedule, SchedulerConfig, SegmentPlan,
+    Start, Timetable, TimetableShape, mix_condition_noise,
 };
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn film(case: &Value) -> Vec<f32> {
     .unwrap();
     let config = SchedulerConfig::default().with_flow_shift(number(&case["flow_shift"])).unwrap();
     let schedule = Arc::new(Schedule::new(&config, field("steps")).unwrap());
-    let guidance = Guidance::new(number(&case["guidance"]) as f32).unwrap();
+    let guidance = Guidance::new(number(&case["guidance"]) as f32, GuidanceInterval::ALL).unwrap();
     let (cond, uncond) = (number(&case["cond"]) as f32, number(&case["uncond"]) as f32);
     let addnoise = number(&case["addnoise"]) as f32;
     let mut noises = list(&case["noises"]).iter().map(floats);
@@ -55,8 +55,9 @@ fn film(case: &Value) -> Vec<f32> {
                     .unwrap();
             }
             let mut velocity = model(&shown, &row.timesteps, cond);
-            if guidance.enabled() {
-                guidance.combine(&mut velocity, &model(&shown, &row.timesteps, uncond)).unwrap();
+            if guidance.guides(row) {
+                let other = model(&shown, &row.timesteps, uncond);
+                guidance.combine(&mut velocity, &other, &row.timesteps).unwrap();
             }
             for &group in &row.updated_groups {
                 let frames = &timetable.groups()[group];

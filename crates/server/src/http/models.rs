@@ -199,6 +199,7 @@ fn defaults(model: &ModelInfo) -> Value {
         "fps": defaults.fps,
         "steps": defaults.steps,
         "guidance_scale": defaults.guidance_scale,
+        "guidance_interval": defaults.guidance_interval,
         "shift": defaults.flow_shift,
         "negative_prompt": defaults.negative_prompt,
     })
