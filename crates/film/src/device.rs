@@ -171,7 +171,8 @@ impl Need {
         }
     }
 
-    /// Of one of several devices. The first one has the VAE, and the others are planned as if they had.
+    /// Of one of several devices that denoise. Where none of the others decodes, the first one has the VAE,
+    /// and the others are planned as if they had.
     pub fn of_rank(
         model: &ModelFacts,
         sharing: Sharing,
@@ -180,7 +181,23 @@ impl Need {
         kept: u64,
     ) -> Self {
         let own = sharing.tokens(tokens, height, &model.transformer);
-        Self::of(model, own, height, width, kept / sharing.devices() as u64)
+        let need = Self::of(model, own, height, width, kept / sharing.denoisers() as u64);
+        if !sharing.decoder {
+            return need;
+        }
+        Self { weights: need.weights - model.other_bytes, state: 0, decoding: 0, ..need }
+    }
+
+    /// Of a device that encodes and decodes, and does nothing else.
+    pub fn of_decoder(model: &ModelFacts, [height, width]: [usize; 2]) -> Self {
+        let working = gpu_decode_bytes(&model.vae, height, width);
+        Self {
+            weights: model.other_bytes,
+            largest: model.other_bytes,
+            activations: working,
+            state: 0,
+            decoding: working + model.other_bytes,
+        }
     }
 
     /// How the weights share what `free` bytes leave; `None` when that is too little for any film of
@@ -225,8 +242,15 @@ pub(crate) fn share(
     plan: &PlanSummary,
 ) -> Result<(), FilmError> {
     let kept = plan.kv_cache.as_ref().map_or(0, |kept| kept.bytes);
-    let need = Need::of_rank(model, plan.sharing, plan.tokens, [plan.height, plan.width], kept);
-    devices.iter().filter_map(Device::gpu).try_for_each(|gpu| share_one(gpu, &need))
+    let (sharing, size) = (plan.sharing, [plan.height, plan.width]);
+    let need = Need::of_rank(model, sharing, plan.tokens, size, kept);
+    let denoisers = devices.iter().take(sharing.denoisers()).map(|device| (device, need));
+    let decoder =
+        sharing.decoder.then(|| (sharing.decoder_of(devices), Need::of_decoder(model, size)));
+    denoisers
+        .chain(decoder)
+        .filter_map(|(device, need)| Some((device.gpu()?, need)))
+        .try_for_each(|(gpu, need)| share_one(gpu, &need))
 }
 
 fn share_one(gpu: &Gpu, need: &Need) -> Result<(), FilmError> {

@@ -332,7 +332,12 @@ impl Engine {
             }
         };
         let denoisers = networks.denoisers.arranged(plan.sharing)?;
-        self.networks = Some(Networks { denoisers, ..networks });
+        let mut networks = Networks { denoisers, ..networks };
+        let decoder = plan.sharing.decoder_of(&devices);
+        if networks.vae.decoder.device() != decoder {
+            networks.vae = self.load_vae(decoder)?;
+        }
+        self.networks = Some(networks);
         let networks = self.networks.as_ref().expect("just put there");
         let conditions =
             self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
@@ -369,9 +374,13 @@ impl Engine {
         let transformer = Transformer::load(&config, source)?;
         let ranks = devices.iter().map(|device| transformer.clone().on(device)).collect();
         let denoisers = Denoisers::new(ranks, sharing)?;
-        let (config, source) = self.folder.vae()?;
         let upscaler = self.options.upscaler.as_deref().map(Upscaler::open).transpose()?;
-        Ok(Networks { denoisers, vae: Vae::load(&config, source)?.on(&devices[0]), upscaler })
+        Ok(Networks { denoisers, vae: self.load_vae(sharing.decoder_of(devices))?, upscaler })
+    }
+
+    fn load_vae(&self, device: &Device) -> Result<Vae, FilmError> {
+        let (config, source) = self.folder.vae()?;
+        Ok(Vae::load(&config, source)?.on(device))
     }
 
     fn images(

@@ -48,7 +48,7 @@ pub enum Event {
         left_seconds: Option<f64>,
     },
     /// A segment's frames are in the file, which is playable up to here, and the checkpoint is on
-    /// disk.
+    /// disk. Where a device decodes beside the others, the next segment has begun by then.
     Part {
         /// From 0.
         segment: usize,

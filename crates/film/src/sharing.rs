@@ -8,31 +8,53 @@ use longreel_weights::TransformerConfig;
 use serde::Serialize;
 
 use crate::error::PlanError;
-use crate::request::{CacheChoice, FilmRequest};
+use crate::request::{CacheChoice, Carry, FilmRequest};
 
 /// Which part of the work is a device's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Sharing {
-    /// Groups of devices: one for both branches of guidance, or one for each.
+    /// Groups of devices that denoise: one for both branches of guidance, or one for each.
     pub groups: usize,
     /// Devices of a group, each with a strip of the picture.
     pub strips: usize,
+    /// Whether the last device does nothing but encode and decode, and decodes a segment while the others
+    /// denoise the next one. Otherwise the first one of those that denoise does.
+    pub decoder: bool,
 }
 
 impl Sharing {
-    /// Of `devices` devices. A branch of guidance needs nothing of the other one, so an even number is
+    /// One device that does everything.
+    pub const ALONE: Self = Self { groups: 1, strips: 1, decoder: false };
+
+    /// Ways to share a film of so many segments (endless when `None`) among `devices` devices, at least
+    /// one. A branch of guidance needs nothing of the other one, so an even number of those that denoise is
     /// two groups where there is guidance. A step cache decides for both branches in turn, and a single
     /// group has them one after the other.
     ///
     /// # Errors
     /// Heads or rows of patches that cannot be shared out among so many.
-    pub fn new(
+    pub(crate) fn ways(
         devices: usize,
+        segments: Option<usize>,
         request: &FilmRequest,
         model: &TransformerConfig,
-    ) -> Result<Self, PlanError> {
-        let sharing = Self::by_rule(devices, request);
-        let Some(why) = sharing.obstacle(request, model) else { return Ok(sharing) };
+    ) -> Result<Vec<Self>, PlanError> {
+        let all = Self::by_rule(devices, request);
+        // A segment that begins with frames waits for those of the one before.
+        let apart = devices > 1
+            && segments.is_none_or(|segments| segments > 1)
+            && request.carry == Carry::Latents;
+        let without_one =
+            apart.then(|| Self { decoder: true, ..Self::by_rule(devices - 1, request) });
+        let ways: Vec<_> = [Some(all), without_one]
+            .into_iter()
+            .flatten()
+            .filter(|way| way.obstacle(request, model).is_none())
+            .collect();
+        if !ways.is_empty() {
+            return Ok(ways);
+        }
+        let why = all.obstacle(request, model).unwrap_or_default();
         let fewer = (1..devices)
             .rev()
             .find(|&n| Self::by_rule(n, request).obstacle(request, model).is_none());
@@ -45,7 +67,23 @@ impl Sharing {
             && request.cache == CacheChoice::Off
             && devices.is_multiple_of(2);
         let groups = if apart { 2 } else { 1 };
-        Self { groups, strips: devices / groups }
+        Self { groups, strips: devices / groups, decoder: false }
+    }
+
+    /// What a film takes on these devices when they work side by side, for one device's `denoise` and
+    /// `decode` of all its segments; of one segment when it is endless.
+    pub(crate) fn cost(self, denoise: f64, decode: f64, segments: Option<usize>) -> f64 {
+        let denoise = denoise / self.denoisers() as f64;
+        match (self.decoder, segments) {
+            (false, _) => denoise + decode,
+            (true, None) => denoise.max(decode),
+            (true, Some(segments)) => {
+                // The first one is denoised, and the last one decoded, with nothing beside.
+                let count = segments.max(1) as f64;
+                let (denoise, decode) = (denoise / count, decode / count);
+                denoise + (count - 1.0) * denoise.max(decode) + decode
+            }
+        }
     }
 
     /// Why a group cannot share the work.
@@ -60,9 +98,19 @@ impl Sharing {
         })
     }
 
+    /// Devices that denoise.
+    pub fn denoisers(self) -> usize {
+        self.groups * self.strips
+    }
+
     /// Devices in all.
     pub fn devices(self) -> usize {
-        self.groups * self.strips
+        self.denoisers() + usize::from(self.decoder)
+    }
+
+    /// Which device encodes and decodes.
+    pub(crate) fn decoder_of<T>(self, devices: &[T]) -> &T {
+        if self.decoder { &devices[self.denoisers()] } else { &devices[0] }
     }
 
     /// Most of `tokens` tokens of whole frames that are one device's.
@@ -79,14 +127,28 @@ fn rows(model: &TransformerConfig, height: usize) -> usize {
 
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.devices();
+        if self.decoder {
+            write!(f, "{all}: the last one decodes a segment while the next one is denoised")?;
+            let others = self.denoisers();
+            return match (self.groups, self.strips) {
+                (1, 1) => f.write_str(" by the first"),
+                (1, _) => write!(f, " by the first {others}, each with a strip of the picture"),
+                (_, 1) => write!(f, " by the first {others}, one for each pass of guidance"),
+                (_, strips) => write!(
+                    f,
+                    " by the first {others}, {strips} for each pass of guidance, each with a strip of the \
+                     picture"
+                ),
+            };
+        }
         match (self.groups, self.strips) {
             (1, 1) => f.write_str("one"),
             (1, strips) => write!(f, "{strips}, each with a strip of the picture"),
             (groups, 1) => write!(f, "{groups}, one for each pass of guidance"),
             (_, strips) => write!(
                 f,
-                "{}, {strips} for each pass of guidance, each with a strip of the picture",
-                self.devices()
+                "{all}, {strips} for each pass of guidance, each with a strip of the picture"
             ),
         }
     }
@@ -95,6 +157,8 @@ impl fmt::Display for Sharing {
 /// The transformer on the devices that denoise.
 pub struct Denoisers {
     groups: Vec<SplitTransformer>,
+    /// Of the device that decodes, which has none of its weights.
+    spare: Option<Transformer>,
 }
 
 impl Denoisers {
@@ -108,7 +172,7 @@ impl Denoisers {
         let groups = (0..sharing.groups)
             .map(|_| SplitTransformer::new(ranks.by_ref().take(sharing.strips).collect()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { groups })
+        Ok(Self { groups, spare: ranks.next() })
     }
 
     /// The same copies in the groups of `sharing`.
@@ -116,11 +180,16 @@ impl Denoisers {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn arranged(self, sharing: Sharing) -> Result<Self, ModelError> {
-        let now = Sharing { groups: self.groups.len(), strips: self.groups[0].devices().len() };
+        let now = Sharing {
+            groups: self.groups.len(),
+            strips: self.groups[0].devices().len(),
+            decoder: self.spare.is_some(),
+        };
         if now == sharing {
             return Ok(self);
         }
-        Self::new(self.groups.into_iter().flat_map(SplitTransformer::into_ranks).collect(), sharing)
+        let ranks = self.groups.into_iter().flat_map(SplitTransformer::into_ranks);
+        Self::new(ranks.chain(self.spare).collect(), sharing)
     }
 
     /// Those of a branch of guidance.

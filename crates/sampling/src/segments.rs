@@ -13,6 +13,8 @@
 //! - A `total` that a video's history alone fills gives zero segments there. It is refused.
 //! - The last image is appended to the last window as one latent frame, whatever the overlap is.
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 /// Pixel frames in one latent frame after the first: the temporal factor of the Wan 2.1 VAE.
@@ -142,6 +144,13 @@ impl Segment {
     /// Window frames that belong to the film: prefix and new.
     pub fn film_latents(&self) -> usize {
         self.prefix_latents + self.new_latents
+    }
+
+    /// Window frames that it adds to the film: the new ones and, of the first segment, those that the film
+    /// starts from.
+    pub fn added(&self) -> Range<usize> {
+        let first = if self.index == 0 { 0 } else { self.prefix_latents };
+        first..self.film_latents()
     }
 
     /// All frames of the window.

@@ -242,7 +242,7 @@ fn each_of_several_devices_takes_what_the_plan_says() {
     let config = &facts.transformer;
     let tokens = case.latents * crate::estimate::tokens_per_frame(config, height, width);
     for strips in [2, 4] {
-        let sharing = Sharing { groups: 1, strips };
+        let sharing = Sharing { groups: 1, strips, decoder: false };
         let need = Need::of_rank(&facts, sharing, tokens, [height, width], 0);
         let cards: Vec<_> = (0..strips)
             .map(|_| Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() })))

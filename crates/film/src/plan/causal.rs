@@ -134,7 +134,7 @@ fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Option<u64> {
         let need = Need::of_rank(model, plan.sharing, tokens, [height, width], 0);
         // Each device keeps its share.
         let left = most(gpu.free_bytes).saturating_sub(need.all());
-        return Some(left.saturating_mul(plan.sharing.devices() as u64));
+        return Some(left.saturating_mul(plan.sharing.denoisers() as u64));
     }
     let base = base_bytes(plan, model);
     available_memory_bytes().map(|available| most(available).saturating_sub(base))

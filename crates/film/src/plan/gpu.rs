@@ -23,14 +23,17 @@ pub struct GpuPlan {
 }
 
 impl GpuPlan {
-    pub(super) fn new(gpu: &GpuFacts, need: &Need) -> Self {
+    /// Of a device that denoises, and of one that decodes where that is another one.
+    pub(super) fn new(gpu: &GpuFacts, need: &Need, decoder: Option<Need>) -> Self {
+        let decoder_fits = decoder.is_none_or(|need| need.shares(gpu.free_bytes).is_some());
+        let shares = need.shares(gpu.free_bytes).filter(|_| decoder_fits);
         Self {
             name: gpu.name.clone(),
             free_bytes: gpu.free_bytes,
-            least_bytes: need.least(),
+            least_bytes: need.least().max(decoder.map_or(0, |need| need.least())),
             activation_bytes: need.activations,
             weight_bytes: need.weights,
-            weights_there: need.shares(gpu.free_bytes).map(|shares| shares.resident as u64),
+            weights_there: shares.map(|shares| shares.resident as u64),
         }
     }
 }

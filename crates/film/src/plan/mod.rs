@@ -28,7 +28,7 @@ use self::checks::{check_kind, check_values, film_shape};
 pub use self::gpu::GpuPlan;
 pub use self::savings::Saving;
 pub use self::summary::PlanSummary;
-use self::summary::summarise;
+use self::summary::{Work, decoding_of, summarise};
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::read_image;
 use crate::device::GpuFacts;
@@ -251,9 +251,9 @@ pub fn plan(
     solver.build(&schedule)?;
     let guidance = Guidance::new(request.guidance_scale, request.guidance_interval)?;
     step_cache(request, model)?;
-    let sharing = Sharing::new(model.devices, request, &model.transformer)?;
+    let ways = Sharing::ways(model.devices, segments.count(), request, &model.transformer)?;
     let attention_window = causal::attention_window(request, causal_mask)?;
-    let mut plan = FilmPlan {
+    let base = FilmPlan {
         request: request.clone(),
         segments,
         causal_block,
@@ -263,10 +263,20 @@ pub fn plan(
         schedule,
         solver,
         guidance,
-        sharing,
-        summary: PlanSummary::empty(sharing),
+        sharing: Sharing::ALONE,
+        summary: PlanSummary::empty(Sharing::ALONE),
     };
-    plan.keeping = causal::keeping(&plan, model)?;
+    let mut best: Option<(FilmPlan, f64)> = None;
+    for sharing in ways {
+        let mut plan = FilmPlan { sharing, ..base.clone() };
+        plan.keeping = causal::keeping(&plan, model)?;
+        let (denoise, decode) = (Work::of(&plan, model)?, decoding_of(&plan, model));
+        let cost = sharing.cost(denoise, decode, plan.segments.count());
+        if best.as_ref().is_none_or(|(_, least)| cost < *least) {
+            best = Some((plan, cost));
+        }
+    }
+    let (mut plan, _) = best.expect("there is a way, or an error");
     plan.summary = summarise(&plan, model)?;
     if check_memory
         && let Some(gpu) = &plan.summary.gpu

@@ -112,24 +112,16 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             100.0 * flops / Work::of(&wide, model)?.max(1.0)
         ));
     }
-    let latents = match (plan.segments.total(), kinds.first()) {
-        (Some(total), _) => total.get(),
-        (None, Some((segment, _))) => segment.new_latents,
-        (None, None) => 0,
-    };
-    let mut decode = latents as f64 * decode_flops(&model.vae, height, width);
-    if request.finish.size.is_some() {
-        let shown = 4.0 * latents as f64 * f64::from(request.finish.frames);
-        decode += shown * model.upscaler_flops * (width * height) as f64;
-    }
+    let latents = latents_of(plan);
+    let decode = decoding_of(plan, model);
     // Norms, memory traffic and the tail of each kernel cost about a third on top of the probe's.
     let (rate, share) = match &model.gpu {
         Some(gpu) => (gpu.peak_flops, GPU_SHARE),
         None => (probe_flops_per_second(), 0.7),
     };
     // GPUs add up; parts of the processor are the same one. What they say to each other is not counted.
-    let devices = if model.gpu.is_some() { plan.sharing.devices() } else { 1 };
-    let expected_seconds = (flops / devices as f64 + decode) / (rate * share);
+    let sharing = if model.gpu.is_some() { plan.sharing } else { Sharing::ALONE };
+    let expected_seconds = sharing.cost(flops, decode, count) / (rate * share);
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
         Length::Endless => None,
@@ -140,10 +132,18 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let kept_bytes = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
     let gpu = model.gpu.as_ref().map(|gpu| {
         let size = [height, width];
-        GpuPlan::new(gpu, &Need::of_rank(model, plan.sharing, tokens, size, kept_bytes))
+        let need = Need::of_rank(model, plan.sharing, tokens, size, kept_bytes);
+        GpuPlan::new(gpu, &need, plan.sharing.decoder.then(|| Need::of_decoder(model, size)))
     });
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
+        if plan.sharing.devices() > 1 {
+            notes.push(
+                "--carry pixels: each segment waits for the frames of the one before, so that no device \
+                 can decode beside the others"
+                    .into(),
+            );
+        }
     }
     if request.addnoise_condition > 60.0 {
         notes.push(format!(
@@ -192,6 +192,26 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         savings: savings(plan, model, flops / (flops + decode))?,
         notes,
     })
+}
+
+/// Latent frames of a film, of one segment when it is endless.
+fn latents_of(plan: &FilmPlan) -> usize {
+    match (plan.segments.total(), plan.segments.segment(1).or(plan.segments.segment(0))) {
+        (Some(total), _) => total.get(),
+        (None, segment) => segment.map_or(0, |segment| segment.new_latents),
+    }
+}
+
+/// Operations of what makes frames of latents.
+pub(super) fn decoding_of(plan: &FilmPlan, model: &ModelFacts) -> f64 {
+    let (request, latents) = (&plan.request, latents_of(plan) as f64);
+    let (width, height) = (request.width, request.height);
+    let decoded = latents * decode_flops(&model.vae, height, width);
+    if request.finish.size.is_none() {
+        return decoded;
+    }
+    let shown = 4.0 * latents * f64::from(request.finish.frames);
+    decoded + shown * model.upscaler_flops * (width * height) as f64
 }
 
 /// Operations of the transformer.
@@ -250,7 +270,8 @@ fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize) -> u64 {
     let decoding = decode_bytes(&model.vae, request.height, request.width);
     // Groups run at the same time; the parts of one are a forward together.
     let forwards = plan.sharing.groups as u64 * forward_bytes(&model.transformer, tokens);
-    weights + forwards.max(decoding)
+    // With a device of its own the decoder works at the same time.
+    weights + if plan.sharing.decoder { forwards + decoding } else { forwards.max(decoding) }
 }
 
 /// Bytes of the host that values on their way between GPUs take: of each query, key or value in turn,

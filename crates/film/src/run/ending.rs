@@ -5,25 +5,28 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use longreel_kernels::Tensor;
 use longreel_media::{Frame, contact_sheet, thumbnail, write_atomic, write_jpeg, write_png};
 use longreel_sampling::Segment;
 use serde::Serialize;
 
-use super::{DRIFT, FRAMES, JOURNAL, LATENTS, Outcome, Run, SHEET, SHEET_FRAMES};
+use super::reel::{Denoised, Reel, Tell};
+use super::{DRIFT, FRAMES, JOURNAL, LATENTS, Outcome, SHEET, SHEET_FRAMES};
 use crate::append::{self, AppendFile};
 use crate::checkpoint::Checkpoint;
 use crate::error::FilmError;
-use crate::events::{Event, Observer};
+use crate::events::Event;
 use crate::request::FilmRequest;
 use crate::run_file::RunFile;
 
-impl Run<'_> {
+impl Reel<'_> {
     /// Makes the segment durable: film, dumps, then the checkpoint that counts on them.
     pub(super) fn end_part(
         &mut self,
-        segment: &Segment,
-        observer: &mut dyn Observer,
+        denoised: &Denoised,
+        tell: &mut Tell<'_>,
     ) -> Result<(), FilmError> {
+        let segment = &denoised.segment;
         let drift = self.meter.finish_segment(segment.index);
         if let Some(drift) = &drift {
             let file = self.appended.get_mut(DRIFT).expect("opened in new");
@@ -38,8 +41,8 @@ impl Run<'_> {
             segment: segment.index,
             frames: self.progress.frames,
             film_seconds: self.progress.frames as f64 / f64::from(self.plan.request().fps),
-            prompt: self.made_from.0.clone(),
-            seed: self.made_from.1,
+            prompt: denoised.made_from.0.clone(),
+            seed: denoised.made_from.1,
             bytes: head.map(|head| [part.bytes.start - head, part.bytes.end - head]),
             preview: self.preview(segment)?,
             checkpoint: None,
@@ -58,7 +61,7 @@ impl Run<'_> {
         self.progress.drift = self.meter.state();
         self.progress.seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
         // After the last segment too: another film may go on from there.
-        let (checkpoint, folder) = (self.checkpoint(), &self.folder);
+        let (checkpoint, folder) = (self.checkpoint(&denoised.recent), &self.folder);
         let failed = || FilmError::io("write a checkpoint in", folder);
         let written =
             sync_beside(&mut self.appended, |&name| name == JOURNAL, || checkpoint.write(folder))?
@@ -67,15 +70,15 @@ impl Run<'_> {
         if let Event::Part { checkpoint: named, .. } = &mut part {
             *named = self.outputs.checkpoints.then(|| checkpoint.display().to_string());
         }
-        observer.event(part);
+        tell(part);
         if let Some(event) = drift_event {
-            observer.event(event);
+            tell(event);
             self.last_drift = drift;
         }
         Ok(())
     }
 
-    pub(super) fn preview(&self, segment: &Segment) -> Result<Option<String>, FilmError> {
+    fn preview(&self, segment: &Segment) -> Result<Option<String>, FilmError> {
         let (true, Some(rgb)) = (self.outputs.previews, self.meter.last_frame()) else {
             return Ok(None);
         };
@@ -87,11 +90,8 @@ impl Run<'_> {
         Ok(Some(path.display().to_string()))
     }
 
-    pub(super) fn checkpoint(&self) -> Checkpoint {
-        let mut tensors = Vec::new();
-        if let Some(recent) = &self.recent {
-            tensors.push(("recent_latents".to_owned(), recent.clone()));
-        }
+    fn checkpoint(&self, recent: &Tensor) -> Checkpoint {
+        let mut tensors = vec![("recent_latents".to_owned(), recent.clone())];
         if let Some(pixels) = &self.recent_pixels {
             tensors.push(("recent_pixels".to_owned(), pixels.clone()));
         }
@@ -159,7 +159,7 @@ impl Run<'_> {
         Ok(outcome)
     }
 
-    pub(super) fn write_drift(&self, path: &Path) -> Result<(), FilmError> {
+    fn write_drift(&self, path: &Path) -> Result<(), FilmError> {
         let raw = self.folder.join(DRIFT);
         let text = fs::read_to_string(&raw).map_err(FilmError::io("read", &raw))?;
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
@@ -168,7 +168,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn write_sheet(&self, path: &Path, side: u32) -> Result<(), FilmError> {
+    fn write_sheet(&self, path: &Path, side: u32) -> Result<(), FilmError> {
         let raw = self.folder.join(SHEET);
         let [width, height] = sheet_frame(self.plan.request(), side)?;
         let size = width as usize * height as usize * 3;

@@ -5,6 +5,7 @@ use longreel_media::{FilmWriter, Frame, VideoOptions, VideoReader, thumbnail};
 use longreel_models::VaeDecoderState;
 use longreel_sampling::Segment;
 
+use super::reel::{Denoised, Reel, Tell};
 use super::{FRAMES, LATENTS, Run, SHEET, pixel_count, pixel_frame, sheet_step, unit};
 use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::drift::DriftMeter;
@@ -14,20 +15,48 @@ use crate::finish::{inserted, sized};
 use crate::request::{Carry, StartFrom};
 
 impl Run<'_> {
-    /// Takes a denoised window into the film: dumps, frames, drift, checkpoint.
-    pub(super) fn take_in(
+    /// Hands a denoised window over to be taken into the film.
+    pub(super) fn hand_over(
         &mut self,
         segment: &Segment,
         window: Tensor,
+        made_from: (String, u64),
         observer: &mut dyn Observer,
     ) -> Result<(), FilmError> {
-        let first = if segment.index == 0 { 0 } else { segment.prefix_latents };
-        let added = window.slice0(first..segment.film_latents());
+        let recent = self.remember(&window.slice0(segment.added()));
+        self.latents += segment.added().len();
+        self.next_segment = segment.index + 1;
+        let (segment, reused_steps) = (*segment, self.reused_steps);
+        let denoised = Denoised { segment, window, recent, made_from, reused_steps };
+        self.taker.take(denoised, observer)
+    }
+
+    /// Keeps the latents that the next segment's prefix and a resumed decoder need.
+    fn remember(&mut self, added: &Tensor) -> Tensor {
+        let receptive = self.networks.vae.decoder.receptive_latents();
+        let keep = self.plan.history_latents().max(receptive);
+        let all = match &self.recent {
+            Some(recent) => Tensor::concat0(&[recent, added]),
+            None => added.clone(),
+        };
+        let count = all.dim(0);
+        self.recent.insert(all.slice0(count.saturating_sub(keep)..count)).clone()
+    }
+}
+
+impl Reel<'_> {
+    /// Takes a denoised window into the film: dumps, frames, drift, checkpoint.
+    ///
+    /// # Errors
+    /// Those of the decoder, the encoder and the disk.
+    pub fn take_in(&mut self, denoised: Denoised, tell: &mut Tell<'_>) -> Result<(), FilmError> {
+        let Denoised { ref segment, ref window, .. } = denoised;
+        let added = window.slice0(segment.added());
         if let Some(file) = self.appended.get_mut(LATENTS) {
             file.write_f32(added.data()).map_err(FilmError::io("write", LATENTS))?;
         }
         if segment.index == 0 {
-            self.begin_film(observer)?;
+            self.begin_film(tell)?;
         }
         match self.plan.request().carry {
             Carry::Latents => {
@@ -53,21 +82,21 @@ impl Run<'_> {
                 self.decode(&film, state, skip as usize, undumped as usize)?;
             }
         }
-        self.remember(&added);
         self.progress.latents += added.dim(0);
         self.progress.next_segment = segment.index + 1;
-        self.end_part(segment, observer)
+        self.progress.reused_steps = denoised.reused_steps;
+        self.end_part(&denoised, tell)
     }
 
     /// Opens the film's file and, when a video is extended, puts the video's frames into it.
-    pub(super) fn begin_film(&mut self, observer: &mut dyn Observer) -> Result<(), FilmError> {
+    fn begin_film(&mut self, tell: &mut Tell<'_>) -> Result<(), FilmError> {
         self.writer = Some(FilmWriter::create(&self.outputs.film, &self.options)?);
         let plan = self.plan.clone();
         let request = plan.request();
         let StartFrom::Video(path) = &request.start else {
             return Ok(());
         };
-        observer.event(Event::Stage { what: "copying the video that is extended".into() });
+        tell(Event::Stage { what: "copying the video that is extended".into() });
         for frame in VideoReader::open(path, &VideoOptions::default())? {
             let (frame, _) = fit_frame(&frame?, request)?;
             if request.carry == Carry::Pixels {
@@ -84,7 +113,7 @@ impl Run<'_> {
     /// Decodes latents as a continuation of `state`, a slice at a time. The first `skip` frames do not
     /// go into the film, the first `undumped` ones not into the dump, which holds what the dumped
     /// latents decode to.
-    pub(super) fn decode(
+    fn decode(
         &mut self,
         latents: &Tensor,
         state: &mut VaeDecoderState,
@@ -109,7 +138,7 @@ impl Run<'_> {
 
     /// Adds decoded frames `[F, H, W, 3]` in [-1, 1] from frame `first` on to the dump, when there is
     /// one.
-    pub(super) fn dump_frames(&mut self, frames: &Tensor, first: usize) -> Result<(), FilmError> {
+    fn dump_frames(&mut self, frames: &Tensor, first: usize) -> Result<(), FilmError> {
         let Some(file) = self.appended.get_mut(FRAMES) else {
             return Ok(());
         };
@@ -122,7 +151,7 @@ impl Run<'_> {
     }
 
     /// Writes decoded frames `[F, H, W, 3]` in [-1, 1].
-    pub(super) fn write_frames(&mut self, frames: &Tensor) -> Result<(), FilmError> {
+    fn write_frames(&mut self, frames: &Tensor) -> Result<(), FilmError> {
         let (height, width) = (frames.dim(1), frames.dim(2));
         for frame in frames.data().chunks_exact(height * width * 3) {
             let rgb = frame.iter().map(|&v| (unit(v) * 255.0).round() as u8).collect();
@@ -135,7 +164,7 @@ impl Run<'_> {
     }
 
     /// Keeps the frames `[F, H, W, 3]` that the next segment's prefix needs.
-    pub(super) fn remember_pixels(&mut self, added: &Tensor) {
+    fn remember_pixels(&mut self, added: &Tensor) {
         let keep = pixel_count(self.plan.history_latents());
         let all = match &self.recent_pixels {
             Some(before) => Tensor::concat0(&[before, added]),
@@ -146,7 +175,7 @@ impl Run<'_> {
     }
 
     /// One frame into drift meter, contact sheet and file.
-    pub(super) fn put(&mut self, frame: Frame) -> Result<(), FilmError> {
+    fn put(&mut self, frame: Frame) -> Result<(), FilmError> {
         let how = self.plan.request().finish;
         let inserted = inserted(&how, self.meter.last_frame(), &frame)?;
         self.meter.push(frame.width() as usize, frame.rgb());
@@ -163,17 +192,5 @@ impl Run<'_> {
         }
         self.progress.frames += 1;
         Ok(())
-    }
-
-    /// Keeps the latents that the next segment's prefix and a resumed decoder need.
-    pub(super) fn remember(&mut self, added: &Tensor) {
-        let receptive = self.networks.vae.decoder.receptive_latents();
-        let keep = self.plan.history_latents().max(receptive);
-        let all = match &self.recent {
-            Some(recent) => Tensor::concat0(&[recent, added]),
-            None => added.clone(),
-        };
-        let count = all.dim(0);
-        self.recent = Some(all.slice0(count.saturating_sub(keep)..count));
     }
 }

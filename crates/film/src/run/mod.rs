@@ -1,27 +1,30 @@
 //! One film, from plan to closed file: segments in order, frames out as they are decoded, a
 //! checkpoint after each segment.
+//!
+//! A [`Run`] denoises; what came of it goes to a [`Reel`](reel::Reel), which decodes and writes. The two take turns, or,
+//! where the decoder has a device of its own, work side by side, one segment apart.
 
+mod beside;
 mod ending;
 mod frames;
+mod reel;
 mod segment;
 mod steering;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use longreel_kernels::Tensor;
-use longreel_media::{FilmOptions, FilmState, FilmWriter, FrameRate};
-use longreel_models::VaeDecoderState;
+use longreel_media::{FilmOptions, FrameRate};
 use longreel_sampling::StepCache;
 
+use self::beside::Taker;
 pub(crate) use self::ending::sheet_frame;
+use self::reel::Reel;
 use self::segment::Made;
-use crate::append::AppendFile;
-use crate::checkpoint::{Checkpoint, Progress};
-use crate::condition::{Conditions, VAE_BUDGET_BYTES};
-use crate::drift::{DriftMeter, SegmentDrift};
+use crate::checkpoint::Checkpoint;
+use crate::condition::Conditions;
+use crate::drift::SegmentDrift;
 use crate::engine::Networks;
 use crate::error::FilmError;
 use crate::estimate::peak_memory_bytes;
@@ -31,7 +34,7 @@ use crate::outputs::Outputs;
 use crate::peek::Peeks;
 use crate::plan::FilmPlan;
 use crate::prompts::Prompter;
-use crate::request::{Carry, FilmRequest};
+use crate::request::FilmRequest;
 use crate::run_file::Maker;
 
 /// Names of the growing files of a run.
@@ -74,25 +77,19 @@ pub struct Run<'a> {
     conditions: Conditions,
     noise: NoiseSource,
     cache: Option<Box<dyn StepCache>>,
-    options: FilmOptions,
-    writer: Option<FilmWriter>,
-    meter: DriftMeter,
-    decoder_state: VaeDecoderState,
     /// The film's last latents, as many as the next segment and a resumed decoder need.
     recent: Option<Tensor>,
-    /// The film's last frames `[F, H, W, 3]` in [-1, 1], kept when history is carried as pixels.
-    recent_pixels: Option<Tensor>,
-    appended: HashMap<&'static str, AppendFile>,
-    progress: Progress,
+    /// The next one to be denoised.
+    next_segment: usize,
+    /// Latent frames denoised.
+    latents: usize,
+    /// Rows saved by a step cache.
+    reused_steps: usize,
+    taker: Taker<'a>,
     /// Segments that may be made: the observer gave leave for those before this one.
     allowed: usize,
-    started: Instant,
-    seconds_before: f64,
     timing: Timing,
     peeks: Peeks,
-    /// Prompt and seed of the segment in work.
-    made_from: (String, u64),
-    last_drift: Option<SegmentDrift>,
 }
 
 /// Measured so far, for the time left.
@@ -100,8 +97,6 @@ pub struct Run<'a> {
 struct Timing {
     row_seconds: f64,
     rows: usize,
-    part_seconds: f64,
-    part_latents: usize,
 }
 
 impl<'a> Run<'a> {
@@ -119,83 +114,33 @@ impl<'a> Run<'a> {
         conditions: Conditions,
         noise: NoiseSource,
         cache: Option<Box<dyn StepCache>>,
-        checkpoint: Option<Checkpoint>,
+        mut checkpoint: Option<Checkpoint>,
     ) -> Result<Self, FilmError> {
-        let request = plan.request();
-        let folder = outputs.run_folder();
-        let mut options = film_options(request, outputs);
-        options.metadata = Some(maker.metadata(request, outputs, &outputs.command));
-        let mut run = Self {
-            plan: Arc::new(plan.clone()),
+        let plan = Arc::new(plan.clone());
+        let recent = checkpoint.as_mut().and_then(|checkpoint| checkpoint.take("recent_latents"));
+        let metadata = maker.metadata(plan.request(), outputs, &outputs.command);
+        let reel =
+            Reel::new(plan.clone(), outputs, networks, metadata, recent.as_ref(), checkpoint)?;
+        let progress = reel.progress();
+        Ok(Self {
+            next_segment: progress.next_segment,
+            latents: progress.latents,
+            reused_steps: progress.reused_steps,
+            plan,
             outputs,
             maker,
+            folder: outputs.run_folder(),
             networks,
             prompter,
             conditions,
             noise,
             cache,
-            options,
-            writer: None,
-            meter: DriftMeter::default(),
-            decoder_state: VaeDecoderState::new(),
-            recent: None,
-            recent_pixels: None,
-            appended: HashMap::new(),
-            progress: Progress {
-                next_segment: 0,
-                frames: 0,
-                dumped_frames: 0,
-                latents: 0,
-                writer: serde_json::Value::Null,
-                lengths: HashMap::new(),
-                drift: Default::default(),
-                seconds: 0.0,
-                reused_steps: 0,
-            },
+            recent,
+            taker: Taker::new(reel),
             allowed: 0,
-            started: Instant::now(),
-            seconds_before: 0.0,
             timing: Timing::default(),
             peeks: Peeks::default(),
-            made_from: Default::default(),
-            last_drift: None,
-            folder,
-        };
-        if let Some(checkpoint) = checkpoint {
-            run.restore(checkpoint)?;
-        }
-        let mut names = vec![DRIFT];
-        names.extend(outputs.dump_latents.as_ref().map(|_| LATENTS));
-        names.extend(outputs.dump_frames.as_ref().map(|_| FRAMES));
-        names.extend(outputs.sheet().map(|_| SHEET));
-        names.extend(outputs.live.then_some(JOURNAL));
-        for name in names {
-            let path = match name {
-                JOURNAL => outputs.journal_path(),
-                _ => run.folder.join(name),
-            };
-            let length = run.progress.lengths.get(name).copied().unwrap_or(0);
-            let file = AppendFile::open(&path, length).map_err(FilmError::io("open", &path))?;
-            run.appended.insert(name, file);
-        }
-        Ok(run)
-    }
-
-    fn restore(&mut self, mut checkpoint: Checkpoint) -> Result<(), FilmError> {
-        self.progress = checkpoint.progress.clone();
-        self.seconds_before = self.progress.seconds;
-        self.recent = checkpoint.take("recent_latents");
-        self.recent_pixels = checkpoint.take("recent_pixels");
-        self.meter = DriftMeter::resume(&self.progress.drift, checkpoint.last_frame);
-        if let (Some(recent), Carry::Latents) = (&self.recent, self.plan.request().carry) {
-            let starts_clip = recent.dim(0) == self.progress.latents;
-            self.decoder_state =
-                self.networks.vae.decoder.rebuild_state(recent, starts_clip, VAE_BUDGET_BYTES)?;
-        }
-        let state: FilmState = serde_json::from_value(self.progress.writer.clone())
-            .map_err(|e| FilmError::io("read the checkpoint in", &self.folder)(e.into()))?;
-        self.writer = Some(FilmWriter::resume(&self.outputs.film, &self.options, &state)?);
-        Ok(())
+        })
     }
 
     /// Makes the segments that are left and closes the film.
@@ -204,39 +149,54 @@ impl<'a> Run<'a> {
     /// Those of the networks, the disk and the encoder. What was finished stays, and the run can be
     /// resumed.
     pub fn finish(
-        mut self,
+        self,
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
-        let mut stopped = false;
-        while let Some(segment) = self.plan.segments.segment(self.progress.next_segment) {
-            if stop.get() != Stop::No {
-                stopped = true;
-                break;
+        let outcome = std::thread::scope(|scope| {
+            // It ends in here, whatever happens, and with it what waits for its segments.
+            let mut run = self;
+            if run.plan.sharing.decoder {
+                run.taker.work_beside(scope);
             }
-            match self.make(&segment, stop, observer)? {
-                Made::Whole => {}
-                Made::Changed(change) => self.follow(change, observer)?,
-                Made::GivenUp => {
-                    stopped = true;
-                    break;
-                }
+            let made = run.segments(stop, observer);
+            // What is denoised is taken in even when the next segment went wrong.
+            let taken = run.taker.settle(observer);
+            let mut stopped = made.and_then(|stopped| taken.map(|()| stopped))?;
+            if run.plan.segments.count().is_none() && run.next_segment > 0 {
+                // An endless film is complete when it is stopped at a segment's end.
+                stopped = stop.get() == Stop::Now;
             }
-        }
-        if self.plan.segments.count().is_none() && self.progress.next_segment > 0 {
-            // An endless film is complete when it is stopped at a segment's end.
-            stopped = stop.get() == Stop::Now;
-        }
-        let outcome = self.close(stopped)?;
+            run.taker.into_reel().close(stopped)
+        })?;
         observer.event(Event::Done {
             path: outcome.film.display().to_string(),
             frames: outcome.frames,
             seconds: outcome.seconds,
             peak_memory_bytes: peak_memory_bytes(),
             reused_steps: outcome.reused_steps,
-            stopped,
+            stopped: outcome.stopped,
         });
         Ok(outcome)
+    }
+
+    /// Makes the segments that are left; true when it was stopped before the last one.
+    fn segments(
+        &mut self,
+        stop: &StopSignal,
+        observer: &mut dyn Observer,
+    ) -> Result<bool, FilmError> {
+        while let Some(segment) = self.plan.segments.segment(self.next_segment) {
+            if stop.get() != Stop::No {
+                return Ok(true);
+            }
+            match self.make(&segment, stop, observer)? {
+                Made::Whole => {}
+                Made::Changed(change) => self.follow(change, observer)?,
+                Made::GivenUp => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -1,7 +1,5 @@
 //! One segment: its window, its denoising, and what is told meanwhile.
 
-use std::time::Instant;
-
 use longreel_kernels::Tensor;
 use longreel_media::write_jpeg;
 use longreel_models::ForwardOptions;
@@ -54,11 +52,11 @@ impl Run<'_> {
             prompt: prompt.to_owned(),
         });
         self.peeks.begin(self.timing.row_seconds);
-        self.made_from = (prompt.to_owned(), seed);
+        let made_from = (prompt.to_owned(), seed);
         let mut window = self.window(segment, seed)?;
         let timetable = plan.timetable(segment)?;
         let rows_after = self.rows_after(segment, timetable.rows().len());
-        let latents_left = plan.segments.total().map(|t| t.get() - self.progress.latents);
+        let latents_left = plan.segments.total().map(|t| t.get() - self.latents);
         let (cond, uncond) = self.prompter.contexts(prompt)?;
         let task = SegmentTask {
             denoisers: &self.networks.denoisers,
@@ -81,16 +79,23 @@ impl Run<'_> {
             prefix: segment.prefix_latents,
             addnoise_condition: request.addnoise_condition,
         };
-        let (timing, peeks) = (&mut self.timing, &mut self.peeks);
+        let (timing, peeks, taker) = (&mut self.timing, &mut self.peeks, &mut self.taker);
         let (decoder, outputs) = (&self.networks.vae.decoder, self.outputs);
         let mut on_row = |row: &RowDone<'_>| -> Result<bool, FilmError> {
             let RowDone { done, rows, seconds, .. } = *row;
             timing.row_seconds += seconds;
             timing.rows += 1;
+            taker.look(observer)?;
             let left = rows_after.zip(latents_left).map(|(after, latents)| {
                 let row = timing.row_seconds / timing.rows as f64;
-                let latent = timing.part_seconds / timing.part_latents.max(1) as f64;
-                row * (rows - done + after) as f64 + latent * latents as f64
+                let latent = taker.seconds_of_a_latent();
+                let rows = row * (rows - done + after) as f64;
+                if taker.is_beside() {
+                    // Behind the longer of both there is at least the last segment's decoding.
+                    let last = latent * latents.min(segment.new_latents) as f64;
+                    return (rows + last).max(latent * latents as f64);
+                }
+                rows + latent * latents as f64
             });
             observer.event(Event::Step {
                 segment: segment.index,
@@ -102,6 +107,7 @@ impl Run<'_> {
             // The last row is followed by the segment's frames themselves.
             if outputs.live
                 && done < rows
+                && taker.is_idle()
                 && peeks.is_due(timing.row_seconds)
                 && let Some(frame) = peeks.make(timing.row_seconds, decoder, &(row.clean)())?
             {
@@ -124,6 +130,8 @@ impl Run<'_> {
         };
         let whole = denoise(&task, &mut window, self.cache.as_deref_mut(), &mut on_row)?;
         if whole && !is_allowed && leave.is_none() {
+            // Whoever gives leave may wait for the segment before.
+            self.taker.settle(observer)?;
             let Leave::Given(change) = observer.leave(segment.index, true) else {
                 return Ok(Made::GivenUp);
             };
@@ -142,23 +150,20 @@ impl Run<'_> {
             return Ok(Made::GivenUp);
         }
         if let Some(cache) = &self.cache {
-            self.progress.reused_steps += cache.reused();
+            self.reused_steps += cache.reused();
         }
-        let started = Instant::now();
-        self.take_in(segment, window, observer)?;
-        self.timing.part_seconds += started.elapsed().as_secs_f64();
-        self.timing.part_latents += segment.new_latents;
+        self.hand_over(segment, window, made_from, observer)?;
         Ok(Made::Whole)
     }
 
     /// Rows of the segments after this one; all but the last have as many as a middle one.
-    pub(super) fn rows_after(&self, segment: &Segment, rows: usize) -> Option<usize> {
+    fn rows_after(&self, segment: &Segment, rows: usize) -> Option<usize> {
         let count = self.plan.segments.count()?;
         Some(rows * (count - segment.index - 1))
     }
 
     /// The window before denoising: prefix, noise, last image.
-    pub(super) fn window(&self, segment: &Segment, seed: u64) -> Result<Tensor, FilmError> {
+    fn window(&mut self, segment: &Segment, seed: u64) -> Result<Tensor, FilmError> {
         let request = self.plan.request();
         let (h, w) = (request.height / 8, request.width / 8);
         let channels = self.networks.vae.encoder.latent_channels();
@@ -181,8 +186,10 @@ impl Run<'_> {
     }
 
     /// The latents a later segment begins with.
-    pub(super) fn history(&self, count: usize) -> Result<Tensor, FilmError> {
-        if let (Carry::Pixels, Some(pixels)) = (self.plan.request().carry, &self.recent_pixels) {
+    fn history(&mut self, count: usize) -> Result<Tensor, FilmError> {
+        if self.plan.request().carry == Carry::Pixels
+            && let Some(pixels) = self.taker.reel().recent_pixels()
+        {
             return crate::condition::encode(&self.networks.vae.encoder, pixels);
         }
         let recent = self.recent.as_ref().expect("a later segment has a film before it");

@@ -28,20 +28,16 @@ impl Run<'_> {
         }
         file.request = plan.request().clone();
         file.write(&self.folder)?;
-        let metadata =
-            Some(self.maker.metadata(plan.request(), self.outputs, &file.outputs.command));
-        self.options.metadata.clone_from(&metadata);
-        if let Some(writer) = &mut self.writer {
-            writer.set_metadata(metadata)?;
-        }
+        let metadata = self.maker.metadata(plan.request(), self.outputs, &file.outputs.command);
         self.plan = Arc::new(plan);
-        Ok(())
+        self.taker.settle(observer)?;
+        self.taker.reel().follow(self.plan.clone(), metadata)
     }
 
     /// What is made stays as it is.
     fn check_made(&self, now: &FilmRequest) -> Result<(), PlanError> {
         let before = self.plan.request();
-        for index in 0..self.progress.next_segment {
+        for index in 0..self.next_segment {
             let Some(segment) = self.plan.segments.segment(index) else { break };
             let frame = pixel_frame(segment.first_new_latent);
             if before.in_force(frame) != now.in_force(frame) {
@@ -49,7 +45,7 @@ impl Run<'_> {
                     "the prompt of segment",
                     index,
                     "cannot be changed any more, since it is made",
-                    format!("change it from segment {} on", self.progress.next_segment),
+                    format!("change it from segment {} on", self.next_segment),
                 ));
             }
         }

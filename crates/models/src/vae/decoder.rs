@@ -94,6 +94,11 @@ impl VaeDecoder {
         self
     }
 
+    /// The device that runs it.
+    pub fn device(&self) -> &Device {
+        &self.network.device
+    }
+
     /// Ratio of picture to latent height and width.
     pub fn spatial_factor(&self) -> usize {
         self.shape.spatial
