@@ -49,6 +49,8 @@ fi
 step bench-1.3B-540P "$program" bench SkyReels-V2-DF-1.3B-540P --trace "$out/1.3B.json"
 step bench-14B-480P "$program" bench SkyReels-V2-DF-14B-540P --size 832x480 --num-frames 81
 step bench-14B-540P "$program" bench SkyReels-V2-DF-14B-540P
+# The same with our own kernel for attention, beside cuDNN's.
+step bench-14B-540P-own-attention env LONGREEL_CUDNN=off "$program" bench SkyReels-V2-DF-14B-540P
 step bench-14B-720P "$program" bench SkyReels-V2-DF-14B-720P --num-frames 121 --trace "$out/14B.json"
 
 printf '\n== summary\n'

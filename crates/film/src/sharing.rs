@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use longreel_kernels::Device;
 use longreel_models::{ModelError, SplitTransformer, Transformer};
 use longreel_sampling::Branch;
 use longreel_weights::TransformerConfig;
@@ -195,6 +196,12 @@ impl Denoisers {
     /// Those of a branch of guidance.
     pub fn of(&self, branch: Branch) -> &SplitTransformer {
         &self.groups[branch as usize % self.groups.len()]
+    }
+
+    /// What is not as good as it could be on a device, each told once.
+    pub fn warnings(&self) -> Vec<String> {
+        let gpus = self.groups.iter().flat_map(SplitTransformer::devices).filter_map(Device::gpu);
+        gpus.flat_map(|gpu| gpu.warnings()).collect()
     }
 
     /// Whether the branches of guidance have devices of their own.

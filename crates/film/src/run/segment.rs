@@ -129,6 +129,9 @@ impl Run<'_> {
             Ok(stop.get() != Stop::Now)
         };
         let whole = denoise(&task, &mut window, self.cache.as_deref_mut(), &mut on_row)?;
+        for message in self.networks.denoisers.warnings() {
+            observer.event(Event::Warning { message });
+        }
         if whole && !is_allowed && leave.is_none() {
             // Whoever gives leave may wait for the segment before.
             self.taker.settle(observer)?;

@@ -2,17 +2,24 @@
 //! each compares ours with them.
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use cudarc::cublaslt::sys as cublaslt;
+use cudarc::cudnn::sys as cudnn;
 use cudarc::driver::sys as driver;
 use cudarc::nvrtc::sys as nvrtc;
 
 use self::cublaslt::*;
+use self::cudnn::{
+    cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, cudnnBackendDescriptor_t,
+    cudnnBackendDescriptorType_t, cudnnHandle_t,
+};
 use self::driver::*;
 use self::nvrtc::nvrtcProgram;
 use super::Places;
 use super::libraries::{Kind, Loaded};
+use super::probe::written;
 use crate::gpu::GpuError;
 
 /// A table of functions whose result is a status. It is kept as a number, since a newer library may
@@ -129,6 +136,26 @@ functions! {
     );
 }
 
+functions! {
+    /// Attention.
+    CudnnApi: cudnn, cudnnStatus_t;
+    cudnnCreate(*mut cudnnHandle_t);
+    cudnnDestroy(cudnnHandle_t);
+    cudnnSetStream(cudnnHandle_t, cudnn::cudaStream_t);
+    cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t, *mut cudnnBackendDescriptor_t);
+    cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t);
+    cudnnBackendFinalize(cudnnBackendDescriptor_t);
+    cudnnBackendSetAttribute(
+        cudnnBackendDescriptor_t, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, i64,
+        *const c_void,
+    );
+    cudnnBackendGetAttribute(
+        cudnnBackendDescriptor_t, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, i64,
+        *mut i64, *mut c_void,
+    );
+    cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t, cudnnBackendDescriptor_t);
+}
+
 /// A status of the driver in its own words.
 type Words = unsafe extern "C" fn(u32, *mut *const c_char) -> u32;
 
@@ -164,4 +191,41 @@ pub fn nvrtc_api(places: &Places, driver: Option<u32>) -> Result<(NvrtcApi, Load
 /// The functions of cuBLASLt, for a driver of this CUDA version.
 pub fn cublaslt_api(places: &Places, driver: Option<u32>) -> Result<CublasLtApi, GpuError> {
     CublasLtApi::of(&Loaded::find(Kind::CublasLt, places, driver, "cublasLtGetVersion")?)
+}
+
+/// cuDNN, loaded.
+#[derive(Debug)]
+pub struct Cudnn {
+    pub api: CudnnApi,
+    pub name_of: unsafe extern "C" fn(u32) -> *const c_char,
+    /// Writes what there is to say of the last failure, within so many bytes.
+    pub last_words: unsafe extern "C" fn(*mut c_char, usize),
+    /// `91301` for 9.13.1.
+    pub number: usize,
+    pub path: PathBuf,
+}
+
+impl Cudnn {
+    /// Such as `9.13.1`.
+    pub fn version(&self) -> String {
+        written(Kind::Cudnn, self.number)
+    }
+}
+
+/// The functions of cuDNN. Loaded once, tried again after a failure.
+pub fn cudnn_api(places: &Places) -> Result<&'static Cudnn, GpuError> {
+    static CUDNN: OnceLock<Cudnn> = OnceLock::new();
+    if let Some(cudnn) = CUDNN.get() {
+        return Ok(cudnn);
+    }
+    let library = Loaded::find(Kind::Cudnn, places, None, "cudnnGetVersion")?;
+    let api = CudnnApi::of(&library)?;
+    // SAFETY: as in cudnn_graph.h, but for the enumeration, whose values come from the library alone.
+    let cudnn = unsafe {
+        let number = library.function::<unsafe extern "C" fn() -> usize>("cudnnGetVersion")?();
+        let name_of = library.function("cudnnGetErrorString")?;
+        let last_words = library.function("cudnnGetLastErrorString")?;
+        Cudnn { api, name_of, last_words, number, path: library.path.clone() }
+    };
+    Ok(CUDNN.get_or_init(|| cudnn))
 }

@@ -11,18 +11,23 @@ use cudarc::driver::sys::{
 
 use super::api::{StartedDriver, driver_api};
 use super::compiler::Compiler;
+use super::cudnn::Cudnn;
 use super::error::{OUT_OF_MEMORY, check, failed};
 use super::matmul::CublasLt;
 use super::modules::{Modules, about};
 use super::probe::{Card, card, start};
 use super::staging::Ring;
 use super::{Cache, Places};
-use crate::gpu::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+use crate::gpu::{
+    Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
+};
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 /// Bytes of a pinned buffer for what the operations bring along, and for weights.
 const SLOT_BYTES: [usize; 2] = [8 << 20, 32 << 20];
+/// `off` leaves attention to our kernel.
+const CUDNN_SWITCH: &str = "LONGREEL_CUDNN";
 /// Arguments of a kernel at most.
 const ARGUMENTS: usize = 48;
 
@@ -42,6 +47,7 @@ pub struct Device {
     rings: [Mutex<Ring>; 2],
     modules: Modules,
     cublaslt: OnceLock<Option<CublasLt>>,
+    cudnn: OnceLock<Result<Mutex<Cudnn>, GpuError>>,
 }
 
 // SAFETY: the driver takes calls from any thread that has made the context current, which each of ours
@@ -101,6 +107,7 @@ impl Device {
             rings: SLOT_BYTES.map(|bytes| Mutex::new(Ring::new(std::ptr::null_mut(), bytes))),
             modules: Modules::new(compiler, target, cache),
             cublaslt: OnceLock::new(),
+            cudnn: OnceLock::new(),
         };
         // From here on what is there is given back by `drop`.
         device.enter()?;
@@ -148,6 +155,17 @@ impl Device {
             CublasLt::open(self.driver, &self.places, self.cuda, hopper).ok()
         };
         self.cublaslt.get_or_init(load).as_ref()
+    }
+
+    /// Attention by the vendor's library, unless there is none or it is not wanted.
+    fn cudnn(&self) -> Option<MutexGuard<'_, Cudnn>> {
+        let load = || match std::env::var_os(CUDNN_SWITCH) {
+            Some(off) if off == "off" => {
+                Err(GpuError::Library { library: "cuDNN", reason: format!("{CUDNN_SWITCH}=off") })
+            }
+            _ => Cudnn::open(self.driver, &self.places, self.compute()).map(Mutex::new),
+        };
+        self.cudnn.get_or_init(load).as_ref().ok().map(lock)
     }
 }
 
@@ -280,6 +298,28 @@ impl Driver for Device {
         }
     }
 
+    fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
+        self.enter()?;
+        Ok(self.cudnn().map_or(Vendor::Refused, |mut library| library.attention(what)))
+    }
+
+    fn distrust_attention(&self, why: &str) {
+        if let Some(mut library) = self.cudnn() {
+            library.distrust(why);
+        }
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        match self.cudnn.get() {
+            None => Vec::new(),
+            Some(Ok(library)) => lock(library).notes().to_vec(),
+            // A library that is not there is doctor's affair.
+            Some(Err(why)) => {
+                vec![Note { text: format!("attention by our kernel: {why}"), warning: false }]
+            }
+        }
+    }
+
     fn follow(&self, stream: Stream) -> Result<(), GpuError> {
         self.enter()?;
         let other = match stream {
@@ -314,6 +354,10 @@ impl Drop for Device {
             if (api.cuCtxSetCurrent)(self.context) == 0 {
                 (api.cuCtxSynchronize)();
                 if let Some(Some(library)) = self.cublaslt.take() {
+                    library.close(self.driver);
+                }
+                if let Some(Ok(library)) = self.cudnn.take() {
+                    let library = library.into_inner().unwrap_or_else(PoisonError::into_inner);
                     library.close(self.driver);
                 }
                 for ring in &self.rings {

@@ -1,6 +1,6 @@
 //! NVIDIA cards: what is there ([`probe`]), and a [`Driver`] for one of them ([`open`]).
 //!
-//! Nothing is linked. The driver, NVRTC and cuBLASLt are loaded when they are asked for, from wherever
+//! Nothing is linked. The driver, NVRTC, cuBLASLt and cuDNN are loaded when they are asked for, from wherever
 //! [`Places`] finds them, and each function is looked up before anything is called: what is missing is an
 //! error with a way out. Signatures and constants are `cudarc`'s, which the compiler compares with ours;
 //! its loader is not used, since it panics where a library or a function is missing, knows no folders
@@ -9,6 +9,7 @@
 mod api;
 mod cache;
 mod compiler;
+mod cudnn;
 mod device;
 mod error;
 mod libraries;
@@ -21,6 +22,7 @@ mod staging;
 
 pub use self::cache::Cache;
 pub use self::compiler::{Compiled, Compiler, Target, source_of};
+pub use self::cudnn::Deviceless;
 pub use self::libraries::{Absent, Kind, Refusal};
 pub use self::places::Places;
 pub use self::probe::{Card, DriverVersion, Found, NoDriver, Probe, cards, probe, probe_in};

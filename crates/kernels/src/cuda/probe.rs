@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use super::api::{StartedDriver, driver_api};
+use super::cudnn::{LEAST_VERSION, LEAST_VERSION_TEXT};
 use super::libraries::{Absent, Kind, Loaded};
 use super::management::Management;
 use super::{Places, error};
@@ -84,6 +85,8 @@ pub struct Found {
     pub version: String,
     /// Its file.
     pub path: PathBuf,
+    /// The oldest version that is used, where this one is older.
+    pub least: Option<&'static str>,
 }
 
 /// Looks at this machine.
@@ -234,11 +237,13 @@ fn library(kind: Kind, places: &Places, driver: Option<u32>) -> Result<Found, Ab
         Kind::Driver | Kind::Management => unreachable!("they have no version of their own"),
     };
     let loaded = Loaded::find(kind, places, driver, function)?;
-    Ok(Found { version: version(&loaded, function).unwrap_or_default(), path: loaded.path })
+    let (number, version) = version(&loaded, function).unwrap_or_default();
+    let least = (kind == Kind::Cudnn && number < LEAST_VERSION).then_some(LEAST_VERSION_TEXT);
+    Ok(Found { version, path: loaded.path, least })
 }
 
-/// The version in the usual writing; each library counts in a way of its own.
-fn version(library: &Loaded, function: &str) -> Option<String> {
+/// The version as the library counts it (0 for NVRTC, which does not) and in the usual writing.
+fn version(library: &Loaded, function: &str) -> Option<(usize, String)> {
     // SAFETY: the signatures are those of nvrtc.h, cublasLt.h, cudnn_version.h and nccl.h.
     unsafe {
         let number = match library.kind {
@@ -247,7 +252,7 @@ fn version(library: &Loaded, function: &str) -> Option<String> {
                 let of: unsafe extern "C" fn(*mut c_int, *mut c_int) -> u32 =
                     library.function(function).ok()?;
                 let status = of(&raw mut major, &raw mut minor);
-                return (status == 0).then(|| format!("{major}.{minor}"));
+                return (status == 0).then(|| (0, format!("{major}.{minor}")));
             }
             Kind::Nccl => {
                 let mut number: c_int = 0;
@@ -260,12 +265,12 @@ fn version(library: &Loaded, function: &str) -> Option<String> {
             }
             _ => library.function::<unsafe extern "C" fn() -> usize>(function).ok()?(),
         };
-        Some(written(library.kind, number))
+        Some((number, written(library.kind, number)))
     }
 }
 
 /// `120901` is cuBLASLt 12.9.1, `91002` cuDNN 9.10.2 (`8902` was 8.9.2), `22703` NCCL 2.27.3.
-fn written(kind: Kind, number: usize) -> String {
+pub(super) fn written(kind: Kind, number: usize) -> String {
     let large = match kind {
         Kind::Cudnn if number < 10_000 => 1_000,
         _ => 10_000,

@@ -77,6 +77,50 @@ pub struct MatMul {
     pub add: bool,
 }
 
+/// Softmax attention in which every query sees every key and nothing is added to the scores, that a
+/// vendor's library may do faster than our kernel. All values are bf16.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoftmaxAttention {
+    /// `[queries, heads * size]`.
+    pub q: Address,
+    /// `[keys, heads * size]`.
+    pub k: Address,
+    /// `[keys, heads * size]`.
+    pub v: Address,
+    /// `[queries, heads * size]`.
+    pub out: Address,
+    /// Rows of `q` and `out`.
+    pub queries: usize,
+    /// Rows of `k` and `v`.
+    pub keys: usize,
+    /// Heads, side by side in each row.
+    pub heads: usize,
+    /// Values of a head.
+    pub size: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+}
+
+/// Whether a vendor's library has done what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// There is none, or it has no way for this: our kernel is to be used.
+    Refused,
+    /// In a way that was not used before and is to be compared with our kernel.
+    First,
+    /// In a way that was used before.
+    Done,
+}
+
+/// What there is to say of a device's libraries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// A sentence.
+    pub text: String,
+    /// Whether something is not as good as it could be.
+    pub warning: bool,
+}
+
 /// A device: memory, copies, kernels. Calls return before the work is done, in the order of their
 /// stream, but for [`alloc`](Self::alloc), [`free`](Self::free), [`download`](Self::download) and
 /// [`wait`](Self::wait).
@@ -135,6 +179,22 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the library fails.
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError>;
+
+    /// Does an attention by the vendor's library, on the compute stream; see [`Vendor`].
+    ///
+    /// # Errors
+    /// When the card refuses. A library that fails is no error: our kernel is used then.
+    fn attention(&self, _: &SoftmaxAttention) -> Result<Vendor, GpuError> {
+        Ok(Vendor::Refused)
+    }
+
+    /// Leaves all attention to our kernel from now on, for this reason.
+    fn distrust_attention(&self, _: &str) {}
+
+    /// What there is to say of the vendors' libraries so far, in order.
+    fn notes(&self) -> Vec<Note> {
+        Vec::new()
+    }
 
     /// What `stream` is asked for from now on waits for what the other one was asked for so far.
     ///

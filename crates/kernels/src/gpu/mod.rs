@@ -16,11 +16,13 @@ mod weights;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::arena::Arena;
-pub use self::driver::{Address, Arg, Driver, GpuError, Launch, MatMul, Stream};
+pub use self::driver::{
+    Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
+};
 pub(crate) use self::layer::{Layer, Ready};
 pub use self::weights::WeightPlan;
 use self::weights::Weights;
@@ -82,6 +84,8 @@ pub struct Gpu {
     weights: Mutex<Weights>,
     scarce: AtomicBool,
     failed: Mutex<Option<GpuError>>,
+    /// Notes of the driver's that were told.
+    told: AtomicUsize,
 }
 
 impl fmt::Debug for Gpu {
@@ -110,6 +114,7 @@ impl Gpu {
             weights: Mutex::default(),
             scarce: AtomicBool::new(false),
             failed: Mutex::default(),
+            told: AtomicUsize::new(0),
         })
     }
 
@@ -173,6 +178,13 @@ impl Gpu {
     /// Bytes of the card's memory that are held: for activations, and for weights.
     pub fn bytes(&self) -> (usize, usize) {
         (lock(&self.arena).bytes().0, lock(&self.weights).bytes())
+    }
+
+    /// What is not as good as it could be with the vendor's libraries, each told once.
+    pub fn warnings(&self) -> Vec<String> {
+        let notes = self.driver.notes();
+        let told = self.told.swap(notes.len(), Ordering::Relaxed);
+        notes.into_iter().skip(told).filter(|note| note.warning).map(|note| note.text).collect()
     }
 
     /// What went wrong since the last look, if anything did; the device is usable again after it.

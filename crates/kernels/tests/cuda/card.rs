@@ -1,7 +1,9 @@
 //! A real card, where there is one.
 
 use longreel_kernels::cuda::{open, probe};
-use longreel_kernels::gpu::{Address, Arg, Driver, Element, GpuError, Launch, MatMul, Stream};
+use longreel_kernels::gpu::{
+    Address, Arg, Driver, Element, GpuError, Launch, MatMul, SoftmaxAttention, Stream, Vendor,
+};
 
 /// The first card, or a word about why the test is skipped.
 fn card() -> Option<Box<dyn Driver>> {
@@ -220,4 +222,95 @@ fn gelu_follows_the_bias() {
         // The library's tanh is a fast one on some cards.
         assert!((f64::from(got) - expected).abs() < 2e-3, "value {n}: {got}, not {expected}");
     }
+}
+
+/// Values in [-1, 1) that bf16 holds.
+fn fractions(count: usize, seed: usize) -> Vec<f32> {
+    (0..count)
+        .map(|n| ((n * 2_654_435_761 + seed * 40_503) >> 9) % 256)
+        .map(|n| n as f32 / 128.0 - 1.0)
+        .collect()
+}
+
+#[test]
+fn attention_by_the_vendor_is_softmax_attention_in_each_head() {
+    let Some(card) = card() else { return };
+    // Lengths that are no multiple of a tile, fewer keys than queries and more, one query.
+    for (queries, keys, heads, size) in
+        [(130, 70, 2, 64), (37, 201, 3, 128), (1, 65, 1, 128), (64, 64, 2, 64), (9, 20, 2, 80)]
+    {
+        let row = heads * size;
+        let (q, k, v) =
+            (fractions(queries * row, 1), fractions(keys * row, 2), fractions(keys * row, 3));
+        // Behind the last value lies one that nothing may touch.
+        let out = put_bf16(&*card, &vec![7.0; queries * row + 1]);
+        let what = SoftmaxAttention {
+            q: put_bf16(&*card, &q),
+            k: put_bf16(&*card, &k),
+            v: put_bf16(&*card, &v),
+            out,
+            queries,
+            keys,
+            heads,
+            size,
+            scale: 4.0 / (size as f32).sqrt(),
+        };
+        let first = card.attention(&what).expect("no failure");
+        if first == Vendor::Refused {
+            let notes = card.notes();
+            eprintln!("cuDNN is not there, or has no way for {what:?}: {notes:?}");
+            continue;
+        }
+        assert_eq!(first, Vendor::First);
+        assert_eq!(card.attention(&what).expect("no failure"), Vendor::Done);
+        let found = get_bf16(&*card, out, queries * row + 1);
+        assert_eq!(found[queries * row], 7.0, "behind the last value of {what:?}");
+        for (query, head) in (0..queries).flat_map(|query| (0..heads).map(move |h| (query, h))) {
+            let of = |values: &[f32], at: usize| -> Vec<f64> {
+                values[at * row + head * size..][..size].iter().map(|&v| f64::from(v)).collect()
+            };
+            let ours = of(&q, query);
+            let score = |key| -> f64 {
+                let product: f64 = ours.iter().zip(of(&k, key)).map(|(a, b)| a * b).sum();
+                product * f64::from(what.scale)
+            };
+            let weights: Vec<f64> = (0..keys).map(|key| score(key).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for (n, found) in found[query * row + head * size..][..size].iter().enumerate() {
+                let parts = weights.iter().enumerate().map(|(key, weight)| weight * of(&v, key)[n]);
+                let expected = parts.sum::<f64>() / total;
+                let error = (f64::from(*found) - expected).abs();
+                assert!(
+                    error < 6e-3,
+                    "{what:?}: query {query}, value {n}: {found}, not {expected}"
+                );
+            }
+        }
+        // No address of a way that is known is kept.
+        let other =
+            SoftmaxAttention { out: put_bf16(&*card, &vec![7.0; queries * row + 1]), ..what };
+        assert_eq!(card.attention(&other).expect("no failure"), Vendor::Done);
+        assert_eq!(get_bf16(&*card, other.out, queries * row + 1), found);
+        let unaligned = SoftmaxAttention { q: Address(what.q.0 + 2), ..what };
+        assert_eq!(card.attention(&unaligned).expect("no failure"), Vendor::Refused);
+    }
+}
+
+#[test]
+fn a_vendor_that_is_not_trusted_any_more_does_nothing_and_is_told_of_once() {
+    let Some(card) = card() else { return };
+    let values = fractions(64 * 64, 1);
+    let [q, k, v, out] = [0; 4].map(|_| put_bf16(&*card, &values));
+    let what =
+        SoftmaxAttention { q, k, v, out, queries: 64, keys: 64, heads: 1, size: 64, scale: 0.1 };
+    if card.attention(&what).expect("no failure") == Vendor::Refused {
+        eprintln!("cuDNN is not there, or has no way for {what:?}: {:?}", card.notes());
+        return;
+    }
+    card.distrust_attention("this test says so");
+    assert_eq!(card.attention(&what).expect("no failure"), Vendor::Refused);
+    let notes = card.notes();
+    let warnings: Vec<_> = notes.iter().filter(|note| note.warning).collect();
+    assert_eq!(warnings.len(), 1, "{notes:?}");
+    assert!(warnings[0].text.ends_with("this test says so"), "{notes:?}");
 }

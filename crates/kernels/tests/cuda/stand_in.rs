@@ -1,4 +1,4 @@
-//! The tests for a card, on a driver and a cuBLASLt that are written in C here and keep to what NVIDIA
+//! The tests for a card, on a driver, a cuBLASLt and a cuDNN that are written in C here and keep to what NVIDIA
 //! documents: what we call, in which order, with which arguments, and what is left behind. What a real card
 //! computes they cannot say.
 
@@ -7,10 +7,11 @@ use std::process::Command;
 
 use crate::compiler::{CACHES, complaints};
 
-const SOURCES: [(&str, &str); 3] = [
+const SOURCES: [(&str, &str); 4] = [
     ("queue.h", include_str!("stand_in/queue.h")),
     ("driver.c", include_str!("stand_in/driver.c")),
     ("cublaslt.c", include_str!("stand_in/cublaslt.c")),
+    ("cudnn.c", include_str!("stand_in/cudnn.c")),
 ];
 
 /// A folder with the libraries; it goes with the test.
@@ -39,6 +40,7 @@ impl StandIn {
         for (library, source, more) in [
             ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda][..]),
             (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
+            ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm"]),
         ] {
             let ran = Command::new("cc")
                 .current_dir(&folder)
@@ -86,7 +88,27 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
     for variable in [None, Some(("STAND_IN_NOT_PINNED", "1"))] {
         let (passed, said) = stand_in.card_tests(&nvrtc, variable);
         assert!(passed, "{variable:?}: {said}");
-        assert!(!said.contains("skipped") && !said.contains("cuBLASLt is not there"), "{said}");
+        for left_out in ["skipped", "cuBLASLt is not there", "cuDNN is not there"] {
+            assert!(!said.contains(left_out), "{left_out}: {said}");
+        }
+        assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
+    }
+}
+
+#[test]
+fn a_cudnn_that_is_of_no_use_leaves_attention_to_our_kernel_and_is_told_of() {
+    let Some((stand_in, nvrtc)) = StandIn::build("cudnn") else { return };
+    for (variable, reason) in [
+        (("STAND_IN_CUDNN_VERSION", "91002"), "is of version 9.10.2, and 9.13.1 is the oldest"),
+        (
+            ("STAND_IN_CUDNN_FAILS", "1"),
+            "cuDNN does not start: another status (as it was asked to)",
+        ),
+        (("LONGREEL_CUDNN", "off"), "LONGREEL_CUDNN=off"),
+    ] {
+        let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
+        assert!(passed, "{variable:?}: {said}");
+        assert!(said.contains("cuDNN is not there") && said.contains(reason), "{said}");
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
     }
 }

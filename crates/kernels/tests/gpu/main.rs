@@ -11,6 +11,7 @@ mod layout;
 mod linear;
 mod norm;
 mod pointwise;
+mod vendor;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -123,6 +123,9 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     say(table::of(measured.last().expect("just pushed"), peak));
     measured.push(networks::text_encoder(budget, folder.path(), &device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
+    let notes = device.gpu().map(|gpu| gpu.driver().notes()).unwrap_or_default();
+    let notes: Vec<String> = notes.into_iter().map(|note| note.text).collect();
+    notes.iter().for_each(|note| say(note.clone()));
     let memory = peak_memory_bytes();
     if let Some(memory) = memory {
         say(format!("peak memory, mapped weights included: {}", human_bytes(memory)));
@@ -140,6 +143,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             "device": what,
             "probe_flops_per_second": peak,
             "peak_memory_bytes": memory,
+            "notes": notes,
             "networks": measured.iter().map(|network| table::json(network, peak)).collect::<Vec<_>>(),
         }));
     }

@@ -147,9 +147,15 @@ fn libraries(findings: &mut Findings, found: &Probe) {
         let absent = match result {
             Ok(library) => {
                 let (version, path) = (&library.version, library.path.display());
-                let (en, zh) = match is_used(*kind) {
-                    true => ("", ""),
-                    false => (" (this version does not use it)", "（此版本不使用）"),
+                let (en, zh) = match (is_used(*kind), library.least) {
+                    (true, None) => (String::new(), String::new()),
+                    (true, Some(least)) => (
+                        format!(" (not used: it is older than {least}, the oldest that is)"),
+                        format!("（未使用：低于所需的最低版本 {least}）"),
+                    ),
+                    (false, _) => {
+                        (" (this version does not use it)".into(), "（此版本不使用）".into())
+                    }
                 };
                 findings.ok(
                     "cuda",
@@ -172,6 +178,10 @@ fn libraries(findings: &mut Findings, found: &Probe) {
                 "{name} is not found: our own kernels multiply matrices, and slower",
                 "未找到 {name}：矩阵乘法将使用自带内核，速度较慢"
             ),
+            (Kind::Cudnn, true) => words!(
+                "{name} is not found: our own kernel computes attention",
+                "未找到 {name}：注意力将使用自带内核"
+            ),
             (_, true) => words!("{name} is not found", "未找到 {name}"),
         };
         let package = kind.package().unwrap_or("?");
@@ -190,7 +200,7 @@ fn libraries(findings: &mut Findings, found: &Probe) {
 
 /// Whether the kernels call it.
 fn is_used(kind: Kind) -> bool {
-    matches!(kind, Kind::Nvrtc | Kind::CublasLt)
+    matches!(kind, Kind::Nvrtc | Kind::CublasLt | Kind::Cudnn)
 }
 
 /// Files of a library that could not be used, and why.
@@ -218,7 +228,13 @@ mod tests {
 
     #[test]
     fn a_card_is_told_of_with_its_memory_and_what_is_missing_with_its_package() {
-        let nvrtc = Found { version: "12.9".into(), path: "/opt/libnvrtc.so.12".into() };
+        let nvrtc =
+            Found { version: "12.9".into(), path: "/opt/libnvrtc.so.12".into(), least: None };
+        let cudnn = Found {
+            version: "9.10.2".into(),
+            path: "/opt/libcudnn.so.9".into(),
+            least: Some("9.13.1"),
+        };
         let mut blas = absent(Kind::CublasLt);
         if let Err(absent) = &mut blas.1 {
             let reason = "of CUDA 13, and the driver is of CUDA 12".into();
@@ -239,7 +255,12 @@ mod tests {
                 multiprocessors: 128,
                 clock_khz: 2_520_000,
             }],
-            libraries: vec![(Kind::Nvrtc, Ok(nvrtc)), blas, absent(Kind::Cudnn)],
+            libraries: vec![
+                (Kind::Nvrtc, Ok(nvrtc)),
+                blas,
+                (Kind::Cudnn, Ok(cudnn)),
+                absent(Kind::Nccl),
+            ],
         };
         for text in told(&found, None) {
             for part in [
@@ -250,10 +271,12 @@ mod tests {
                 "NVRTC 12.9",
                 "/opt/libcublasLt.so.13: of CUDA 13",
                 "nvidia-cublas-cu12",
+                "cuDNN 9.10.2",
+                "9.13.1",
             ] {
                 assert!(text.contains(part), "{part} is not in\n{text}");
             }
-            assert!(!text.contains("cuDNN"), "nobody need fetch it: {text}");
+            assert!(!text.contains("NCCL"), "nobody need fetch it: {text}");
         }
     }
 

@@ -1,9 +1,12 @@
-//! Softmax attention (`attention.cu`): on the tensor cores for bf16 heads of a multiple of 8 values up
-//! to 384, in f32 for everything else. Checked without a card; not measured on one.
+//! Softmax attention: by the vendor's library where it does the same (`vendor.rs`), and by `attention.cu`,
+//! on the tensor cores for bf16 heads of a multiple of 8 values up to 384, in f32 for everything else.
+//! Checked without a card; not measured on one.
 
-use super::{int, kernel, pointer, pointer_or_none};
+mod vendor;
+
+use super::{int, kernel, pointer_or_none};
 use crate::Mask;
-use crate::gpu::{Arg, Array, Element, Launch};
+use crate::gpu::{Address, Arg, Array, Element, Gpu, Launch};
 
 /// What is added to the scaled scores.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,10 +96,9 @@ pub fn attention(
             && (keys == 0 || q.len() == queries * heads * key_size),
         "attention: {q:?} of {queries} queries, {k:?} and {v:?} of {keys} keys, {how:?}"
     );
-    let (added, last_key) = match how.added {
-        Scores::None => (None, 0.0),
-        Scores::All(bias) => (Some(bias), 0.0),
-        Scores::LastKey(value) => (None, value),
+    let added = match how.added {
+        Scores::All(bias) => Some(bias),
+        Scores::None | Scores::LastKey(_) => None,
     };
     assert!(
         added.is_none_or(|bias| {
@@ -110,29 +112,54 @@ pub fn attention(
         return Array::zeros(q.gpu(), q.element(), q.len());
     }
     let out = Array::unset(q.gpu(), q.element(), queries * heads * value_size);
-    let tensor = q.element() == Element::Bf16
+    let sizes = Sizes { queries, keys, key_size, value_size };
+    if !vendor::attention(q, k, v, &out, &sizes, how) {
+        start([q, k, v, &out].map(Array::address), q.gpu(), q.element(), &sizes, how);
+    }
+    out
+}
+
+/// Lengths of an attention's arrays.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    queries: usize,
+    keys: usize,
+    key_size: usize,
+    value_size: usize,
+}
+
+/// Starts our kernel for arrays at these places: q, k, v and the result.
+fn start(at: [Address; 4], gpu: &Gpu, element: Element, sizes: &Sizes, how: &Attend<'_>) {
+    let &Sizes { queries, keys, key_size, value_size } = sizes;
+    let (added, last_key) = match how.added {
+        Scores::None => (None, 0.0),
+        Scores::All(bias) => (Some(bias), 0.0),
+        Scores::LastKey(value) => (None, value),
+    };
+    let tensor = element == Element::Bf16
         && key_size.is_multiple_of(8)
         && value_size.is_multiple_of(8)
-        && [q, k, v].iter().all(|array| array.address().0.is_multiple_of(16));
+        && at[..3].iter().all(|address| address.0.is_multiple_of(16));
     let fitting =
         VARIANTS.iter().find(|variant| tensor && key_size.max(value_size) <= variant.size);
     let launch = match fitting {
-        Some(variant) => variant.launch(queries, heads),
+        Some(variant) => variant.launch(queries, how.heads),
         None => Launch {
             module: "attention",
-            kernel: kernel!("attention", q.element()),
-            grid: grid(queries.div_ceil(16), heads, value_size.div_ceil(512)),
+            kernel: kernel!("attention", element),
+            grid: grid(queries.div_ceil(16), how.heads, value_size.div_ceil(512)),
             threads: 128,
             shared_bytes: 0,
         },
     };
     let Seen { tokens_per_block, before, sink, first_query } = how.seen;
     let at_most = |n: usize| Arg::Int(i32::try_from(n).unwrap_or(i32::MAX));
+    let [q, k, v, out] = at.map(Arg::Pointer);
     let args = [
-        pointer(q),
-        pointer(k),
-        pointer(v),
-        pointer(&out),
+        q,
+        k,
+        v,
+        out,
         pointer_or_none(added),
         int(queries),
         int(keys),
@@ -145,8 +172,7 @@ pub fn attention(
         at_most(before),
         at_most(sink),
     ];
-    q.gpu().launch(launch, &args);
-    out
+    gpu.launch(launch, &args);
 }
 
 /// A kernel on the tensor cores.

@@ -1,0 +1,239 @@
+// cuDNN's backend API by its documentation, with one operation: softmax attention of bf16 tensors in rows.
+// Descriptors keep what they are told; a finalised one takes nothing more, and what an operation graph, a
+// query of heuristics, a plan and a variant pack have to have is asked for when they are finalised. The
+// handle has to be the card's own, and the scale is read when the plan is started.
+#include "queue.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OK, NOT_INITIALIZED = 1001, BAD_PARAM = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
+enum { ENGINE = 2, ENGINECFG = 3, ENGINEHEUR = 4, PLAN = 5, GRAPH = 15, PACK = 16, TENSOR = 17, SDPA = 41 };
+enum { HANDLE, DATA_TYPE, BOOLEAN, INT64, VOID_PTR = 6, HEUR_MODE = 8, NUMERICAL_NOTE = 11, DESCRIPTOR = 15 };
+enum { ATTRIBUTES = 12, F32 = 0, BF16 = 9, WORKSPACE = 256, CHOSEN = 7 };
+
+typedef struct Desc Desc;
+typedef struct { int name, type; int64_t count; void *values; } Attribute;
+struct Desc { int sort, finalised, count; Attribute attributes[ATTRIBUTES]; };
+typedef struct { void *stream; } Handle;
+
+static const char *said = "";
+static int descriptors;
+static int fail(int status, const char *words) { return said = words, status; }
+
+size_t cudnnGetVersion(void) {
+    const char *version = getenv("STAND_IN_CUDNN_VERSION");
+    return version ? (size_t)atol(version) : 92800;
+}
+const char *cudnnGetErrorString(int status) {
+    return status == NOT_SUPPORTED ? "CUDNN_STATUS_NOT_SUPPORTED"
+         : status == BAD_PARAM     ? "CUDNN_STATUS_BAD_PARAM"
+                                   : "another status";
+}
+void cudnnGetLastErrorString(char *text, size_t bytes) { snprintf(text, bytes, "%s", said); }
+int cudnnCreate(Handle **handle) { return *handle = calloc(1, sizeof(Handle)), OK; }
+int cudnnDestroy(Handle *handle) {
+    if (descriptors) fprintf(stderr, "LEFT BEHIND: %d descriptors\n", descriptors);
+    return free(handle), OK;
+}
+int cudnnSetStream(Handle *handle, void *stream) { return handle->stream = stream, OK; }
+
+static size_t size_of(int type) {
+    switch (type) {
+    case DATA_TYPE: case HEUR_MODE: case NUMERICAL_NOTE: return 4;
+    case BOOLEAN: return 1;
+    default: return 8;
+    }
+}
+
+int cudnnBackendCreateDescriptor(int sort, Desc **made) {
+    descriptors++;
+    *made = calloc(1, sizeof(Desc));
+    (*made)->sort = sort;
+    return OK;
+}
+int cudnnBackendDestroyDescriptor(Desc *desc) {
+    descriptors--;
+    for (int n = 0; n < desc->count; n++) free(desc->attributes[n].values);
+    return free(desc), OK;
+}
+// Descriptors within others are counted references in the real library; copies whose values are leaked here.
+static Desc *copy_of(const Desc *desc) {
+    Desc *copy = malloc(sizeof(Desc));
+    *copy = *desc;
+    for (int n = 0; n < copy->count; n++) {
+        Attribute *a = &copy->attributes[n];
+        size_t bytes = a->count * size_of(a->type);
+        a->values = memcpy(malloc(bytes + 1), a->values, bytes);
+        if (a->type == DESCRIPTOR) *(Desc **)a->values = copy_of(*(Desc **)a->values);
+    }
+    return copy;
+}
+int cudnnBackendSetAttribute(Desc *desc, int name, int type, int64_t count, const void *values) {
+    if (desc->finalised || count < 1 || desc->count == ATTRIBUTES) return fail(BAD_PARAM, "set too late");
+    Attribute *a = &desc->attributes[desc->count++];
+    size_t bytes = count * size_of(type);
+    *a = (Attribute){name, type, count, memcpy(malloc(bytes + 1), values, bytes)};
+    if (type == DESCRIPTOR) {
+        Desc *part = *(Desc **)values;
+        if (!part->finalised) return fail(BAD_PARAM, "a part that is not finalised");
+        *(Desc **)a->values = copy_of(part);
+    }
+    return OK;
+}
+// The values of an attribute of this type, or NULL.
+static void *value(const Desc *desc, int name, int type, int64_t count) {
+    for (int n = 0; desc && n < desc->count; n++) {
+        const Attribute *a = &desc->attributes[n];
+        if (a->name == name && a->type == type && (!count || a->count == count)) return a->values;
+    }
+    return NULL;
+}
+static Desc *part(const Desc *desc, int name) {
+    Desc **found = value(desc, name, DESCRIPTOR, 1);
+    return found ? *found : NULL;
+}
+
+typedef struct { int64_t heads, size, queries, keys; } Shape;
+
+// Whether a tensor is [1][heads][rows][size] in rows of heads * size values of bf16, given by its address.
+static int is_rows(const Desc *tensor, int64_t heads, int64_t rows, int64_t size) {
+    const int64_t *dims = value(tensor, 902, INT64, 4), *strides = value(tensor, 903, INT64, 4);
+    const int *type = value(tensor, 901, DATA_TYPE, 1);
+    const int64_t *align = value(tensor, 900, INT64, 1);
+    const char *by_value = value(tensor, 908, BOOLEAN, 1);
+    return dims && strides && type && *type == BF16 && align && *align == 16 && by_value && !*by_value &&
+           value(tensor, 906, INT64, 1) && dims[0] == 1 && dims[1] == heads && dims[2] == rows &&
+           dims[3] == size && strides[1] == size && strides[2] == heads * size && strides[3] == 1;
+}
+static int shape_of(const Desc *graph, Shape *shape) {
+    Desc *sdpa = part(graph, 801), *q = part(sdpa, 2800), *k = part(sdpa, 2801), *scale = part(sdpa, 2805);
+    const int64_t *dims = value(q, 902, INT64, 4), *key_dims = value(k, 902, INT64, 4);
+    const int *type = value(scale, 901, DATA_TYPE, 1);
+    const char *by_value = value(scale, 908, BOOLEAN, 1);
+    if (!dims || !key_dims || !type || *type != F32 || !by_value || !*by_value) return 0;
+    *shape = (Shape){dims[1], dims[3], dims[2], key_dims[2]};
+    return is_rows(q, shape->heads, shape->queries, shape->size) &&
+           is_rows(k, shape->heads, shape->keys, shape->size) &&
+           is_rows(part(sdpa, 2802), shape->heads, shape->keys, shape->size) &&
+           is_rows(part(sdpa, 2803), shape->heads, shape->queries, shape->size);
+}
+
+int cudnnBackendFinalize(Desc *desc) {
+    int64_t *ids = value(desc, 1000, INT64, 0);
+    switch (desc->sort) {
+    case GRAPH: {
+        Shape shape;
+        if (!value(desc, 800, HANDLE, 1)) return fail(BAD_PARAM, "a graph without a handle");
+        if (!shape_of(desc, &shape)) return fail(NOT_SUPPORTED, "no such graph");
+        if (shape.size % 8) return fail(NOT_SUPPORTED, "heads of a multiple of 8");
+        break;
+    }
+    case ENGINEHEUR: {
+        int *mode = value(desc, 200, HEUR_MODE, 1);
+        if (!part(desc, 201) || !mode || *mode != 3) return fail(BAD_PARAM, "heuristics of what?");
+        break;
+    }
+    case PLAN:
+        if (!part(desc, 401) || !value(desc, 400, HANDLE, 1)) return fail(BAD_PARAM, "a plan of what?");
+        break;
+    case PACK:
+        if (!ids || !value(desc, 1001, VOID_PTR, 5) || !value(desc, 1003, VOID_PTR, 1))
+            return fail(BAD_PARAM, "a variant pack without tensors or workspace");
+        break;
+    }
+    desc->finalised = 1;
+    return OK;
+}
+
+int cudnnBackendGetAttribute(Desc *desc, int name, int type, int64_t wanted, int64_t *count, void *values) {
+    if (wanted < 1) return BAD_PARAM;
+    *count = 1;
+    Desc **parts = values;
+    if (desc->sort == ENGINEHEUR && name == 202 && type == DESCRIPTOR) {
+        // Two ways: the first may be different each time.
+        *count = wanted < 2 ? wanted : 2;
+        for (int64_t n = 0; n < *count; n++) {
+            cudnnBackendSetAttribute(parts[n], 201, DESCRIPTOR, 1, value(desc, 201, DESCRIPTOR, 1));
+            cudnnBackendSetAttribute(parts[n], 9000, INT64, 1, &n);
+            parts[n]->finalised = 1;
+        }
+        return OK;
+    }
+    if (desc->sort == ENGINECFG && name == 300 && type == DESCRIPTOR) {
+        cudnnBackendSetAttribute(parts[0], 9000, INT64, 1, value(desc, 9000, INT64, 1));
+        return parts[0]->finalised = 1, OK;
+    }
+    if (desc->sort == ENGINE && name == 1303 && type == NUMERICAL_NOTE) {
+        int64_t way = *(int64_t *)value(desc, 9000, INT64, 1);
+        *(int *)values = way ? 0 : 4;
+        return OK;
+    }
+    if (desc->sort == ENGINE && name == 1301 && type == INT64) return *(int64_t *)values = CHOSEN, OK;
+    if (desc->sort == PLAN && name == 402 && type == INT64) return *(int64_t *)values = WORKSPACE, OK;
+    return fail(NOT_SUPPORTED, "no such attribute");
+}
+
+typedef struct { Shape shape; const uint16_t *q, *k, *v; uint16_t *out; float scale; } Attention;
+
+static float get(const uint16_t *values, int64_t at) {
+    uint32_t bits = (uint32_t)values[at] << 16;
+    float value;
+    return memcpy(&value, &bits, 4), value;
+}
+static void attend(void *what) {
+    const Attention *a = what;
+    const int64_t row = a->shape.heads * a->shape.size, size = a->shape.size;
+    float *weights = malloc(a->shape.keys * sizeof(float));
+    for (int64_t query = 0; query < a->shape.queries; query++)
+        for (int64_t head = 0; head < a->shape.heads; head++) {
+            float most = -INFINITY, sum = 0;
+            for (int64_t key = 0; key < a->shape.keys; key++) {
+                float score = 0;
+                for (int64_t n = head * size; n < (head + 1) * size; n++)
+                    score += get(a->q, query * row + n) * get(a->k, key * row + n);
+                weights[key] = score * a->scale;
+                most = fmaxf(most, weights[key]);
+            }
+            for (int64_t key = 0; key < a->shape.keys; key++) sum += weights[key] = expf(weights[key] - most);
+            for (int64_t n = head * size; n < (head + 1) * size; n++) {
+                float value = 0;
+                for (int64_t key = 0; key < a->shape.keys; key++)
+                    value += weights[key] / sum * get(a->v, key * row + n);
+                uint32_t bits;
+                memcpy(&bits, &value, 4);
+                a->out[query * row + n] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+            }
+        }
+    free(weights);
+}
+
+int cudnnBackendExecute(Handle *handle, const Desc *plan, const Desc *pack) {
+    if (!plan->finalised || !pack->finalised) return fail(BAD_PARAM, "not finalised");
+    if (getenv("STAND_IN_CUDNN_FAILS")) return fail(EXECUTION_FAILED, "as it was asked to");
+    const Desc *graph = part(part(plan, 401), 201), *sdpa = part(graph, 801);
+    Handle **own[2] = {value(plan, 400, HANDLE, 1), value(graph, 800, HANDLE, 1)};
+    if (*own[0] != handle || *own[1] != handle) return fail(BAD_PARAM, "another handle");
+    const int64_t *ids = value(pack, 1000, INT64, 5);
+    void **pointers = value(pack, 1001, VOID_PTR, 5), **workspace = value(pack, 1003, VOID_PTR, 1);
+    void *found[5] = {0};
+    // The tensors by their own numbers: q, k, v, the result, the scale.
+    const int names[5] = {2800, 2801, 2802, 2803, 2805};
+    for (int n = 0; n < 5; n++)
+        for (int at = 0; at < 5; at++)
+            if (ids[at] == *(int64_t *)value(part(sdpa, names[n]), 906, INT64, 1)) found[n] = pointers[at];
+    Attention a = {.q = found[0], .k = found[1], .v = found[2], .out = found[3]};
+    if (!shape_of(graph, &a.shape) || !found[4]) return fail(BAD_PARAM, "tensors are missing");
+    a.scale = *(float *)found[4];
+    size_t row = a.shape.heads * a.shape.size * 2;
+    int reaches = stand_in_has((uintptr_t)a.q, row * a.shape.queries) &&
+                  stand_in_has((uintptr_t)a.k, row * a.shape.keys) &&
+                  stand_in_has((uintptr_t)a.v, row * a.shape.keys) &&
+                  stand_in_has((uintptr_t)a.out, row * a.shape.queries) &&
+                  stand_in_has((uintptr_t)*workspace, WORKSPACE);
+    if (!reaches) return fail(BAD_PARAM, "an address outside of the card's memory");
+    return stand_in_ask(handle->stream, attend, &a, sizeof a) ? EXECUTION_FAILED : OK;
+}
