@@ -80,7 +80,7 @@ export default {
   serviceTitle: 'Service', models: 'Models', state: 'State', version: 'Version', workers: 'Workers', queue: 'Queue',
   queueOf: n => (n === 0 ? 'empty' : n === 1 ? '1 film waits' : `${n} films wait`), kind: 'Kind', defaults: 'Its own settings',
   workerIdle: 'free', workerWorking: 'in work', workerStarting: 'starting', workerDown: 'down', address: 'Address for programs',
-  fits: 'fits in memory', fitsNot: 'does not fit in memory', memory: 'Memory', served: 'default', servedNow: 'served', serve: 'Serve it', pull: 'Fetch it with', installedGroup: 'Installed, not served yet', modelProblem: 'Cannot be served', loaded: 'Workers that have it loaded', useModel: 'Make it the default', installed: 'installed', available: 'available',
+  fits: 'fits in memory', fitsNot: 'does not fit in memory', memory: 'Memory', served: 'default', servedNow: 'served', serve: 'Serve it', leaving: 'finishing its films', stopServing: 'Stop serving it', stopServingTitle: n => `Stop serving ${n}?`, stopServingText: 'Films that were asked for are still made with it; new ones cannot name it. An installed model can be served again at any time, one that the server was started with again when it is restarted.', pull: 'Fetch it with', installedGroup: 'Installed, not served yet', modelProblem: 'Cannot be served', loaded: 'Workers that have it loaded', useModel: 'Make it the default', installed: 'installed', available: 'available',
   keyTitle: 'This service asks for a key', keyText: 'Whoever runs it makes one with “longreel keys create”.', key: 'API key', keyYes: 'Sign in', keyWrong: 'This key does not hold.',
   signOut: 'Sign out', signedIn: 'Signed in',
 

@@ -10,6 +10,8 @@ export const models = {
   installed: [],
   available: [],
   canServe: false,
+  /** Whether models can be had served no longer. */
+  canStop: false,
   /** The name of the one that makes films when none is named. */
   served: null,
   defaults: null,
@@ -37,10 +39,16 @@ export async function serve(name) {
   await load();
 }
 
+/** Lets no request name a model any more; it makes what it was asked for already. */
+export async function stop(name) {
+  await call('DELETE', `v1/models/${encodeURIComponent(name)}/serve`);
+  await load();
+}
+
 export async function load() {
   const [info, all] = await Promise.all([get('models/info'), getIfThere('v1/models')]);
   Object.assign(models, { served: info.model, defaults: info.defaults, kind: info.kind, revision: info.revision });
-  Object.assign(models, { installed: all?.installed || [], available: all?.available || [], canServe: Boolean(all?.can_serve) });
+  Object.assign(models, { installed: all?.installed || [], available: all?.available || [], canServe: Boolean(all?.can_serve), canStop: Boolean(all?.can_stop) });
   models.list = all?.data?.length ? all.data : [{ id: info.model }];
   for (const listener of listeners) listener();
 }

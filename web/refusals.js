@@ -51,6 +51,7 @@ const SENTENCES = {
   limit_reached: p => (p.field === 'num_frames' ? `影片最多 ${p.limit} 帧。请缩短影片，完成后再延长。` : `您等待中的影片已达上限（${p.limit} 部），${later(p)}。`),
   method_not_allowed: p => `此地址不接受 ${p.value}。`,
   model_changed: p => `制作这部影片的模型 ${p.value || ''} 已变更，只有同一模型才能继续它。`,
+  model_is_default: p => `${p.value || '该模型'} 是默认模型，请先将另一个模型设为默认。`,
   model_not_found: p => `没有名为 ${p.value} 的模型${or(p)}。`,
   model_not_served: p => (p.value ? `此服务已不再提供模型 ${p.value}。` : '此服务已不再提供该模型。'),
   model_unusable: () => '模型无法加载。',

@@ -1,12 +1,13 @@
 /* The service and its models. */
 import { isConnected } from './api.js';
 import { button, bytes, make, say } from './dom.js';
-import { toastProblem } from './dialogs.js';
+import { ask, toastProblem } from './dialogs.js';
 import { health, news, queue } from './films.js';
-import { choose, models, serve } from './models.js';
+import { choose, load, models, serve, stop } from './models.js';
 import { isKeyed, isSignedIn, signOut } from './session.js';
 import { t } from './text.js';
 
+const AGAIN_MS = 5000;
 const WORKERS = { idle: 'workerIdle', working: 'workerWorking', starting: 'workerStarting', down: 'workerDown' };
 
 /** How the service is, as a word of `text` and as a name for styles. */
@@ -25,18 +26,22 @@ function list(rows) {
 
 function modelCard(model) {
   const isServed = model.id === models.served, own = isServed ? models.defaults : model.defaults;
-  const state = isServed ? 'served' : { installed: 'installed', available: 'available' }[model.state] || 'servedNow';
+  const state = isServed ? 'served' : { installed: 'installed', available: 'available', leaving: 'leaving' }[model.state] || 'servedNow';
+  // What leaves makes films still, and so can stay as what is installed can come.
+  const canCome = (state === 'installed' || state === 'leaving') && models.canServe && !model.problem;
   const { fits, bytes: memory } = model.memory || {};
   const defaults = own && [own.size?.replace('x', ' × '), own.num_frames && own.fps && t('lengthOf', (own.num_frames / own.fps).toFixed(1)),
     own.fps && `${own.fps} fps`, own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
   const use = button(t('useModel'), () => choose(model.id).catch(toastProblem));
-  use.hidden = isServed || (state !== 'servedNow' && !(state === 'installed' && models.canServe && !model.problem));
+  use.hidden = isServed || (state !== 'servedNow' && !canCome);
   const start = button(t('serve'), () => serve(model.id).catch(toastProblem));
-  start.hidden = use.hidden || state !== 'installed';
+  start.hidden = !canCome;
+  const end = button(t('stopServing'), () => ask({ title: t('stopServingTitle', model.id), text: t('stopServingText'), yes: t('stopServing'), isBad: true, act: () => stop(model.id) }));
+  end.hidden = state !== 'servedNow' || !models.canStop;
   return make('li', { className: 'model' }, make('h3', { textContent: model.id }), make('span', { className: 'badge', dataset: { tone: isServed ? 'completed' : 'queued' }, textContent: t(state) }),
     list([[t('kind'), isServed ? models.kind : model.kind], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
       [t('loaded'), model.workers], [t('modelProblem'), model.problem], [t('pull'), model.pull && make('code', { textContent: model.pull })],
-      [t('memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), start, use);
+      [t('memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), start, use, end);
 }
 
 export function show(main) {
@@ -46,7 +51,7 @@ export function show(main) {
   main.append(make('div', { className: 'service' }, title, facts, out, modelsTitle, all));
   let drawn = '';
   function draw() {
-    const key = JSON.stringify([health, queue.ids.length, isConnected(), models.list, models.installed, models.canServe, t('language'), isSignedIn()]);
+    const key = JSON.stringify([health, queue.ids.length, isConnected(), models.list, models.installed, models.canServe, models.canStop, t('language'), isSignedIn()]);
     if (drawn === key) return;
     drawn = key;
     say(title, t('serviceTitle'));
@@ -64,9 +69,12 @@ export function show(main) {
   for (const name of ['health', 'lists']) news.addEventListener(name, draw);
   models.onChange(draw);
   draw();
+  // A model that leaves goes by itself, and others may have changed what is served.
+  const again = setInterval(() => { if (!document.hidden) load().catch(() => {}); }, AGAIN_MS);
   return {
     draw: () => { drawn = ''; draw(); },
     close() {
+      clearInterval(again);
       for (const name of ['health', 'lists']) news.removeEventListener(name, draw);
       models.offChange(draw);
     },

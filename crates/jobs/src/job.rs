@@ -236,6 +236,8 @@ pub enum ListOrder {
 pub struct ListFilter {
     /// Of this owner only.
     pub owner: Option<String>,
+    /// For this model only.
+    pub model: Option<String>,
     /// In one of these states; empty is any.
     pub states: Vec<JobState>,
     /// With this text in the prompt, letter case ignored for ASCII. Empty is any; at most

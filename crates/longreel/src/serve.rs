@@ -41,8 +41,10 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a key may call that was made without a rate of its own.
 const RATE: Rate = Rate { per_minute: 1_200, burst: 300 };
 /// Room of a log file, and how many full ones are kept.
-const LOG_BYTES: u64 = 50 << 20;
+const LOG_BYTES: Bytes = Bytes(50 << 20);
 const LOGS_KEPT: u32 = 5;
+/// Least room of a log file.
+const LOG_BYTES_MIN: u64 = 4 << 10;
 /// Longest body of a request: a prompt has room in it, a picture has not.
 const BODY: Bytes = Bytes(1 << 20);
 /// How long what a request waits for may take when the server has ended.
@@ -50,7 +52,7 @@ const END_TIME: Duration = Duration::from_secs(1);
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn serve(args: &ServeArgs, common: &Common, verbosity: Verbosity) -> Result<u8> {
-    log(verbosity, args.log_folder.as_deref())?;
+    log(verbosity, args)?;
     let workers = usize::from(args.workers.unwrap_or(1));
     let installed = Installed::new(
         args.model.clone(),
@@ -237,7 +239,14 @@ fn patience(typed: Option<Span>) -> Result<Duration> {
 
 /// What happens goes to stderr, a line each; requests and what went wrong also to files of their own, as
 /// JSON.
-fn log(verbosity: Verbosity, folder: Option<&Path>) -> Result<()> {
+fn log(verbosity: Verbosity, args: &ServeArgs) -> Result<()> {
+    let Bytes(bytes) = args.log_size.unwrap_or(LOG_BYTES);
+    if bytes < LOG_BYTES_MIN {
+        return Err(bad_input(format!(
+            "--log-size {bytes}: a line has to find room in a file; it can be 4KiB or more"
+        )));
+    }
+    let kept = args.log_keep.unwrap_or(LOGS_KEPT);
     let level = match verbosity.quiet {
         true => LevelFilter::WARN,
         false => LevelFilter::INFO,
@@ -245,11 +254,11 @@ fn log(verbosity: Verbosity, folder: Option<&Path>) -> Result<()> {
     let open = |folder: &Path, name: &str| {
         let path = folder.join(name);
         std::fs::create_dir_all(folder)
-            .and_then(|()| RollingFile::open(path.clone(), LOG_BYTES, LOGS_KEPT))
+            .and_then(|()| RollingFile::open(path.clone(), bytes, kept))
             .map(Mutex::new)
             .map_err(|e| bad_input(format!("--log-folder {}: {e}; choose another", path.display())))
     };
-    let (access, errors) = match folder {
+    let (access, errors) = match &args.log_folder {
         Some(folder) => (Some(open(folder, "access.log")?), Some(open(folder, "error.log")?)),
         None => (None, None),
     };

@@ -72,10 +72,16 @@ pub struct ServeArgs {
     /// [default: smaller]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Server")]
     pub on_out_of_memory: Option<OnOutOfMemoryArg>,
-    /// Folder for access.log and error.log, JSON lines, beside the lines on stderr; each is begun anew
-    /// at 50 MiB, and five full ones are kept
+    /// Folder for access.log and error.log, JSON lines, beside the lines on stderr
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
     pub log_folder: Option<PathBuf>,
+    /// Room of each of them; one that is full is begun anew [default: 50MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Server")]
+    pub log_size: Option<Bytes>,
+    /// Full ones that are kept of each [default: 5]
+    #[arg(long, value_name = "N", help_heading = "Server",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub log_keep: Option<u32>,
     /// Ask for API keys on this machine too; elsewhere they are always asked for
     #[arg(long, help_heading = "Access")]
     pub require_keys: Option<bool>,

@@ -96,6 +96,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed",
     /// The model is another one than the one that made the film.
     ModelChanged = "model_changed",
+    /// A model that cannot be missed, since it makes what names no model.
+    ModelIsDefault = "model_is_default",
     /// There is no model of this name.
     ModelNotFound = "model_not_found",
     /// A job's model is not served any more.

@@ -11,7 +11,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::shared::{Ending, Shared};
 
-/// How often the database is asked while somebody listens.
+/// How often the database is asked while somebody listens, for what other processes write; what this one
+/// does is heard of at once.
 const POLL_EVERY: Duration = Duration::from_millis(100);
 /// How long the database is left alone after an error.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
@@ -26,6 +27,7 @@ pub struct Live {
     /// Rises when the job has news.
     followed: Mutex<HashMap<JobId, watch::Sender<u64>>>,
     listened: Notify,
+    nudged: Notify,
 }
 
 impl Live {
@@ -34,6 +36,11 @@ impl Live {
         let receiver = self.followed().entry(job).or_default().subscribe();
         self.listened.notify_one();
         receiver
+    }
+
+    /// There is news of this process's own: the database is asked now and not a moment later.
+    pub fn nudge(&self) {
+        self.nudged.notify_one();
     }
 
     /// Asks the database what is new after `cursor`, for as long as the program runs.
@@ -57,7 +64,10 @@ impl Live {
                     sleep(AFTER_ERROR).await;
                 }
             }
-            sleep(POLL_EVERY).await;
+            tokio::select! {
+                () = sleep(POLL_EVERY) => {}
+                () = self.nudged.notified() => {}
+            }
         }
     }
 

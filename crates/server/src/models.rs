@@ -1,10 +1,11 @@
 //! The models that the service makes films with. Workers load them as jobs name them; one is the
-//! default. Another one can become it while the service runs, and a model that is installed can join
-//! them.
+//! default. Another one can become it while the service runs, a model that is installed can join them,
+//! and one can leave them: it makes what it was asked for already, and then it is gone.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::slice::from_ref;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longreel_jobs::Job;
 
@@ -17,17 +18,36 @@ const SERVED_MAX: usize = 100;
 const DEFAULT: &str = "default-model";
 /// The same with the names of those that joined, a line each.
 const JOINED: &str = "served-models";
+/// The same with the names of those that leave.
+const LEAVING: &str = "leaving-models";
 
 /// The models that are served, and those that could be.
 pub struct Models {
-    served: RwLock<Vec<Arc<dyn Films>>>,
+    now: RwLock<Now>,
     catalogue: Arc<dyn Catalogue>,
     /// Whoever may ask for films may have any installed model served.
     pub anybody_may_serve: bool,
-    default: RwLock<usize>,
     folder: PathBuf,
     /// One change at a time; the names of those that joined.
     joined: Mutex<Vec<String>>,
+}
+
+/// Those that have a part in the service.
+struct Now {
+    /// Requests can name them. At least one.
+    served: Vec<Arc<dyn Films>>,
+    /// The place of the default among them.
+    default: usize,
+    /// They make what they were asked for already.
+    leaving: Vec<Arc<dyn Films>>,
+}
+
+fn named(all: &[Arc<dyn Films>], name: &str) -> Option<usize> {
+    all.iter().position(|films| films.model().name == name)
+}
+
+fn names(all: &[Arc<dyn Films>]) -> Vec<String> {
+    all.iter().map(|films| films.model().name.clone()).collect()
 }
 
 /// Why a model is not served.
@@ -41,10 +61,21 @@ pub enum NotServed {
     File(io::Error),
 }
 
+/// Why a model stays.
+#[derive(Debug)]
+pub enum NotStopped {
+    /// None of that name is served.
+    Unknown,
+    /// It makes what names no model.
+    IsDefault,
+    /// It could not be written down.
+    File(io::Error),
+}
+
 impl Models {
     /// Serves `served`, at least one, under the names that they have, and those that joined an earlier
     /// service of this data folder. The default is the one that was chosen, when it is still served, else
-    /// the first.
+    /// the first. What left an earlier service and is named again is served again.
     ///
     /// # Errors
     /// The name that two of them have.
@@ -56,73 +87,109 @@ impl Models {
     ) -> Result<Self, String> {
         for (index, films) in served.iter().enumerate() {
             let name = &films.model().name;
-            if served[..index].iter().any(|other| other.model().name == *name) {
+            if named(&served[..index], name).is_some() {
                 return Err(name.clone());
             }
         }
         let read = |name| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let mut joined = Vec::new();
-        for name in read(JOINED).lines().map(str::trim).filter(|name| !name.is_empty()) {
-            joined.push(name.to_owned());
-            if served.iter().any(|films| films.model().name == name) {
-                continue;
+        let listed = |text: String| -> Vec<String> {
+            text.lines().map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect()
+        };
+        let open = |name: &str| match catalogue.open(name) {
+            Ok(Some(films)) => Some(films),
+            // Its jobs wait until it is there again.
+            Ok(None) => {
+                tracing::warn!(name, "a model that was served is not installed any more");
+                None
             }
-            match catalogue.open(name) {
-                Ok(Some(films)) => served.push(films),
-                // Its jobs wait until it is there again.
-                Ok(None) => {
-                    tracing::warn!(name, "a model that was served is not installed any more")
-                }
-                Err(error) => tracing::warn!(name, error, "a model that was served cannot be used"),
+            Err(error) => {
+                tracing::warn!(name, error, "a model that was served cannot be used");
+                None
+            }
+        };
+        let joined = listed(read(JOINED));
+        for name in &joined {
+            if named(&served, name).is_none() {
+                served.extend(open(name));
             }
         }
-        let chosen = read(DEFAULT);
-        let default = served.iter().position(|films| films.model().name == chosen.trim());
+        let mut leaving = Vec::new();
+        for name in listed(read(LEAVING)) {
+            if named(&served, &name).is_none() && named(&leaving, &name).is_none() {
+                leaving.extend(open(&name));
+            }
+        }
+        let default = named(&served, read(DEFAULT).trim()).unwrap_or(0);
         Ok(Self {
-            served: RwLock::new(served),
+            now: RwLock::new(Now { served, default, leaving }),
             catalogue,
             anybody_may_serve,
-            default: RwLock::new(default.unwrap_or(0)),
             folder: folder.to_owned(),
             joined: Mutex::new(joined),
         })
     }
 
+    fn now(&self) -> RwLockReadGuard<'_, Now> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Now> {
+        self.now.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The one that makes what names no model.
     pub fn default(&self) -> Arc<dyn Films> {
-        let place = *self.default.read().unwrap_or_else(PoisonError::into_inner);
-        self.all().swap_remove(place)
+        let now = self.now();
+        now.served[now.default].clone()
     }
 
-    /// The one of that name.
+    /// The one that requests can name so.
     pub fn get(&self, name: &str) -> Option<Arc<dyn Films>> {
-        self.all().into_iter().find(|films| films.model().name == name)
+        let now = self.now();
+        named(&now.served, name).map(|place| now.served[place].clone())
     }
 
-    /// The one that a job is for.
+    /// The one of that name that makes films, be it only what it was asked for already.
+    pub fn making(&self, name: &str) -> Option<Arc<dyn Films>> {
+        let now = self.now();
+        now.served.iter().chain(&now.leaving).find(|films| films.model().name == name).cloned()
+    }
+
+    /// The one that makes a job that was taken in.
+    ///
+    /// # Errors
+    /// When it does so no longer.
+    pub fn of(&self, job: &Job) -> Result<Arc<dyn Films>, Refusal> {
+        self.making(&job.asked.model).ok_or_else(|| not_served(job))
+    }
+
+    /// The one of a job, for another film.
     ///
     /// # Errors
     /// When it is not served any more.
-    pub fn of(&self, job: &Job) -> Result<Arc<dyn Films>, Refusal> {
-        self.get(&job.asked.model).ok_or_else(|| Refusal {
-            code: Code::ModelNotServed,
-            about: About::value("model", &job.asked.model).into(),
-            detail: format!(
-                "video {} is for the model {:?}, which this server does not have any more",
-                job.id, job.asked.model
-            ),
-            is_clients: true,
-        })
+    pub fn served_of(&self, job: &Job) -> Result<Arc<dyn Films>, Refusal> {
+        self.get(&job.asked.model).ok_or_else(|| not_served(job))
     }
 
-    /// All of them.
+    /// Those that requests can name.
     pub fn all(&self) -> Vec<Arc<dyn Films>> {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now().served.clone()
     }
 
     /// Their names.
     pub fn names(&self) -> Vec<String> {
-        self.all().iter().map(|films| films.model().name.clone()).collect()
+        names(&self.now().served)
+    }
+
+    /// Those that make only what they were asked for already.
+    pub fn leaving(&self) -> Vec<Arc<dyn Films>> {
+        self.now().leaving.clone()
+    }
+
+    /// The names of all that make films.
+    pub fn making_names(&self) -> Vec<String> {
+        let now = self.now();
+        [names(&now.served), names(&now.leaving)].concat()
     }
 
     /// What there is beside them.
@@ -137,8 +204,8 @@ impl Models {
         format!("there is no model {shown:?}; this server makes films with {}", names.join(", "))
     }
 
-    /// Serves the installed model of that name from now on, for this server and the one after it. Reads
-    /// files; not to be called where waiting is not allowed.
+    /// Serves the installed model of that name from now on, for this server and the one after it; one
+    /// that leaves stays. Reads files; not to be called where waiting is not allowed.
     ///
     /// # Errors
     /// See [`NotServed`]; then nothing changes.
@@ -149,18 +216,29 @@ impl Models {
         }
         if self.all().len() >= SERVED_MAX {
             return Err(NotServed::Unusable(format!(
-                "{SERVED_MAX} models are served, which is the most; start the server anew without some"
+                "{SERVED_MAX} models are served, which is the most; stop serving one of them first"
             )));
         }
-        let films = self.catalogue.open(name).map_err(NotServed::Unusable)?;
-        let films = films.ok_or(NotServed::Unknown)?;
+        let films = match self.making(name) {
+            Some(films) => films,
+            None => {
+                let films = self.catalogue.open(name).map_err(NotServed::Unusable)?;
+                films.ok_or(NotServed::Unknown)?
+            }
+        };
         let name = films.model().name.clone();
         if !joined.contains(&name) {
-            let names = joined.iter().chain([&name]).map(|name| format!("{name}\n"));
-            self.write(JOINED, &names.collect::<String>()).map_err(NotServed::File)?;
-            joined.push(name);
+            let all = [&joined[..], from_ref(&name)].concat();
+            self.write_names(JOINED, &all).map_err(NotServed::File)?;
+            joined.push(name.clone());
         }
-        self.served.write().unwrap_or_else(PoisonError::into_inner).push(films.clone());
+        let mut now = self.change();
+        now.leaving.retain(|films| films.model().name != name);
+        now.served.push(films.clone());
+        // One that is listed in both files is served.
+        if let Err(error) = self.write_names(LEAVING, &names(&now.leaving)) {
+            tracing::warn!(%error, "it is not written down that a model stays");
+        }
         Ok(films)
     }
 
@@ -172,16 +250,76 @@ impl Models {
     pub fn choose(&self, name: &str) -> Result<(), NotServed> {
         self.serve(name)?;
         let _one = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = self.names().iter().position(|served| served == name);
-        let place = place.ok_or(NotServed::Unknown)?;
+        let place = named(&self.now().served, name).ok_or(NotServed::Unknown)?;
         self.write(DEFAULT, name).map_err(NotServed::File)?;
-        *self.default.write().unwrap_or_else(PoisonError::into_inner) = place;
+        self.change().default = place;
         Ok(())
+    }
+
+    /// Lets no request name that model from now on, for this server and, unless that one is started with
+    /// it, the one after it. It makes what it was asked for already, until [`Self::gone`]. No error when
+    /// it leaves already.
+    ///
+    /// # Errors
+    /// See [`NotStopped`]; then nothing changes.
+    pub fn stop(&self, name: &str) -> Result<(), NotStopped> {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let (place, mut leaving) = {
+            let now = self.now();
+            let Some(place) = named(&now.served, name) else {
+                let leaves = named(&now.leaving, name).is_some();
+                return if leaves { Ok(()) } else { Err(NotStopped::Unknown) };
+            };
+            if place == now.default {
+                return Err(NotStopped::IsDefault);
+            }
+            (place, names(&now.leaving))
+        };
+        leaving.push(name.to_owned());
+        // In this order: what is in both files is served.
+        self.write_names(LEAVING, &leaving).map_err(NotStopped::File)?;
+        let others: Vec<String> = joined.iter().filter(|other| *other != name).cloned().collect();
+        self.write_names(JOINED, &others).map_err(NotStopped::File)?;
+        *joined = others;
+        let mut now = self.change();
+        let films = now.served.remove(place);
+        now.leaving.push(films);
+        if place < now.default {
+            now.default -= 1;
+        }
+        Ok(())
+    }
+
+    /// A model that leaves has made all that it was asked for.
+    pub fn gone(&self, name: &str) {
+        let _one = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.change();
+        now.leaving.retain(|films| films.model().name != name);
+        if let Err(error) = self.write_names(LEAVING, &names(&now.leaving)) {
+            // The next server finds that nothing waits for it.
+            tracing::warn!(%error, name, "it is not written down that a model is gone");
+        }
+    }
+
+    fn write_names(&self, file: &str, names: &[String]) -> io::Result<()> {
+        self.write(file, &names.iter().map(|name| format!("{name}\n")).collect::<String>())
     }
 
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
         let written = self.folder.join(format!("{file}.new"));
         std::fs::write(&written, text)?;
         std::fs::rename(&written, self.folder.join(file))
+    }
+}
+
+fn not_served(job: &Job) -> Refusal {
+    Refusal {
+        code: Code::ModelNotServed,
+        about: About::value("model", &job.asked.model).into(),
+        detail: format!(
+            "video {} is for the model {:?}, which this server does not have any more",
+            job.id, job.asked.model
+        ),
+        is_clients: true,
     }
 }

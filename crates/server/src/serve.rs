@@ -261,6 +261,8 @@ pub async fn serve(
     let _ = timeout(CLOSE_TIME, webhooks).await;
     helpers.shutdown().await;
     store.close().await;
+    // A film that was finished last is told of too.
+    let _ = tokio::task::spawn_blocking(move || shared.traces.flush(CLOSE_TIME)).await;
     Ok(())
 }
 

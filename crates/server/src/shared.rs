@@ -82,6 +82,7 @@ impl Shared {
     /// Tells everybody who waits that a job came or changed.
     pub fn wake(&self) {
         self.wakes.send_modify(|count| *count = count.wrapping_add(1));
+        self.live.nudge();
     }
 
     /// Counts a job that has come to its end.

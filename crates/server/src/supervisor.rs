@@ -42,8 +42,8 @@ pub const GROWTH_BYTES: u64 = 512 << 20;
 enum Life {
     /// The server is ending.
     Dismissed,
-    /// It held more memory than it should between films, or a model that is the default no more, and
-    /// made room for another one.
+    /// It held more memory than it should between films, or a model that is the default or served no
+    /// more, and made room for another one.
     Replaced,
     /// It could not begin for want of room on the disk.
     NoRoom(String),
@@ -100,14 +100,14 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
         let request = LeaseRequest {
             worker: worker.name.clone(),
             duration_ms: LEASE_MS,
-            models: shared.models.names(),
+            models: shared.models.making_names(),
         };
         // Not within the select below: a lease that was given must not be dropped.
         match shared.store.lease(request).await {
             Ok(Some(leased)) => {
                 let model = &leased.job.asked.model;
                 if *model != worker.model
-                    && let Some(films) = shared.models.get(model)
+                    && let Some(films) = shared.models.making(model)
                 {
                     worker.process.dismiss().await;
                     match change(shared, slot, films, &leased, ending).await {
@@ -127,7 +127,8 @@ async fn live(shared: &Arc<Shared>, slot: usize, ending: &mut watch::Receiver<En
             }
             Ok(None) => {
                 let default = shared.models.default().model().name.clone();
-                if default != wanted {
+                let is_gone = shared.models.making(&worker.model).is_none();
+                if is_gone || default != wanted {
                     if default != worker.model {
                         worker.process.dismiss().await;
                         return Life::Replaced;

@@ -2,21 +2,22 @@
 //!
 //! OTLP over HTTP in JSON (opentelemetry-proto 1.x, `v1/traces`), with the variables of the
 //! OpenTelemetry specification: `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`,
-//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`. A service has two kinds of
+//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`, `OTEL_BSP_SCHEDULE_DELAY`, also
+//! with `TRACES_` where the specification has it. A service has two kinds of
 //! spans, requests and films, and the official exporter with its protocol buffers would be a tenth of
 //! all that is compiled for them.
 //!
 //! A film is a trace whose id is the job's: the span of the job, and one for each segment.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use longreel_jobs::{Event, EventKind, Job, JobState};
 use serde_json::{Value, json};
 
 /// Spans that wait to be sent; beyond them spans are dropped.
 const WAITING: usize = 4096;
-/// Spans are sent together, at least so often.
+/// Spans are sent together, at least so often where nothing else is said.
 const EVERY: Duration = Duration::from_secs(5);
 const TOGETHER: usize = 512;
 /// How long a collector may take.
@@ -36,9 +37,16 @@ pub struct Span {
     error: Option<String>,
 }
 
+/// What is told to whoever sends.
+enum Told {
+    Span(Box<Span>),
+    /// Send what there is, and answer.
+    Flush(SyncSender<()>),
+}
+
 /// Where spans go; nowhere when no collector is named.
-#[derive(Debug, Default)]
-pub struct Traces(Option<SyncSender<Span>>);
+#[derive(Default)]
+pub struct Traces(Option<SyncSender<Told>>);
 
 /// A collector, as the environment names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +54,8 @@ struct Collector {
     url: String,
     headers: Vec<(String, String)>,
     service: String,
+    /// Spans are sent together, at least so often.
+    every: Duration,
 }
 
 impl Traces {
@@ -63,9 +73,19 @@ impl Traces {
         self.0.is_some()
     }
 
+    /// Sends what waits, for `patience` at most: a collector that does not answer keeps nobody from ending.
+    pub fn flush(&self, patience: Duration) {
+        let Some(sender) = &self.0 else { return };
+        let (sent, is_sent) = sync_channel(1);
+        if sender.try_send(Told::Flush(sent)).is_ok() {
+            // Either it is sent, or it is not waited for any longer.
+            let _ = is_sent.recv_timeout(patience);
+        }
+    }
+
     fn give(&self, span: Span) {
         let Some(sender) = &self.0 else { return };
-        if let Err(TrySendError::Full(_)) = sender.try_send(span) {
+        if let Err(TrySendError::Full(_)) = sender.try_send(Told::Span(Box::new(span))) {
             tracing::debug!("a span is dropped: the collector is too slow");
         }
     }
@@ -199,10 +219,12 @@ impl Collector {
             .unwrap_or_default()
             .split(',')
             .filter_map(|pair| pair.split_once('='))
-            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .map(|(name, value)| (name.trim().to_owned(), decoded(value.trim())))
             .collect();
         let service = set("OTEL_SERVICE_NAME").unwrap_or_else(|| "longreel".into());
-        Some(Self { url, headers, service })
+        let every = set("OTEL_BSP_SCHEDULE_DELAY").and_then(|ms| ms.parse().ok());
+        let every = every.map_or(EVERY, Duration::from_millis);
+        Some(Self { url, headers, service, every })
     }
 
     fn send(&self, spans: &[Span]) -> Result<(), ureq::Error> {
@@ -216,21 +238,57 @@ impl Collector {
     }
 }
 
+/// The specification has values of headers as those of W3C's baggage: percent-encoded. What is not encoded
+/// stays as it is.
+fn decoded(value: &str) -> String {
+    let bytes = value.as_bytes();
+    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(&byte) = bytes.get(at) {
+        let hex = value.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match hex.filter(|_| byte == b'%') {
+            Some(encoded) => {
+                plain.push(encoded);
+                at += 3;
+            }
+            None => {
+                plain.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(plain).unwrap_or_else(|_| value.to_owned())
+}
+
 /// Sends until every sender is gone. A collector that does not answer loses spans, not films.
-fn send_all(spans: &Receiver<Span>, collector: &Collector) {
+fn send_all(told: &Receiver<Told>, collector: &Collector) {
     let mut is_told = false;
     loop {
-        let Ok(first) = spans.recv() else { return };
-        let mut together = vec![first];
-        let until = std::time::Instant::now() + EVERY;
-        while together.len() < TOGETHER {
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            match spans.recv_timeout(left) {
-                Ok(span) => together.push(span),
+        let Ok(mut next) = told.recv() else { return };
+        let (mut together, mut asked) = (Vec::new(), None);
+        let until = Instant::now() + collector.every;
+        loop {
+            match next {
+                Told::Span(span) => together.push(*span),
+                Told::Flush(sent) => {
+                    asked = Some(sent);
+                    break;
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if together.len() == TOGETHER {
+                break;
+            }
+            match told.recv_timeout(left) {
+                Ok(told) => next = told,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
-        match collector.send(&together) {
+        let sent = if together.is_empty() { Ok(()) } else { collector.send(&together) };
+        if let Some(asked) = asked {
+            // Whoever asked may have lost patience.
+            let _ = asked.send(());
+        }
+        match sent {
             Ok(()) => is_told = false,
             Err(error) if !is_told => {
                 is_told = true;
@@ -301,12 +359,16 @@ mod tests {
         };
         assert_eq!(of(&[]), None);
         let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
-        let found = of(&[base, ("OTEL_EXPORTER_OTLP_HEADERS", "a=b, c = d=e")]).expect("named");
+        let found =
+            of(&[base, ("OTEL_EXPORTER_OTLP_HEADERS", "a=b, c = d=e%20f%")]).expect("named");
         assert_eq!(found.url, "http://collector:4318/v1/traces");
-        let headers = [("a".to_owned(), "b".to_owned()), ("c".to_owned(), "d=e".to_owned())];
+        let headers = [("a".to_owned(), "b".to_owned()), ("c".to_owned(), "d=e f%".to_owned())];
         assert_eq!(found.headers, headers);
         let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://other/x");
         assert_eq!(of(&[base, own]).expect("named").url, "http://other/x");
+        assert_eq!(of(&[base]).expect("named").every, EVERY);
+        let often = of(&[base, ("OTEL_BSP_SCHEDULE_DELAY", "20")]).expect("named");
+        assert_eq!(often.every, Duration::from_millis(20));
         assert_eq!(of(&[base, ("OTEL_SDK_DISABLED", "true")]), None);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longreel_jobs::{
-    ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, Retention, StoreError,
+    ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, ListFilter, Retention, StoreError,
 };
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -38,6 +38,7 @@ pub async fn run(shared: Arc<Shared>) {
             }
             Err(error) => tracing::error!(%error, "leases and deadlines could not be looked at"),
         }
+        let_models_go(&shared).await;
         let is_time = round.is_multiple_of(TIDY_IN);
         // What is kept for less than the time between is not kept for all of it.
         if is_time || shared.retention.max_age_ms.is_some_and(|age| age < TIDY_MS) {
@@ -104,6 +105,27 @@ pub async fn let_go(shared: &Shared, job: &Job) {
     if job.state.is_final() {
         shared.ended(job).await;
         tidy_up(shared, job).await;
+        let_models_go(shared).await;
+    }
+}
+
+/// Ends with the models that are to be served no longer and have made all that they were asked for.
+pub async fn let_models_go(shared: &Shared) {
+    for films in shared.models.leaving() {
+        let name = films.model().name.clone();
+        let states = vec![JobState::Queued, JobState::Running];
+        let model = Some(name.clone());
+        let filter = ListFilter { model, states, limit: 1, ..ListFilter::default() };
+        match shared.store.list(filter).await {
+            Ok(page) if page.jobs.is_empty() => {
+                shared.models.gone(&name);
+                tracing::info!(model = name, "is not served any more");
+                // A worker that has it loaded takes another one.
+                shared.wake();
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "what a model has left to make is not known"),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use longreel_kernels::Tensor;
 use longreel_media::{Frame, contact_sheet, thumbnail, write_atomic, write_jpeg, write_png};
@@ -37,6 +37,7 @@ impl Reel<'_> {
         let head = writer.init_segment().map(|head| head.len() as u64);
         self.progress.writer = serde_json::to_value(&part.state)
             .map_err(|e| FilmError::io("describe", &self.outputs.film)(e.into()))?;
+        let picture = self.preview(segment)?;
         let mut part = Event::Part {
             segment: segment.index,
             frames: self.progress.frames,
@@ -44,7 +45,7 @@ impl Reel<'_> {
             prompt: denoised.made_from.0.clone(),
             seed: denoised.made_from.1,
             bytes: head.map(|head| [part.bytes.start - head, part.bytes.end - head]),
-            preview: self.preview(segment)?,
+            preview: picture.as_ref().map(|(path, _)| path.display().to_string()),
             checkpoint: None,
         };
         let drift_event = drift.clone().map(Event::Drift);
@@ -63,9 +64,20 @@ impl Reel<'_> {
         // After the last segment too: another film may go on from there.
         let (checkpoint, folder) = (self.checkpoint(&denoised.recent), &self.folder);
         let failed = || FilmError::io("write a checkpoint in", folder);
-        let written =
-            sync_beside(&mut self.appended, |&name| name == JOURNAL, || checkpoint.write(folder))?
-                .map_err(failed())?;
+        let written = sync_beside(
+            &mut self.appended,
+            |&name| name == JOURNAL,
+            || match &picture {
+                None => checkpoint.write(folder).map_err(failed()),
+                // Its own wait for the disk would be as long as the checkpoint's.
+                Some((path, frame)) => std::thread::scope(|scope| {
+                    let picture = scope.spawn(|| write_jpeg(path, frame));
+                    let written = checkpoint.write(folder).map_err(failed());
+                    picture.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                    written
+                }),
+            },
+        )??;
         let checkpoint = written.publish().map_err(failed())?;
         if let Event::Part { checkpoint: named, .. } = &mut part {
             *named = self.outputs.checkpoints.then(|| checkpoint.display().to_string());
@@ -78,16 +90,15 @@ impl Reel<'_> {
         Ok(())
     }
 
-    fn preview(&self, segment: &Segment) -> Result<Option<String>, FilmError> {
+    /// The picture of a finished segment, and where it goes, when previews are asked for.
+    fn preview(&self, segment: &Segment) -> Result<Option<(PathBuf, Frame)>, FilmError> {
         let (true, Some(rgb)) = (self.outputs.previews, self.meter.last_frame()) else {
             return Ok(None);
         };
         let request = self.plan.request();
         let frame = Frame::new(request.width as u32, request.height as u32, rgb.to_vec())?;
         let name = format!("preview-{:08}.jpg", segment.index);
-        let path = self.outputs.preview_folder().join(name);
-        write_jpeg(&path, &frame)?;
-        Ok(Some(path.display().to_string()))
+        Ok(Some((self.outputs.preview_folder().join(name), frame)))
     }
 
     fn checkpoint(&self, recent: &Tensor) -> Checkpoint {

@@ -139,6 +139,9 @@ impl JobStore for SqliteStore {
         if let Some(owner) = &filter.owner {
             query.push(" AND owner = ").push_bind(owner);
         }
+        if let Some(model) = &filter.model {
+            query.push(" AND model = ").push_bind(model);
+        }
         if !filter.states.is_empty() {
             query.push(" AND state IN (");
             let mut list = query.separated(", ");

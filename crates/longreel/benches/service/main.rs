@@ -1,7 +1,8 @@
 //! How fast the service is beside the command: `cargo bench --bench service`.
 //!
-//! The real program with the demo model, over real HTTP on this machine. Figures are medians; films of
-//! the command and of the service alternate, so that both see the same machine.
+//! The real program with the demo model, over real HTTP on this machine, films on one thread each. Films of
+//! the command and of the service alternate, and each pair gives a ratio, so that both see the same machine;
+//! the figures are medians, of ratios with their quartiles. `--rounds N` says how many pairs.
 
 #[allow(dead_code, reason = "the tests of the command use the rest")]
 #[path = "../../tests/command/program.rs"]
@@ -19,11 +20,22 @@ use server::Server;
 
 const PROMPT: &str = "a red circle moves right on a blue background";
 const FRAMES: u64 = 385;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 21;
+/// Starts that are timed.
+const STARTS: usize = 7;
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
+}
+
+/// How much longer the first of each pair took than the second, in percent: median and quartiles.
+fn over(pairs: impl Iterator<Item = (Duration, Duration)>) -> String {
+    let ratio = |(a, b): (Duration, Duration)| 100.0 * (a.as_secs_f64() / b.as_secs_f64() - 1.0);
+    let mut ratios: Vec<f64> = pairs.map(ratio).collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |share: usize| ratios[(ratios.len() - 1) * share / 4];
+    format!("{:+.1}% ({:+.1} to {:+.1})", at(2), at(1), at(3))
 }
 
 /// Times of a film: until the first segment could be played, and until it was whole.
@@ -35,8 +47,8 @@ struct Film {
 /// By the command: from its start, and from the moment it begins with the film, its model loaded.
 fn by_command(place: &Place) -> (Film, Film) {
     let frames = FRAMES.to_string();
-    let words = ["generate", PROMPT, "--num-frames", &frames, "--seed", "1", "--json", "-o"];
-    let words: Vec<&str> = words.into_iter().chain(["film.mp4"]).collect();
+    let words = ["generate", PROMPT, "--num-frames", &frames, "--seed", "1", "--json"];
+    let words: Vec<&str> = words.into_iter().chain(["--threads", "1", "-o", "film.mp4"]).collect();
     let started = Instant::now();
     let mut child = place.start(&words);
     let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -72,7 +84,11 @@ fn by_service(server: &Server) -> Film {
 }
 
 fn main() {
-    let ready = (0..ROUNDS).map(|_| {
+    let words: Vec<String> = std::env::args().collect();
+    let rounds = words.iter().position(|word| word == "--rounds").and_then(|at| words.get(at + 1));
+    let rounds =
+        rounds.map_or(ROUNDS, |n| n.parse().unwrap_or_else(|e| panic!("--rounds {n}: {e}")));
+    let ready = (0..STARTS).map(|_| {
         let place = Place::new();
         let started = Instant::now();
         let server = Server::start_with(&place, &[]);
@@ -84,32 +100,37 @@ fn main() {
     println!("start to ready           {:8.0?}   (aim: under 2 s)", median(ready.collect()));
 
     let place = Place::new();
-    let server = Server::start_with(&place, &[]);
+    let server = Server::start_with(&place, &["--threads", "1"]);
     server.film(&server.ask(&json!({"prompt": PROMPT})));
     let (mut whole, mut alone, mut served) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 0..rounds {
+        // Neither is always the one that comes after the other.
+        if round % 2 == 1 {
+            served.push(by_service(&server));
+        }
         let (from_start, from_begin) = by_command(&place);
         whole.push(from_start);
         alone.push(from_begin);
-        served.push(by_service(&server));
+        if round % 2 == 0 {
+            served.push(by_service(&server));
+        }
     }
-    let firsts = |films: &[Film]| median(films.iter().map(|film| film.first).collect());
-    let wholes = |films: &[Film]| median(films.iter().map(|film| film.whole).collect());
-    let over = |a: Duration, b: Duration| 100.0 * (a.as_secs_f64() / b.as_secs_f64() - 1.0);
+    let time = |films: &[Film], of: fn(&Film) -> Duration| median(films.iter().map(of).collect());
     // A command loads its model, which a service has; from its first segment's begin on it does not even
     // read the prompt.
     for (what, of, aim) in [
-        ("first playable segment", &firsts as &dyn Fn(&[Film]) -> Duration, "within 10%"),
-        ("film of 385 frames", &wholes, "under 2%"),
+        ("first playable segment", (|film| film.first) as fn(&Film) -> Duration, "within 10%"),
+        ("film of 385 frames", |film| film.whole, "under 2%"),
     ] {
+        let beside = |films: &[Film]| over(served.iter().map(of).zip(films.iter().map(of)));
         println!(
-            "{what:<24} {:8.3?}   the command {:.3?}: {:+.1}% (aim: {aim}); {:.3?} from its first segment's \
-             begin: {:+.1}%",
-            of(&served),
-            of(&whole),
-            over(of(&served), of(&whole)),
-            of(&alone),
-            over(of(&served), of(&alone)),
+            "{what:<24} {:8.3?}   the command {:.3?}: {} (aim: {aim}); {:.3?} from its first segment's \
+             begin: {}",
+            time(&served, of),
+            time(&whole, of),
+            beside(&whole),
+            time(&alone, of),
+            beside(&alone),
         );
     }
 

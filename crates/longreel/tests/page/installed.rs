@@ -60,5 +60,35 @@ fn choosing_an_installed_model_has_it_served_and_a_film_is_made_with_it() {
         "df",
         "it is the default now"
     );
+
+    // It is served no longer when somebody says so, twice; the default cannot go.
+    browser.open(&server.url("/#/service"));
+    browser.wait("document.querySelectorAll('.model').length > 10");
+    let press = |name: &str, button: &str| {
+        browser.run(&format!(
+            "const card = [...document.querySelectorAll('.model')].find(m => m.querySelector('h3').textContent === {});
+             const found = [...card.querySelectorAll('button')].find(b => !b.hidden && b.textContent === {});
+             found?.click(); return Boolean(found);",
+            json!(name),
+            json!(button)
+        ))
+    };
+    assert_eq!(press("df", "Stop serving it"), false, "the default would go");
+    assert_eq!(press(NAME, "Stop serving it"), true);
+    assert!(browser.text("dialog").contains("still made with it"), "{}", browser.text("dialog"));
+    browser.click("dialog .main");
+    browser.wait("!document.querySelector('dialog')");
+    browser.wait(&format!(
+        "[...document.querySelectorAll('.model')].some(m => m.querySelector('h3').textContent === {} && m.innerText.includes('installed'))",
+        json!(NAME)
+    ));
+    let list = server.get("/v1/models").expect(200).json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list:#}");
+    // And back again.
+    assert_eq!(press(NAME, "Serve it"), true);
+    browser.wait(&format!(
+        "[...document.querySelectorAll('.model')].some(m => m.querySelector('h3').textContent === {} && m.innerText.includes('served'))",
+        json!(NAME)
+    ));
     browser.expect_no_errors();
 }

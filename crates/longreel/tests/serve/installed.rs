@@ -66,6 +66,15 @@ fn an_installed_model_is_listed_and_makes_films_once_it_is_served_and_after_a_re
     assert_eq!((names(&list["data"]), names(&list["installed"])), (vec!["df", NAME], vec![]));
     server.post(&format!("{ADDRESS}/use"), &json!({})).expect(200);
 
+    // Out and in again, with nothing to make; a default stays.
+    let stop = |server: &Server| server.send("DELETE", &format!("{ADDRESS}/serve"), &[], []);
+    stop(&server).problem(409, "model_is_default");
+    server.post("/v1/models/df/use", &json!({})).expect(200);
+    assert_eq!(stop(&server).expect(200).json()["state"], "stopped");
+    assert_eq!(server.get(ADDRESS).expect(200).json()["state"], "installed");
+    server.post("/v1/videos", &film_of(NAME)).problem(400, "model_not_found");
+    server.post(&format!("{ADDRESS}/use"), &json!({})).expect(200);
+
     // A job that waits for it finds it with the next server, also as the default.
     server.kill();
     let server = Server::start_among(&place, from_ref(&cache));
@@ -116,8 +125,13 @@ fn an_ordinary_key_has_no_model_served_unless_the_operator_lets_it() {
     let operator = With(&server, &admin);
     assert_eq!(operator.get("/v1/models").expect(200).json()["can_serve"], true);
     operator.send("POST", &format!("{ADDRESS}/serve"), &json!({})).expect(200);
-    // From then on it is like any other.
+    // From then on it is like any other, and only an operator ends it.
     ann.ask(&film_of(NAME));
+    assert_eq!(ann.get("/v1/models").expect(200).json()["can_stop"], false);
+    let end = format!("{ADDRESS}/serve");
+    ann.send("DELETE", &end, &Value::Null).problem(403, "scope_missing");
+    assert_eq!(operator.get("/v1/models").expect(200).json()["can_stop"], true);
+    operator.send("DELETE", &end, &Value::Null).expect(200);
     server.kill();
 
     let place = Place::new();

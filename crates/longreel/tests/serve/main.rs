@@ -16,6 +16,7 @@ mod ending;
 mod installed;
 mod limits;
 mod live;
+mod logs;
 mod making;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -31,5 +32,7 @@ mod server;
 mod steering;
 #[cfg(target_os = "linux")]
 mod streams;
+#[cfg(target_os = "linux")]
+mod traces;
 mod uploads;
 mod webhooks;

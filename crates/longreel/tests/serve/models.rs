@@ -94,6 +94,53 @@ fn another_default_is_chosen_while_films_are_made_and_stays_after_a_restart() {
 }
 
 #[test]
+fn a_model_that_is_stopped_makes_what_it_was_asked_for_and_then_is_gone() {
+    let place = Place::new();
+    let server = start(&place);
+    let address = format!("/v1/models/{OTHER}/serve");
+    let stop = |address: &str| server.send("DELETE", address, &[], []);
+    // One in work with the default, and two that wait for the other one.
+    let long = server.ask(&asked(6));
+    let waiting = [server.ask(&short(OTHER)), server.ask(&short(OTHER))];
+    server.wait(&long, "in work", |v| v["state"] == "running");
+    let stopped = stop(&address).expect(200).json();
+    assert_eq!((&stopped["id"], &stopped["state"]), (&json!(OTHER), &json!("leaving")));
+    // Twice is no error, and nobody can name it any more.
+    assert_eq!(stop(&address).expect(200).json()["state"], "leaving");
+    let refused = server.post("/v1/videos", &short(OTHER)).problem(400, "model_not_found");
+    assert!(refused.contains("\"df\"") && !refused.contains("\"t2v\","), "{refused}");
+    let list = server.get("/v1/models").expect(200).json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list:#}");
+    assert_eq!(list["installed"][0]["state"], "leaving", "{list:#}");
+    for id in &waiting {
+        assert!(server.film(id) == by_command(OTHER), "another film");
+    }
+    server.film(&long);
+    let started = std::time::Instant::now();
+    while server.get(&format!("/v1/models/{OTHER}")).status != 404 {
+        assert!(started.elapsed() < crate::server::PATIENCE, "it is not gone");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // No worker keeps it loaded.
+    server.film(&server.ask(&short("df")));
+    stop(&address).problem(404, "not_found");
+    server
+        .post(&format!("/v1/videos/{}/remix", waiting[0]), &json!({"prompt": "A dog."}))
+        .problem(400, "model_not_served");
+    let refused = stop("/v1/models/df/serve").problem(409, "model_is_default");
+    assert!(refused.contains("/use"), "{refused}");
+    server.kill();
+    // Whoever starts the server with it means it.
+    let server = start(&place);
+    assert_eq!(defaults_of(&server), [("df".to_owned(), true), (OTHER.to_owned(), false)]);
+    // The default may be behind the one that goes.
+    server.post(&format!("/v1/models/{OTHER}/use"), &json!({})).expect(200);
+    server.send("DELETE", "/v1/models/df/serve", &[], []).expect(200);
+    assert_eq!(server.get("/models/info").expect(200).json()["model"], OTHER);
+    assert_eq!(defaults_of(&server), [(OTHER.to_owned(), true)]);
+}
+
+#[test]
 fn a_model_that_cannot_be_loaded_fails_its_own_films_only() {
     let place = Place::new();
     let copy = place.path("broken");

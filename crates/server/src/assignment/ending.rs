@@ -7,6 +7,7 @@ use longreel_jobs::{
     JobError, StoreError,
 };
 
+use super::files::thumbnail;
 use super::{Assignment, Finished, patiently};
 use crate::code::Code;
 use crate::process::{Cause, Death};
@@ -56,13 +57,23 @@ impl Assignment<'_> {
         drift: &Path,
         sheet: Option<&Path>,
     ) -> Finished {
+        let (shared, job) = (self.shared.clone(), self.job.id);
+        let put = async |kind, format, file| {
+            shared.artifacts.put_file(job, ArtifactName { kind, format }, file).await
+        };
+        // At once: each waits for the disk, which takes them together in hardly more time than one.
+        let all = async {
+            tokio::join!(
+                put(ArtifactKind::Film, Format::Mp4, film),
+                put(ArtifactKind::Drift, Format::Json, drift),
+                thumbnail(&shared.artifacts, job),
+                async { Some(put(ArtifactKind::Spritesheet, Format::Jpeg, sheet?).await) },
+            )
+        };
+        let (film, report, thumbnail, sheet) = self.meanwhile(all).await;
         let mut artifacts = Vec::new();
-        let files = [
-            (ArtifactName { kind: ArtifactKind::Film, format: Format::Mp4 }, film),
-            (ArtifactName { kind: ArtifactKind::Drift, format: Format::Json }, drift),
-        ];
-        for (name, file) in files {
-            match self.put(name, file).await {
+        for stored in [film, report] {
+            match stored {
                 Ok(artifact) => artifacts.push(artifact),
                 Err(error) => {
                     // The film is whole in its folder; the next attempt only stores it.
@@ -72,11 +83,7 @@ impl Assignment<'_> {
                 }
             }
         }
-        let mut pictures = vec![self.thumbnail().await];
-        if let Some(sheet) = sheet {
-            let name = ArtifactName { kind: ArtifactKind::Spritesheet, format: Format::Jpeg };
-            pictures.push(self.put(name, sheet).await);
-        }
+        let pictures = std::iter::once(thumbnail).chain(sheet);
         for picture in pictures {
             match picture {
                 Ok(artifact) => artifacts.push(artifact),

@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 
 use longreel_jobs::{
-    Artifact, ArtifactError, ArtifactKind, ArtifactName, Format, PartBytes, WorkerEvent,
+    Artifact, ArtifactError, ArtifactKind, ArtifactName, Artifacts, Format, JobId, PartBytes,
+    WorkerEvent,
 };
 use longreel_media::{HEAD_START_BYTES, head_length, stream_head};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -87,17 +88,19 @@ impl Assignment<'_> {
         let (shared, job) = (self.shared.clone(), self.job.id);
         self.meanwhile(shared.artifacts.put_file(job, name, file)).await
     }
+}
 
-    /// The first segment's picture stands for the film.
-    ///
-    /// # Errors
-    /// When there is none, or no room for another.
-    pub(super) async fn thumbnail(&self) -> Result<Artifact, ArtifactError> {
-        let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Jpeg };
-        let (artifacts, job) = (&self.shared.artifacts, self.job.id);
-        let bytes = artifacts.get(job, preview_name(0)).await?;
-        artifacts.put_bytes(job, name, bytes).await
-    }
+/// The first segment's picture stands for the film.
+///
+/// # Errors
+/// When there is none, or no room for another.
+pub(super) async fn thumbnail(
+    artifacts: &Artifacts,
+    job: JobId,
+) -> Result<Artifact, ArtifactError> {
+    let name = ArtifactName { kind: ArtifactKind::Thumbnail, format: Format::Jpeg };
+    let bytes = artifacts.get(job, preview_name(0)).await?;
+    artifacts.put_bytes(job, name, bytes).await
 }
 
 fn preview_name(segment: u32) -> ArtifactName {

@@ -350,6 +350,7 @@ impl<'a> Assignment<'a> {
 
     async fn follow(&mut self, orders: Result<Orders, StoreError>) {
         self.last_contact = Instant::now();
+        self.shared.live.nudge();
         match orders {
             Ok(orders) => {
                 if let Some(prompts) = orders.prompts {

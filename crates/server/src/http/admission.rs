@@ -152,7 +152,9 @@ async fn check(
 fn scope_of(method: &Method, path: &str) -> Scope {
     if method.is_safe() || path == "/v1/plan" {
         Scope::JobsRead
-    } else if path.starts_with("/v1/models/") && !path.ends_with("/serve") {
+    } else if path.starts_with("/v1/models/")
+        && !(method == Method::POST && path.ends_with("/serve"))
+    {
         Scope::Admin
     } else {
         Scope::JobsWrite
@@ -198,6 +200,7 @@ mod tests {
         assert_eq!(scope_of(&Method::POST, "/v1/plan"), Scope::JobsRead);
         assert_eq!(scope_of(&Method::POST, "/v1/models/demo/use"), Scope::Admin);
         assert_eq!(scope_of(&Method::POST, "/v1/models/demo/serve"), Scope::JobsWrite);
+        assert_eq!(scope_of(&Method::DELETE, "/v1/models/demo/serve"), Scope::Admin);
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             assert_eq!(scope_of(&method, "/v1/videos"), Scope::JobsWrite);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use serde_json::Value;
 
 use super::openapi::{Answer, Body, Endpoint, Query, document};
@@ -127,25 +127,55 @@ fn service() -> Vec<Endpoint> {
         Endpoint::new("GET", "/v1/models/{id}", "retrieveModel", "A model", get(models::retrieve))
             .gives(200, Answer::Json("Model"))
             .fails(&[404]),
-        Endpoint::new(
+        of_a_model(
             "POST",
             "/v1/models/{id}/serve",
             "serveModel",
             "Let requests name an installed model",
             post(models::serve),
-        )
-        .gives(200, Answer::Json("Model"))
-        .fails(&[403, 404, 409, 507]),
-        Endpoint::new(
+        ),
+        of_a_model(
+            "DELETE",
+            "/v1/models/{id}/serve",
+            "stopModel",
+            "Let no request name it any more; it makes what it was asked for, and then it is gone",
+            delete(models::stop),
+        ),
+        of_a_model(
             "POST",
             "/v1/models/{id}/use",
             "useModel",
             "Make it the model of requests that name none; an installed one is served then",
             post(models::choose),
-        )
-        .gives(200, Answer::Json("Model"))
-        .fails(&[403, 404, 409, 507]),
+        ),
     ]
+}
+
+/// What changes whether and how a model is served.
+fn of_a_model(
+    method: &'static str,
+    path: &'static str,
+    name: &'static str,
+    summary: &'static str,
+    handler: MethodRouter<Arc<Shared>>,
+) -> Endpoint {
+    Endpoint::new(method, path, name, summary, handler)
+        .gives(200, Answer::Json("Model"))
+        .fails(&[403, 404, 409, 507])
+}
+
+/// A film that is made out of another one.
+fn out_of_another(
+    path: &'static str,
+    name: &'static str,
+    summary: &'static str,
+    body: Body,
+    handler: MethodRouter<Arc<Shared>>,
+) -> Endpoint {
+    Endpoint::new("POST", path, name, summary, handler)
+        .takes(body)
+        .gives_new(Answer::Json("Video"))
+        .fails(&[400, 404, 409, 413, 415, 429])
 }
 
 fn tasks_of_the_first_api() -> Vec<Endpoint> {
@@ -205,16 +235,13 @@ fn videos_of_openai() -> Vec<Endpoint> {
         .query(VARIANT)
         .gives_file("*/*")
         .fails(&[400, 404, 409, 416]),
-        Endpoint::new(
-            "POST",
+        out_of_another(
             "/v1/videos/{id}/remix",
             "remixVideo",
             "The same with another prompt",
+            Body::JsonOrForm("VideoRequest"),
             post(going_on::remix),
-        )
-        .takes(Body::JsonOrForm("VideoRequest"))
-        .gives_new(video)
-        .fails(&[400, 404, 409, 413, 415, 429]),
+        ),
     ]
 }
 
@@ -235,26 +262,20 @@ fn beyond() -> Vec<Endpoint> {
         )
         .takes(Body::Json("SteerRequest"))
         .fails(&[400, 404, 409, 413, 415]),
-        Endpoint::new(
-            "POST",
+        out_of_another(
             "/v1/videos/{id}/extend",
             "extendVideo",
             "A longer video that begins with this one",
+            Body::Json("ExtendRequest"),
             post(going_on::extend),
-        )
-        .takes(Body::Json("ExtendRequest"))
-        .gives_new(video)
-        .fails(&[400, 404, 409, 413, 415, 429]),
-        Endpoint::new(
-            "POST",
+        ),
+        out_of_another(
             "/v1/videos/{id}/branch",
             "branchVideo",
             "A video that is another one from a segment on",
+            Body::Json("BranchRequest"),
             post(going_on::branch),
-        )
-        .takes(Body::Json("BranchRequest"))
-        .gives_new(video)
-        .fails(&[400, 404, 409, 413, 415, 429]),
+        ),
         Endpoint::new("POST", "/v1/plan", "plan", "What a video would take", post(plan::plan))
             .takes(Body::JsonOrForm("VideoRequest"))
             .gives(200, Answer::Json("Plan"))

@@ -54,7 +54,7 @@ pub async fn remix(
     // Another model than the one before may be named.
     let films = match asked::named_model(&shared, &mut keys).await? {
         Some(films) => films,
-        None => shared.models.of(&parent)?,
+        None => shared.models.served_of(&parent)?,
     };
     let mut merged = before.keys;
     // The other prompts belong to the old one.
@@ -239,7 +239,7 @@ struct GoingOn {
 
 /// The parent's film with the prompts that it was given since; refused when another model made it.
 async fn of_parent(shared: &Arc<Shared>, parent: &Job) -> Result<Film, Problem> {
-    let films = shared.models.of(parent)?;
+    let films = shared.models.served_of(parent)?;
     let model = films.model();
     let made_by = (&parent.asked.model, &parent.asked.model_revision);
     if made_by != (&model.name, &model.revision) {
@@ -260,7 +260,7 @@ async fn planned(
     parent: &Job,
     request: FilmRequest,
 ) -> Result<Film, Problem> {
-    let films = shared.models.of(parent)?;
+    let films = shared.models.served_of(parent)?;
     asked::blocking(move || films.planned(request)).await
 }
 

@@ -12,8 +12,9 @@ use super::problem::Problem;
 use crate::access::Caller;
 use crate::code::{About, Code};
 use crate::films::{Films, Listed, Memory, ModelInfo};
-use crate::models::NotServed;
+use crate::models::{NotServed, NotStopped};
 use crate::shared::{Shared, Slot};
+use crate::upkeep;
 
 /// GET /v1/models: those that requests can name, as other APIs list them, and beside them those that
 /// could be served and those that could be fetched.
@@ -25,19 +26,25 @@ pub async fn list(
     for films in shared.models.all() {
         data.push(shown(&shared, films).await?);
     }
-    let names = shared.models.names();
+    let names = shared.models.making_names();
     let (installed, available): (Vec<_>, Vec<_>) = catalogue(&shared)
         .await?
         .into_iter()
         .filter(|listed| !names.contains(&listed.name))
         .partition(|listed| listed.is_installed);
     let list = |of: Vec<Listed>| of.iter().map(listed).collect::<Vec<_>>();
+    let mut beside = Vec::new();
+    for films in shared.models.leaving() {
+        beside.push(shown(&shared, films).await?);
+    }
+    beside.extend(list(installed));
     Ok(Json(json!({
         "object": "list",
         "data": data,
-        "installed": list(installed),
+        "installed": beside,
         "available": list(available),
         "can_serve": may_serve(&shared, &caller),
+        "can_stop": caller.allows(Scope::Admin),
     })))
 }
 
@@ -46,7 +53,7 @@ pub async fn retrieve(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    if let Some(films) = shared.models.get(&id) {
+    if let Some(films) = shared.models.making(&id) {
         return Ok(Json(shown(&shared, films).await?));
     }
     match catalogue(&shared).await?.iter().find(|listed| listed.name == id) {
@@ -89,6 +96,40 @@ pub async fn choose(
     // Idle workers change over.
     shared.wake();
     retrieve(State(shared), Path(id)).await
+}
+
+/// DELETE /v1/models/{id}/serve
+pub async fn stop(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let Some(films) = shared.models.making(&id) else {
+        return Err(Problem::not_found(shared.models.unknown(&id)));
+    };
+    let (asked, name) = (shared.clone(), id.clone());
+    let stopped = tokio::task::spawn_blocking(move || asked.models.stop(&name)).await;
+    match stopped.map_err(|e| Problem::internal(&e))? {
+        Ok(()) => tracing::info!(model = id, "makes what it was asked for and nothing more"),
+        Err(NotStopped::Unknown) => {
+            return Err(Problem::not_found(shared.models.unknown(&id)));
+        }
+        Err(NotStopped::IsDefault) => {
+            let detail = format!(
+                "the model {id:?} makes what names no model; make another one the default first \
+                 (POST /v1/models/NAME/use)"
+            );
+            return Err(Problem::new(StatusCode::CONFLICT, Code::ModelIsDefault, detail)
+                .about(About::value("model", &id)));
+        }
+        Err(NotStopped::File(error)) => return Err(Problem::of_file(&error)),
+    }
+    upkeep::let_models_go(&shared).await;
+    // As it is now: one that is gone may be among those that could be served, or nowhere.
+    let mut shown = shown(&shared, films).await?;
+    if shared.models.making(&id).is_none() {
+        shown["state"] = "stopped".into();
+    }
+    Ok(Json(shown))
 }
 
 /// Has the installed model of that name served; `None` when there is none.
@@ -184,7 +225,7 @@ async fn shown(shared: &Shared, films: Arc<dyn Films>) -> Result<Value, Problem>
         "workers": shared.slots.get().iter().filter(is_loaded).count(),
         "enhance_prompt": offers.enhances_prompts,
         "upscaler": offers.upscaler,
-        "state": "served",
+        "state": if shared.models.get(&model.name).is_some() { "served" } else { "leaving" },
         "memory": memory(needed),
     }))
 }

@@ -120,7 +120,7 @@ pub async fn list(
     let states = states(query.state.as_deref().unwrap_or_default())?;
     let text = query.text.unwrap_or_default();
     let owner = caller.sees_only().map(str::to_owned);
-    let filter = ListFilter { owner, after, order, limit, states, text };
+    let filter = ListFilter { owner, model: None, after, order, limit, states, text };
     let page = shared.store.list(filter).await?;
     let mut data = Vec::with_capacity(page.jobs.len());
     for job in &page.jobs {
