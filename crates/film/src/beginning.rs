@@ -103,6 +103,7 @@ pub(crate) fn prepare(
         engine: engine.clone(),
         request: request.clone(),
         kept_frames: planned.kept_frames(),
+        decoder_strips: Some(planned.strips),
         outputs: outputs.clone(),
     };
     // Last: what makes it a run is there when all else is.

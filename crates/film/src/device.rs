@@ -149,9 +149,15 @@ pub(crate) struct Need {
 const HEADROOM: u64 = 768 << 20;
 
 impl Need {
-    /// Of the transformer and the VAE, for windows of `tokens` and frames of `height x width`; `kept` is
-    /// what finished causal blocks take.
-    pub fn of(model: &ModelFacts, tokens: usize, height: usize, width: usize, kept: u64) -> Self {
+    /// Of the transformer and the VAE, for windows of `tokens` and frames of `size`, height and width, which
+    /// are decoded in so many strips; `kept` is what finished causal blocks take.
+    pub fn of(
+        model: &ModelFacts,
+        tokens: usize,
+        size: [usize; 2],
+        strips: usize,
+        kept: u64,
+    ) -> Self {
         let transformer = &model.transformer;
         let (dim, ffn) = (
             (transformer.num_attention_heads * transformer.attention_head_dim) as u64,
@@ -166,8 +172,8 @@ impl Need {
             weights: bytes + model.other_bytes,
             largest: (largest as f64 * per_value.max(0.5)) as u64 + 4096,
             activations: gpu_forward_bytes(transformer, tokens) + kept,
-            state: gpu_state_bytes(&model.vae, height, width),
-            decoding: gpu_decode_bytes(&model.vae, height, width) + model.other_bytes,
+            state: gpu_state_bytes(&model.vae, size, strips),
+            decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
         }
     }
 
@@ -177,11 +183,12 @@ impl Need {
         model: &ModelFacts,
         sharing: Sharing,
         tokens: usize,
-        [height, width]: [usize; 2],
+        size: [usize; 2],
+        strips: usize,
         kept: u64,
     ) -> Self {
-        let own = sharing.tokens(tokens, height, &model.transformer);
-        let need = Self::of(model, own, height, width, kept / sharing.denoisers() as u64);
+        let own = sharing.tokens(tokens, size[0], &model.transformer);
+        let need = Self::of(model, own, size, strips, kept / sharing.denoisers() as u64);
         if !sharing.decoder {
             return need;
         }
@@ -189,8 +196,8 @@ impl Need {
     }
 
     /// Of a device that encodes and decodes, and does nothing else.
-    pub fn of_decoder(model: &ModelFacts, [height, width]: [usize; 2]) -> Self {
-        let working = gpu_decode_bytes(&model.vae, height, width);
+    pub fn of_decoder(model: &ModelFacts, size: [usize; 2], strips: usize) -> Self {
+        let working = gpu_decode_bytes(&model.vae, size, strips);
         Self {
             weights: model.other_bytes,
             largest: model.other_bytes,
@@ -232,6 +239,23 @@ fn transformer_values(config: &TransformerConfig) -> u64 {
         + 2 * dim * dim
 }
 
+/// Numbers of strips that are tried, the fewest first: each has rows at its edges computed in vain.
+const STRIPS: [usize; 11] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
+
+/// In how many strips pictures of `size`, height and width, have to be decoded for `fits` to hold; in one when
+/// it never does.
+pub(crate) fn strips_until(size: [usize; 2], fits: impl Fn(usize) -> bool) -> usize {
+    let rows = size[0] / 8;
+    STRIPS.into_iter().filter(|&strips| strips <= rows).find(|&strips| fits(strips)).unwrap_or(1)
+}
+
+/// As [`strips_until`], for a GPU of so many free bytes.
+pub(crate) fn strips_in(model: &ModelFacts, size: [usize; 2], free: u64) -> usize {
+    strips_until(size, |strips| {
+        gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes + HEADROOM <= free
+    })
+}
+
 /// Shares each GPU out among the networks of a film's segments.
 ///
 /// # Errors
@@ -243,10 +267,12 @@ pub(crate) fn share(
 ) -> Result<(), FilmError> {
     let kept = plan.kv_cache.as_ref().map_or(0, |kept| kept.bytes);
     let (sharing, size) = (plan.sharing, [plan.height, plan.width]);
-    let need = Need::of_rank(model, sharing, plan.tokens, size, kept);
+    let strips = plan.decoder_strips;
+    let need = Need::of_rank(model, sharing, plan.tokens, size, strips, kept);
     let denoisers = devices.iter().take(sharing.denoisers()).map(|device| (device, need));
-    let decoder =
-        sharing.decoder.then(|| (sharing.decoder_of(devices), Need::of_decoder(model, size)));
+    let decoder = sharing
+        .decoder
+        .then(|| (sharing.decoder_of(devices), Need::of_decoder(model, size, strips)));
     denoisers
         .chain(decoder)
         .filter_map(|(device, need)| Some((device.gpu()?, need)))
@@ -327,7 +353,7 @@ mod tests {
                 devices: 1,
             };
             let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
-            Need::of(&facts, tokens, height, width, 0)
+            Need::of(&facts, tokens, [height, width], 1, 0)
         };
         let small = need("SkyReels-V2-DF-1.3B-540P", 25, 960, 544);
         let shares = small.shares(6 << 30).expect("the 1.3B model at 540P in 6 GiB");

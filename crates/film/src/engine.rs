@@ -206,6 +206,7 @@ impl Engine {
             engine: self.options.clone(),
             request: plan.request().clone(),
             kept_frames: plan.kept_frames(),
+            decoder_strips: Some(plan.strips),
             outputs: outputs.clone(),
         };
         file.write(&folder)?;
@@ -283,7 +284,8 @@ impl Engine {
                 now: adaptation(&self.options),
             });
         }
-        let planned = self.plan(&file.request)?.keeping_as(file.kept_frames, &self.facts)?;
+        let planned = self.plan(&file.request)?;
+        let planned = planned.begun_with(file.kept_frames, file.decoder_strips, &self.facts)?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
         self.make(&planned, &outputs, noise, found, stop, observer)
@@ -337,6 +339,7 @@ impl Engine {
         if networks.vae.decoder.device() != decoder {
             networks.vae = self.load_vae(decoder)?;
         }
+        networks.vae.decoder.set_strips(plan.strips);
         self.networks = Some(networks);
         let networks = self.networks.as_ref().expect("just put there");
         let conditions =

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use longreel_kernels::{Activation, DType, Device, GpuError, Linear, Tensor, Weight, ops};
-use longreel_models::AttentionWindow;
+use longreel_models::{AttentionWindow, VaeDecoder, VaeTile, VaeTiles};
 use longreel_weights::{TransformerConfig, VaeConfig};
 use serde::Serialize;
 
@@ -79,6 +79,19 @@ struct DecoderConv {
     /// Frames for each latent frame, and pixels for each latent pixel along a side.
     frames: usize,
     scale: usize,
+    /// How often the height was doubled, or is after this one where it doubles the frames.
+    doublings: usize,
+}
+
+impl DecoderConv {
+    /// Values of a channel of one frame at its input, of a picture of `cells` latent pixels or of a strip of it.
+    fn plane(&self, cells: u64, strip: Option<(&VaeTile, usize)>) -> u64 {
+        let whole = cells * (self.scale * self.scale) as u64;
+        let (Some((tile, rows)), Some(before)) = (strip, self.doublings.checked_sub(1)) else {
+            return whole;
+        };
+        whole * tile.doubled[before].len() as u64 / (rows << before).max(1) as u64
+    }
 }
 
 /// The decoder's convolutions in order (`WanDecoder3d` of diffusers 0.42.1).
@@ -90,31 +103,31 @@ fn decoder_convs(config: &VaeConfig) -> Vec<DecoderConv> {
     let temporal: Vec<bool> = config.temperal_downsample.iter().rev().copied().collect();
     let (mut frames, mut scale) = (1, 1);
     let mut convs = Vec::new();
-    let mut add = |inputs, outputs, taps, frames, scale| {
-        convs.push(DecoderConv { inputs, outputs, taps, frames, scale });
+    let mut add = |inputs, outputs, taps, frames, scale, doublings| {
+        convs.push(DecoderConv { inputs, outputs, taps, frames, scale, doublings });
     };
-    add(config.z_dim, dims[0], 27, 1, 1);
+    add(config.z_dim, dims[0], 27, 1, 1, 0);
     for _ in 0..4 {
-        add(dims[0], dims[0], 27, 1, 1);
+        add(dims[0], dims[0], 27, 1, 1, 0);
     }
     for level in 0..levels {
         // The upsampling before a level has halved the channels.
         let inputs = if level > 0 { dims[level] / 2 } else { dims[level] };
         let outputs = dims[level + 1];
-        add(inputs, outputs, 27, frames, scale);
+        add(inputs, outputs, 27, frames, scale, level);
         for _ in 0..2 * config.num_res_blocks + 1 {
-            add(outputs, outputs, 27, frames, scale);
+            add(outputs, outputs, 27, frames, scale, level);
         }
         if level + 1 < levels {
             if temporal.get(level).copied().unwrap_or(false) {
-                add(outputs, 2 * outputs, 3, frames, scale);
+                add(outputs, 2 * outputs, 3, frames, scale, level + 1);
                 frames *= 2;
             }
             scale *= 2;
-            add(outputs, outputs / 2, 9, frames, scale);
+            add(outputs, outputs / 2, 9, frames, scale, level + 1);
         }
     }
-    add(dims[levels], config.out_channels, 27, frames, scale);
+    add(dims[levels], config.out_channels, 27, frames, scale, levels - 1);
     convs
 }
 
@@ -131,25 +144,58 @@ pub fn decode_flops(config: &VaeConfig, height: usize, width: usize) -> f64 {
         .sum()
 }
 
-/// Bytes that decoding one latent frame at a time takes: the causal caches (two frames of the input
-/// of each convolution that looks back in time) and a few of the widest activations.
-pub fn decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
-    let (state, working) = decode_values(config, height, width);
-    4 * (state + working)
+/// Bytes that decoding one latent frame at a time takes, in so many strips of the picture: the causal
+/// caches (two frames of the input of each convolution that looks back in time) and a few of the widest
+/// activations.
+pub fn decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+    if strips == 1 {
+        let (state, working) = decode_values(config, size, None);
+        return 4 * (state + working);
+    }
+    // What is remembered of all strips stands, and one of them is worked on.
+    let (whole, parts) = values_of_strips(config, size, strips);
+    let state: u64 = parts.iter().map(|(state, _)| state).sum();
+    let working = parts.iter().map(|(_, working)| working).max();
+    4 * (whole + state + working.unwrap_or(&0) + together_values(config, size))
 }
 
-/// Values that decoding remembers, and those that stand at once besides.
-fn decode_values(config: &VaeConfig, height: usize, width: usize) -> (u64, u64) {
+/// Values that decoding remembers, and those that stand at once besides: of a whole picture of
+/// `[height, width]`, or of a strip of it from the first doubling on.
+fn decode_values(
+    config: &VaeConfig,
+    [height, width]: [usize; 2],
+    strip: Option<(&VaeTile, usize)>,
+) -> (u64, u64) {
     let cells = (height / 8 * (width / 8)) as u64;
     let convs = decoder_convs(config);
-    let plane = |c: &DecoderConv| cells * (c.scale * c.scale) as u64;
-    let caches: u64 = convs
-        .iter()
+    let convs = || convs.iter().filter(|c| strip.is_none() || c.doublings > 0);
+    let caches: u64 = convs()
         .filter(|c| matches!(c.taps, 27 | 3))
-        .map(|c| 2 * plane(c) * c.inputs as u64)
+        .map(|c| 2 * c.plane(cells, strip) * c.inputs as u64)
         .sum();
-    let widest = convs.iter().map(|c| plane(c) * (c.frames * c.inputs.max(c.outputs)) as u64).max();
+    let widest =
+        convs().map(|c| c.plane(cells, strip) * (c.frames * c.inputs.max(c.outputs)) as u64).max();
     (caches, 3 * widest.unwrap_or(0))
+}
+
+/// Values that decoding in strips remembers of the whole picture, and [`decode_values`] of each strip.
+fn values_of_strips(config: &VaeConfig, size: [usize; 2], strips: usize) -> (u64, Vec<(u64, u64)>) {
+    let rows = size[0] / 8;
+    let cells = (rows * (size[1] / 8)) as u64;
+    let before = decoder_convs(config);
+    let before = before.iter().filter(|c| c.doublings == 0 && c.taps == 27);
+    let whole = before.map(|c| 2 * cells * c.inputs as u64).sum();
+    let tiles = VaeTiles::new(config, rows, strips);
+    let of = |tile| decode_values(config, size, Some((tile, rows)));
+    (whole, tiles.tiles().iter().map(of).collect())
+}
+
+/// Values that wait for their strips: of the frames that go through all of them together.
+fn together_values(config: &VaeConfig, [height, width]: [usize; 2]) -> u64 {
+    let base = config.decoder_base_dim.unwrap_or(config.base_dim);
+    let channels = base * config.dim_mult.last().copied().unwrap_or(1);
+    let frames = VaeDecoder::frames_together(config, [height / 8, width / 8]);
+    (frames * channels * (height / 8) * (width / 8)) as u64
 }
 
 /// Bytes of activations that stand at once in a forward pass: a handful of `[tokens, dim]` and one
@@ -175,14 +221,35 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     (tokens as u64 * (12 * dim + angles) + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
-/// Bytes that decoding one latent frame at a time takes on a GPU in bf16; see [`decode_bytes`].
-pub fn gpu_decode_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
-    decode_bytes(config, height, width) / 2
+/// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture;
+/// see [`decode_bytes`]. What is remembered of the other strips is the host's.
+pub fn gpu_decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+    if strips == 1 {
+        return decode_bytes(config, size, 1) / 2;
+    }
+    let (whole, parts) = values_of_strips(config, size, strips);
+    let strip = parts.iter().map(|(state, working)| state + working).max();
+    // Strips differ in height, and what one leaves is not always of use to the next one.
+    let strip = strip.unwrap_or(0) / 20 * 21;
+    2 * (whole + strip + together_values(config, size))
 }
 
 /// Bytes that the decoder remembers on a GPU between segments.
-pub fn gpu_state_bytes(config: &VaeConfig, height: usize, width: usize) -> u64 {
-    2 * decode_values(config, height, width).0
+pub fn gpu_state_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+    match strips {
+        1 => 2 * decode_values(config, size, None).0,
+        _ => 2 * values_of_strips(config, size, strips).0,
+    }
+}
+
+/// Bytes that the host keeps for a GPU that decodes in strips: what is remembered of them, and the pictures
+/// that are put together.
+pub fn parked_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+    if strips == 1 {
+        return 0;
+    }
+    let (_, parts) = values_of_strips(config, size, strips);
+    2 * parts.iter().map(|(state, _)| state).sum::<u64>() + VaeDecoder::TOGETHER_BYTES as u64
 }
 
 /// What this machine reaches in the linear layer that decides the time, in operations a second. The

@@ -28,6 +28,9 @@ pub struct RunFile {
     /// on a GPU may round by how many rows they have, so a run goes on with as many.
     #[serde(default)]
     pub kept_frames: Option<usize>,
+    /// Strips in which pictures were decoded, as many as memory asked for when it began; see `kept_frames`.
+    #[serde(default)]
+    pub decoder_strips: Option<usize>,
     /// Where it goes.
     pub outputs: Outputs,
 }

@@ -24,4 +24,4 @@ pub use transformer::{
     SplitContext, SplitPass, SplitTransformer, Transformer,
 };
 pub use upscaler::Upscaler;
-pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState};
+pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState, VaeTile, VaeTiles};

@@ -19,10 +19,12 @@ fn decoded_pictures_equal_the_reference() {
     for On { name: place, device, tolerance } in devices() {
         for name in ["vae", "vae_two_blocks"] {
             let (fixture, vae) = open(name);
-            let vae = vae.on(&device);
+            let mut vae = vae.on(&device);
             let cases = fixture.cases_with("kind", "decode");
             assert!(cases.len() > 1);
-            for case in cases {
+            for (index, case) in cases.iter().enumerate() {
+                // Whole pictures, and two strips of them.
+                vae.decoder.set_strips(1 + index % 2);
                 let latents = fixture.latents(&format!("{case}.latents"));
                 let mut state = VaeDecoderState::new();
                 let pictures = vae.decoder.decode(&latents, &mut state, NO_LIMIT).unwrap();
@@ -113,6 +115,43 @@ fn parts_encoded_apart_equal_the_whole_in_every_bit() {
             assert_same_bits(&format!("{name} in {budget}"), &encode(&[9, 8], budget), &whole);
         }
     }
+}
+
+#[test]
+fn a_picture_decoded_in_strips_is_the_whole_one_in_every_bit() {
+    for name in ["vae", "vae_two_blocks"] {
+        let (_, mut vae) = open(name);
+        // Rows that no number of strips divides, strips of one row, and more strips than rows.
+        for [height, width] in [[2, 3], [7, 2], [23, 2]] {
+            let latents = noise(14, &[5, 16, height, width]);
+            vae.decoder.set_strips(1);
+            let whole = decode_in(&vae, &latents, &[5], NO_LIMIT);
+            for strips in [2, 3, 5, 99] {
+                vae.decoder.set_strips(strips);
+                for parts in [&[5][..], &[1, 1, 3], &[2, 3]] {
+                    let what = format!("{name}, {height} rows in {strips} strips, {parts:?}");
+                    assert_same_bits(&what, &decode_in(&vae, &latents, parts, NO_LIMIT), &whole);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_of_strips_is_rebuilt_from_latents_in_every_bit() {
+    let (_, mut vae) = open("vae");
+    vae.decoder.set_strips(3);
+    let need = vae.decoder.receptive_latents();
+    let latents = noise(15, &[need + 3, 16, 4, 2]);
+    let mut state = VaeDecoderState::new();
+    vae.decoder.decode(&latents.slice0(0..need + 2), &mut state, NO_LIMIT).unwrap();
+    let past = latents.slice0(2..need + 2);
+    let mut rebuilt = vae.decoder.rebuild_state(&past, false, NO_LIMIT).unwrap();
+    assert_eq!(state.to_tensors().unwrap(), rebuilt.to_tensors().unwrap());
+    assert_eq!(state.bytes(), rebuilt.bytes());
+    let next = latents.slice0(need + 2..need + 3);
+    let expected = vae.decoder.decode(&next, &mut state, NO_LIMIT).unwrap();
+    assert_same_bits("next", &vae.decoder.decode(&next, &mut rebuilt, 0).unwrap(), &expected);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use longreel_sampling::SchedulerConfig;
 use longreel_weights::{ExpectedTensor, ModelKind, TensorSource, VaeConfig, published_models};
 use memmap2::Mmap;
 
-use super::Need;
+use super::{Need, strips_in};
 use crate::plan::ModelFacts;
 use crate::sharing::Sharing;
 
@@ -127,6 +127,8 @@ struct Case {
     size: [usize; 2],
     /// GiB of the card.
     card: usize,
+    /// In which pictures are decoded there.
+    strips: usize,
 }
 
 /// What a plan knows of a case's model.
@@ -157,13 +159,15 @@ fn facts(case: &Case) -> ModelFacts {
 
 /// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
 /// second pass; the plan's word.
-fn measured(case: &Case) -> (usize, usize, u64, Need) {
+fn measured(case: &Case) -> (usize, usize, u64, Need, usize) {
     let [width, height] = case.size;
     let facts = facts(case);
     let (config, tensors) = (facts.transformer.clone(), facts.transformer.expected_tensors());
     let vae = facts.vae.clone();
     let tokens = case.latents * crate::estimate::tokens_per_frame(&config, height, width);
-    let need = Need::of(&facts, tokens, height, width, 0);
+    let free = (case.card as u64) << 30;
+    let strips = strips_in(&facts, [height, width], free);
+    let need = Need::of(&facts, tokens, [height, width], strips, 0);
     let card = Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() }));
     let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
     gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
@@ -172,7 +176,8 @@ fn measured(case: &Case) -> (usize, usize, u64, Need) {
 
     let transformer = Transformer::load(&config, holes(&tensors)).expect("a model").on(&device);
     let vae_tensors = vae.expected_tensors();
-    let vae = Vae::load(&vae, holes(&vae_tensors)).expect("a VAE").on(&device);
+    let mut vae = Vae::load(&vae, holes(&vae_tensors)).expect("a VAE").on(&device);
+    vae.decoder.set_strips(strips);
     let text = Tensor::zeros(&[77, config.text_dim]);
     let contexts: Vec<_> = (0..2)
         .map(|_| transformer.context(&text, None, &ContextOptions::default()).expect("room"))
@@ -185,6 +190,7 @@ fn measured(case: &Case) -> (usize, usize, u64, Need) {
         transformer.forward(&latents, &timesteps, context, &options).expect("room");
     }
     let (denoising, copied) = card.with(|state| (state.peak, state.copied));
+    gpu.make_room(usize::MAX).expect("an answer");
     card.with(|state| state.peak = state.taken);
     let mut state = VaeDecoderState::new();
     let part = latents.slice0(0..4);
@@ -196,20 +202,79 @@ fn measured(case: &Case) -> (usize, usize, u64, Need) {
     // Of the weights that are there those of the VAE are part of it.
     let (_, there) = gpu.bytes();
     let decoding = card.with(|state| state.peak) + facts.other_bytes as usize - there;
-    (denoising, decoding, copied, need)
+    (denoising, decoding, copied, need, strips)
 }
 
 #[test]
 fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
     for case in [
-        Case { model: "SkyReels-V2-DF-1.3B-540P", latents: 25, size: [960, 544], card: 24 },
-        Case { model: "SkyReels-V2-DF-14B-540P", latents: 25, size: [960, 544], card: 80 },
-        Case { model: "SkyReels-V2-DF-14B-720P", latents: 31, size: [1280, 720], card: 80 },
-        Case { model: "SkyReels-V2-DF-1.3B-540P", latents: 25, size: [960, 544], card: 6 },
-        Case { model: "SkyReels-V2-DF-14B-540P", latents: 25, size: [960, 544], card: 12 },
-        Case { model: "SkyReels-V2-DF-14B-720P", latents: 31, size: [1280, 720], card: 24 },
+        Case {
+            model: "SkyReels-V2-DF-1.3B-540P",
+            latents: 25,
+            size: [960, 544],
+            card: 24,
+            strips: 1,
+        },
+        Case {
+            model: "SkyReels-V2-DF-14B-540P",
+            latents: 25,
+            size: [960, 544],
+            card: 80,
+            strips: 1,
+        },
+        Case {
+            model: "SkyReels-V2-DF-14B-720P",
+            latents: 31,
+            size: [1280, 720],
+            card: 80,
+            strips: 1,
+        },
+        Case {
+            model: "SkyReels-V2-DF-1.3B-540P",
+            latents: 25,
+            size: [960, 544],
+            card: 6,
+            strips: 1,
+        },
+        Case {
+            model: "SkyReels-V2-DF-14B-540P",
+            latents: 25,
+            size: [960, 544],
+            card: 12,
+            strips: 1,
+        },
+        Case {
+            model: "SkyReels-V2-DF-14B-720P",
+            latents: 31,
+            size: [1280, 720],
+            card: 24,
+            strips: 1,
+        },
+        // Pictures that do not fit these as a whole.
+        Case {
+            model: "SkyReels-V2-DF-1.3B-540P",
+            latents: 25,
+            size: [960, 544],
+            card: 4,
+            strips: 2,
+        },
+        Case {
+            model: "SkyReels-V2-DF-1.3B-540P",
+            latents: 25,
+            size: [1280, 720],
+            card: 6,
+            strips: 2,
+        },
+        Case {
+            model: "SkyReels-V2-DF-1.3B-540P",
+            latents: 25,
+            size: [720, 1280],
+            card: 6,
+            strips: 2,
+        },
     ] {
-        let (denoising, decoding, copied, need) = measured(&case);
+        let (denoising, decoding, copied, need, strips) = measured(&case);
+        assert_eq!(strips, case.strips, "{} on {} GiB", case.model, case.card);
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let shares = need.shares((case.card as u64) << 30).expect("a card for it");
         let weights = (shares.bytes() as u64).min(need.weights);
@@ -236,14 +301,20 @@ fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
 
 #[test]
 fn each_of_several_devices_takes_what_the_plan_says() {
-    let case = Case { model: "SkyReels-V2-DF-1.3B-540P", latents: 25, size: [960, 544], card: 24 };
+    let case = Case {
+        model: "SkyReels-V2-DF-1.3B-540P",
+        latents: 25,
+        size: [960, 544],
+        card: 24,
+        strips: 1,
+    };
     let [width, height] = case.size;
     let facts = facts(&case);
     let config = &facts.transformer;
     let tokens = case.latents * crate::estimate::tokens_per_frame(config, height, width);
     for strips in [2, 4] {
         let sharing = Sharing { groups: 1, strips, decoder: false };
-        let need = Need::of_rank(&facts, sharing, tokens, [height, width], 0);
+        let need = Need::of_rank(&facts, sharing, tokens, [height, width], 1, 0);
         let cards: Vec<_> = (0..strips)
             .map(|_| Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() })))
             .collect();

@@ -131,7 +131,7 @@ fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Option<u64> {
     if let Some(gpu) = &model.gpu {
         let FilmRequest { width, height, .. } = plan.request;
         let tokens = base_tokens(plan, model);
-        let need = Need::of_rank(model, plan.sharing, tokens, [height, width], 0);
+        let need = Need::of_rank(model, plan.sharing, tokens, [height, width], plan.strips, 0);
         // Each device keeps its share.
         let left = most(gpu.free_bytes).saturating_sub(need.all());
         return Some(left.saturating_mul(plan.sharing.denoisers() as u64));
@@ -198,7 +198,7 @@ mod tests {
                 peak_flops: 1e14,
             });
             let planned = plan(&request, &facts, false).expect("a plan");
-            planned.keeping_as(began, &facts).expect("a plan").kept_frames().expect("kept")
+            planned.begun_with(began, None, &facts).expect("a plan").kept_frames().expect("kept")
         };
         let much = kept(Some(80 << 30), None);
         assert!(kept(Some(8 << 30), None) < much);

@@ -28,7 +28,7 @@ use self::checks::{check_kind, check_values, film_shape};
 pub use self::gpu::GpuPlan;
 pub use self::savings::Saving;
 pub use self::summary::PlanSummary;
-use self::summary::{Work, decoding_of, summarise};
+use self::summary::{Work, decoding_of, strips, summarise};
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::read_image;
 use crate::device::GpuFacts;
@@ -89,6 +89,8 @@ pub struct FilmPlan {
     pub(crate) solver: SolverKind,
     pub(crate) guidance: Guidance,
     pub(crate) sharing: Sharing,
+    /// In how many strips pictures are decoded.
+    pub(crate) strips: usize,
     summary: PlanSummary,
 }
 
@@ -160,20 +162,22 @@ impl FilmPlan {
         self.keeping.map(|keeping| keeping.most_frames)
     }
 
-    /// The plan of a run that began with so many. On the processor any number gives the same film, and
-    /// the memory of today counts.
-    pub(crate) fn keeping_as(
+    /// The plan of a run that began with so many, and with so many strips of the decoder. On the processor any
+    /// number gives the same film, and the memory of today counts.
+    pub(crate) fn begun_with(
         mut self,
         kept_frames: Option<usize>,
+        strips: Option<usize>,
         model: &ModelFacts,
     ) -> Result<Self, PlanError> {
-        if let (Some(keeping), Some(kept)) = (&mut self.keeping, kept_frames)
-            && keeping.most_frames != kept
-            && model.gpu.is_some()
-        {
-            keeping.most_frames = kept;
-            self.summary = summarise(&self, model)?;
+        if model.gpu.is_none() {
+            return Ok(self);
         }
+        if let (Some(keeping), Some(kept)) = (&mut self.keeping, kept_frames) {
+            keeping.most_frames = kept;
+        }
+        self.strips = strips.unwrap_or(self.strips);
+        self.summary = summarise(&self, model)?;
         Ok(self)
     }
 
@@ -264,11 +268,13 @@ pub fn plan(
         solver,
         guidance,
         sharing: Sharing::ALONE,
+        strips: 1,
         summary: PlanSummary::empty(Sharing::ALONE),
     };
     let mut best: Option<(FilmPlan, f64)> = None;
     for sharing in ways {
         let mut plan = FilmPlan { sharing, ..base.clone() };
+        plan.strips = strips(&plan, model, check_memory);
         plan.keeping = causal::keeping(&plan, model)?;
         let (denoise, decode) = (Work::of(&plan, model)?, decoding_of(&plan, model));
         let cost = sharing.cost(denoise, decode, plan.segments.count());

@@ -57,6 +57,13 @@ impl fmt::Display for PlanSummary {
                 human_bytes(gpu.activation_bytes),
             )?;
         }
+        if self.decoder_strips > 1 {
+            writeln!(
+                f,
+                "decoder    in {} strips of the picture, since a whole one does not fit",
+                self.decoder_strips
+            )?;
+        }
         if let Some(kept) = self.kv_cache.as_ref().filter(|kept| kept.token_share < 1.0) {
             writeln!(
                 f,

@@ -8,11 +8,11 @@ use super::causal::{self, KvCacheSummary};
 use super::gpu::GpuPlan;
 use super::savings::{Saving, savings};
 use super::{FilmPlan, ModelFacts};
-use crate::device::Need;
+use crate::device::{Need, strips_in, strips_until};
 use crate::error::PlanError;
 use crate::estimate::{
     ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
-    probe_flops_per_second, tokens_per_frame,
+    parked_bytes, probe_flops_per_second, tokens_per_frame,
 };
 use crate::request::{CacheChoice, Carry, Length};
 use crate::sharing::Sharing;
@@ -56,6 +56,9 @@ pub struct PlanSummary {
     pub available_bytes: Option<u64>,
     /// How devices share the work.
     pub sharing: Sharing,
+    /// In how many strips of the picture frames are decoded, one after the other: more than one where the whole
+    /// does not fit the memory. The film is the same.
+    pub decoder_strips: usize,
     /// The GPU that makes the film, if one does, and how its memory is shared out; where there are
     /// several, the one with the least.
     pub gpu: Option<GpuPlan>,
@@ -132,8 +135,9 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let kept_bytes = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
     let gpu = model.gpu.as_ref().map(|gpu| {
         let size = [height, width];
-        let need = Need::of_rank(model, plan.sharing, tokens, size, kept_bytes);
-        GpuPlan::new(gpu, &need, plan.sharing.decoder.then(|| Need::of_decoder(model, size)))
+        let need = Need::of_rank(model, plan.sharing, tokens, size, plan.strips, kept_bytes);
+        let decoder = plan.sharing.decoder.then(|| Need::of_decoder(model, size, plan.strips));
+        GpuPlan::new(gpu, &need, decoder)
     });
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
@@ -178,10 +182,14 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         forward_flops: work.longest,
         total_flops: flops + decode,
         memory_bytes: match &gpu {
-            Some(_) => HOST_BYTES + on_the_way(plan.sharing, model, tokens),
+            Some(_) => {
+                let parked = parked_bytes(&model.vae, [height, width], plan.strips);
+                HOST_BYTES + on_the_way(plan.sharing, model, tokens) + parked
+            }
             None => bytes_with(model, plan, tokens) + kept_bytes,
         },
         sharing: plan.sharing,
+        decoder_strips: plan.strips,
         gpu,
         kv_cache,
         available_bytes: available_memory_bytes(),
@@ -267,7 +275,7 @@ impl Work {
 fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize) -> u64 {
     let request = &plan.request;
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
-    let decoding = decode_bytes(&model.vae, request.height, request.width);
+    let decoding = decode_bytes(&model.vae, [request.height, request.width], plan.strips);
     // Groups run at the same time; the parts of one are a forward together.
     let forwards = plan.sharing.groups as u64 * forward_bytes(&model.transformer, tokens);
     // With a device of its own the decoder works at the same time.
@@ -278,6 +286,19 @@ fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize) -> u64 {
 /// in bf16, what was given and not taken yet.
 fn on_the_way(sharing: Sharing, model: &ModelFacts, tokens: usize) -> u64 {
     if sharing.strips == 1 { 0 } else { (2 * 2 * sharing.groups * tokens * model.dim()) as u64 }
+}
+
+/// In how many strips pictures are decoded: in as few as the memory allows. That of the processor counts only
+/// when it is asked to be `checked`.
+pub(super) fn strips(plan: &FilmPlan, model: &ModelFacts, checked: bool) -> usize {
+    let size = [plan.request.height, plan.request.width];
+    if let Some(gpu) = &model.gpu {
+        return strips_in(model, size, gpu.free_bytes);
+    }
+    let Some(available) = available_memory_bytes().filter(|_| checked) else { return 1 };
+    strips_until(size, |strips| {
+        base_bytes(&FilmPlan { strips, ..plan.clone() }, model) <= available
+    })
 }
 
 /// Expected peak memory when nothing is kept of finished blocks.
@@ -313,6 +334,7 @@ impl PlanSummary {
             kv_cache: None,
             available_bytes: None,
             sharing,
+            decoder_strips: 1,
             gpu: None,
             disk_bytes: 0,
             machine_flops_per_second: 0.0,

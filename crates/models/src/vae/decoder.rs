@@ -6,6 +6,7 @@ use longreel_weights::{TensorSource, VaeConfig};
 use super::Shape;
 use super::layers::Slot;
 use super::network::{Builder, Network, restore};
+use super::tiles::VaeTiles;
 use crate::ModelError;
 use crate::error::input;
 
@@ -13,8 +14,11 @@ use crate::error::input;
 #[derive(Debug)]
 pub struct VaeDecoder {
     network: Network,
+    config: VaeConfig,
     shape: Shape,
     channels: usize,
+    /// Strips of a picture, one after the other.
+    strips: usize,
 }
 
 /// What a [`VaeDecoder`] remembers between calls: for each causal convolution the last two frames it
@@ -23,6 +27,8 @@ pub struct VaeDecoder {
 pub struct VaeDecoderState {
     /// Empty before the first call.
     slots: Vec<Slot>,
+    /// Of each strip, where the decoder works in strips: what is before them is in `slots`.
+    strips: Vec<Vec<Slot>>,
     /// Names of the slots, in their order.
     names: Vec<String>,
 }
@@ -39,23 +45,39 @@ impl VaeDecoderState {
     }
 
     /// The state as named tensors `[0..=2, H, W, C]`, none at the start of a clip. At real sizes they
-    /// take gigabytes (4.6 GB at 544x960); [`VaeDecoder::rebuild_state`] needs only latents.
+    /// take gigabytes (4.6 GB at 544x960); [`VaeDecoder::rebuild_state`] needs only latents. Of a decoder
+    /// that works in strips they are named by the strip too, `strip.0.…`.
     ///
     /// # Errors
     /// What went wrong on the device that they come from.
     pub fn to_tensors(&self) -> Result<Vec<(String, Tensor)>, ModelError> {
-        let named = self.names.iter().zip(&self.slots);
-        let filled = named.filter_map(|(name, slot)| Some((name.clone(), slot.as_ref()?)));
+        let whole = self.names.iter().cloned().zip(&self.slots);
+        let strips = self.strips.iter().enumerate().flat_map(|(strip, slots)| {
+            let name = move |name: &String| format!("strip.{strip}.{name}");
+            self.names.iter().map(name).zip(slots)
+        });
+        let filled = whole.chain(strips).filter_map(|(name, slot)| Some((name, slot.as_ref()?)));
         filled.map(|(name, slot)| Ok((name, slot.on(&Device::Cpu)?.into_owned()))).collect()
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.slots.iter().flatten().map(Tensor::bytes).sum()
+        self.slots.iter().chain(self.strips.iter().flatten()).flatten().map(Tensor::bytes).sum()
     }
 }
 
 impl VaeDecoder {
+    /// Bytes of pictures that are put together of strips at once, about.
+    pub const TOGETHER_BYTES: usize = 512 << 20;
+
+    /// Latent frames of `[h, w]` that go through all strips before the next ones do.
+    pub fn frames_together(config: &VaeConfig, [h, w]: [usize; 2]) -> usize {
+        let doublings = config.dim_mult.len().saturating_sub(1);
+        let halvings = config.temperal_downsample.iter().filter(|&&time| time).count();
+        let pictures = (4 * config.out_channels * h * w) << (2 * doublings + halvings);
+        (Self::TOGETHER_BYTES / pictures.max(1)).max(1)
+    }
+
     /// Takes the decoder's tensors; the caller finishes the source.
     pub fn load(config: &VaeConfig, source: &mut TensorSource) -> Result<Self, ModelError> {
         let shape = Shape::new(config)?;
@@ -85,7 +107,15 @@ impl VaeDecoder {
             }
         }
         build.head("decoder", width, config.out_channels)?;
-        Ok(Self { network: build.finish(), shape, channels: config.out_channels })
+        let (network, channels) = (build.finish(), config.out_channels);
+        Ok(Self { network, config: config.clone(), shape, channels, strips: 1 })
+    }
+
+    /// From now on clips that begin are decoded in so many strips of the picture, from the top: one at least,
+    /// and no more than there are rows of latents. The pictures are the same in every bit on the processor;
+    /// it takes less memory, and somewhat longer.
+    pub fn set_strips(&mut self, strips: usize) {
+        self.strips = strips.max(1);
     }
 
     /// The same network, run by `device`. Weights are brought there when they are first used.
@@ -134,7 +164,8 @@ impl VaeDecoder {
     /// Decodes the next latent frames of a clip, `[T, z, h, w]` (normalised, as the transformer made
     /// them), to pictures `[F, H, W, 3]` in -1..=1.
     ///
-    /// `budget_bytes` bounds the working memory besides the state and the result.
+    /// `budget_bytes` bounds the working memory besides the state and the result; a decoder in strips takes
+    /// no more than it has to.
     ///
     /// # Errors
     /// A shape that does not fit the model or the clip begun with this state.
@@ -172,11 +203,18 @@ impl VaeDecoder {
         mut sink: impl FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
         let (x, [h, w]) = self.denormalised(latents, state)?;
-        self.open(state);
-        self.network.run(x, h * w, &mut state.slots, budget_bytes, &mut |mut part: Tensor| {
+        self.open(state, h);
+        let sink = &mut |mut part: Tensor| {
             ops::clamp_inplace(&mut part, -1.0, 1.0);
             sink(part)
-        })
+        };
+        if state.strips.is_empty() {
+            return self.network.run(x, h * w, &mut state.slots, budget_bytes, sink);
+        }
+        let tiles = VaeTiles::new(&self.config, h, state.strips.len());
+        let together = Self::frames_together(&self.config, [h, w]);
+        let (slots, strips) = (&mut state.slots, &mut state.strips);
+        self.network.run_in_strips(&x, h * w, &tiles, together, slots, strips, sink)
     }
 
     /// Rebuilds a state from latents instead of stored tensors; it is equal in every bit to that of
@@ -203,8 +241,12 @@ impl VaeDecoder {
         let mut state = VaeDecoderState::new();
         let drop_part = |_| Ok::<_, ModelError>(());
         if have > need || !starts_clip {
-            state.slots = self.network.slots_in_the_middle();
-            state.names = self.slot_names();
+            self.open(&mut state, past.shape().get(2).copied().unwrap_or(1));
+            let middle = self.network.slots_in_the_middle();
+            state.strips.iter_mut().for_each(|strip| strip.clone_from(&middle));
+            if state.strips.is_empty() {
+                state.slots = middle;
+            }
             let last = past.slice0(have - need..have);
             self.decode_each(&last, &mut state, budget_bytes, drop_part)?;
         } else if have > 0 {
@@ -213,7 +255,8 @@ impl VaeDecoder {
         Ok(state)
     }
 
-    /// The state that [`VaeDecoderState::to_tensors`] wrote down. No tensors give the start of a clip.
+    /// The state that [`VaeDecoderState::to_tensors`] wrote down of a decoder that does not work in strips. No
+    /// tensors give the start of a clip.
     ///
     /// # Errors
     /// A tensor is unknown, missing or of the wrong shape.
@@ -222,17 +265,22 @@ impl VaeDecoder {
         tensors: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<VaeDecoderState, ModelError> {
         let slots = restore(&self.network, tensors)?;
-        Ok(VaeDecoderState { slots, names: self.slot_names() })
+        Ok(VaeDecoderState { slots, strips: Vec::new(), names: self.slot_names() })
     }
 
     fn slot_names(&self) -> Vec<String> {
         self.network.slots().iter().map(|slot| slot.name.clone()).collect()
     }
 
-    fn open(&self, state: &mut VaeDecoderState) {
+    /// Begins a clip of `rows` rows of latents, unless it has begun.
+    fn open(&self, state: &mut VaeDecoderState, rows: usize) {
         if state.slots.is_empty() {
             state.slots = self.network.empty_slots();
             state.names = self.slot_names();
+            let strips = self.strips.min(rows);
+            if strips > 1 && self.shape.spatial > 1 {
+                state.strips = vec![self.network.empty_slots(); strips];
+            }
         }
     }
 

@@ -8,12 +8,14 @@
 //! state, and cutting a clip differently changes no bit of the result.
 //!
 //! Reference: `AutoencoderKLWan` of diffusers, which feeds one latent frame at a time; here a call
-//! takes as many as its memory budget allows, which is faster.
+//! takes as many as its memory budget allows, which is faster. Where not even one frame fits, the decoder works
+//! in strips of rows, which changes no bit either.
 
 mod decoder;
 mod encoder;
 mod layers;
 mod network;
+mod tiles;
 
 use longreel_kernels::Device;
 use longreel_weights::{TensorSource, VaeConfig};
@@ -22,6 +24,7 @@ use crate::ModelError;
 use crate::error::config as bad_config;
 pub use decoder::{VaeDecoder, VaeDecoderState};
 pub use encoder::{VaeEncoder, VaeEncoderState};
+pub use tiles::{VaeTile, VaeTiles};
 
 const NETWORK: &str = "VAE";
 

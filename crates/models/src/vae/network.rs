@@ -11,6 +11,7 @@ use longreel_weights::TensorSource;
 use super::layers::{
     Causal, Layer, PixelAttention, Residual, Slot, TimeDown, TimeUp, part_of_weight,
 };
+use super::tiles::{VaeTile, VaeTiles};
 use crate::ModelError;
 use crate::error::input;
 use crate::layers::causal_conv;
@@ -26,6 +27,8 @@ pub(super) struct SlotInfo {
     /// True for a layer that doubles the frames, whose slot must be filled from the clip's first frame
     /// on, if only with no frames.
     pub marks_start: bool,
+    /// As of its group.
+    pub doublings: usize,
 }
 
 /// Layers that run on the same number of frames, from one change of resolution to the next.
@@ -34,6 +37,9 @@ struct Group {
     layers: Range<usize>,
     /// Most values alive at once for one input frame and one latent pixel.
     values_per_latent_pixel: usize,
+    /// How often the height is doubled up to the group's end, by itself or, when it doubles the frames, by the
+    /// next one.
+    doublings: usize,
 }
 
 /// A chain of layers and the slots they use.
@@ -89,6 +95,24 @@ impl Network {
         most
     }
 
+    /// As [`state_bytes`](Self::state_bytes), of what stands at once in strips: what is before the first
+    /// doubling is whole.
+    pub fn strip_state_bytes(&self, latent_pixels: usize, tile: &VaeTile, rows: usize) -> usize {
+        let slots = self.slots.iter().map(|slot| {
+            let values = 2 * slot.channels * slot.scale * slot.scale * latent_pixels;
+            part_of(values, slot.doublings, tile, rows)
+        });
+        4 * slots.sum::<usize>()
+    }
+
+    /// As [`least_bytes`](Self::least_bytes), in strips.
+    pub fn strip_least_bytes(&self, latent_pixels: usize, tile: &VaeTile, rows: usize) -> usize {
+        let values = self.groups.iter().map(|group| {
+            part_of(group.values_per_latent_pixel * latent_pixels, group.doublings, tile, rows)
+        });
+        4 * values.max().unwrap_or(0) * BUDGET_SHARES
+    }
+
     /// Feeds frames through all layers and hands each finished part to `sink`, in order.
     ///
     /// `budget_bytes` bounds the activations; one frame at a time is the least a group can do. Parts
@@ -101,37 +125,168 @@ impl Network {
         budget_bytes: usize,
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
-        let run = Run { network: self, latent_pixels, budget: budget_bytes / BUDGET_SHARES };
+        let budget = budget_bytes / BUDGET_SHARES;
+        let run = Run { network: self, latent_pixels, budget, strip: None };
         let Some(gpu) = self.device.gpu() else { return run.group(0, x, slots, sink) };
-        self.bring(gpu, slots, latent_pixels, budget_bytes).map_err(ModelError::from)?;
+        let working = budget_bytes.max(self.least_bytes(latent_pixels));
+        self.make_room(gpu, self.state_bytes(latent_pixels), working)
+            .and_then(|()| self.bring(slots))
+            .map_err(ModelError::from)?;
         let x = x.on(&self.device).map_err(ModelError::from)?.into_owned();
         run.group(0, ops::narrowed(x), slots, sink)?;
         if gpu.is_scarce() {
-            for slot in slots.iter_mut() {
-                *slot = slot.take().map(Tensor::parked).transpose().map_err(ModelError::from)?;
-            }
+            park(slots)?;
         }
         gpu.shrink();
         Ok(())
     }
-}
 
-impl Network {
-    /// Makes room on a GPU for a run, and brings what is remembered there.
-    fn bring(
+    /// As [`run`](Self::run), but from the first doubling of the height on in strips of the picture, one after
+    /// the other: `together` frames of the input go through all of them before the next ones do, and
+    /// their results are put together on the host. `slots` are those of what is done with the whole
+    /// picture, `strips` those of the rest, for each strip. On a GPU the host keeps the ones of the
+    /// strips that are not at work. Each group takes one frame at a time.
+    #[expect(clippy::too_many_arguments, reason = "as `run`, and the strips")]
+    pub fn run_in_strips<E: From<ModelError>>(
         &self,
-        gpu: &Gpu,
-        slots: &mut [Slot],
+        x: &Tensor,
         latent_pixels: usize,
-        budget_bytes: usize,
-    ) -> Result<(), GpuError> {
-        let working = budget_bytes.max(self.least_bytes(latent_pixels));
-        // What is remembered is in what the GPU computes in, which takes half of a single or all of it.
-        gpu.make_room(self.state_bytes(latent_pixels) / 4 * gpu.compute().bytes() + working)?;
-        for slot in slots.iter_mut().flatten() {
-            *slot = ops::narrowed(slot.on(&self.device)?.into_owned());
+        tiles: &VaeTiles,
+        together: usize,
+        slots: &mut [Slot],
+        strips: &mut [Vec<Slot>],
+        sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (frames, rows, budget) = (x.dim(0), x.dim(1), 0);
+        let gpu = self.device.gpu();
+        if let Some(gpu) = gpu {
+            let most = |of: &dyn Fn(&VaeTile) -> usize| tiles.tiles().iter().map(of).max();
+            let state = most(&|tile| self.strip_state_bytes(latent_pixels, tile, rows));
+            let least = most(&|tile| self.strip_least_bytes(latent_pixels, tile, rows));
+            self.make_room(gpu, state.unwrap_or(0), least.unwrap_or(0))
+                .and_then(|()| self.bring(slots))
+                .map_err(ModelError::from)?;
+        }
+        for start in (0..frames).step_by(together.max(1)) {
+            let part = x.slice0(start..(start + together.max(1)).min(frames));
+            let part = part.on(&self.device).map_err(ModelError::from)?.into_owned();
+            let whole = Run { network: self, latent_pixels, budget, strip: None };
+            let before = whole.first_group(ops::narrowed(part), slots);
+            let mut pictures = Stitched::default();
+            for (tile, slots) in tiles.tiles().iter().zip(strips.iter_mut()) {
+                self.bring(slots).map_err(ModelError::from)?;
+                let part = rows_of(&before, &tile.doubled[0]);
+                let strip = Some((tile, rows));
+                let run = Run { network: self, latent_pixels, budget, strip };
+                pictures.next_strip(tile, rows);
+                run.group(1, part, slots, &mut |part| {
+                    pictures.add(&part);
+                    Ok::<_, ModelError>(())
+                })?;
+                if let Some(gpu) = gpu {
+                    park(slots)?;
+                    gpu.shrink();
+                }
+            }
+            drop(before);
+            sink(pictures.into_tensor())?;
+        }
+        if let Some(gpu) = gpu {
+            if gpu.is_scarce() {
+                park(slots)?;
+            }
+            gpu.shrink();
         }
         Ok(())
+    }
+
+    /// Makes room on a GPU for what is remembered, in bytes of `f32`, and what is worked with.
+    fn make_room(&self, gpu: &Gpu, state_bytes: usize, working: usize) -> Result<(), GpuError> {
+        // What is remembered is in what the GPU computes in, which takes half of a single or all of it.
+        gpu.make_room(state_bytes / 4 * gpu.compute().bytes() + working)
+    }
+
+    /// Brings what is remembered to the device.
+    fn bring(&self, slots: &mut [Slot]) -> Result<(), GpuError> {
+        if self.device.gpu().is_some() {
+            for slot in slots.iter_mut().flatten() {
+                *slot = ops::narrowed(slot.on(&self.device)?.into_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Has the host keep what is remembered.
+fn park(slots: &mut [Slot]) -> Result<(), ModelError> {
+    for slot in slots {
+        *slot = slot.take().map(Tensor::parked).transpose()?;
+    }
+    Ok(())
+}
+
+/// Rows `rows` of each frame `[T, H, W, C]`.
+fn rows_of(x: &Tensor, rows: &Range<usize>) -> Tensor {
+    let [frames, height, width, channels] = std::array::from_fn(|axis| x.dim(axis));
+    if *rows == (0..height) {
+        return x.clone();
+    }
+    let part = |frame: usize| {
+        let lines = x.slice0(frame..frame + 1).reshape(&[height, width * channels]);
+        lines.slice0(rows.clone())
+    };
+    let parts: Vec<Tensor> = (0..frames).map(part).collect();
+    let parts = Tensor::concat0(&parts.iter().collect::<Vec<_>>());
+    parts.reshape(&[frames, rows.len(), width, channels])
+}
+
+/// Of values of the whole picture those of a strip, behind so many doublings.
+fn part_of(values: usize, doublings: usize, tile: &VaeTile, rows: usize) -> usize {
+    match doublings.checked_sub(1) {
+        None => values,
+        Some(before) => (values * tile.doubled[before].len()).div_ceil(rows << before),
+    }
+}
+
+/// Whole pictures, put together of strips.
+#[derive(Debug, Default)]
+struct Stitched {
+    /// `[F, H, W, C]`.
+    values: Vec<f32>,
+    shape: [usize; 4],
+    /// Rows that the strip has, and those of them that are its own.
+    has: Range<usize>,
+    own: Range<usize>,
+    /// Frames of the strip so far.
+    frames: usize,
+}
+
+impl Stitched {
+    /// The next parts are of this strip, of a picture of so many rows of latents.
+    fn next_strip(&mut self, tile: &VaeTile, rows: usize) {
+        let last = tile.doubled.last().expect("a doubling");
+        let scale = 1 << tile.doubled.len();
+        self.has = 2 * last.start..2 * last.end;
+        self.own = scale * tile.own.start..scale * tile.own.end;
+        self.shape[1] = scale * rows;
+        self.frames = 0;
+    }
+
+    fn add(&mut self, part: &Tensor) {
+        let (frames, width, channels) = (part.dim(0), part.dim(2), part.dim(3));
+        let line = width * channels;
+        self.shape = [self.shape[0].max(self.frames + frames), self.shape[1], width, channels];
+        self.values.resize(self.shape.iter().product(), 0.0);
+        let own = (self.own.start - self.has.start) * line..(self.own.end - self.has.start) * line;
+        for frame in part.data().chunks_exact(part.dim(1) * line) {
+            let to = (self.frames * self.shape[1] + self.own.start) * line;
+            self.values[to..to + own.len()].copy_from_slice(&frame[own.clone()]);
+            self.frames += 1;
+        }
+    }
+
+    fn into_tensor(self) -> Tensor {
+        Tensor::from_vec(&self.shape, self.values)
     }
 }
 
@@ -144,9 +299,46 @@ struct Run<'a> {
     network: &'a Network,
     latent_pixels: usize,
     budget: usize,
+    /// The strip that it works on, and the rows of latents of the whole picture.
+    strip: Option<(&'a VaeTile, usize)>,
 }
 
 impl Run<'_> {
+    /// Frames that a group may take at once.
+    fn step(&self, group: &Group) -> usize {
+        let values = group.values_per_latent_pixel.saturating_mul(self.latent_pixels);
+        let values = match self.strip {
+            Some((tile, rows)) => part_of(values, group.doublings, tile, rows),
+            None => values,
+        };
+        (self.budget / values.saturating_mul(4).max(1)).max(1)
+    }
+
+    /// What the first group makes of frames, all of it.
+    fn first_group(&self, x: Tensor, slots: &mut [Slot]) -> Tensor {
+        let (frames, step) = (x.dim(0), self.step(&self.network.groups[0]));
+        if frames <= step {
+            return self.through(0, x, slots);
+        }
+        let parts = (0..frames)
+            .step_by(step)
+            .map(|start| self.through(0, x.slice0(start..(start + step).min(frames)), slots));
+        let parts: Vec<Tensor> = parts.collect();
+        Tensor::concat0(&parts.iter().collect::<Vec<_>>())
+    }
+
+    /// Of what a group gets those rows that it needs, where a strip has more of them.
+    fn needed(&self, index: usize, x: Tensor) -> Tensor {
+        let groups = &self.network.groups;
+        let (Some((tile, _)), Some(group)) = (self.strip, groups.get(index)) else { return x };
+        let before = groups[index - 1].doublings;
+        if before == 0 || group.doublings == before {
+            return x;
+        }
+        let (had, needed) = (&tile.doubled[before - 1], &tile.doubled[before]);
+        rows_of(&x, &(needed.start - 2 * had.start..needed.end - 2 * had.start))
+    }
+
     fn group<E: From<ModelError>>(
         &self,
         index: usize,
@@ -157,9 +349,7 @@ impl Run<'_> {
         let Some(group) = self.network.groups.get(index) else {
             return sink(x.into_host().map_err(ModelError::from)?);
         };
-        let frames = x.dim(0);
-        let frame_bytes = (4 * group.values_per_latent_pixel).saturating_mul(self.latent_pixels);
-        let step = (self.budget / frame_bytes.max(1)).max(1);
+        let (frames, step) = (x.dim(0), self.step(group));
         if frames <= step {
             return self.layers(index, x, slots, sink);
         }
@@ -177,8 +367,17 @@ impl Run<'_> {
         slots: &mut [Slot],
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
+        let x = self.through(index, x, slots);
+        if x.dim(0) == 0 {
+            return Ok(());
+        }
+        self.group(index + 1, self.needed(index + 1, x), slots, sink)
+    }
+
+    /// What a group makes of frames.
+    fn through(&self, index: usize, x: Tensor, slots: &mut [Slot]) -> Tensor {
         let layers = &self.network.layers[self.network.groups[index].layers.clone()];
-        let x = in_pool(|| {
+        in_pool(|| {
             let mut x = x;
             for layer in layers {
                 if x.dim(0) == 0 {
@@ -187,11 +386,7 @@ impl Run<'_> {
                 x = layer.forward(x, slots);
             }
             x
-        });
-        if x.dim(0) == 0 {
-            return Ok(());
-        }
-        self.group(index + 1, x, slots, sink)
+        })
     }
 }
 
@@ -204,6 +399,8 @@ pub(super) struct Builder<'a> {
     group_start: usize,
     /// Largest need so far in the open group.
     group_values: usize,
+    /// How often the height was doubled.
+    doublings: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -214,7 +411,7 @@ impl<'a> Builder<'a> {
             groups: Vec::new(),
             slots: Vec::new(),
         };
-        Self { source, network, scale, group_start: 0, group_values: 0 }
+        Self { source, network, scale, group_start: 0, group_values: 0, doublings: 0 }
     }
 
     pub fn finish(mut self) -> Network {
@@ -228,6 +425,7 @@ impl<'a> Builder<'a> {
             self.network.groups.push(Group {
                 layers: self.group_start..end,
                 values_per_latent_pixel: self.group_values,
+                doublings: self.doublings,
             });
         }
         self.group_start = end;
@@ -241,7 +439,8 @@ impl<'a> Builder<'a> {
     }
 
     fn slot(&mut self, name: &str, channels: usize, marks_start: bool) -> usize {
-        let info = SlotInfo { name: name.to_owned(), channels, scale: self.scale, marks_start };
+        let (name, scale, doublings) = (name.to_owned(), self.scale, self.doublings);
+        let info = SlotInfo { name, channels, scale, marks_start, doublings };
         self.network.slots.push(info);
         self.network.slots.len() - 1
     }
@@ -325,6 +524,7 @@ impl<'a> Builder<'a> {
     /// Doubles height and width (from `i` to `o` channels), after doubling the frames when `time`.
     pub fn up(&mut self, name: &str, i: usize, o: usize, time: bool) -> Result<(), ModelError> {
         self.close_group();
+        self.doublings += 1;
         if time {
             let name = format!("{name}.time_conv");
             let weight = self.source.take(&format!("{name}.weight"), &[2 * i, i, 3, 1, 1])?;

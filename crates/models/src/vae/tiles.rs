@@ -1,0 +1,87 @@
+//! Strips of rows in which the decoder can work where a whole picture does not fit its memory.
+//!
+//! What sees all of a frame (the attention in the middle) is at the latents' own size, and takes little. From
+//! there on every layer sees a few rows above and below, so a strip that begins with enough of them comes to
+//! the very rows that the whole picture would have, and nothing is blended.
+
+use std::ops::Range;
+
+use longreel_weights::VaeConfig;
+
+/// Rows of a strip begin at multiples of this many where the picture is twice as high: a convolution may
+/// take its pixels in squares.
+const SQUARE: usize = 4;
+
+/// How a picture is cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaeTiles(Vec<VaeTile>);
+
+/// One strip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaeTile {
+    /// Rows of latents whose pictures come of it.
+    pub own: Range<usize>,
+    /// Of each doubling of the height, the rows that it takes, of those that there are before it.
+    pub doubled: Vec<Range<usize>>,
+}
+
+impl VaeTiles {
+    /// Of `rows` rows of latents in `count` strips, or fewer when there are not so many rows.
+    pub fn new(config: &VaeConfig, rows: usize, count: usize) -> Self {
+        let count = count.clamp(1, rows.max(1));
+        let cut = |index: usize| index * rows / count;
+        Self((0..count).map(|index| tile(config, rows, cut(index)..cut(index + 1))).collect())
+    }
+
+    /// The strips, from the top.
+    pub fn tiles(&self) -> &[VaeTile] {
+        &self.0
+    }
+}
+
+fn tile(config: &VaeConfig, rows: usize, own: Range<usize>) -> VaeTile {
+    let doublings = config.dim_mult.len() - 1;
+    // Of a level's residual blocks, two convolutions each, every one sees a row above and one below.
+    let reach = 2 * (config.num_res_blocks + 1);
+    let mut needed = own.start << doublings..own.end << doublings;
+    let mut doubled = Vec::new();
+    for level in (1..=doublings).rev() {
+        // The last convolution of all follows the last level.
+        let reach = reach + usize::from(level == doublings);
+        let whole = rows << level;
+        let (start, end) = (needed.start.saturating_sub(reach), (needed.end + reach).min(whole));
+        // The convolution after the doubling sees one more.
+        let start = start.saturating_sub(1) / SQUARE * SQUARE / 2;
+        needed = start..((end + 1).div_ceil(2)).min(whole / 2);
+        doubled.push(needed.clone());
+    }
+    doubled.reverse();
+    VaeTile { own, doubled }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_cover_the_picture_and_reach_a_few_rows_beyond_their_own() {
+        let config = VaeConfig::from_json("{}").expect("the default");
+        for (rows, count) in [(90, 1), (90, 2), (68, 7), (5, 9), (1, 2)] {
+            let tiles = VaeTiles::new(&config, rows, count);
+            let tiles = tiles.tiles();
+            assert_eq!(tiles.len(), count.min(rows));
+            assert_eq!((tiles[0].own.start, tiles[tiles.len() - 1].own.end), (0, rows));
+            assert!(tiles.windows(2).all(|two| two[0].own.end == two[1].own.start));
+            for tile in tiles {
+                for (level, taken) in tile.doubled.iter().enumerate() {
+                    let own = tile.own.start << level..tile.own.end << level;
+                    assert!(taken.start <= own.start && taken.end >= own.end, "{tile:?}");
+                    assert!(taken.end <= rows << level && taken.start % 2 == 0, "{tile:?}");
+                    assert!(taken.len() <= own.len() + 18, "{tile:?}");
+                }
+            }
+        }
+        let whole = &VaeTiles::new(&config, 90, 1).tiles()[0].doubled.clone();
+        assert_eq!(*whole, [0..90, 0..180, 0..360]);
+    }
+}
