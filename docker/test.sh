@@ -24,6 +24,9 @@ fail() {
     exit 1
 }
 
+# Reads to the end, unlike `grep -q`, at whose leaving early what writes to it fails, and the pipe with it.
+finds() { grep "$@" >/dev/null; }
+
 # Everything that this starts is named after it, so that nothing else is touched.
 export COMPOSE_PROJECT_NAME=longreel-test LONGREEL_PORT=${LONGREEL_PORT:-18000}
 compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi; }
@@ -115,7 +118,7 @@ inspect() { docker image inspect longreel:cpu --format "$1"; }
 [ "$(inspect '{{.Config.User}}')" = longreel ] || fail "it runs as $(inspect '{{.Config.User}}')"
 [ "$(inspect '{{.Config.Healthcheck.Interval}}')" = 30s ] || fail "no health check every 30 s"
 [ -n "$(inspect '{{index .Config.Labels "org.opencontainers.image.revision"}}')" ] || fail "no labels"
-! { docker history --no-trunc longreel:cpu; docker inspect longreel:cpu; } | grep -qi 'https\?_proxy' ||
+! { docker history --no-trunc longreel:cpu; docker inspect longreel:cpu; } | finds -i 'https\?_proxy' ||
     fail "a proxy is left in the image"
 # Everything that it was built from is listed within the program.
 docker run --rm --entrypoint cat longreel:cpu /usr/local/bin/longreel >"$scratch/longreel"
@@ -160,7 +163,7 @@ say "a film through the API"
 whole=$(ask 40 7)
 finished "$whole"
 call "$base/download/$whole" -o "$scratch/whole.mp4"
-head -c 12 "$scratch/whole.mp4" | grep -q ftyp || fail "that is no film"
+head -c 12 "$scratch/whole.mp4" | finds ftyp || fail "that is no film"
 
 say "killed in the middle of a film, and restarted"
 cut=$(ask 40 7)
@@ -188,7 +191,7 @@ container=$(compose ps -q longreel)
 call "$base/download/$whole" | cmp - "$scratch/whole.mp4" || fail "the first film is gone"
 finished "$last"
 docker exec "$container" test -s /app/logs/access.log || fail "there is no access.log"
-! compose logs longreel | grep -q 'API key, shown this once' || fail "a second first key"
+! compose logs longreel | finds 'API key, shown this once' || fail "a second first key"
 
 say "monitoring: Prometheus reads with a key of its own"
 if ! docker pull -q "${PROMETHEUS_IMAGE:-prom/prometheus:v3.5.0}" >/dev/null 2>&1; then
@@ -205,11 +208,11 @@ EOF
 fi
 export PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090}
 compose --profile monitoring up -d --no-build prometheus
-watched() { curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlencode 'query=up{job="longreel"} == 1' | grep -q films:8000; }
+watched() { curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlencode 'query=up{job="longreel"} == 1' | finds films:8000; }
 for _ in $(seq 60); do watched && break || sleep 1; done
 watched || { compose --profile monitoring logs --tail 20 prometheus monitoring-key; fail "Prometheus does not read /metrics"; }
-curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/rules" | grep -q LongreelOutOfMemory || fail "Prometheus has no alert rules"
-docker exec "$container" longreel keys list | grep -q 'prometheus of monitoring' || fail "there is no key of Prometheus"
+curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/rules" | finds LongreelOutOfMemory || fail "Prometheus has no alert rules"
+docker exec "$container" longreel keys list | finds 'prometheus of monitoring' || fail "there is no key of Prometheus"
 
 if [ "${1:-}" = gpu ]; then
     say "the image for cards"
@@ -233,7 +236,7 @@ if [ "${1:-}" = gpu ]; then
     [ "$bytes" -lt 4000000000 ] || fail "the image takes $bytes bytes, more than 4 GB"
     found=$(docker run --rm --entrypoint ldconfig longreel:gpu -p)
     for library in libcudart.so.12 libnvrtc.so.12 libcublas.so.12 libcublasLt.so.12 libcudnn.so.9 libnccl.so.2; do
-        printf %s "$found" | grep -q "$library " || fail "the image has no $library"
+        printf %s "$found" | finds "$library " || fail "the image has no $library"
     done
     docker run --rm longreel:gpu --version
 fi
