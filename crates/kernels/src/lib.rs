@@ -16,6 +16,7 @@ mod device;
 mod dtype;
 mod gemm;
 pub mod gpu;
+mod host;
 mod narrow;
 pub mod ops;
 mod quantize;

@@ -8,6 +8,7 @@ use crate::Device;
 use crate::gemm::Shared;
 use crate::gpu::ops::convert;
 use crate::gpu::{Array, Element, Gpu, GpuError};
+use crate::host::Host;
 
 /// Dense, row-major activations with a shape, on one device: `f32` on the host, `f32` or `bf16` on a
 /// GPU.
@@ -25,7 +26,7 @@ pub struct Tensor {
 
 #[derive(Debug)]
 enum Values {
-    Host(Vec<f32>),
+    Host(Host),
     Device(Array),
     Parked(Parked),
 }
@@ -54,8 +55,8 @@ impl Tensor {
         }
     }
 
-    fn host(shape: &[usize], values: Vec<f32>) -> Self {
-        Self { shape: shape.to_vec(), values: Values::Host(values) }
+    fn host(shape: &[usize], values: impl Into<Host>) -> Self {
+        Self { shape: shape.to_vec(), values: Values::Host(values.into()) }
     }
 
     /// A tensor whose values `write` writes, without setting them to zero before.
@@ -64,7 +65,7 @@ impl Tensor {
     /// `write` writes every value.
     pub(crate) unsafe fn fill(shape: &[usize], write: impl FnOnce(Shared)) -> Self {
         let len = shape.iter().product();
-        let mut data = Vec::with_capacity(len);
+        let mut data = Host::with_room(len);
         write(Shared::new(data.as_mut_ptr()));
         // SAFETY: the capacity is `len`, and the caller vouches that every value is written.
         unsafe { data.set_len(len) };
@@ -228,7 +229,7 @@ impl Tensor {
     /// Gives the values back; the tensor is on the host.
     pub fn into_vec(self) -> Vec<f32> {
         match self.values {
-            Values::Host(data) => data,
+            Values::Host(data) => data.into_vec(),
             _ => panic!("Tensor::into_vec: the values are on a GPU; see `on`"),
         }
     }
@@ -257,7 +258,7 @@ impl Tensor {
         shape[0] = range.end - range.start;
         let range = range.start * inner..range.end * inner;
         let values = match &self.values {
-            Values::Host(data) => Values::Host(data[range].to_vec()),
+            Values::Host(data) => Values::Host(Host::from(&data[range])),
             Values::Device(array) => {
                 let mut part = Array::unset(array.gpu(), array.element(), range.len());
                 part.copy_from(0, array, range);
@@ -319,7 +320,7 @@ impl Tensor {
         let values = match &first.values {
             Values::Parked(_) => panic!("concat0: values that the host keeps for a GPU"),
             Values::Host(_) => {
-                let mut data = Vec::with_capacity(len);
+                let mut data = Host::with_room(len);
                 parts.iter().for_each(|part| data.extend_from_slice(part.data()));
                 Values::Host(data)
             }
@@ -347,7 +348,7 @@ impl Parked {
 impl Clone for Tensor {
     fn clone(&self) -> Self {
         let values = match &self.values {
-            Values::Host(data) => Values::Host(data.clone()),
+            Values::Host(data) => Values::Host(Host::from(&data[..])),
             Values::Device(array) => Values::Device(array.clone()),
             Values::Parked(parked) => Values::Parked(parked.clone()),
         };
@@ -360,7 +361,7 @@ impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
         self.shape == other.shape
             && match (&self.values, &other.values) {
-                (Values::Host(a), Values::Host(b)) => a == b,
+                (Values::Host(a), Values::Host(b)) => a[..] == b[..],
                 _ => false,
             }
     }

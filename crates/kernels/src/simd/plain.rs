@@ -59,6 +59,10 @@ impl<const N: usize, const M: usize> Simd for Plain<N, M> {
         zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
+    unsafe fn sqrt(a: [f32; N]) -> [f32; N] {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
     unsafe fn fma(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
         std::array::from_fn(|i| fused(a[i], b[i], c[i]))
     }
