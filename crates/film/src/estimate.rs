@@ -145,18 +145,29 @@ pub fn decode_flops(config: &VaeConfig, height: usize, width: usize) -> f64 {
 }
 
 /// Bytes that decoding one latent frame at a time takes, in so many strips of the picture: the causal
-/// caches (two frames of the input of each convolution that looks back in time) and a few of the widest
-/// activations.
+/// caches (two frames of the input of each convolution that looks back in time), a few of the widest
+/// activations, and the weights as the processor multiplies with them.
 pub fn decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+    let weights = decode_weights(config);
     if strips == 1 {
         let (state, working) = decode_values(config, size, None);
-        return 4 * (state + working);
+        return 4 * (weights + state + working);
     }
     // What is remembered of all strips stands, and one of them is worked on.
     let (whole, parts) = values_of_strips(config, size, strips);
     let state: u64 = parts.iter().map(|(state, _)| state).sum();
     let working = parts.iter().map(|(_, working)| working).max();
-    4 * (whole + state + working.unwrap_or(&0) + together_values(config, size))
+    4 * (weights + whole + state + working.unwrap_or(&0) + together_values(config, size))
+}
+
+/// Values of the decoder's weights as the processor multiplies with them: those of 3 x 3 in space are four
+/// times as many as stored, since they are turned for squares of 4 x 4 pixels.
+fn decode_weights(config: &VaeConfig) -> u64 {
+    let values = decoder_convs(config).into_iter().map(|c| {
+        let grown = if c.taps % 9 == 0 { 4 } else { 1 };
+        (grown * c.taps * c.inputs * c.outputs) as u64
+    });
+    values.sum()
 }
 
 /// Values that decoding remembers, and those that stand at once besides: of a whole picture of
@@ -221,11 +232,12 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     (tokens as u64 * (12 * dim + angles) + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
-/// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture;
-/// see [`decode_bytes`]. What is remembered of the other strips is the host's.
+/// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture,
+/// without weights; see [`decode_bytes`]. What is remembered of the other strips is the host's.
 pub fn gpu_decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
     if strips == 1 {
-        return decode_bytes(config, size, 1) / 2;
+        let (state, working) = decode_values(config, size, None);
+        return 2 * (state + working);
     }
     let (whole, parts) = values_of_strips(config, size, strips);
     let strip = parts.iter().map(|(state, working)| state + working).max();

@@ -20,6 +20,11 @@ use crate::gpu::{Array, Element, Gpu, Layer, Ready};
 use crate::spans;
 use crate::{Activation, DType, Tensor, Vector, Weight};
 
+/// Rows and columns of output pixels that a convolution of 3 x 3 computes together; see [`conv3d`]. A part of
+/// a picture is convolved as within the whole, to the bit, where it begins and ends at multiples of this many
+/// pixels, but for the outermost pixels at its cuts, which alone see a pixel from beyond them.
+pub const CONV_SQUARE: usize = winograd::SIDE;
+
 /// A 3-D convolution (1- and 2-D cases included), causal in time.
 #[derive(Debug, Clone)]
 pub struct Conv3d {
@@ -66,17 +71,17 @@ enum Body {
 }
 
 /// A 2-D convolution of 3 x 3 with a border of one zero, after nearest-neighbour doubling of height
-/// and width. The doubled picture is never made: of its nine pixels under a window only four are
-/// different, so each of the four kinds of output pixel has a window of 2 x 2 on the picture itself,
-/// with the weights that fall together added. That is 4/9 of the arithmetic.
+/// and width. The doubled picture is never made. On a GPU each of the four kinds of output pixel has a
+/// window of 2 x 2 on the picture itself, with the weights that fall together added: 4/9 of the
+/// arithmetic. The processor turns patches of the doubled picture, which takes 1/4.
 #[derive(Debug, Clone)]
 pub struct UpsampledConv {
     weight: Weight,
     bias: Option<Vector>,
     inputs: usize,
     outputs: usize,
-    /// For the processor, by the parity of the output's row and column.
-    quarters: OnceLock<[Packed; 4]>,
+    /// For the processor, made at the first use.
+    turned: OnceLock<Winograd>,
     gpu: OnGpu,
 }
 
@@ -182,7 +187,7 @@ impl Conv3d {
         match self.packed() {
             Body::Pixel(_) => unreachable!("a convolution of single pixels is a linear layer"),
             Body::Window(packed) => lines::run(source, packed, output),
-            Body::Squares(weights) => winograd::run(source, weights, output),
+            Body::Squares(weights) => winograd::run(source, false, weights, output),
         }
     }
 
@@ -212,6 +217,10 @@ fn frames<'a>(x: &Tensor, values: &'a Array, history: Option<&'a Array>) -> Fram
 /// Causal convolution. `x` is `[T, H, W, I]`; `history` holds the frames just before `x`, at most
 /// `kt - 1` of them (`[<= kt - 1, H, W, I]`), and what is missing counts as zeros. The result is
 /// `[(T + kt - 1 - kt) / st + 1, (H + top + bottom - kh) / sh + 1, (W + left + right - kw) / sw + 1, O]`.
+///
+/// On the processor windows of 3 x 3 are computed in squares of [`CONV_SQUARE`] output pixels, which lie at
+/// multiples of it. How a pixel is rounded depends on its place within its square and on the input pixels
+/// under the square; those beside the square change its outermost pixels alone.
 pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
     let _span = spans::begin("convolution", || conv.cost(&conv.output_shape(x, history), x));
     let shape = conv.output_shape(x, history);
@@ -278,20 +287,16 @@ impl UpsampledConv {
             inputs: shape[1],
             outputs: shape[0],
             bias: bias.map(Vector::from),
-            quarters: OnceLock::new(),
+            turned: OnceLock::new(),
             gpu: OnGpu::default(),
         }
     }
 
     /// The weight as the processor's way wants it.
-    fn quarters(&self) -> &[Packed; 4] {
-        self.quarters.get_or_init(|| {
-            let dense = self.weight.to_f32();
-            std::array::from_fn(|quarter| {
-                let folded = folded_quarter(&dense, quarter / 2, quarter % 2);
-                let bias = self.bias.as_deref().map(<[f32]>::to_vec);
-                Packed::new(&folded, self.inputs, self.outputs, [1, 2, 2], bias)
-            })
+    fn turned(&self) -> &Winograd {
+        self.turned.get_or_init(|| {
+            let bias = self.bias.as_deref().map(<[f32]>::to_vec);
+            Winograd::new(&self.weight.to_f32(), self.inputs, self.outputs, 1, bias)
         })
     }
 
@@ -320,7 +325,8 @@ pub(crate) fn folded_quarter(dense: &[f32], a: usize, b: usize) -> Vec<f32> {
     folded.into_iter().map(|w| w as f32).collect()
 }
 
-/// The convolution of the doubled picture: `[T, H, W, I]` to `[T, 2H, 2W, O]`.
+/// The convolution of the doubled picture: `[T, H, W, I]` to `[T, 2H, 2W, O]`. Rounded in squares as
+/// [`conv3d`] says, here of the doubled picture.
 pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
     let _span = spans::begin("convolution", || {
         // As the doubled picture's convolution would have them.
@@ -341,26 +347,12 @@ pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
         spans::settle(array.gpu());
         return Tensor::from_array(&shape, out);
     }
-    // SAFETY: the four quarters together write every pixel.
+    let source =
+        Source { frames: x.data(), history: &[], height, width, stride: [1; 3], top: 1, left: 1 };
+    // SAFETY: the squares together cover every pixel.
     unsafe {
         Tensor::fill(&shape, |out| {
-            for (quarter, packed) in conv.quarters().iter().enumerate() {
-                let (a, b) = (quarter / 2, quarter % 2);
-                let source = Source {
-                    frames: x.data(),
-                    history: &[],
-                    height,
-                    width,
-                    stride: [1; 3],
-                    top: 1 - a,
-                    left: 1 - b,
-                };
-                lines::run(
-                    &source,
-                    packed,
-                    &Output::quarter(out, [frames, height, width, conv.outputs], a, b),
-                );
-            }
+            winograd::run(&source, true, conv.turned(), &Output::whole(out, shape, false));
         })
     }
 }

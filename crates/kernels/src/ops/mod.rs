@@ -14,7 +14,7 @@ mod pointwise;
 pub use activation::{Activation, activate_inplace, prelu_inplace};
 pub use attention::{Attention, Bias, attention};
 pub(crate) use conv::folded_quarter;
-pub use conv::{Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
+pub use conv::{CONV_SQUARE, Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
 pub use layout::{
     columns, embedding, interleave0, join_columns, patchify, split_modulation, unpatchify,
 };

@@ -295,6 +295,11 @@ impl Stitched {
 /// working group keeps the sum within it.
 const BUDGET_SHARES: usize = 3;
 
+/// Activations of a group that the processor's caches hold from one layer to the next, and the frames that
+/// are worked on at once whatever they take: a convolution's window has two frames more.
+const NEAR_BYTES: usize = 3 << 20;
+const NEAR_FRAMES: usize = 8;
+
 struct Run<'a> {
     network: &'a Network,
     latent_pixels: usize,
@@ -311,7 +316,12 @@ impl Run<'_> {
             Some((tile, rows)) => part_of(values, group.doublings, tile, rows),
             None => values,
         };
-        (self.budget / values.saturating_mul(4).max(1)).max(1)
+        let bytes = values.saturating_mul(4).max(1);
+        let most = (self.budget / bytes).max(1);
+        match self.network.device.gpu() {
+            Some(_) => most,
+            None => most.min((NEAR_BYTES / bytes).max(NEAR_FRAMES)),
+        }
     }
 
     /// What the first group makes of frames, all of it.
@@ -349,10 +359,12 @@ impl Run<'_> {
         let Some(group) = self.network.groups.get(index) else {
             return sink(x.into_host().map_err(ModelError::from)?);
         };
-        let (frames, step) = (x.dim(0), self.step(group));
-        if frames <= step {
+        let (frames, most) = (x.dim(0), self.step(group));
+        if frames <= most {
             return self.layers(index, x, slots, sink);
         }
+        // In even parts: the last one would take longer for each of its few frames.
+        let step = frames.div_ceil(frames.div_ceil(most));
         for start in (0..frames).step_by(step) {
             let part = x.slice0(start..(start + step).min(frames));
             self.layers(index, part, slots, sink)?;

@@ -23,15 +23,11 @@ pub(super) struct Source<'a> {
     pub left: usize,
 }
 
-/// Where output pixels go: pixel `(t, y, x)` of `[T, H, W, O]` to
-/// `offset + t * frame + y * line + x * pixel`.
+/// Where output pixels go.
 pub(super) struct Output {
     out: Shared,
+    /// `[T, H, W, O]`.
     pub shape: [usize; 4],
-    offset: usize,
-    frame: usize,
-    line: usize,
-    pixel: usize,
     /// Whether results are added to what is there.
     pub add: bool,
 }
@@ -57,22 +53,14 @@ impl Output {
     /// The pixel lies inside the output.
     #[inline(always)]
     pub unsafe fn at(&self, t: usize, y: usize, x: usize) -> *mut f32 {
-        let place = self.offset + t * self.frame + y * self.line + x * self.pixel;
+        let [_, height, width, outputs] = self.shape;
+        let place = ((t * height + y) * width + x) * outputs;
         // SAFETY: the caller vouches for the pixel.
         unsafe { self.out.at(place) }
     }
 
     pub fn whole(out: Shared, shape: [usize; 4], add: bool) -> Self {
-        let [_, h, w, o] = shape;
-        Self { out, shape, offset: 0, frame: h * w * o, line: w * o, pixel: o, add }
-    }
-
-    /// The pixels of rows of parity `a` and columns of parity `b` of `[T, 2H, 2W, O]`.
-    pub fn quarter(out: Shared, shape: [usize; 4], a: usize, b: usize) -> Self {
-        let [_, h, w, o] = shape;
-        let line = 2 * w * o;
-        let offset = a * line + b * o;
-        Self { out, shape, offset, frame: 2 * h * line, line: 2 * line, pixel: 2 * o, add: false }
+        Self { out, shape, add }
     }
 }
 
@@ -99,7 +87,6 @@ pub(super) fn run(source: &Source<'_>, packed: &Packed, output: &Output) {
     if packed.kernel[1..] == [1, 1]
         && source.stride[1..] == [1, 1]
         && (source.height, source.width) == (height, width)
-        && output.pixel * width == output.line
     {
         width *= height;
         height = 1;
@@ -290,9 +277,8 @@ impl Kernel for Lines<'_> {
             let channels = (panels.end * S::NR).min(outputs) - first;
             let mut from = sums.cast_const();
             for piece in &plan.pieces {
-                let start = output.offset + piece.t * output.frame + piece.y * output.line;
                 for x in piece.x..piece.x + piece.pixels {
-                    let to = output.out.at(start + x * output.pixel + first);
+                    let to = output.at(piece.t, piece.y, x).add(first);
                     let mut at = 0;
                     while at < channels {
                         let n = (channels - at).min(S::LANES);
