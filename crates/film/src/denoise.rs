@@ -8,13 +8,14 @@ use std::time::Instant;
 use longreel_kernels::Tensor;
 use longreel_models::{ForwardOptions, SplitCache, SplitContext};
 use longreel_sampling::{
-    Branch, Decision, Guidance, Keeping, KeptRow, Observed, Row, Schedule, Solver, SolverKind,
-    Span, StepCache, Timetable, kept_rows, mix_condition_noise,
+    Branch, Guidance, Keeping, KeptRow, Row, Schedule, Solver, SolverKind, Timetable, kept_rows,
+    mix_condition_noise,
 };
 
 use crate::error::{FilmError, PlanError};
 use crate::noise::{ConditionNoise, NoiseSource};
 use crate::sharing::Denoisers;
+use crate::step_cache::{CachedRows, ShownRow, StepCache};
 
 /// What stays the same in all rows of a segment.
 pub struct SegmentTask<'a> {
@@ -78,17 +79,14 @@ pub type OnRow<'a> = dyn FnMut(&RowDone<'_>) -> Result<bool, FilmError> + 'a;
 pub fn denoise(
     task: &SegmentTask<'_>,
     window: &mut Tensor,
-    cache: Option<&mut (dyn StepCache + '_)>,
+    cache: Option<&mut StepCache>,
     on_row: &mut OnRow<'_>,
 ) -> Result<bool, FilmError> {
     let rows = task.timetable.rows();
     let kept_rows = kept_rows(task.timetable, task.keeping);
     let unconditional = task.guidance.unconditional_rows(rows, &kept_rows, cache.is_some());
     let mut reuse = match (cache, task.keeping) {
-        (Some(cache), _) => {
-            cache.reset(rows.len());
-            Reuse::Steps(cache)
-        }
+        (Some(cache), _) => Reuse::Steps(CachedRows::new(cache, rows.len())),
         (None, Some(_)) => {
             let empty = |branch| Some(task.denoisers.of(branch).new_cache());
             Reuse::Keys([Branch::Cond, Branch::Uncond].map(empty))
@@ -141,7 +139,7 @@ struct Shown<'a> {
 
 /// What rows take over from earlier ones.
 enum Reuse<'a> {
-    Steps(&'a mut (dyn StepCache + 'a)),
+    Steps(CachedRows<'a>),
     /// Of each branch of guidance, if anything is kept.
     Keys([Option<SplitCache>; 2]),
 }
@@ -217,11 +215,16 @@ fn evaluate(
     let context = task.uncond.filter(|_| shown.unconditional);
     let [cond, uncond] = match reuse {
         Reuse::Keys(branches) => branches,
-        Reuse::Steps(cache) => {
-            let velocity = evaluate_or_reuse(task, shown, Branch::Cond, task.cond, *cache)?;
-            let other = context
-                .map(|uncond| evaluate_or_reuse(task, shown, Branch::Uncond, uncond, *cache));
-            return Ok((velocity, other.transpose()?));
+        Reuse::Steps(cached) => {
+            let Shown { index, row, input, .. } = *shown;
+            let branches = [(Branch::Cond, Some(task.cond)), (Branch::Uncond, context)];
+            let contexts: Vec<_> =
+                branches.into_iter().filter_map(|(branch, c)| Some((branch, c?))).collect();
+            let timesteps = &row.timesteps[row.interval.clone()];
+            let (options, contexts) = (&task.forward, &contexts[..]);
+            let row = ShownRow { index, input, timesteps, options, contexts };
+            let mut velocities = cached.evaluate(task.denoisers, &row)?.into_iter();
+            return Ok((velocities.next().expect("of the first branch"), velocities.next()));
         }
     };
     let own = |branch, context, cache| evaluate_branch(task, shown, branch, context, cache);
@@ -261,62 +264,6 @@ fn evaluate_branch(
     let velocity = model.forward_after(cache, kept.keep, input, timesteps, context, options)?;
     cache.forget(kept.forget.clone());
     Ok(velocity)
-}
-
-/// One branch of guidance, or what the step cache remembers of it.
-fn evaluate_or_reuse(
-    task: &SegmentTask<'_>,
-    shown: &Shown<'_>,
-    branch: Branch,
-    context: &SplitContext,
-    cache: &mut dyn StepCache,
-) -> Result<Tensor, FilmError> {
-    let Shown { index, row, input, .. } = *shown;
-    let (model, options) = (task.denoisers.of(branch), &task.forward);
-    let timesteps = &row.timesteps[row.interval.clone()];
-    match cache.span() {
-        Span::Model => {
-            if cache.decide(branch, index, input.data()) == Decision::Reuse {
-                let channels = model.config().out_channels;
-                let mut output = leading_channels(input, channels);
-                cache.reuse(branch, output.data_mut())?;
-                return Ok(output);
-            }
-            let output = model.forward(input, timesteps, context, options)?;
-            let shown = leading_channels(input, output.dim(1));
-            cache.store(branch, shown.data(), output.data())?;
-            Ok(output)
-        }
-        Span::Blocks => {
-            let mut pass = model.begin(input, timesteps, options)?;
-            let decision = match cache.observed() {
-                Observed::TimeEmbedding => cache.decide(branch, index, pass.temb()?.data()),
-                Observed::TimeProjection => cache.decide(branch, index, pass.time_proj()?.data()),
-                Observed::ModelInput => cache.decide(branch, index, input.data()),
-            };
-            if decision == Decision::Reuse {
-                let mut residual = Tensor::zeros(&pass.hidden_shape());
-                cache.reuse(branch, residual.data_mut())?;
-                pass.add_residual(&residual)?;
-            } else {
-                let before = pass.hidden()?;
-                pass.run_blocks(context)?;
-                cache.store(branch, before.data(), pass.hidden()?.data())?;
-            }
-            Ok(pass.finish()?)
-        }
-    }
-}
-
-/// The first `channels` channels of `[T, C, H, W]`: image-to-video models are shown more than they
-/// answer.
-fn leading_channels(input: &Tensor, channels: usize) -> Tensor {
-    let (frames, all, plane) = (input.dim(0), input.dim(1), input.dim(2) * input.dim(3));
-    let mut data = Vec::with_capacity(frames * channels * plane);
-    for frame in input.data().chunks_exact(all * plane) {
-        data.extend_from_slice(&frame[..channels * plane]);
-    }
-    Tensor::from_vec(&[frames, channels, input.dim(2), input.dim(3)], data)
 }
 
 /// Advances one group's solver.

@@ -150,7 +150,7 @@ const HEADROOM: u64 = 768 << 20;
 
 impl Need {
     /// Of the transformer and the VAE, for windows of `tokens` and frames of `size`, height and width, which
-    /// are decoded in so many strips; `kept` is what finished causal blocks take.
+    /// are decoded in so many strips; `kept` is what passes leave for later ones takes.
     pub fn of(
         model: &ModelFacts,
         tokens: usize,
@@ -265,9 +265,8 @@ pub(crate) fn share(
     model: &ModelFacts,
     plan: &PlanSummary,
 ) -> Result<(), FilmError> {
-    let kept = plan.kv_cache.as_ref().map_or(0, |kept| kept.bytes);
     let (sharing, size) = (plan.sharing, [plan.height, plan.width]);
-    let strips = plan.decoder_strips;
+    let (strips, kept) = (plan.decoder_strips, plan.kept_bytes());
     let need = Need::of_rank(model, sharing, plan.tokens, size, strips, kept);
     let denoisers = devices.iter().take(sharing.denoisers()).map(|device| (device, need));
     let decoder = sharing

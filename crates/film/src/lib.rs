@@ -58,6 +58,7 @@ mod run;
 mod run_file;
 mod sharing;
 mod solvers;
+mod step_cache;
 mod texts;
 
 pub use beginning::Beginning;

@@ -129,3 +129,23 @@ __device__ __forceinline__ void combine(Out *out, const In *const *x, const floa
     }
 FOR_EACH_PAIR(DEFINE)
 #undef DEFINE
+
+// parts[0..2] of each block become its share of the sums of |x - y| and of |y|.
+#define DEFINE(T)                                                                          \
+    extern "C" __global__ void change_##T(float *parts, const T *x, const T *y, i64 len) { \
+        __shared__ float shared[33];                                                       \
+        float change = 0.0f, size = 0.0f;                                                  \
+        for (i64 i = thread_of_grid(); i < len; i += threads_of_grid()) {                  \
+            float b = to_f32(y[i]);                                                        \
+            change += fabsf(to_f32(x[i]) - b);                                             \
+            size += fabsf(b);                                                              \
+        }                                                                                  \
+        change = block_sum(change, shared);                                                \
+        size = block_sum(size, shared);                                                    \
+        if (threadIdx.x == 0) {                                                            \
+            parts[2 * blockIdx.x] = change;                                                \
+            parts[2 * blockIdx.x + 1] = size;                                              \
+        }                                                                                  \
+    }
+FOR_EACH_ELEMENT(DEFINE)
+#undef DEFINE

@@ -21,7 +21,7 @@ pub use error::ModelError;
 pub use text::{Prompt, TextEncoder, Tokenizer, clean_prompt};
 pub use transformer::{
     AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, SplitCache,
-    SplitContext, SplitPass, SplitTransformer, Transformer,
+    SplitContext, SplitPass, SplitResidual, SplitTransformer, Transformer,
 };
 pub use upscaler::Upscaler;
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState, VaeTile, VaeTiles};

@@ -88,9 +88,7 @@ pub mod segments;
 pub mod solver;
 pub mod timetable;
 
-pub use cache::{
-    Branch, CacheError, Decision, EasyCache, Observed, Span, StepCache, TeaCache, TeaCacheFamily,
-};
+pub use cache::{Branch, CacheError, Decision, EasyCache, Observed, TeaCache, TeaCacheFamily};
 pub use config::{SchedulerConfig, SchedulerKind};
 pub use guidance::{Guidance, GuidanceError, GuidanceInterval};
 pub use kept::{BlockWindow, Keeping, KeptRow, kept_rows};

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use longreel_sampling::{
     Branch, CacheError, Decision, EasyCache, FewStep, Schedule, ScheduleError, SchedulerConfig,
-    SchedulerKind, SolverError, SolverKind, StepCache, TeaCache, TeaCacheFamily, UniPcConfig,
-    UniPcVariant,
+    SchedulerKind, SolverError, SolverKind, TeaCache, TeaCacheFamily, UniPcConfig, UniPcVariant,
 };
 
 fn config(settings: &str) -> Result<SchedulerConfig, ScheduleError> {
@@ -194,25 +193,26 @@ fn variant_bh1_reaches_noise_level_zero() {
 #[test]
 fn caches_compute_when_the_window_changes_size() {
     let mut tea = TeaCache::new(TeaCacheFamily::Text1_3B, 1e9, false, 10).unwrap();
+    assert_eq!(tea.decide(1, Some(0.1)), Decision::Reuse);
+    assert_eq!(tea.decide(2, None), Decision::Compute);
+    assert_eq!(tea.reused(), 1);
+    tea.reset(10);
+    assert_eq!(tea.reused(), 0);
+
     let mut easy = EasyCache::new(1e9, 2, 10).unwrap();
-    for (cache, settled) in [(&mut tea as &mut dyn StepCache, 1), (&mut easy, 2)] {
-        for row in 0..settled {
-            let input = [1.0 + row as f32, 2.0];
-            assert_eq!(cache.decide(Branch::Cond, row, &input), Decision::Compute);
-            cache.store(Branch::Cond, &input, &[3.0 + 2.0 * row as f32, 3.0]).unwrap();
-        }
-        assert_eq!(cache.decide(Branch::Cond, settled, &[4.0, 2.0]), Decision::Reuse);
-        assert_eq!(cache.decide(Branch::Cond, settled + 1, &[4.0, 2.0, 1.0]), Decision::Compute);
-        assert!(matches!(cache.reuse(Branch::Cond, &mut [0.0; 3]), Err(CacheError::Length { .. })));
-        assert!(matches!(
-            cache.reuse(Branch::Uncond, &mut [0.0; 2]),
-            Err(CacheError::Empty { .. })
-        ));
-        assert!(cache.store(Branch::Cond, &[1.0], &[1.0, 2.0]).is_err());
-        cache.reset(10);
-        assert_eq!(cache.reused(), 0);
-        assert_eq!(cache.decide(Branch::Cond, settled, &[4.0, 2.0]), Decision::Compute);
+    for row in 0..2 {
+        let input = [1.0 + row as f32, 2.0];
+        assert_eq!(easy.decide(row, &input), Decision::Compute);
+        easy.store(Branch::Cond, &input, &[3.0 + 2.0 * row as f32, 3.0]).unwrap();
     }
+    assert_eq!(easy.decide(2, &[4.0, 2.0]), Decision::Reuse);
+    assert_eq!(easy.decide(3, &[4.0, 2.0, 1.0]), Decision::Compute);
+    assert!(matches!(easy.reuse(Branch::Cond, &mut [0.0; 3]), Err(CacheError::Length { .. })));
+    assert!(matches!(easy.reuse(Branch::Uncond, &mut [0.0; 2]), Err(CacheError::Empty { .. })));
+    assert!(easy.store(Branch::Cond, &[1.0], &[1.0, 2.0]).is_err());
+    easy.reset(10);
+    assert_eq!(easy.reused(), 0);
+    assert_eq!(easy.decide(2, &[4.0, 2.0]), Decision::Compute);
     for threshold in [0.0, -1.0, f64::NAN] {
         assert!(TeaCache::new(TeaCacheFamily::Text14B, threshold, true, 4).is_err());
         assert!(EasyCache::new(threshold, 1, 4).is_err());

@@ -300,6 +300,51 @@ fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
 }
 
 #[test]
+fn what_a_step_cache_keeps_is_in_the_plan() {
+    let case = Case {
+        model: "SkyReels-V2-DF-1.3B-540P",
+        latents: 25,
+        size: [960, 544],
+        card: 24,
+        strips: 1,
+    };
+    let [width, height] = case.size;
+    let facts = facts(&case);
+    let config = &facts.transformer;
+    let tokens = case.latents * crate::estimate::tokens_per_frame(config, height, width);
+    let kept = (2 * tokens * facts.dim()) as u64;
+    let need = Need::of(&facts, tokens, [height, width], case.strips, kept);
+    let card = Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() }));
+    let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
+    gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
+    let weights = holes(&config.expected_tensors());
+    let model = Transformer::load(config, weights).expect("a model").on(&Device::Gpu(gpu));
+    let text = Tensor::zeros(&[77, config.text_dim]);
+    let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
+    let latents = Tensor::zeros(&[case.latents, 16, height / 8, width / 8]);
+    let options = ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
+    let mut residuals = [None, None];
+    for row in 0..3 {
+        for (context, residual) in contexts.iter().zip(&mut residuals) {
+            let context = context.as_ref().expect("room");
+            let mut pass = model.begin(&latents, &[500.0], &options).expect("fits");
+            match residual {
+                Some(residual) if row == 2 => pass.add_residual(residual).expect("fits"),
+                _ => {
+                    *residual = None;
+                    *residual = Some(pass.run_blocks_keeping_residual(context).expect("room"));
+                }
+            }
+            pass.finish().expect("room");
+        }
+    }
+    let expected = need.activations + need.weights - facts.other_bytes;
+    let off = card.with(|state| state.peak) as f64 / expected as f64;
+    println!("with residuals of two passes: {off:.3} of the plan");
+    assert!((0.9..1.1).contains(&off), "{off:.3} of the plan");
+}
+
+#[test]
 fn each_of_several_devices_takes_what_the_plan_says() {
     let case = Case {
         model: "SkyReels-V2-DF-1.3B-540P",

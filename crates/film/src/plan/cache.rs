@@ -1,10 +1,11 @@
 //! The step cache of a plan.
 
-use longreel_sampling::{EasyCache, StepCache, TeaCache, TeaCacheFamily};
+use longreel_sampling::{EasyCache, TeaCache, TeaCacheFamily};
 
 use super::ModelFacts;
 use crate::error::PlanError;
 use crate::request::{CacheChoice, FilmRequest};
+use crate::step_cache::StepCache;
 
 /// The step cache that a request asks for.
 ///
@@ -13,7 +14,7 @@ use crate::request::{CacheChoice, FilmRequest};
 pub(crate) fn step_cache(
     request: &FilmRequest,
     model: &ModelFacts,
-) -> Result<Option<Box<dyn StepCache>>, PlanError> {
+) -> Result<Option<StepCache>, PlanError> {
     match request.cache {
         CacheChoice::Off => Ok(None),
         CacheChoice::TeaCache { threshold, use_ret_steps } => {
@@ -25,11 +26,12 @@ pub(crate) fn step_cache(
                     "use --easycache, which needs none",
                 )
             })?;
-            Ok(Some(Box::new(TeaCache::new(family, f64::from(threshold), use_ret_steps, 0)?)))
+            let threshold = f64::from(threshold);
+            Ok(Some(StepCache::Tea(TeaCache::new(family, threshold, use_ret_steps, 0)?)))
         }
         CacheChoice::EasyCache { threshold } => {
             let warmup = EasyCache::DEFAULT.1;
-            Ok(Some(Box::new(EasyCache::new(f64::from(threshold), warmup, 0)?)))
+            Ok(Some(StepCache::Easy(EasyCache::new(f64::from(threshold), warmup, 0)?)))
         }
     }
 }
@@ -38,4 +40,16 @@ pub(crate) fn step_cache(
 pub(super) fn teacache_family(request: &FilmRequest, model: &ModelFacts) -> Option<TeaCacheFamily> {
     let takes_image = model.transformer.in_channels > model.transformer.out_channels;
     TeaCacheFamily::of(model.dim(), takes_image, request.height.min(request.width))
+}
+
+/// Bytes that a step cache takes while a pass of `tokens` tokens runs: TeaCache's residual of the other
+/// pass of guidance, in what the network computes in. EasyCache keeps latents, which are next to nothing.
+pub(super) fn step_cache_bytes(request: &FilmRequest, model: &ModelFacts, tokens: usize) -> u64 {
+    let element = if model.gpu.is_some() { 2 } else { size_of::<f32>() };
+    match request.cache {
+        CacheChoice::TeaCache { .. } if request.guidance_scale > 1.0 => {
+            (tokens * model.dim() * element) as u64
+        }
+        _ => 0,
+    }
 }

@@ -4,6 +4,7 @@ use longreel_sampling::{KeptRow, Timetable, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
 
+use super::cache::step_cache_bytes;
 use super::causal::{self, KvCacheSummary};
 use super::gpu::GpuPlan;
 use super::savings::{Saving, savings};
@@ -52,6 +53,8 @@ pub struct PlanSummary {
     pub memory_bytes: u64,
     /// What of that keeps finished causal blocks, and what it saves.
     pub kv_cache: Option<KvCacheSummary>,
+    /// Bytes of that for what `--teacache` keeps of a pass while another one runs.
+    pub step_cache_bytes: u64,
     /// Memory available now, where the system tells.
     pub available_bytes: Option<u64>,
     /// How devices share the work.
@@ -132,7 +135,8 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let film_pixels = request.film_size().map(|side| side as u64).iter().product::<u64>();
     let counted = frames.unwrap_or(4 * latents as u64);
     let kv_cache = causal::summary(plan, model)?;
-    let kept_bytes = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
+    let step_cache_bytes = step_cache_bytes(request, model, tokens);
+    let kept_bytes = kept_bytes(kv_cache.as_ref(), step_cache_bytes);
     let gpu = model.gpu.as_ref().map(|gpu| {
         let size = [height, width];
         let need = Need::of_rank(model, plan.sharing, tokens, size, plan.strips, kept_bytes);
@@ -192,6 +196,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         decoder_strips: plan.strips,
         gpu,
         kv_cache,
+        step_cache_bytes,
         available_bytes: available_memory_bytes(),
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
         disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
@@ -313,7 +318,17 @@ pub(super) fn base_tokens(plan: &FilmPlan, model: &ModelFacts) -> usize {
     frames.unwrap_or(0) * tokens_per_frame(&model.transformer, request.height, request.width)
 }
 
+/// Bytes of what passes leave for later ones.
+fn kept_bytes(kv_cache: Option<&KvCacheSummary>, step_cache_bytes: u64) -> u64 {
+    kv_cache.map_or(0, |kept| kept.bytes) + step_cache_bytes
+}
+
 impl PlanSummary {
+    /// Bytes of what passes leave for later ones, on all devices together.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        kept_bytes(self.kv_cache.as_ref(), self.step_cache_bytes)
+    }
+
     pub(super) fn empty(sharing: Sharing) -> Self {
         Self {
             model: String::new(),
@@ -332,6 +347,7 @@ impl PlanSummary {
             total_flops: 0.0,
             memory_bytes: 0,
             kv_cache: None,
+            step_cache_bytes: 0,
             available_bytes: None,
             sharing,
             decoder_strips: 1,

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use longreel_kernels::Tensor;
 use longreel_media::{FilmOptions, FrameRate};
-use longreel_sampling::StepCache;
 
 use self::beside::Taker;
 pub(crate) use self::ending::sheet_frame;
@@ -36,6 +35,7 @@ use crate::plan::FilmPlan;
 use crate::prompts::Prompter;
 use crate::request::FilmRequest;
 use crate::run_file::Maker;
+use crate::step_cache::StepCache;
 
 /// Names of the growing files of a run.
 const LATENTS: &str = "latents.raw";
@@ -76,7 +76,7 @@ pub struct Run<'a> {
     prompter: Prompter<'a>,
     conditions: Conditions,
     noise: NoiseSource,
-    cache: Option<Box<dyn StepCache>>,
+    cache: Option<StepCache>,
     /// The film's last latents, as many as the next segment and a resumed decoder need.
     recent: Option<Tensor>,
     /// The next one to be denoised.
@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
         prompter: Prompter<'a>,
         conditions: Conditions,
         noise: NoiseSource,
-        cache: Option<Box<dyn StepCache>>,
+        cache: Option<StepCache>,
         mut checkpoint: Option<Checkpoint>,
     ) -> Result<Self, FilmError> {
         let plan = Arc::new(plan.clone());

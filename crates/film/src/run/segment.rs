@@ -128,7 +128,7 @@ impl Run<'_> {
             }
             Ok(stop.get() != Stop::Now)
         };
-        let whole = denoise(&task, &mut window, self.cache.as_deref_mut(), &mut on_row)?;
+        let whole = denoise(&task, &mut window, self.cache.as_mut(), &mut on_row)?;
         for message in self.networks.denoisers.warnings() {
             observer.event(Event::Warning { message });
         }

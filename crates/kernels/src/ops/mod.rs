@@ -24,4 +24,6 @@ pub use norm::{
     RopeTable, channel_norm, channel_normed, layer_norm, layer_norm_full, rms_norm_rope,
 };
 pub use per_frame::{Modulation, PerFrame};
-pub use pointwise::{add_row, clamp_inplace, gate_residual, mul_inplace, narrowed, subtract};
+pub use pointwise::{
+    add_row, clamp_inplace, difference, gate_residual, mul_inplace, narrowed, relative_change,
+};

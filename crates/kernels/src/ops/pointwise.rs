@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::PerFrame;
 use super::per_frame::OnGpu;
 use crate::Tensor;
-use crate::gpu::ops as body;
+use crate::gpu::{GpuError, ops as body};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Values of one task: enough work to be worth handing to a thread.
@@ -117,12 +117,13 @@ impl Kernel for AddGated<'_> {
     }
 }
 
-/// `x - y`, value by value.
-pub fn subtract(x: &Tensor, y: &Tensor) -> Tensor {
+/// `x - y`, value by value, in the form of [`narrowed`].
+pub fn difference(x: &Tensor, y: &Tensor) -> Tensor {
     let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
-    assert_eq!(x.shape(), y.shape(), "subtract: shapes");
+    assert_eq!(x.shape(), y.shape(), "difference: shapes");
     if let Some(array) = x.array() {
-        let out = body::subtract(array, &y.array_as(array.gpu(), array.element()));
+        let y = y.array_as(array.gpu(), array.element());
+        let out = body::combine(&[(1.0, array), (-1.0, &y)], array.gpu().compute());
         spans::settle(array.gpu());
         return Tensor::from_array(x.shape(), out);
     }
@@ -132,6 +133,26 @@ pub fn subtract(x: &Tensor, y: &Tensor) -> Tensor {
         x.iter_mut().zip(&y[at..]).for_each(|(x, y)| *x -= y);
     });
     out
+}
+
+/// How far `x` is from `before`, beside the size of that: the mean of |x - before| through the mean of
+/// |before|. Sums are f64 on the host; on a GPU f32 by block, and nothing else comes back from there.
+///
+/// # Errors
+/// What went wrong on the GPU, in this or before.
+pub fn relative_change(x: &Tensor, before: &Tensor) -> Result<f64, GpuError> {
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    assert_eq!(x.shape(), before.shape(), "relative_change: shapes");
+    let [change, size] = match x.array() {
+        Some(array) => body::change(array, &before.array_as(array.gpu(), array.element()))?,
+        None => {
+            let (x, before) = (x.data(), before.data());
+            let change = x.iter().zip(before).map(|(&x, &b)| f64::from((x - b).abs())).sum();
+            [change, before.iter().map(|&b| f64::from(b.abs())).sum()]
+        }
+    };
+    let count = x.len().max(1) as f64;
+    Ok((change / count) / (size / count))
 }
 
 /// Every value held between `least` and `most`.

@@ -54,7 +54,14 @@ fn products_and_sums_equal_the_reference() {
                 continue;
             }
             let [x, y] = [&x, &y].map(|v| array(&gpu, v, a));
-            assert_close("subtract", ops::subtract(&x, &y), &each(|x, y| x - y), 1e-7);
+            let sums = ops::change(&x, &y).expect("done");
+            // Its parts are memory that was written.
+            gpu.shrink();
+            let expected = [each(|x, y| (x - y).abs()), each(|_, y| y.abs())];
+            for (sum, expected) in sums.iter().zip(expected.map(|terms| terms.iter().sum::<f64>()))
+            {
+                assert!((sum / expected - 1.0).abs() < 1e-5, "change {a:?}: {sum} for {expected}");
+            }
             for out in ELEMENTS {
                 let terms = [(0.75, &x), (-2.5, &y), (3.0, &x), (0.125, &y)];
                 for count in 1..=4 {

@@ -28,7 +28,7 @@ use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmb
 pub use context::{Context, ContextOptions};
 pub use pass::Pass;
 use rope::Rope;
-pub use split::{SplitCache, SplitContext, SplitPass, SplitTransformer};
+pub use split::{SplitCache, SplitContext, SplitPass, SplitResidual, SplitTransformer};
 
 /// What a forward may vary besides latents, timesteps and conditioning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

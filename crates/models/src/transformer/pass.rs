@@ -24,6 +24,8 @@ pub struct Pass<'a> {
     /// Of this rank's strip.
     grid: [usize; 3],
     strip: Strip,
+    /// What the hidden state was made of, `[tokens, values of a patch]`.
+    patches: Tensor,
     hidden: Tensor,
     temb: Tensor,
     time_proj: Tensor,
@@ -97,12 +99,13 @@ impl Transformer {
         let strip = strip.unwrap_or(Strip { first: 0, all: grid[1] });
         let mask = self.mask(strip.all * grid[2], options)?;
         let latents = latents.on(device)?;
-        let hidden = in_pool(|| {
+        let (patches, hidden) = in_pool(|| {
             let patches = ops::patchify(&latents, self.patch());
-            ops::linear_full(&patches, &self.patch_embedding)
+            let hidden = ops::linear_full(&patches, &self.patch_embedding);
+            (patches, hidden)
         });
         let rope = self.rope.table([first, strip.first], grid, device)?;
-        Ok(Pass { model: self, grid, strip, hidden, temb, time_proj, rope, mask })
+        Ok(Pass { model: self, grid, strip, patches, hidden, temb, time_proj, rope, mask })
     }
 
     /// Which tokens a token sees, where a frame has `tokens`.
@@ -236,15 +239,28 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Runs all blocks and returns what they added, `[tokens, dim]`. Takes one activation more than
-    /// [`run_blocks`](Self::run_blocks).
+    /// Runs all blocks and returns what they added, `[tokens, dim]`, on the device: on a GPU in what it
+    /// computes in.
     ///
     /// # Errors
     /// As [`run_blocks`](Self::run_blocks).
     pub fn run_blocks_keeping_residual(&mut self, context: &Context) -> Result<Tensor, ModelError> {
-        let before = self.hidden.clone();
-        self.run_blocks(context)?;
-        Ok(ops::subtract(&self.hidden, &before))
+        self.run_keeping_residual(context, &Alone)
+    }
+
+    /// As [`run_blocks_keeping_residual`](Self::run_blocks_keeping_residual), with the other ranks.
+    pub(super) fn run_keeping_residual(
+        &mut self,
+        context: &Context,
+        ranks: &dyn Communicator,
+    ) -> Result<Tensor, ModelError> {
+        self.run(context, None, ranks)?;
+        // Embedding the patches again takes next to no time, and keeping what it gave an activation in
+        // every block.
+        Ok(in_pool(|| {
+            let before = ops::linear_full(&self.patches, &self.model.patch_embedding);
+            ops::difference(&self.hidden, &before)
+        }))
     }
 
     /// Adds the residual of an earlier step instead of running the blocks.

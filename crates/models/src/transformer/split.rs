@@ -40,6 +40,12 @@ pub struct SplitPass<'a> {
     passes: Vec<Pass<'a>>,
 }
 
+/// What the blocks added in a [`SplitPass`], of each rank's strip on its device.
+#[derive(Debug)]
+pub struct SplitResidual {
+    ranks: Vec<Tensor>,
+}
+
 impl SplitTransformer {
     /// Copies of one network, each on its device, as the ranks of a group; there is at least one.
     ///
@@ -191,67 +197,46 @@ impl SplitCache {
 }
 
 impl SplitPass<'_> {
-    /// As [`Pass::temb`], on the host.
-    ///
-    /// # Errors
-    /// What went wrong on the device.
-    pub fn temb(&self) -> Result<Tensor, ModelError> {
-        // It is the same on all.
-        Ok(self.passes[0].temb().on(&Device::Cpu)?.into_owned())
+    /// As [`Pass::temb`]. It is the same on all devices, and given where the first one has it.
+    pub fn temb(&self) -> &Tensor {
+        self.passes[0].temb()
     }
 
-    /// As [`Pass::time_proj`], on the host.
-    ///
-    /// # Errors
-    /// What went wrong on the device.
-    pub fn time_proj(&self) -> Result<Tensor, ModelError> {
-        Ok(self.passes[0].time_proj().on(&Device::Cpu)?.into_owned())
+    /// As [`Pass::time_proj`]; see [`temb`](Self::temb).
+    pub fn time_proj(&self) -> &Tensor {
+        self.passes[0].time_proj()
     }
 
-    /// The shape of the hidden state, `[tokens, dim]`.
-    pub fn hidden_shape(&self) -> [usize; 2] {
-        let hidden = self.passes.iter().map(Pass::hidden);
-        [hidden.map(|strip| strip.dim(0)).sum(), self.passes[0].hidden().dim(1)]
-    }
-
-    /// The hidden state on the host, strip by strip.
-    ///
-    /// # Errors
-    /// What went wrong on a device.
-    pub fn hidden(&self) -> Result<Tensor, ModelError> {
-        let strips = self.passes.iter().map(|pass| pass.hidden().on(&Device::Cpu));
-        let strips = strips.collect::<Result<Vec<_>, _>>()?;
-        Ok(Tensor::concat0(&strips.iter().map(AsRef::as_ref).collect::<Vec<_>>()))
-    }
-
-    /// As [`Pass::run_blocks`].
+    /// As [`Pass::run_blocks_keeping_residual`], each rank's on its device.
     ///
     /// # Errors
     /// As there.
-    pub fn run_blocks(&mut self, context: &SplitContext) -> Result<(), ModelError> {
+    pub fn run_blocks_keeping_residual(
+        &mut self,
+        context: &SplitContext,
+    ) -> Result<SplitResidual, ModelError> {
         let parts = self.passes.iter_mut().zip(&context.ranks).collect();
-        self.model.group.run(parts, |ranks, (pass, context): (&mut Pass<'_>, _)| {
-            pass.run(context, None, ranks)
+        let ranks = self.model.group.run(parts, |ranks, (pass, context): (&mut Pass<'_>, _)| {
+            pass.run_keeping_residual(context, ranks)
         })?;
-        Ok(())
+        Ok(SplitResidual { ranks })
     }
 
-    /// As [`Pass::add_residual`], in the order of [`hidden`](Self::hidden).
+    /// Whether a residual can be added here.
+    pub fn takes(&self, residual: &SplitResidual) -> bool {
+        let shapes = self.passes.iter().map(|pass| pass.hidden().shape());
+        shapes.eq(residual.ranks.iter().map(Tensor::shape))
+    }
+
+    /// As [`Pass::add_residual`].
     ///
     /// # Errors
     /// As there.
-    pub fn add_residual(&mut self, residual: &Tensor) -> Result<(), ModelError> {
-        let mut end = 0;
-        let tokens: Vec<usize> = self.passes.iter().map(|pass| pass.hidden().dim(0)).collect();
-        if residual.shape() != self.hidden_shape() {
-            let rule = format!("the hidden state is {:?}", self.hidden_shape());
-            return Err(input("the shape of the cached residual", residual.shape(), rule));
-        }
-        for (pass, tokens) in self.passes.iter_mut().zip(tokens) {
-            let start = end;
-            end += tokens;
-            pass.add_residual(&residual.slice0(start..end))?;
-        }
+    pub fn add_residual(&mut self, residual: &SplitResidual) -> Result<(), ModelError> {
+        let parts = self.passes.iter_mut().zip(&residual.ranks).collect();
+        self.model.group.run(parts, |_, (pass, residual): (&mut Pass<'_>, &Tensor)| {
+            pass.add_residual(residual)
+        })?;
         Ok(())
     }
 

@@ -3,11 +3,15 @@
 //! are computed. Follows the authors' code for Wan 2.1 (`EasyCache4Wan2.1/easycache_generate.py`).
 //!
 //! The conditional branch decides for both.
+//!
+//! ```text
+//! match cache.decide(row, input) {                         // of the conditional branch
+//!     Decision::Compute => { output = run(input); cache.store(branch, input, output)?; }
+//!     Decision::Reuse => cache.reuse(branch, input)?,      // input becomes the output
+//! }
+//! ```
 
-use super::{
-    Branch, CacheError, Decision, Observed, Residuals, Span, StepCache, check_threshold,
-    mean_change, mean_size,
-};
+use super::{Branch, CacheError, Decision, check_threshold};
 
 /// The EasyCache strategy.
 #[derive(Debug)]
@@ -23,7 +27,6 @@ pub struct EasyCache {
     /// Conditional input and output of the last computed row.
     computed_input: Vec<f32>,
     computed_output: Vec<f32>,
-    decision: Decision,
     residuals: Residuals,
     reused: usize,
 }
@@ -47,14 +50,24 @@ impl EasyCache {
             previous_input: Vec::new(),
             computed_input: Vec::new(),
             computed_output: Vec::new(),
-            decision: Decision::Compute,
             residuals: Residuals::default(),
             reused: 0,
         })
     }
 
-    /// The decision of the conditional branch.
-    fn decide_pair(&mut self, row: usize, input: &[f32]) -> Decision {
+    /// Decides about `row` of the timetable, of which `input` is what the conditional branch is given.
+    pub fn decide(&mut self, row: usize, input: &[f32]) -> Decision {
+        let decision = self.judge(row, input);
+        match decision {
+            Decision::Compute => self.accumulated = 0.0,
+            Decision::Reuse => self.reused += 1,
+        }
+        self.previous_input.clear();
+        self.previous_input.extend_from_slice(input);
+        decision
+    }
+
+    fn judge(&mut self, row: usize, input: &[f32]) -> Decision {
         let protected = row < self.warmup_rows || row + 1 >= self.rows;
         // A window that has moved shows other frames; what is known of the old ones says nothing.
         let comparable =
@@ -68,32 +81,17 @@ impl EasyCache {
             _ => Decision::Compute,
         }
     }
-}
 
-impl StepCache for EasyCache {
-    fn observed(&self) -> Observed {
-        Observed::ModelInput
-    }
-
-    fn span(&self) -> Span {
-        Span::Model
-    }
-
-    fn decide(&mut self, branch: Branch, row: usize, observed: &[f32]) -> Decision {
-        if branch == Branch::Cond {
-            self.decision = self.decide_pair(row, observed);
-            if self.decision == Decision::Compute {
-                self.accumulated = 0.0;
-            }
-            self.previous_input.clear();
-            self.previous_input.extend_from_slice(observed);
-        }
-        let decision = if self.residuals.has(branch) { self.decision } else { Decision::Compute };
-        self.reused += usize::from(decision == Decision::Reuse);
-        decision
-    }
-
-    fn store(&mut self, branch: Branch, input: &[f32], output: &[f32]) -> Result<(), CacheError> {
+    /// Keeps `output - input` of a computed branch for later rows.
+    ///
+    /// # Errors
+    /// When the lengths differ.
+    pub fn store(
+        &mut self,
+        branch: Branch,
+        input: &[f32],
+        output: &[f32],
+    ) -> Result<(), CacheError> {
         self.residuals.store(branch, input, output)?;
         if branch == Branch::Cond {
             if self.computed_output.len() == output.len() {
@@ -115,11 +113,17 @@ impl StepCache for EasyCache {
         Ok(())
     }
 
-    fn reuse(&self, branch: Branch, values: &mut [f32]) -> Result<(), CacheError> {
+    /// Adds the residual: `values` is the branch's input and becomes its output.
+    ///
+    /// # Errors
+    /// When nothing was stored for the branch, or something of another length; after a
+    /// [`Decision::Reuse`] for an input of unchanged size neither happens.
+    pub fn reuse(&self, branch: Branch, values: &mut [f32]) -> Result<(), CacheError> {
         self.residuals.reuse(branch, values)
     }
 
-    fn reset(&mut self, rows: usize) {
+    /// Forgets everything, for a window of `rows` rows.
+    pub fn reset(&mut self, rows: usize) {
         // The threshold was checked when this cache was made.
         *self = Self {
             threshold: self.threshold,
@@ -130,13 +134,51 @@ impl StepCache for EasyCache {
             previous_input: Vec::new(),
             computed_input: Vec::new(),
             computed_output: Vec::new(),
-            decision: Decision::Compute,
             residuals: Residuals::default(),
             reused: 0,
         };
     }
 
-    fn reused(&self) -> usize {
+    /// Rows answered with [`Decision::Reuse`] since the last reset, for reports.
+    pub fn reused(&self) -> usize {
         self.reused
     }
+}
+
+/// The stored residual of each branch.
+#[derive(Debug, Default)]
+struct Residuals([Option<Vec<f32>>; 2]);
+
+impl Residuals {
+    fn store(&mut self, branch: Branch, input: &[f32], output: &[f32]) -> Result<(), CacheError> {
+        if input.len() != output.len() {
+            return Err(CacheError::Length { stored: input.len(), given: output.len() });
+        }
+        let residual = self.0[branch as usize].get_or_insert_default();
+        residual.clear();
+        residual.extend(output.iter().zip(input).map(|(&o, &i)| o - i));
+        Ok(())
+    }
+
+    fn reuse(&self, branch: Branch, values: &mut [f32]) -> Result<(), CacheError> {
+        let residual = self.0[branch as usize].as_ref().ok_or(CacheError::Empty { branch })?;
+        if residual.len() != values.len() {
+            return Err(CacheError::Length { stored: residual.len(), given: values.len() });
+        }
+        for (value, &r) in values.iter_mut().zip(residual) {
+            *value += r;
+        }
+        Ok(())
+    }
+}
+
+/// Mean of |a - b|, summed in f64.
+fn mean_change(a: &[f32], b: &[f32]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from((a - b).abs())).sum();
+    sum / a.len().max(1) as f64
+}
+
+/// Mean of |a|, summed in f64.
+fn mean_size(a: &[f32]) -> f64 {
+    a.iter().map(|&a| f64::from(a.abs())).sum::<f64>() / a.len().max(1) as f64
 }

@@ -8,11 +8,10 @@
 //! count after `num_steps` of them: warm-up comes a second time in the middle of a run, the last
 //! step is never protected, and with an odd number of steps (or without guidance) the branches
 //! exchange their residuals. Here rows are counted, as TeaCache's own Wan code intends.
+//!
+//! Both branches of guidance see the same embedding, so one decision is for both.
 
-use super::{
-    Branch, CacheError, Decision, Observed, Residuals, Span, StepCache, check_threshold,
-    mean_change, mean_size,
-};
+use super::{CacheError, Decision, Observed, check_threshold};
 
 /// The models that coefficients are published for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +71,6 @@ impl TeaCacheFamily {
     }
 }
 
-/// One branch's view of the rows so far.
-#[derive(Debug, Default)]
-struct BranchState {
-    previous: Vec<f32>,
-    accumulated: f64,
-}
-
 /// The TeaCache strategy.
 #[derive(Debug)]
 pub struct TeaCache {
@@ -86,8 +78,8 @@ pub struct TeaCache {
     threshold: f64,
     use_ret_steps: bool,
     rows: usize,
-    branches: [BranchState; 2],
-    residuals: Residuals,
+    /// Change since the last computed row.
+    accumulated: f64,
     reused: usize,
 }
 
@@ -110,8 +102,7 @@ impl TeaCache {
             threshold: check_threshold(threshold)?,
             use_ret_steps,
             rows,
-            branches: Default::default(),
-            residuals: Residuals::default(),
+            accumulated: 0.0,
             reused: 0,
         })
     }
@@ -120,54 +111,38 @@ impl TeaCache {
     fn is_protected(&self, row: usize) -> bool {
         if self.use_ret_steps { row < 5 } else { row < 1 || row + 1 >= self.rows }
     }
-}
 
-impl StepCache for TeaCache {
-    fn observed(&self) -> Observed {
+    /// What to watch.
+    pub fn observed(&self) -> Observed {
         if self.use_ret_steps { Observed::TimeProjection } else { Observed::TimeEmbedding }
     }
 
-    fn span(&self) -> Span {
-        Span::Blocks
-    }
-
-    fn decide(&mut self, branch: Branch, row: usize, observed: &[f32]) -> Decision {
-        let protected = self.is_protected(row);
-        let state = &mut self.branches[branch as usize];
-        // A window that has moved shows other frames; what is known of the old ones says nothing.
-        let comparable = state.previous.len() == observed.len() && self.residuals.has(branch);
-        let decision = if protected || !comparable {
-            Decision::Compute
-        } else {
-            let change = mean_change(observed, &state.previous) / mean_size(&state.previous);
-            state.accumulated += self.coefficients.iter().fold(0.0, |sum, c| sum * change + c);
-            if state.accumulated < self.threshold { Decision::Reuse } else { Decision::Compute }
+    /// Decides about `row` of the timetable. `change` is the mean of |now - before| through the mean of
+    /// |before|, of what is observed in this row and in the one before; `None` where the two cannot be
+    /// compared or there is no residual to add: a window that has moved shows other frames, and what is
+    /// known of the old ones says nothing.
+    pub fn decide(&mut self, row: usize, change: Option<f64>) -> Decision {
+        let decision = match change.filter(|_| !self.is_protected(row)) {
+            None => Decision::Compute,
+            Some(change) => {
+                self.accumulated += self.coefficients.iter().fold(0.0, |sum, c| sum * change + c);
+                if self.accumulated < self.threshold { Decision::Reuse } else { Decision::Compute }
+            }
         };
         match decision {
-            Decision::Compute => state.accumulated = 0.0,
+            Decision::Compute => self.accumulated = 0.0,
             Decision::Reuse => self.reused += 1,
         }
-        state.previous.clear();
-        state.previous.extend_from_slice(observed);
         decision
     }
 
-    fn store(&mut self, branch: Branch, input: &[f32], output: &[f32]) -> Result<(), CacheError> {
-        self.residuals.store(branch, input, output)
+    /// Forgets everything, for a window of `rows` rows.
+    pub fn reset(&mut self, rows: usize) {
+        (self.rows, self.accumulated, self.reused) = (rows, 0.0, 0);
     }
 
-    fn reuse(&self, branch: Branch, values: &mut [f32]) -> Result<(), CacheError> {
-        self.residuals.reuse(branch, values)
-    }
-
-    fn reset(&mut self, rows: usize) {
-        self.rows = rows;
-        self.branches = Default::default();
-        self.residuals = Residuals::default();
-        self.reused = 0;
-    }
-
-    fn reused(&self) -> usize {
+    /// Rows answered with [`Decision::Reuse`] since the last reset, for reports.
+    pub fn reused(&self) -> usize {
         self.reused
     }
 }

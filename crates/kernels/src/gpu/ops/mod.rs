@@ -27,7 +27,7 @@ pub use linear::{Dense, feed_forward_residual, linear, linear_residual};
 pub use norm::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
 pub use per_frame::PerFrame;
 pub use pointwise::{
-    activate_inplace, clamp_inplace, combine, gate_residual, mul_inplace, prelu_inplace, subtract,
+    activate_inplace, change, clamp_inplace, combine, gate_residual, mul_inplace, prelu_inplace,
 };
 
 use super::{Address, Arg, Array, Launch};

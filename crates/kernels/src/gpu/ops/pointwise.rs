@@ -2,7 +2,7 @@
 
 use super::{PerFrame, blocks, each, int, kernel, long, pointer, pointer_or_none, row_threads};
 use crate::Activation;
-use crate::gpu::{Arg, Array, Element};
+use crate::gpu::{Arg, Array, Element, GpuError};
 
 /// [`crate::ops::gate_residual`]: `x += gate * y`, both `[rows, dim]`.
 pub fn gate_residual(x: &mut Array, y: &Array, dim: usize, gate: Option<PerFrame<'_>>) {
@@ -88,7 +88,20 @@ pub fn combine(terms: &[(f32, &Array)], out: Element) -> Array {
     result
 }
 
-/// [`crate::ops::subtract`]: `x - y`, of one element.
-pub fn subtract(x: &Array, y: &Array) -> Array {
-    combine(&[(1.0, x), (-1.0, y)], x.element())
+/// The sums of |x - y| and of |y|, on the host once all work before is done; both of one element.
+///
+/// # Errors
+/// What went wrong, in this or before.
+pub fn change(x: &Array, y: &Array) -> Result<[f64; 2], GpuError> {
+    assert!(
+        x.len() == y.len() && x.element() == y.element(),
+        "change: {} and {} values",
+        x.len(),
+        y.len()
+    );
+    let launch = each("pointwise", kernel!("change", x.element()), x.len());
+    let parts = Array::unset(x.gpu(), Element::F32, 2 * launch.grid[0] as usize);
+    x.gpu().launch(launch, &[pointer(&parts), pointer(x), pointer(y), long(x.len())]);
+    let parts = parts.to_host()?;
+    Ok([0, 1].map(|sum| parts.iter().skip(sum).step_by(2).map(|&part| f64::from(part)).sum()))
 }
