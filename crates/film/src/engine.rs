@@ -114,7 +114,7 @@ impl Engine {
             transformer_bytes: folder.transformer_bytes(),
             text_encoder_bytes: folder.text_encoder_bytes(),
             other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
-            upscaler_flops: upscaler.map_or(0.0, |upscaler| upscaler.flops_per_pixel()),
+            upscaler: upscaler.map(|upscaler| upscaler.shape()),
             gpu: GpuFacts::of(&options.device),
             devices: options.device.count(),
         };

@@ -146,18 +146,32 @@ pub fn decode_flops(config: &VaeConfig, height: usize, width: usize) -> f64 {
 
 /// Bytes that decoding one latent frame at a time takes, in so many strips of the picture: the causal
 /// caches (two frames of the input of each convolution that looks back in time), a few of the widest
-/// activations, and the weights as the processor multiplies with them.
-pub fn decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
-    let weights = decode_weights(config);
+/// activations, and the weights as the processor multiplies with them. `latents` are those that a segment adds,
+/// which go through the strips together as far as their pictures are not too many.
+pub fn decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize, latents: usize) -> u64 {
     if strips == 1 {
         let (state, working) = decode_values(config, size, None);
-        return 4 * (weights + state + working);
+        return 4 * (decode_weights(config) + state + working);
     }
     // What is remembered of all strips stands, and one of them is worked on.
-    let (whole, parts) = values_of_strips(config, size, strips);
-    let state: u64 = parts.iter().map(|(state, _)| state).sum();
+    let (_, parts) = values_of_strips(config, size, strips);
     let working = parts.iter().map(|(_, working)| working).max();
-    4 * (weights + whole + state + working.unwrap_or(&0) + together_values(config, size))
+    decoded_bytes(config, size, strips, latents)
+        + 4 * (working.unwrap_or(&0) + together_values(config, size, latents))
+}
+
+/// Bytes that decoding on the processor holds while its pictures are written, see [`decode_bytes`]: its
+/// weights, what it remembers, and the pictures that it hands over together.
+pub fn decoded_bytes(config: &VaeConfig, size: [usize; 2], strips: usize, latents: usize) -> u64 {
+    let (remembered, latents) = match strips {
+        1 => (decode_values(config, size, None).0, 1),
+        _ => {
+            let (whole, parts) = values_of_strips(config, size, strips);
+            let state: u64 = parts.iter().map(|(state, _)| state).sum();
+            (whole + state, together(config, size, latents))
+        }
+    };
+    4 * (decode_weights(config) + remembered + (latents * 4 * 3 * size[0] * size[1]) as u64)
 }
 
 /// Values of the decoder's weights as the processor multiplies with them: those of 3 x 3 in space are four
@@ -201,15 +215,20 @@ fn values_of_strips(config: &VaeConfig, size: [usize; 2], strips: usize) -> (u64
     (whole, tiles.tiles().iter().map(of).collect())
 }
 
-/// Values that wait for their strips: of the frames that go through all of them together.
-fn together_values(config: &VaeConfig, [height, width]: [usize; 2]) -> u64 {
-    let base = config.decoder_base_dim.unwrap_or(config.base_dim);
-    let channels = base * config.dim_mult.last().copied().unwrap_or(1);
-    let frames = VaeDecoder::frames_together(config, [height / 8, width / 8]);
-    (frames * channels * (height / 8) * (width / 8)) as u64
+/// How many of so many latent frames go through all strips together.
+fn together(config: &VaeConfig, [height, width]: [usize; 2], latents: usize) -> usize {
+    VaeDecoder::frames_together(config, [height / 8, width / 8]).min(latents)
 }
 
-/// Bytes of activations that stand at once in a forward pass: a handful of `[tokens, dim]` and one
+/// Values that wait for their strips: of the frames that go through all of them together.
+fn together_values(config: &VaeConfig, size: [usize; 2], latents: usize) -> u64 {
+    let base = config.decoder_base_dim.unwrap_or(config.base_dim);
+    let channels = base * config.dim_mult.last().copied().unwrap_or(1);
+    (together(config, size, latents) * channels * (size[0] / 8) * (size[1] / 8)) as u64
+}
+
+/// Bytes of activations that stand at once in a forward pass; with no tokens what stays after it. A
+/// handful of `[tokens, dim]` and one
 /// slice of the feed-forward's hidden layer.
 pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
@@ -243,7 +262,7 @@ pub fn gpu_decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> 
     let strip = parts.iter().map(|(state, working)| state + working).max();
     // Strips differ in height, and what one leaves is not always of use to the next one.
     let strip = strip.unwrap_or(0) / 20 * 21;
-    2 * (whole + strip + together_values(config, size))
+    2 * (whole + strip + together_values(config, size, usize::MAX))
 }
 
 /// Bytes that the decoder remembers on a GPU between segments.
@@ -308,29 +327,4 @@ pub fn flops_per_second_of(device: &Device) -> Result<f64, GpuError> {
     }
     gpu.finish()?;
     Ok(2.0 * (rounds * side * side) as f64 * side as f64 / started.elapsed().as_secs_f64())
-}
-
-/// Memory that this process may still take, in bytes: the smaller of the system's available memory
-/// and what the control group leaves. `None` where neither tells.
-pub fn available_memory_bytes() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let system = read("/proc/meminfo").and_then(|text| {
-        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    });
-    let number = |path: &str| read(path).and_then(|t| t.trim().parse::<u64>().ok());
-    let group = number("/sys/fs/cgroup/memory.max")
-        .zip(number("/sys/fs/cgroup/memory.current"))
-        .map(|(max, used)| max.saturating_sub(used));
-    match (system, group) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
-/// Peak resident memory of this process in bytes, where the system tells.
-pub fn peak_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

@@ -48,6 +48,7 @@ mod error;
 mod estimate;
 mod events;
 mod finish;
+mod memory;
 mod noise;
 mod outputs;
 mod peek;
@@ -68,15 +69,16 @@ pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
 pub use estimate::{
-    ForwardFlops, available_memory_bytes, decode_flops, flops_per_second_of, forward_flops,
-    peak_memory_bytes, probe_flops_per_second, tokens_per_frame,
+    ForwardFlops, decode_flops, flops_per_second_of, forward_flops, probe_flops_per_second,
+    tokens_per_frame,
 };
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use longreel_sampling::GuidanceInterval;
+pub use memory::{available_memory_bytes, memory_limit_bytes, peak_memory_bytes};
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    FilmPlan, GpuPlan, KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving,
-    check_inputs, human_bytes, human_seconds, plan,
+    Beyond, FilmPlan, FinishSummary, GpuPlan, KvCacheSummary, ModelFacts, PlanSummary,
+    PlannedSegment, Saving, check_inputs, human_bytes, human_seconds, plan,
 };
 pub use request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, KvCacheChoice, Length, SolverChoice,

@@ -85,6 +85,32 @@ fn a_network_enlarges_otherwise_than_lanczos_and_belongs_to_the_run() {
 }
 
 #[test]
+fn a_plan_counts_what_finishing_takes_and_blames_it_where_the_rest_fits() {
+    let learned = EngineOptions {
+        upscaler: Some(fixture("upscaler/x2.pth")),
+        ..EngineOptions::new(fixture("models/df"))
+    };
+    let plain = EngineOptions::new(fixture("models/df"));
+    let (large, smooth) = (Some([1920, 1080]), None);
+    for (options, size, frames, shown, flag) in [
+        (&plain, large, 1, "finish     1920x1080 by Lanczos, ", "--upscale"),
+        (&learned, large, 2, "1920x1080 by a network of 2x, 2 frames for each one, ", "--upscale"),
+        (&plain, smooth, 4, "finish     4 frames for each one, ", "--interpolate"),
+    ] {
+        let engine = Engine::open(options).expect("a model");
+        let planned = |finish| engine.plan(&request(&engine, finish)).expect("a plan");
+        let (with, without) = (planned(Finish { size, frames }), planned(Finish::default()));
+        let (summary, added) = (with.summary(), with.summary().finish.clone().expect("finished"));
+        assert_eq!(summary.memory_bytes - added.added_bytes, without.summary().memory_bytes);
+        assert!(summary.to_string().contains(shown), "{summary}");
+        assert!(without.summary().finish.is_none());
+        let enough = without.summary().memory_bytes;
+        assert_eq!(with.beyond(enough).flag, flag);
+        assert_eq!(with.beyond(enough - 1).flag, "--size");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_what_can() {
     let engine = Engine::open(&EngineOptions::new(fixture("models/df"))).expect("a model");
     for (size, frames, part) in [

@@ -59,7 +59,7 @@ pub enum HubError {
         way_out: String,
     },
     /// There was no answer, or none that could be used, also after all tries.
-    #[error("{host} {problem} ({tries} tries); {way_out}")]
+    #[error("{host} {problem}{}; {way_out}", times(*tries))]
     Unreachable {
         /// Who was asked.
         host: String,
@@ -148,6 +148,10 @@ pub enum HubError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+fn times(tries: u32) -> String {
+    if tries == 1 { String::new() } else { format!(" (tried {tries} times)") }
 }
 
 impl HubError {

@@ -292,6 +292,11 @@ pub(crate) fn words(error: ureq::Error) -> String {
         }
         ureq::Error::Timeout(_) => "takes too long".to_owned(),
         ureq::Error::ConnectProxyFailed(why) => format!("is not reached through the proxy: {why}"),
+        // What the system's resolver says has no kind of its own.
+        ureq::Error::Io(error) if error.to_string().contains("lookup address") => {
+            "is not known to the name server".to_owned()
+        }
+        ureq::Error::Io(error) => format!("cannot be reached: {error}"),
         error => format!("cannot be reached: {error}"),
     }
 }

@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 
 use crate::outcome::bad_input;
 
@@ -27,8 +27,13 @@ pub fn folder() -> Result<PathBuf> {
         return Ok(found);
     }
     let folder = cache().join(format!("demo-{DIGEST:016x}"));
-    unpack(&folder, FILES)
-        .with_context(|| format!("cannot put the demo model into {}", folder.display()))?;
+    unpack(&folder, FILES).map_err(|error| {
+        anyhow!(
+            "cannot put the demo model into {}: {error:#}; set XDG_CACHE_HOME to a \
+             folder that can be written to, or name another model with --model",
+            folder.display()
+        )
+    })?;
     Ok(folder)
 }
 

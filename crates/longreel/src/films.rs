@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use longreel_film::{
-    Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs, available_memory_bytes,
-    check_inputs, human_bytes, plan,
+    Beyond, Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs,
+    available_memory_bytes, check_inputs, human_bytes, plan,
 };
 use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Offers, Refusal};
 use serde_json::{Map, Value};
@@ -201,12 +201,9 @@ impl Films for TypedFilms {
             && self.engine.check_memory
             && summary.memory_bytes > available
         {
-            return Err(clients(&format!(
-                "this film needs about {} of memory and the server has {}; use a smaller --size or \
-                 --base-num-frames",
-                human_bytes(summary.memory_bytes),
-                human_bytes(available)
-            )));
+            let Beyond { rule, fix, .. } = plan.beyond(available);
+            let available = human_bytes(available);
+            return Err(clients(&format!("{rule} and the server has {available}; {fix}")));
         }
         let mut outputs = Outputs::new(FILM);
         outputs.program_version = env!("CARGO_PKG_VERSION").to_string();

@@ -27,6 +27,10 @@ pub fn health(args: &HealthArgs, verbosity: Verbosity) -> Result<u8> {
     let mut response = agent
         .get(format!("http://{address}/health/ready"))
         .call()
+        .map_err(|error| match error {
+            ureq::Error::Io(error) => anyhow::Error::new(error),
+            error => error.into(),
+        })
         .with_context(|| format!("no server answers at http://{address}"))?;
     let status = response.status();
     if !status.is_success() {

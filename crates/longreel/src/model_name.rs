@@ -92,7 +92,7 @@ pub fn locate(typed: Option<&Path>, hub: Option<Site>) -> Result<Located> {
     };
     let kept = find(&named, hub)?.ok_or_else(|| {
         bad_input(format!(
-            "--model {}: it is no path and not among the models on this machine; fetch it with \
+            "model {}: it is no path and not among the models on this machine; fetch it with \
              `longreel models pull {}`",
             path.display(),
             pull_words(&named)
@@ -109,7 +109,7 @@ fn in_cache(named: &Named, kept: &Kept) -> Result<Located> {
     let incomplete = |problem: &str| {
         let words = pull_words(named);
         bad_input(format!(
-            "--model {}: {problem}; `longreel models pull {words}` fetches what is missing",
+            "model {}: {problem}; `longreel models pull {words}` fetches what is missing",
             kept.short_reference()
         ))
     };
@@ -249,11 +249,11 @@ fn nothing_there(path: &Path) -> anyhow::Error {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     bad_input(match near {
         Some((_, name)) => format!(
-            "--model {text}: there is no such file or folder; did you mean {name}? Fetch it with \
+            "model {text}: there is no such file or folder; did you mean {name}? Fetch it with \
              `longreel models pull {name}`"
         ),
         None => format!(
-            "--model {text}: there is no such file or folder, and no published model of this name; \
+            "model {text}: there is no such file or folder, and no published model of this name; \
              `longreel models list` shows what is here, `longreel models search` what can be fetched"
         ),
     })

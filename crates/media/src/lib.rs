@@ -47,9 +47,10 @@ pub use ffmpeg::ffmpeg_path;
 pub use files::write_atomic;
 pub use film::{Codec, FilmKind, FilmOptions, FilmReport, FilmState, FilmWriter, PartReport};
 pub use frame::{Frame, FrameRate};
+pub use h264::encoder::encoder_bytes;
 pub use image::{
-    Filter, Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, decode_image, fit, load_image,
-    resize,
+    Filter, Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, Resizer, decode_image, fit,
+    load_image, resize,
 };
 pub use jpeg_file::{encode_jpeg, write_jpeg};
 pub use metadata::read_metadata;

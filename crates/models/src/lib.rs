@@ -23,5 +23,5 @@ pub use transformer::{
     AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, SplitCache,
     SplitContext, SplitPass, SplitResidual, SplitTransformer, Transformer,
 };
-pub use upscaler::Upscaler;
+pub use upscaler::{Upscaler, UpscalerShape};
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState, VaeTile, VaeTiles};

@@ -24,6 +24,48 @@ pub struct Upscaler {
     factor: usize,
 }
 
+/// Its sizes, which say what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpscalerShape {
+    /// Convolutions before the last one.
+    pub layers: usize,
+    /// Channels between them.
+    pub features: usize,
+    /// How many times wider and higher its pictures are.
+    pub factor: usize,
+}
+
+impl UpscalerShape {
+    /// Operations for a picture of one pixel.
+    pub fn flops_per_pixel(&self) -> f64 {
+        let (features, colours) = (self.features as f64, 3.0);
+        let between = (self.layers - 1) as f64 * features * features;
+        let last = features * colours * (self.factor * self.factor) as f64;
+        2.0 * 9.0 * (colours * features + between + last)
+    }
+
+    /// Rows of a picture of `width` that are done together, and those that they look at besides on
+    /// either side.
+    fn strip(&self, width: usize) -> (usize, usize) {
+        // What a pixel of the result looks at.
+        let halo = self.layers + 1;
+        let fits = STRIP_BYTES / (3 * self.features * width.max(1) * size_of::<f32>());
+        (fits.saturating_sub(2 * halo).max(halo), halo)
+    }
+
+    /// Bytes that [`Upscaler::forward`] takes for a picture of `height x width`, picture and result
+    /// included.
+    pub fn bytes(&self, height: usize, width: usize) -> u64 {
+        let (rows, halo) = self.strip(width);
+        let strip = (rows.min(height) + 2 * halo).min(height) * width;
+        let enlarged = 3 * self.factor * self.factor;
+        // Two layers stand at once; in the end the last one's, its values and those in their places.
+        let layers = (2 * self.features).max(self.features + 2 * enlarged);
+        let values = strip * (3 + layers) + height * width * (3 + enlarged);
+        (values * size_of::<f32>()) as u64
+    }
+}
+
 /// A convolution and the slopes of the PReLU behind it, one for each channel.
 #[derive(Debug)]
 struct Layer {
@@ -93,10 +135,10 @@ impl Upscaler {
         self.factor
     }
 
-    /// Operations for a picture of one pixel.
-    pub fn flops_per_pixel(&self) -> f64 {
-        let of = |conv: &Conv3d| 2.0 * 9.0 * (conv.inputs() * conv.outputs()) as f64;
-        self.layers.iter().map(|layer| of(&layer.conv)).sum::<f64>() + of(&self.last)
+    /// Its sizes.
+    pub fn shape(&self) -> UpscalerShape {
+        let features = self.last.inputs();
+        UpscalerShape { layers: self.layers.len(), features, factor: self.factor }
     }
 
     /// Enlarges a picture `[1, H, W, 3]` in [0, 1] to `[1, sH, sW, 3]`; values may lie a little outside.
@@ -104,11 +146,8 @@ impl Upscaler {
         let &[1, height, width, 3] = picture.shape() else {
             panic!("Upscaler::forward: {:?} is not [1, H, W, 3]", picture.shape());
         };
-        // What a pixel of the result looks at.
-        let halo = self.layers.len() + 1;
-        let features = self.layers[0].conv.outputs();
-        let fits = STRIP_BYTES / (3 * features * width * size_of::<f32>());
-        let rows = fits.saturating_sub(2 * halo).max(halo).min(height);
+        let (rows, halo) = self.shape().strip(width);
+        let rows = rows.min(height);
         let line = width * 3;
         let wide = self.factor * line * self.factor;
         let mut result = Vec::with_capacity(height * wide);

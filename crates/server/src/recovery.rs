@@ -94,7 +94,11 @@ fn smaller_film(before: &FilmPlan, planned: impl Fn(FilmRequest) -> Option<Film>
         let film = planned(FilmRequest { base_num_frames, ..request.clone() })?;
         // A model that makes its film in one piece has no smaller window.
         let window = |plan: &FilmPlan| plan.planned(0).map(|first| first.frames);
-        (window(&film.plan) < window(before)).then_some(film)
+        // What frames take that are made larger does not depend on the window.
+        let [now, then] = [before, &film.plan].map(FilmPlan::summary);
+        let saved = now.memory_bytes.saturating_sub(then.memory_bytes);
+        let helps = now.finish.as_ref().is_none_or(|finish| saved >= finish.added_bytes / 4);
+        (helps && window(&film.plan) < window(before)).then_some(film)
     })
 }
 
@@ -198,6 +202,19 @@ mod tests {
         });
         let next = smaller_film(&now.plan, planner("df")).expect("a smaller one");
         assert_eq!((base(&next), next.plan.segments()), (17, Some(3)));
+    }
+
+    #[test]
+    fn smaller_windows_are_no_help_where_larger_frames_take_the_memory() {
+        let large = |size| {
+            film("df", |request| {
+                request.length = Length::Frames(257);
+                (request.base_num_frames, request.overlap_history) = (97, 17);
+                request.finish.size = size;
+            })
+        };
+        assert!(smaller_film(&large(Some([3840, 2160])).plan, planner("df")).is_none());
+        assert!(smaller_film(&large(None).plan, planner("df")).is_some());
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn facts(case: &Case) -> ModelFacts {
         transformer_bytes: count(&tensors),
         text_encoder_bytes: 0,
         other_bytes: count(&vae.expected_tensors()),
-        upscaler_flops: 0.0,
+        upscaler: None,
         gpu: None,
         devices: 1,
     }

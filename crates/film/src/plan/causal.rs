@@ -8,7 +8,8 @@ use super::summary::{base_bytes, base_tokens};
 use super::{FilmPlan, ModelFacts};
 use crate::device::Need;
 use crate::error::PlanError;
-use crate::estimate::{available_memory_bytes, tokens_per_frame};
+use crate::estimate::tokens_per_frame;
+use crate::memory::available_memory_bytes;
 use crate::request::{CacheChoice, FilmRequest, KvCacheChoice};
 
 /// Rows of a product, at most, that a large matrix may round otherwise than the same rows among more.

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longreel_media::{VideoOptions, VideoReader};
-use longreel_models::AttentionWindow;
+use longreel_models::{AttentionWindow, UpscalerShape};
 use longreel_sampling::{
     Guidance, Keeping, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
     TimetableShape,
@@ -27,7 +27,7 @@ pub use self::causal::KvCacheSummary;
 use self::checks::{check_kind, check_values, film_shape};
 pub use self::gpu::GpuPlan;
 pub use self::savings::Saving;
-pub use self::summary::PlanSummary;
+pub use self::summary::{FinishSummary, PlanSummary};
 use self::summary::{Work, decoding_of, strips, summarise};
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::read_image;
@@ -61,8 +61,8 @@ pub struct ModelFacts {
     pub text_encoder_bytes: u64,
     /// Bytes of VAE and image encoder as stored.
     pub other_bytes: u64,
-    /// Operations of the learned upscaler for a pixel that it is given; 0 without one.
-    pub upscaler_flops: f64,
+    /// The sizes of the network that enlarges frames, where there is one.
+    pub upscaler: Option<UpscalerShape>,
     /// The GPU that makes the film; the processor does without one.
     pub gpu: Option<GpuFacts>,
     /// Devices that share the work, GPUs or parts of the processor.
@@ -202,6 +202,26 @@ impl FilmPlan {
         kinds
     }
 
+    /// What there is to say of a film that needs more memory than `available`.
+    pub fn beyond(&self, available: u64) -> Beyond {
+        let PlanSummary { memory_bytes, finish, .. } = &self.summary;
+        let rule = format!("this film needs about {} of memory", human_bytes(*memory_bytes));
+        let size = |[width, height]: [usize; 2]| format!("{width}x{height}");
+        let (flag, value, fix) = match finish {
+            Some(finish) if memory_bytes - finish.added_bytes <= available => {
+                match self.request.finish.size {
+                    Some(to) => ("--upscale", size(to), "use a smaller --upscale, or none"),
+                    None => ("--interpolate", finish.frames.to_string(), "leave it out"),
+                }
+            }
+            _ => {
+                let own = [self.request.width, self.request.height];
+                ("--size", size(own), "use a smaller --size or --base-num-frames")
+            }
+        };
+        Beyond { flag, value, rule, fix }
+    }
+
     pub(crate) fn timetable(&self, segment: &Segment) -> Result<Timetable, PlanError> {
         let shape = TimetableShape::of(
             segment,
@@ -211,6 +231,19 @@ impl FilmPlan {
         );
         Ok(Timetable::new(&shape, &self.schedule.timesteps)?)
     }
+}
+
+/// A film that needs more memory than there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beyond {
+    /// The flag whose value asks for so much.
+    pub flag: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What the film needs.
+    pub rule: String,
+    /// What to ask for.
+    pub fix: &'static str,
 }
 
 /// What is known of a segment before it is made.
@@ -304,16 +337,10 @@ pub fn plan(
         && let Some(available) = plan.summary.available_bytes
         && plan.summary.memory_bytes > available
     {
-        return Err(PlanError::value(
-            "--size",
-            format!("{}x{}", request.width, request.height),
-            format!(
-                "this film needs about {} of memory and {} are available",
-                human_bytes(plan.summary.memory_bytes),
-                human_bytes(available)
-            ),
-            "use a smaller --size or --base-num-frames, or --no-memory-check to try anyway",
-        ));
+        let Beyond { flag, value, rule, fix } = plan.beyond(available);
+        let rule = format!("{rule} and {} are available", human_bytes(available));
+        let fix = format!("{fix}, or --no-memory-check to try anyway");
+        return Err(PlanError::value(flag, value, rule, fix));
     }
     Ok(plan)
 }

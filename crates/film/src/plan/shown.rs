@@ -39,6 +39,18 @@ impl fmt::Display for PlanSummary {
             .available_bytes
             .map_or(String::new(), |bytes| format!(" ({} available)", human_bytes(bytes)));
         writeln!(f, "memory     about {}{available}", human_bytes(self.memory_bytes))?;
+        if let Some(finish) = &self.finish {
+            let how = finish.network.map_or("Lanczos".to_owned(), |n| format!("a network of {n}x"));
+            let larger = match [finish.width, finish.height] == [self.width, self.height] {
+                true => String::new(),
+                false => format!("{}x{} by {how}, ", finish.width, finish.height),
+            };
+            let more = match finish.frames {
+                1 => String::new(),
+                frames => format!("{frames} frames for each one, "),
+            };
+            writeln!(f, "finish     {larger}{more}{} of that", human_bytes(finish.added_bytes))?;
+        }
         if let Some(gpu) = &self.gpu {
             let there = gpu.weights_there.unwrap_or(0);
             let weights = match there >= gpu.weight_bytes {

@@ -12,10 +12,12 @@ use super::{FilmPlan, ModelFacts};
 use crate::device::{Need, strips_in, strips_until};
 use crate::error::PlanError;
 use crate::estimate::{
-    ForwardFlops, available_memory_bytes, decode_bytes, decode_flops, forward_bytes, forward_flops,
+    ForwardFlops, decode_bytes, decode_flops, decoded_bytes, forward_bytes, forward_flops,
     parked_bytes, probe_flops_per_second, tokens_per_frame,
 };
-use crate::request::{CacheChoice, Carry, Length};
+use crate::finish::FinishBytes;
+use crate::memory::available_memory_bytes;
+use crate::request::{CacheChoice, Carry, FilmRequest, Finish, Length};
 use crate::sharing::Sharing;
 
 /// What a film will take. Printed by `longreel plan`.
@@ -51,6 +53,8 @@ pub struct PlanSummary {
     pub total_flops: f64,
     /// Expected peak memory in bytes: weights, activations, decoder.
     pub memory_bytes: u64,
+    /// What is done to frames before they are encoded, and what of that it takes.
+    pub finish: Option<FinishSummary>,
     /// What of that keeps finished causal blocks, and what it saves.
     pub kv_cache: Option<KvCacheSummary>,
     /// Bytes of that for what `--teacache` keeps of a pass while another one runs.
@@ -75,6 +79,21 @@ pub struct PlanSummary {
     pub savings: Vec<Saving>,
     /// What is worth knowing.
     pub notes: Vec<String>,
+}
+
+/// What is done to frames before they are encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FinishSummary {
+    /// Pixels of the film.
+    pub width: usize,
+    /// Pixels of the film.
+    pub height: usize,
+    /// How many times a network enlarges frames first; Lanczos does all without one.
+    pub network: Option<usize>,
+    /// Frames of the film for each one of the model.
+    pub frames: u32,
+    /// Bytes by which the film takes more memory than without.
+    pub added_bytes: u64,
 }
 
 /// What a GPU is expected to reach of its peak. Not measured: `longreel bench` does.
@@ -143,6 +162,18 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         let decoder = plan.sharing.decoder.then(|| Need::of_decoder(model, size, plan.strips));
         GpuPlan::new(gpu, &need, decoder)
     });
+    let frames_of_segments = 4 * kinds.iter().map(|(s, _)| s.new_latents).max().unwrap_or(0);
+    let memory = |request: &FilmRequest| {
+        let finish = FinishBytes::of(request, model.upscaler, frames_of_segments as u64);
+        match &gpu {
+            Some(_) => {
+                let on_the_way = on_the_way(plan.sharing, model, tokens);
+                let parked = parked_bytes(&model.vae, [height, width], plan.strips);
+                HOST_BYTES + on_the_way + parked + finish.frame + finish.part
+            }
+            None => bytes_with(model, plan, tokens, finish) + kept_bytes,
+        }
+    };
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
         if plan.sharing.devices() > 1 {
@@ -185,13 +216,18 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         forwards: work.forwards,
         forward_flops: work.longest,
         total_flops: flops + decode,
-        memory_bytes: match &gpu {
-            Some(_) => {
-                let parked = parked_bytes(&model.vae, [height, width], plan.strips);
-                HOST_BYTES + on_the_way(plan.sharing, model, tokens) + parked
+        memory_bytes: memory(&plan.request),
+        finish: (request.finish != Finish::default()).then(|| {
+            let [width, height] = request.film_size();
+            let plain = FilmRequest { finish: Finish::default(), ..request.clone() };
+            FinishSummary {
+                width,
+                height,
+                network: model.upscaler.filter(|_| request.finish.size.is_some()).map(|n| n.factor),
+                frames: request.finish.frames,
+                added_bytes: memory(request).saturating_sub(memory(&plain)),
             }
-            None => bytes_with(model, plan, tokens) + kept_bytes,
-        },
+        }),
         sharing: plan.sharing,
         decoder_strips: plan.strips,
         gpu,
@@ -224,7 +260,8 @@ pub(super) fn decoding_of(plan: &FilmPlan, model: &ModelFacts) -> f64 {
         return decoded;
     }
     let shown = 4.0 * latents * f64::from(request.finish.frames);
-    decoded + shown * model.upscaler_flops * (width * height) as f64
+    let network = model.upscaler.map_or(0.0, |network| network.flops_per_pixel());
+    decoded + shown * network * (width * height) as f64
 }
 
 /// Operations of the transformer.
@@ -277,14 +314,26 @@ impl Work {
 }
 
 /// Expected peak memory without what is kept of finished blocks, when a pass has `tokens` tokens.
-fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize) -> u64 {
-    let request = &plan.request;
+fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize, finish: FinishBytes) -> u64 {
+    let size = [plan.request.height, plan.request.width];
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
-    let decoding = decode_bytes(&model.vae, [request.height, request.width], plan.strips);
     // Groups run at the same time; the parts of one are a forward together.
-    let forwards = plan.sharing.groups as u64 * forward_bytes(&model.transformer, tokens);
-    // With a device of its own the decoder works at the same time.
-    weights + if plan.sharing.decoder { forwards + decoding } else { forwards.max(decoding) }
+    let forwards = |tokens| plan.sharing.groups as u64 * forward_bytes(&model.transformer, tokens);
+    let latents = plan.kinds_of_segments().into_iter().map(|(s, _)| match plan.request.carry {
+        Carry::Latents => s.new_latents,
+        Carry::Pixels => s.film_latents(),
+    });
+    let latents = latents.max().unwrap_or(0);
+    let decoding = decode_bytes(&model.vae, size, plan.strips, latents) + finish.part;
+    // While a frame is written the decoder does not work.
+    let decoded = decoded_bytes(&model.vae, size, plan.strips, latents);
+    let writing = decoded + finish.frame + finish.part;
+    weights
+        + match plan.sharing.decoder {
+            // With a device of its own the decoder works at the same time.
+            true => forwards(tokens) + decoding.max(writing),
+            false => forwards(tokens).max(decoding).max(forwards(0) + writing),
+        }
 }
 
 /// Bytes of the host that values on their way between GPUs take: of each query, key or value in turn,
@@ -308,7 +357,9 @@ pub(super) fn strips(plan: &FilmPlan, model: &ModelFacts, checked: bool) -> usiz
 
 /// Expected peak memory when nothing is kept of finished blocks.
 pub(super) fn base_bytes(plan: &FilmPlan, model: &ModelFacts) -> u64 {
-    bytes_with(model, plan, base_tokens(plan, model))
+    let frames = plan.request.base_num_frames as u64;
+    let finish = FinishBytes::of(&plan.request, model.upscaler, frames);
+    bytes_with(model, plan, base_tokens(plan, model), finish)
 }
 
 /// Tokens of the longest window.
@@ -346,6 +397,7 @@ impl PlanSummary {
             forward_flops: ForwardFlops::default(),
             total_flops: 0.0,
             memory_bytes: 0,
+            finish: None,
             kv_cache: None,
             step_cache_bytes: 0,
             available_bytes: None,

@@ -11,7 +11,6 @@ use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor};
 use crate::drift::DriftMeter;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
-use crate::finish::{inserted, sized};
 use crate::request::{Carry, StartFrom};
 
 impl Run<'_> {
@@ -176,8 +175,8 @@ impl Reel<'_> {
 
     /// One frame into drift meter, contact sheet and file.
     fn put(&mut self, frame: Frame) -> Result<(), FilmError> {
-        let how = self.plan.request().finish;
-        let inserted = inserted(&how, self.meter.last_frame(), &frame)?;
+        let before = self.meter.last_frame().filter(|_| self.finisher.inserts());
+        let before = before.map(<[u8]>::to_vec);
         self.meter.push(frame.width() as usize, frame.rgb());
         if let Some(file) = self.appended.get_mut(SHEET)
             && self.progress.frames.is_multiple_of(sheet_step(self.plan.request()))
@@ -187,9 +186,8 @@ impl Reel<'_> {
             file.write(small.rgb()).map_err(FilmError::io("write", SHEET))?;
         }
         let writer = self.writer.as_mut().expect("begin_film opened it");
-        for frame in inserted.into_iter().chain([frame]) {
-            writer.push(&sized(&how, self.networks.upscaler.as_ref(), frame)?)?;
-        }
+        let upscaler = self.networks.upscaler.as_ref();
+        self.finisher.put(upscaler, before, &frame, &mut |frame| Ok(writer.push(frame)?))?;
         self.progress.frames += 1;
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::drift::{DriftMeter, SegmentDrift};
 use crate::engine::Networks;
 use crate::error::FilmError;
 use crate::events::Event;
+use crate::finish::Finisher;
 use crate::outputs::Outputs;
 use crate::plan::FilmPlan;
 use crate::request::Carry;
@@ -47,6 +48,7 @@ pub(super) struct Reel<'a> {
     pub(super) options: FilmOptions,
     pub(super) writer: Option<FilmWriter>,
     pub(super) meter: DriftMeter,
+    pub(super) finisher: Finisher,
     pub(super) decoder_state: VaeDecoderState,
     /// The film's last frames `[F, H, W, 3]` in [-1, 1], kept when history is carried as pixels.
     pub(super) recent_pixels: Option<Tensor>,
@@ -72,6 +74,7 @@ impl<'a> Reel<'a> {
     ) -> Result<Self, FilmError> {
         let mut options = film_options(plan.request(), outputs);
         options.metadata = Some(metadata);
+        let finisher = Finisher::new(plan.request().finish);
         let mut reel = Self {
             plan,
             outputs,
@@ -80,6 +83,7 @@ impl<'a> Reel<'a> {
             options,
             writer: None,
             meter: DriftMeter::default(),
+            finisher,
             decoder_state: VaeDecoderState::new(),
             recent_pixels: None,
             appended: HashMap::new(),

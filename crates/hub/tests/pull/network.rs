@@ -160,7 +160,7 @@ fn nobody_there_is_said_with_the_ways_out() {
     drop(closed);
     place.settings.endpoint = address.parse().expect("an address");
     let message = place.pull(&[]).expect_err("nobody").to_string();
-    for part in ["cannot be reached", "https_proxy", "HF_ENDPOINT", "--from modelscope", "4 tries"]
+    for part in ["cannot be reached", "https_proxy", "HF_ENDPOINT", "--from modelscope", "4 times"]
     {
         assert!(message.contains(part), "no {part} in {message}");
     }

@@ -125,7 +125,7 @@ impl Findings {
             Language::Chinese => words.zh.clone(),
         };
         let mut text = String::new();
-        for Finding { check, level, found, cure, fixed } in &self.all {
+        for (at, Finding { check, level, found, cure, fixed }) in self.all.iter().enumerate() {
             let mark = match (level, fixed) {
                 (_, true) => said(&words!("fixed", "已修复")),
                 (Level::Ok, _) => said(&words!("ok", "正常")),
@@ -135,21 +135,29 @@ impl Findings {
             };
             // Writing to a text does not fail.
             let _ = writeln!(text, "{}{}{}", padded(&mark, 9), padded(check, 12), said(found));
-            if let Some(cure) = cure {
+            // What cures several lines stands under the last of them.
+            let again = self.all.get(at + 1).is_some_and(|next| next.cure == *cure);
+            if let Some(cure) = cure.as_ref().filter(|_| !again) {
                 let _ = writeln!(text, "{}-> {}", " ".repeat(21), said(cure));
             }
         }
         let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
         let sum = match (errors, warnings) {
             (0, 0) => words!("Films can be made here.", "这台机器可以生成视频。"),
+            (0, 1) => {
+                words!("Films can be made here; 1 warning.", "这台机器可以生成视频；有 1 个警告。")
+            }
             (0, _) => words!(
                 "Films can be made here; {warnings} warnings.",
                 "这台机器可以生成视频；有 {warnings} 个警告。"
             ),
-            _ => words!(
-                "{errors} errors and {warnings} warnings: films cannot be made as it is.",
-                "{errors} 个错误、{warnings} 个警告：目前无法正常生成视频。"
-            ),
+            _ => {
+                let [s, and_s] = [errors, warnings].map(|n| if n == 1 { "" } else { "s" });
+                words!(
+                    "{errors} error{s} and {warnings} warning{and_s}: films cannot be made as it is.",
+                    "{errors} 个错误、{warnings} 个警告：目前无法正常生成视频。"
+                )
+            }
         };
         text + &said(&sum)
     }

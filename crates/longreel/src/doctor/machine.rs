@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use longreel_film::{available_memory_bytes, human_bytes};
+use longreel_film::{available_memory_bytes, human_bytes, memory_limit_bytes};
 use longreel_hub::free_bytes;
 use longreel_server::killed_for_memory;
 
@@ -68,11 +68,15 @@ fn processor(findings: &mut Findings) {
             "快速内核仅适用于 x86-64；此处使用普通代码计算"
         )),
     );
-    // "max" is no limit.
-    let quota = fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| {
-        let mut numbers = text.split_whitespace().map(str::parse::<f64>);
-        Some(numbers.next()?.ok()? / numbers.next()?.ok()?)
-    });
+    // "max" and -1 are no limit.
+    let numbers = |paths: &[&str]| -> Option<f64> {
+        let texts: Option<Vec<String>> = paths.iter().map(|p| fs::read_to_string(p).ok()).collect();
+        let texts = texts?.join(" ");
+        let mut numbers = texts.split_whitespace().map(str::parse::<f64>);
+        Some(numbers.next()?.ok()? / numbers.next()?.ok()?).filter(|&quota| quota > 0.0)
+    };
+    let old = ["/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"];
+    let quota = numbers(&["/sys/fs/cgroup/cpu.max"]).or_else(|| numbers(&old));
     if let Some(quota) = quota.filter(|&quota| quota < cores as f64) {
         let used = quota.ceil().max(1.0);
         findings.warn(
@@ -121,8 +125,7 @@ fn memory(findings: &mut Findings) {
 }
 
 fn container(findings: &mut Findings) {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    if let Some(limit) = number("/sys/fs/cgroup/memory.max") {
+    if let Some(limit) = memory_limit_bytes() {
         let limit = human_bytes(limit);
         findings.ok("container", words!("memory limited to {limit}", "内存限制为 {limit}"));
     }

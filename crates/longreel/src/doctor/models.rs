@@ -23,8 +23,14 @@ pub fn look(findings: &mut Findings, hub: Option<Site>) {
             Some(words!("the demo model cannot be read: {error}", "演示模型无法读取：{error}"))
         }
         Err(error) => {
-            let found = words!("no demo model: {error:#}", "没有演示模型：{error:#}");
-            findings.note("models", found, None);
+            let why = error.to_string();
+            let why = why.split(';').next().unwrap_or_default();
+            let found = words!("no demo model: {why}", "没有演示模型：{why}");
+            let cure = words!(
+                "set XDG_CACHE_HOME to a folder that can be written to; a model named with --model needs none",
+                "请把 XDG_CACHE_HOME 设为可写的文件夹；用 --model 指定其他模型时则不需要"
+            );
+            findings.note("models", found, Some(cure));
             None
         }
     };
@@ -84,12 +90,16 @@ pub fn look(findings: &mut Findings, hub: Option<Site>) {
         }
         if let Some(free) = free_bytes(cache.root()).filter(|&free| free < 20 << 30) {
             let (root, free) = (cache.root().display(), human_bytes(free));
+            let variable = match cache.site() {
+                Site::HuggingFace => "HF_HOME",
+                Site::ModelScope => "MODELSCOPE_CACHE",
+            };
             findings.note(
                 "models",
                 words!("{root} has room for {free}", "{root} 剩余空间 {free}"),
                 Some(words!(
-                    "published models take 15 to 90 GB; HF_HOME puts them on another disk",
-                    "已发布的模型占 15 至 90 GB；可用 HF_HOME 改存到其他磁盘"
+                    "published models take 15 to 90 GB; {variable} puts them on another disk",
+                    "已发布的模型占 15 至 90 GB；可用 {variable} 改存到其他磁盘"
                 )),
             );
         }

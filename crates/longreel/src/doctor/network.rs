@@ -56,12 +56,18 @@ pub fn look(findings: &mut Findings, listen: SocketAddr, is_offline: bool) {
         Some(_) => Vec::new(),
         None => PROXY_PORTS.into_iter().filter(|&port| listens(port)).collect(),
     };
-    let cure = match proxies.first() {
-        Some(port) => words!(
+    let cure = match (set, proxies.first()) {
+        // Named, and everything that goes through it fails.
+        (Some(name), _) => words!(
+            "is the proxy running that {name} names? Start it, or unset {name}; models that are here need no \
+             network",
+            "{name} 所指的代理是否在运行？请启动它，或取消 {name}；已下载的模型无需网络"
+        ),
+        (None, Some(port)) => words!(
             "a proxy seems to listen on this machine: export https_proxy=http://127.0.0.1:{port}",
             "本机似乎有代理在监听：export https_proxy=http://127.0.0.1:{port}"
         ),
-        None => words!(
+        (None, None) => words!(
             "set https_proxy, or a mirror: export HF_ENDPOINT={MIRROR}, or --hub modelscope; models that are \
              here need no network",
             "请设置 https_proxy，或使用镜像：export HF_ENDPOINT={MIRROR}，或 --hub modelscope；已下载的模型无需网络"

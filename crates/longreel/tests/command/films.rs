@@ -257,3 +257,22 @@ fn the_demo_model_inside_the_program_makes_a_film() {
     let about = place.run(&["inspect", "film.mp4", "--json"]).expect_code(0).events();
     assert!(about[0]["command"].as_str().is_some_and(|c| c.contains("--model demo")));
 }
+
+/// Both are peaks of whole processes, and what a plan counts differs between them by finishing alone.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_larger_film_takes_as_much_more_memory_as_its_plan_says() {
+    let memory = |more: &[&str]| {
+        let words = film_words(1, &[&["--json"], more].concat());
+        let events = Place::new().run(&words).expect_code(0).events();
+        let of = |event: &str, key: &str| {
+            let event = events.iter().find(|e| e["event"] == event).expect("an event");
+            event[key].as_u64().expect("bytes")
+        };
+        (of("plan", "memory_bytes"), of("done", "peak_memory_bytes"))
+    };
+    let (planned, taken) = memory(&[]);
+    let (larger_planned, larger_taken) = memory(&["--upscale", "3840x2160"]);
+    let (expected, found) = (larger_planned - planned, larger_taken - taken);
+    assert!(found.abs_diff(expected) < expected / 10, "{found} bytes, and {expected} were planned");
+}

@@ -144,10 +144,11 @@ fn commands_of_the_documents_have_flags_that_exist() {
     let place = Place::new();
     let mut count = 0;
     for document in documents() {
-        let (_, fences) = prose_and_fences(&text_of(&document));
+        let (prose, fences) = prose_and_fences(&text_of(&document));
         let lines =
             fences.iter().filter(|(kind, _)| kind == "sh").flat_map(|(_, fence)| fence.lines());
-        for line in lines {
+        // And those within sentences.
+        for line in lines.chain(prose.split('`').skip(1).step_by(2)) {
             let line = line.split("  #").next().unwrap_or(line);
             let Some(words) = line.trim().strip_prefix("longreel ") else { continue };
             let words: Vec<&str> = words.split_whitespace().collect();

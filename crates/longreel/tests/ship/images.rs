@@ -234,6 +234,7 @@ fn settings_of_the_images_are_settings_of_the_program() {
         .filter(|key| key.starts_with("LONGREEL_"))
         .map(str::to_owned)
         .chain(names(&dockerfile))
+        .chain(names(&read("deploy/runpod/template.json")))
         .collect();
     assert!(keys.len() > 6, "{keys:?}");
     for key in keys {

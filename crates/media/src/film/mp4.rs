@@ -148,13 +148,17 @@ impl Mp4Sink {
         Ok(())
     }
 
-    /// Writes `bytes` at the end and the film's new duration into the head, and flushes both. A
+    /// Writes `pieces` at the end, one behind the other, and the film's new duration into the head, and flushes both. A
     /// kill in between leaves a film with one part more or less than its duration says, which
     /// every player takes.
-    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    fn append(&mut self, pieces: &[&[u8]]) -> std::io::Result<()> {
         self.file.seek(SeekFrom::Start(self.length))?;
-        self.file.write_all(bytes)?;
-        self.length += bytes.len() as u64;
+        let mut length = self.length;
+        for bytes in pieces {
+            self.file.write_all(bytes)?;
+            length += bytes.len() as u64;
+        }
+        self.length = length;
         let duration = (self.frames * u64::from(self.track.frame_ticks())).to_be_bytes();
         let at = self.init.duration_at;
         self.init.bytes[at..at + 8].copy_from_slice(&duration);
@@ -177,9 +181,9 @@ impl Sink for Mp4Sink {
         let samples = self.encoder.take_part()?;
         let ticks = self.track.frame_ticks();
         let start = self.frames * u64::from(ticks);
-        let bytes = fragment(self.parts + 1, start, ticks, &samples)?;
+        let head = fragment(self.parts + 1, start, ticks, &samples)?;
         self.frames += samples.entries.len() as u64;
-        self.append(&bytes).map_err(|e| write_error(&self.path, e))?;
+        self.append(&[&head, &samples.data]).map_err(|e| write_error(&self.path, e))?;
         self.parts += 1;
         Ok(())
     }
@@ -205,7 +209,7 @@ impl Sink for Mp4Sink {
             .map_err(|e| read_error(&self.path, e))?
             .unwrap_or_default();
         let index = random_access_index(&starts);
-        self.append(&index).map_err(|e| write_error(&self.path, e))?;
+        self.append(&[&index]).map_err(|e| write_error(&self.path, e))?;
         Ok(self.length)
     }
 

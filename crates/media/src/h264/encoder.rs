@@ -243,6 +243,15 @@ impl Drop for Encoder {
     }
 }
 
+/// Bytes that the built-in encoder takes for films of that size, its copy of a picture included. Measured
+/// (`tests/encoder_memory.rs`): the library has two pictures for reference, a copy of the source, twice
+/// an uncompressed picture for the bits, and a few hundred bytes for each macroblock, all with a border of
+/// 32 pixels; its tables do not depend on the size.
+pub fn encoder_bytes(width: usize, height: usize) -> u64 {
+    let bordered = |side: usize| (side.next_multiple_of(16) + 64) as u64;
+    6_400_000 + bordered(width) * bordered(height) * 21 / 2
+}
+
 /// Sizes that the built-in encoder can write.
 pub(crate) fn check_size(width: u32, height: u32) -> Result<()> {
     let refuse = |rule: &str, cure: String| {

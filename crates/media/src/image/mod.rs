@@ -7,7 +7,7 @@ mod resample;
 
 pub use decode::{ImageFormat, ImageLimits, LoadedImage, decode_image, load_image};
 pub use fit::{Fit, FitReport, fit};
-pub use resample::{Filter, resize};
+pub use resample::{Filter, Resizer, resize};
 
 use crate::frame::Frame;
 

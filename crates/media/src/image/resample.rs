@@ -4,8 +4,6 @@
 //! The arithmetic follows Pillow's `src/libImaging/Resample.c`: a window that widens when shrinking,
 //! weights as 22-bit fixed point, one pass for each axis, each rounded to 8 bits.
 
-use std::borrow::Cow;
-
 use crate::error::Result;
 use crate::frame::Frame;
 
@@ -43,44 +41,104 @@ impl Filter {
 /// # Errors
 /// [`MediaError::Setting`](crate::MediaError::Setting) for a side of zero.
 pub fn resize(frame: &Frame, width: u32, height: u32, filter: Filter) -> Result<Frame> {
-    let whole = [0.0, 0.0, f64::from(frame.width()), f64::from(frame.height())];
-    resize_region(frame, whole, width, height, filter)
+    Ok(Resizer::new([frame.width(), frame.height()], [width, height], filter)?.into_resized(frame))
 }
 
 /// Scales the region `[left, top, right, bottom]` of `frame` (inside it, in pixels, not necessarily
 /// whole ones) to `width` x `height`.
 pub(super) fn resize_region(
     frame: &Frame,
-    [left, top, right, bottom]: [f64; 4],
+    region: [f64; 4],
     width: u32,
     height: u32,
     filter: Filter,
 ) -> Result<Frame> {
-    if width == 0 || height == 0 {
-        // The error that such a frame has.
-        return Frame::new(width, height, Vec::new());
+    let from = [frame.width(), frame.height()];
+    Ok(Resizer::of_region(from, region, [width, height], filter)?.into_resized(frame))
+}
+
+/// Scales frames of one size to another one, one after another, in the same memory.
+pub struct Resizer {
+    from: [usize; 2],
+    across: Option<Vec<Window>>,
+    down: Option<Vec<Window>>,
+    lines_first: bool,
+    /// Between the two passes.
+    middle: Vec<u8>,
+    result: Frame,
+}
+
+impl Resizer {
+    /// For frames of `from` to ones of `to`, `[width, height]` each, sides at least 1.
+    ///
+    /// # Errors
+    /// [`MediaError::Setting`](crate::MediaError::Setting) for a side of zero.
+    pub fn new(from: [u32; 2], to: [u32; 2], filter: Filter) -> Result<Self> {
+        let whole = [0.0, 0.0, f64::from(from[0]), f64::from(from[1])];
+        Self::of_region(from, whole, to, filter)
     }
-    let (w, h) = (frame.width() as usize, frame.height() as usize);
-    let (out_w, out_h) = (width as usize, height as usize);
-    let across = ((left, right) != (0.0, w as f64) || out_w != w)
-        .then(|| windows(w, left, right, out_w, filter));
-    let down = ((top, bottom) != (0.0, h as f64) || out_h != h)
-        .then(|| windows(h, top, bottom, out_h, filter));
-    // Each pass rounds to 8 bits, so their order shows: Pillow 13 begins with the one that leaves
-    // fewer pixels for the other when the height shrinks much more than the width.
-    let shrinks = |from: usize, to: usize| from as i64 - to as i64;
-    let lines_first = shrinks(h, out_h) > 0 && shrinks(h, out_h) > 2 * shrinks(w, out_w);
-    let mut rgb = Cow::Borrowed(frame.rgb());
-    if let (Some(down), true) = (&down, lines_first) {
-        rgb = vertical(&rgb, w * 3, down).into();
+
+    fn of_region(
+        from: [u32; 2],
+        [left, top, right, bottom]: [f64; 4],
+        [width, height]: [u32; 2],
+        filter: Filter,
+    ) -> Result<Self> {
+        let [w, h] = from.map(|side| side as usize);
+        let (out_w, out_h) = (width as usize, height as usize);
+        let result = Frame::new(width, height, vec![0; out_w * out_h * 3])?;
+        let across = ((left, right) != (0.0, w as f64) || out_w != w)
+            .then(|| windows(w, left, right, out_w, filter));
+        let down = ((top, bottom) != (0.0, h as f64) || out_h != h)
+            .then(|| windows(h, top, bottom, out_h, filter));
+        // Each pass rounds to 8 bits, so their order shows: Pillow 13 begins with the one that leaves
+        // fewer pixels for the other when the height shrinks much more than the width.
+        let shrinks = |from: usize, to: usize| from as i64 - to as i64;
+        let lines_first = shrinks(h, out_h) > 0 && shrinks(h, out_h) > 2 * shrinks(w, out_w);
+        let between = match (&across, &down) {
+            (Some(_), Some(_)) if lines_first => w * out_h * 3,
+            (Some(_), Some(_)) => out_w * h * 3,
+            _ => 0,
+        };
+        Ok(Self { from: [w, h], across, down, lines_first, middle: vec![0; between], result })
     }
-    if let Some(across) = &across {
-        rgb = horizontal(&rgb, w, across).into();
+
+    /// Bytes that it holds for such sizes, the result included.
+    pub fn bytes(from: [usize; 2], to: [usize; 2]) -> usize {
+        let between = if from[0] == to[0] || from[1] == to[1] { 0 } else { to[0] * from[1] };
+        3 * (between + to[0] * to[1])
     }
-    if let (Some(down), false) = (&down, lines_first) {
-        rgb = vertical(&rgb, out_w * 3, down).into();
+
+    /// `frame`, which has the size that was said, in the other one, until the next call.
+    ///
+    /// # Panics
+    /// When the frame has another size.
+    pub fn resize(&mut self, frame: &Frame) -> &Frame {
+        let [w, h] = self.from;
+        let size = [frame.width() as usize, frame.height() as usize];
+        assert_eq!(size, [w, h], "Resizer::resize: the frame's size");
+        let out_w = self.result.width() as usize;
+        let (middle, result) = (&mut self.middle[..], self.result.rgb_mut());
+        match (&self.across, &self.down) {
+            (Some(across), Some(down)) if self.lines_first => {
+                vertical(frame.rgb(), w * 3, down, middle);
+                horizontal(middle, w, across, result);
+            }
+            (Some(across), Some(down)) => {
+                horizontal(frame.rgb(), w, across, middle);
+                vertical(middle, out_w * 3, down, result);
+            }
+            (Some(across), None) => horizontal(frame.rgb(), w, across, result),
+            (None, Some(down)) => vertical(frame.rgb(), w * 3, down, result),
+            (None, None) => result.copy_from_slice(frame.rgb()),
+        }
+        &self.result
     }
-    Frame::new(width, height, rgb.into_owned())
+
+    fn into_resized(mut self, frame: &Frame) -> Frame {
+        self.resize(frame);
+        self.result
+    }
 }
 
 /// Where an output sample reads, and with which weights.
@@ -138,10 +196,10 @@ fn rounded(sum: i32) -> u8 {
 
 const HALF: i32 = 1 << (PRECISION - 1);
 
-fn horizontal(rgb: &[u8], width: usize, windows: &[Window]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(windows.len() * (rgb.len() / width));
-    for row in rgb.chunks_exact(width * 3) {
-        for window in windows {
+/// Lines of `width` pixels to lines of as many as there are windows.
+fn horizontal(rgb: &[u8], width: usize, windows: &[Window], out: &mut [u8]) {
+    for (row, out) in rgb.chunks_exact(width * 3).zip(out.chunks_exact_mut(windows.len() * 3)) {
+        for (window, out) in windows.iter().zip(out.chunks_exact_mut(3)) {
             let mut sums = [HALF; 3];
             let pixels = row[window.start * 3..].chunks_exact(3);
             for (pixel, &weight) in pixels.zip(&window.weights) {
@@ -149,16 +207,15 @@ fn horizontal(rgb: &[u8], width: usize, windows: &[Window]) -> Vec<u8> {
                     sums[k] += i32::from(pixel[k]) * weight;
                 }
             }
-            out.extend(sums.map(rounded));
+            out.copy_from_slice(&sums.map(rounded));
         }
     }
-    out
 }
 
-fn vertical(rgb: &[u8], row_bytes: usize, windows: &[Window]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(windows.len() * row_bytes);
+/// Lines of `row_bytes` to as many of them as there are windows.
+fn vertical(rgb: &[u8], row_bytes: usize, windows: &[Window], out: &mut [u8]) {
     let mut sums = vec![0i32; row_bytes];
-    for window in windows {
+    for (window, out) in windows.iter().zip(out.chunks_exact_mut(row_bytes)) {
         sums.fill(HALF);
         let rows = rgb[window.start * row_bytes..].chunks_exact(row_bytes);
         for (row, &weight) in rows.zip(&window.weights) {
@@ -166,7 +223,6 @@ fn vertical(rgb: &[u8], row_bytes: usize, windows: &[Window]) -> Vec<u8> {
                 *sum += i32::from(value) * weight;
             }
         }
-        out.extend(sums.iter().map(|&s| rounded(s)));
+        out.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = rounded(sum));
     }
-    out
 }

@@ -31,7 +31,7 @@ impl Samples {
 /// Bytes from the start of a `moof` written here to its 64-bit decode time.
 pub(crate) const DECODE_TIME_AT: u64 = 64;
 
-/// Builds a fragment that starts at `decode_time` ticks.
+/// Builds the head of a fragment that starts at `decode_time` ticks; the samples' data follow it.
 ///
 /// # Errors
 /// [`MediaError::Setting`] when the part is too large for the 32-bit sizes of its boxes.
@@ -82,9 +82,8 @@ pub(crate) fn fragment(
     });
     let offset = (w.bytes.len() + 8) as u32;
     w.bytes[data_offset_at..data_offset_at + 4].copy_from_slice(&offset.to_be_bytes());
-    w.boxed(b"mdat", |w| {
-        w.raw(&samples.data);
-    });
+    // The samples of a part are the larger half of what a film takes while it is written.
+    w.u32((samples.data.len() + 8) as u32).raw(b"mdat");
     Ok(w.bytes)
 }
 

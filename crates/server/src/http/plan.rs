@@ -77,6 +77,7 @@ fn shown(model: &str, summary: &PlanSummary) -> Value {
         "forwards": summary.forwards,
         "total_flops": summary.total_flops,
         "memory_bytes": summary.memory_bytes,
+        "finish_bytes": summary.finish.as_ref().map_or(0, |finish| finish.added_bytes),
         "disk_bytes": summary.disk_bytes,
         "expected_seconds": summary.expected_seconds,
         "savings": savings.collect::<Vec<_>>(),

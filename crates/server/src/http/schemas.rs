@@ -72,6 +72,10 @@ pub fn all(film: &Value) -> Value {
             "film_fps": {"type": "integer", "description": "With the frames between"},
             "expected_seconds": maybe("number"),
             "memory_bytes": maybe("integer"),
+            "finish_bytes": {
+                "type": "integer",
+                "description": "What of the memory larger frames and those between take",
+            },
             "warnings": {"type": "array", "items": {"type": "string"}},
         })),
         "SegmentList": object(json!(["object", "data", "has_more"]), json!({
