@@ -160,7 +160,9 @@ fn cases() -> Vec<Case> {
     cases.push(conv_case([4, 128, 128], 3, 16, [3, 3, 3]));
     cases.push(conv_case([33, 64, 64], 8, 8, [3, 3, 3]));
     cases.push(conv_case([33, 64, 64], 8, 3, [3, 3, 3]));
+    cases.push(conv_case([33, 64, 64], 12, 12, [3, 3, 3]));
     cases.push(conv_case([33, 32, 32], 16, 16, [3, 3, 3]));
+    cases.push(conv_case([33, 32, 32], 24, 24, [3, 3, 3]));
     cases.push(conv_case([4, 60, 104], 192, 384, [3, 1, 1]));
     cases.push(conv_case([4, 64, 64], 96, 192, [1, 1, 1]));
 

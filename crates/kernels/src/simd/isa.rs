@@ -68,6 +68,15 @@ impl Isa {
         }
     }
 
+    /// The set for rows of so many channels: narrower vectors where those would stay half empty.
+    pub(crate) fn for_channels(self, channels: usize) -> Self {
+        match self {
+            Self::Avx512 if channels <= Self::Avx2.tile_columns() / 2 => Self::Avx2,
+            Self::PlainWide if channels <= Self::Plain.tile_columns() / 2 => Self::Plain,
+            _ => self,
+        }
+    }
+
     /// All sets this CPU can run.
     pub fn available() -> impl Iterator<Item = Self> {
         ALL.into_iter().filter(|isa| isa.is_available())

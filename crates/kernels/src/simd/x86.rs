@@ -170,6 +170,13 @@ impl Simd for Avx2 {
     }
 }
 
+/// The first `n <= 16` of sixteen lanes.
+#[inline(always)]
+fn first16(n: usize) -> __mmask16 {
+    debug_assert!(n <= 16);
+    ((1u32 << n) - 1) as __mmask16
+}
+
 /// Turns an 8 x 8 square in registers.
 #[inline(always)]
 unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
@@ -220,6 +227,16 @@ impl Simd for Avx512 {
     unsafe fn store(to: *mut f32, v: __m512) {
         // SAFETY: see above.
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_n(from: *const f32, n: usize) -> __m512 {
+        // SAFETY: see above; what is masked out is not read.
+        unsafe { _mm512_maskz_loadu_ps(first16(n), from) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(to: *mut f32, n: usize, v: __m512) {
+        // SAFETY: see above; what is masked out is not written.
+        unsafe { _mm512_mask_storeu_ps(to, first16(n), v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

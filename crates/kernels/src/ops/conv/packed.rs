@@ -67,7 +67,7 @@ impl Packed {
         kernel: [usize; 3],
         bias: Option<Vec<f32>>,
     ) -> Self {
-        let isa = Isa::current();
+        let isa = Isa::current().for_channels(outputs);
         let lines = kernel[0] * kernel[1];
         let line = kernel[2] * inputs;
         let panels = outputs.div_ceil(isa.tile_columns()) * isa.tile_columns();

@@ -84,49 +84,50 @@ impl Winograd {
         window: usize,
         bias: Option<Vec<f32>>,
     ) -> Self {
-        let isa = Isa::current();
+        let isa = Isa::current().for_channels(outputs);
+        let panels = outputs.div_ceil(isa.tile_columns()) * isa.tile_columns() * inputs;
+        let mut values = Aligned::zeros(POINTS * window * panels);
         let part = outputs * inputs;
-        let mut turned = vec![0.0f32; POINTS * window * part];
-        for (index, taps) in dense.chunks_exact(9).enumerate() {
+        // [window, 9, O, I], so that a tap's values lie together.
+        let mut taps = vec![0.0; dense.len()];
+        for (index, kernel) in dense.chunks_exact(9).enumerate() {
             let (pair, frame) = (index / window, index % window);
-            for (point, value) in turn_weights(taps).into_iter().enumerate() {
-                turned[(point * window + frame) * part + pair] = value;
+            for (tap, value) in kernel.iter().enumerate() {
+                taps[(frame * 9 + tap) * part + pair] = *value;
             }
         }
-        let panels = outputs.div_ceil(isa.tile_columns());
-        let mut values = Aligned::zeros(POINTS * window * panels * isa.tile_columns() * inputs);
-        let pack = Pack { turned: &turned, inputs, outputs, to: values.as_mut_slice() };
-        dispatch(isa, pack);
+        // Not with a thread pool: layers are made inside a lock, and a worker that waits here could pick up
+        // a task that wants the same one.
+        for (matrix, to) in values.as_mut_slice().chunks_exact_mut(panels).enumerate() {
+            let (point, frame) = (matrix / window, matrix % window);
+            let taps = &taps[frame * 9 * part..][..9 * part];
+            dispatch(isa, Pack { taps, factors: factors(point), inputs, outputs, to });
+        }
         Self(Arc::new(Inner { isa, inputs, outputs, window, values, bias }))
     }
 }
 
-/// `G g G^T` of one 3 x 3 kernel: at each finite point the kernel's value over the product of the point's
-/// distances to the others.
-fn turn_weights(taps: &[f32]) -> [f32; POINTS] {
+/// What the nine taps of a kernel are multiplied with for one point: of `G g G^T` the outer product of two rows
+/// of `G`. A row has the powers of a finite point over the product of its distances to the others; that of
+/// infinity takes the last tap.
+fn factors(point: usize) -> [f64; 9] {
     let (a, b) = (f64::from(A), f64::from(B));
     let points = [0.0, a, -a, b, -b];
-    let turn = |taps: [f64; 3]| -> [f64; PATCH] {
-        std::array::from_fn(|i| {
-            let Some(point) = points.get(i) else { return taps[2] };
-            let others = points.iter().filter(|other| *other != point);
-            let distances: f64 = others.map(|other| point - other).product();
-            (taps[0] + point * (taps[1] + point * taps[2])) / distances
-        })
+    let row = |i: usize| -> [f64; 3] {
+        let Some(point) = points.get(i) else { return [0.0, 0.0, 1.0] };
+        let others = points.iter().filter(|other| *other != point);
+        let distances: f64 = others.map(|other| point - other).product();
+        [1.0, *point, point * point].map(|power| power / distances)
     };
-    let tap = |y: usize, x: usize| f64::from(taps[3 * y + x]);
-    let columns: [_; 3] = std::array::from_fn(|x| turn([tap(0, x), tap(1, x), tap(2, x)]));
-    let mut out = [0.0; POINTS];
-    for (y, row) in out.chunks_exact_mut(PATCH).enumerate() {
-        let turned = turn([columns[0][y], columns[1][y], columns[2][y]]);
-        row.iter_mut().zip(turned).for_each(|(out, value)| *out = value as f32);
-    }
-    out
+    let (down, across) = (row(point / PATCH), row(point % PATCH));
+    std::array::from_fn(|tap| down[tap / 3] * across[tap % 3])
 }
 
+/// The matrix of one point and frame into its panels.
 struct Pack<'a> {
-    /// `[POINTS, window, O, I]`.
-    turned: &'a [f32],
+    /// `[9, O, I]`.
+    taps: &'a [f32],
+    factors: [f64; 9],
     inputs: usize,
     outputs: usize,
     to: &'a mut [f32],
@@ -135,15 +136,30 @@ struct Pack<'a> {
 impl Kernel for Pack<'_> {
     type Out = ();
 
+    // Plain indices: closures would be compiled without the wide registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { turned, inputs, outputs, to } = self;
-        let panels = outputs.div_ceil(S::NR) * S::NR * inputs;
-        let matrices = turned.chunks_exact(outputs * inputs);
-        for (matrix, to) in matrices.zip(to.chunks_exact_mut(panels)) {
-            // SAFETY: a matrix has `outputs` rows of `inputs` values, and its panels room for them.
-            unsafe { pack_panels::<S>(matrix.as_ptr(), inputs, outputs, inputs, to.as_mut_ptr()) }
+        const TOGETHER: usize = 32;
+        let Self { taps, factors, inputs, outputs, to } = self;
+        let mut turned = vec![0.0f32; outputs * inputs];
+        for start in (0..turned.len()).step_by(TOGETHER) {
+            let n = TOGETHER.min(turned.len() - start);
+            let mut sums = [0.0f64; TOGETHER];
+            for tap in 0..9 {
+                if factors[tap] != 0.0 {
+                    let values = &taps[tap * turned.len() + start..][..n];
+                    for i in 0..n {
+                        sums[i] += factors[tap] * f64::from(values[i]);
+                    }
+                }
+            }
+            for i in 0..n {
+                turned[start + i] = sums[i] as f32;
+            }
         }
+        // SAFETY: the matrix has `outputs` rows of `inputs` values, and the panels room for them.
+        unsafe { pack_panels::<S>(turned.as_ptr(), inputs, outputs, inputs, to.as_mut_ptr()) }
     }
 }
 
