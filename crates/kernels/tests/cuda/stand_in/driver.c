@@ -113,8 +113,10 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     return device ? 101 : OK;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
+    pthread_mutex_lock(&mutex);
     retained++;
-    return device ? 101 : (*context = &retained, OK);
+    *context = &retained;
+    LEAVE(device ? 101 : OK);
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
     pthread_mutex_lock(&mutex);
