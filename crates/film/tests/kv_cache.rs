@@ -56,6 +56,13 @@ fn changes() -> Vec<(&'static str, f64, Change)> {
         ("guidance of late steps", 0.8, interval("0..0.9")),
         ("block after block", 0.5, Box::new(|r| r.ar_step = 4)),
         (
+            "frame after frame",
+            0.8,
+            Box::new(|r| {
+                (r.causal_block_size, r.causal_attention) = (Some(1), Some(true));
+            }),
+        ),
+        (
             "all together behind a long history",
             0.95,
             Box::new(|r| {

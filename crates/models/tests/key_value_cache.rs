@@ -118,7 +118,7 @@ fn what_cannot_be_kept_is_refused_with_its_reason() {
     let causal = setting.options;
     assert!(message(3, 4, &causal, 4).contains("multiple of 2"));
     assert!(message(6, 4, &causal, 4).contains("at most 4"));
-    let all = ForwardOptions { causal_block: Some(1), ..causal };
+    let all = ForwardOptions { causal_block: None, ..causal };
     assert!(message(0, 4, &all, 4).contains("causal"));
     let window = Some(AttentionWindow { before: 1, sink: 0 });
     let narrow = ForwardOptions { attention_window: window, ..all };

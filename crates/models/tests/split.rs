@@ -66,7 +66,7 @@ impl Shown {
             image,
             options: ForwardOptions {
                 fps: Some(24),
-                causal_block: Some(causal_block),
+                causal_block: (causal_block > 1).then_some(causal_block),
                 attention_window: None,
             },
         }

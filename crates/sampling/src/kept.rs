@@ -14,7 +14,7 @@ use crate::timetable::{Row, Timetable};
 /// What is kept, and how much at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeping {
-    /// Frames of a causal block, 2 or more.
+    /// Frames of a causal block, 1 or more.
     pub causal_block: usize,
     /// Which earlier blocks a block sees; all when `None`.
     pub window: Option<BlockWindow>,
@@ -64,7 +64,7 @@ impl KeptRow {
 pub fn kept_rows(timetable: &Timetable, keeping: Option<Keeping>) -> Vec<KeptRow> {
     let rows = timetable.rows();
     let slides = rows.iter().any(|row| row.interval.start > 0);
-    let Some(keeping) = keeping.filter(|keeping| keeping.causal_block > 1 && !slides) else {
+    let Some(keeping) = keeping.filter(|keeping| keeping.causal_block > 0 && !slides) else {
         return rows.iter().map(KeptRow::whole).collect();
     };
     let settled = settled_frames(rows, keeping);

@@ -49,7 +49,7 @@ pub(super) fn attention_window(
             )),
         };
     };
-    let Some(block) = causal_mask.filter(|&block| block > 1) else {
+    let Some(block) = causal_mask else {
         return Err(PlanError::value(
             WINDOW,
             frames,
@@ -92,7 +92,7 @@ pub(super) fn keeping(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<Keep
     if request.kv_cache == KvCacheChoice::Off {
         return Ok(None);
     }
-    let Some(causal_block) = plan.causal_mask.filter(|&block| block > 1) else {
+    let Some(causal_block) = plan.causal_mask else {
         return refuse(
             "needs block-causal attention: here every row changes every frame",
             "use --causal-block-size 5, or leave it out",

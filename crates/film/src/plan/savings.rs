@@ -77,7 +77,7 @@ pub(super) fn savings(
     if request.ar_step > 0 {
         other("--ar-step 0", "all blocks together", &|plan| plan.request.ar_step = 0)?;
     }
-    if let Some(block) = plan.causal_mask.filter(|&block| block > 1) {
+    if let Some(block) = plan.causal_mask {
         if request.kv_cache == KvCacheChoice::Off {
             let auto = |plan: &mut FilmPlan| plan.request.kv_cache = KvCacheChoice::Auto;
             other("--kv-cache auto", "finished blocks are kept, not computed again", &auto)?;

@@ -35,8 +35,9 @@ pub use split::{SplitCache, SplitContext, SplitPass, SplitResidual, SplitTransfo
 pub struct ForwardOptions {
     /// Frames a second of the film; needed by models with `inject_sample_info`, ignored by others.
     pub fps: Option<u32>,
-    /// Latent frames in a causal block: a token sees its own and earlier blocks. 1: all tokens see
-    /// all. `None`: the config's `num_frame_per_block`. The last block may be shorter.
+    /// Latent frames in a causal block: a token sees its own and earlier blocks, of which the last may be
+    /// shorter. `None`: all tokens see all, whatever the config's `num_frame_per_block` says, which is
+    /// the default of those who plan a film.
     pub causal_block: Option<usize>,
     /// Which earlier causal blocks a token sees; all when `None`.
     pub attention_window: Option<AttentionWindow>,
@@ -263,11 +264,10 @@ impl Transformer {
         latents: &Tensor,
         options: &ForwardOptions,
     ) -> Result<(), ModelError> {
-        let block = options.causal_block.unwrap_or(self.config.num_frame_per_block);
-        if block < 2 {
+        let Some(block) = options.causal_block.filter(|&block| block > 0) else {
             let rule = "frames before others are finished only where attention is block-causal";
-            return Err(input("causal_block", block, rule));
-        }
+            return Err(input("causal_block", "none", rule));
+        };
         if !keep.is_multiple_of(block) || keep > latents.dim(0) {
             let rule = format!("it must be at most {} and a multiple of {block}", latents.dim(0));
             return Err(input("the number of frames to keep", keep, rule));

@@ -110,20 +110,22 @@ impl Transformer {
 
     /// Which tokens a token sees, where a frame has `tokens`.
     fn mask(&self, tokens: usize, options: &ForwardOptions) -> Result<Mask, ModelError> {
-        let block = options.causal_block.unwrap_or(self.config().num_frame_per_block);
-        let tokens_per_block = block.saturating_mul(tokens);
-        match (block, options.attention_window) {
-            (0, _) => Err(input("causal_block", 0, "it must be at least 1")),
-            (1, None) => Ok(Mask::None),
-            (1, Some(_)) => {
-                let rule = "a window needs causal blocks of more than one frame";
-                Err(input("causal_block", 1, rule))
-            }
-            (_, None) => Ok(Mask::BlockCausal { tokens_per_block }),
-            (_, Some(AttentionWindow { before, sink })) => {
-                Ok(Mask::BlockWindow { tokens_per_block, before, sink })
-            }
+        let Some(block) = options.causal_block else {
+            return match options.attention_window {
+                None => Ok(Mask::None),
+                Some(_) => Err(input("causal_block", "none", "a window needs causal blocks")),
+            };
+        };
+        if block == 0 {
+            return Err(input("causal_block", 0, "it must be at least 1"));
         }
+        let tokens_per_block = block.saturating_mul(tokens);
+        Ok(match options.attention_window {
+            None => Mask::BlockCausal { tokens_per_block },
+            Some(AttentionWindow { before, sink }) => {
+                Mask::BlockWindow { tokens_per_block, before, sink }
+            }
+        })
     }
 
     /// Patches along time, height and width, of frames from `first` on.
