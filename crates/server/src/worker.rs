@@ -16,6 +16,7 @@ use longreel_film::{
 use longreel_jobs::{ArtifactKind, ArtifactName, Format, is_no_room};
 use longreel_media::MediaError;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::code::Code;
 use crate::protocol::{Order, Outcome, Task, Tell};
@@ -207,7 +208,7 @@ impl Relay<'_> {
     /// Tells what was not heard, unless that is done.
     fn again(&mut self) -> Result<(), Box<FilmError>> {
         match self.again.replace(Ok(())) {
-            None => tell_again(&self.journal, self.segments_done),
+            None => tell_again(&self.journal, self.folder, self.segments_done, &mut write),
             Some(result) => result,
         }
     }
@@ -217,7 +218,7 @@ impl Observer for Relay<'_> {
     fn event(&mut self, event: Event) {
         // Now the journal is cut back to the checkpoint from which the film goes on.
         if self.again.is_none() && matches!(event, Event::Segment { .. }) {
-            let told = tell_again(&self.journal, self.segments_done);
+            let told = tell_again(&self.journal, self.folder, self.segments_done, &mut write);
             if told.is_err() {
                 self.stop.request(Stop::Now);
             }
@@ -262,9 +263,7 @@ fn keep_checkpoint(mut event: Event, folder: &Path) -> Event {
     if let Event::Part { segment, checkpoint: Some(path), .. } = &mut event
         && let Ok(segment) = u32::try_from(*segment)
     {
-        let kind = ArtifactKind::Checkpoint(segment);
-        let name = ArtifactName { kind, format: Format::Safetensors };
-        let kept = folder.join(name.to_string());
+        let kept = kept_checkpoint(folder, segment);
         // Of an attempt before this one; a link does not take its place.
         let _ = fs::remove_file(&kept);
         // The run goes on from its own; a second name costs nothing.
@@ -276,9 +275,24 @@ fn keep_checkpoint(mut event: Event, folder: &Path) -> Event {
     event
 }
 
+/// Where the checkpoint of a segment is kept for the server.
+fn kept_checkpoint(folder: &Path, segment: u32) -> PathBuf {
+    let kind = ArtifactKind::Checkpoint(segment);
+    folder.join(ArtifactName { kind, format: Format::Safetensors }.to_string())
+}
+
 /// Tells what the journal of a film says of segments from `first` on, and of the look of the one
-/// before, which may not have come through.
-fn tell_again(journal: &Path, first: u32) -> Result<(), Box<FilmError>> {
+/// before, which may not have come through. A line is written before its checkpoint, which counts on
+/// it, so that it names none: the one that was kept in `folder` is told with it.
+///
+/// # Errors
+/// When the journal cannot be read; no error when there is none.
+fn tell_again(
+    journal: &Path,
+    folder: &Path,
+    first: u32,
+    tell: &mut dyn FnMut(Vec<u8>),
+) -> Result<(), Box<FilmError>> {
     let failed = |cause| Box::new(FilmError::Io { action: "read", path: journal.into(), cause });
     let file = match File::open(journal) {
         Ok(file) => file,
@@ -287,13 +301,23 @@ fn tell_again(journal: &Path, first: u32) -> Result<(), Box<FilmError>> {
         Err(error) => return Err(failed(error)),
     };
     for line in BufReader::new(file).lines() {
-        let line = line.map_err(failed)?;
-        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+        let mut line = line.map_err(failed)?;
+        let Ok(mut event) = serde_json::from_str::<Value>(&line) else { continue };
         let segment = event["segment"].as_u64().unwrap_or_default();
         let from = u64::from(first).saturating_sub(u64::from(event["event"] == "drift"));
-        if segment >= from {
-            write(line.into_bytes());
+        if segment < from {
+            continue;
         }
+        if event["event"] == "part"
+            && event["checkpoint"].is_null()
+            && let Ok(segment) = u32::try_from(segment)
+            && let kept = kept_checkpoint(folder, segment)
+            && kept.exists()
+        {
+            event["checkpoint"] = kept.display().to_string().into();
+            line = event.to_string();
+        }
+        tell(line.into_bytes());
     }
     Ok(())
 }
@@ -357,7 +381,7 @@ fn write(mut line: Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::When;
+    use crate::protocol::{Told, When};
 
     #[test]
     fn the_end_of_stdin_stops_the_film_in_work_after_its_segment() {
@@ -374,5 +398,60 @@ mod tests {
         assert!(lock(folder.path(), &stop).expect("no error").is_none(), "two have one lock");
         drop(held);
         assert!(lock(folder.path(), &stop).expect("no error").is_some());
+    }
+
+    #[test]
+    fn a_segment_that_is_told_again_has_the_checkpoint_that_was_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = folder.path().join("film.journal");
+        let again = |first: u32| {
+            let mut told = Vec::new();
+            let mut tell = |line: Vec<u8>| {
+                let heard: Told = serde_json::from_slice(&line).expect("what a server understands");
+                told.push(heard);
+            };
+            tell_again(&journal, folder.path(), first, &mut tell).expect("readable");
+            told
+        };
+        assert_eq!(again(0), [], "there is no journal");
+        let part = |segment: usize| Event::Part {
+            segment,
+            frames: 33,
+            film_seconds: 1.4,
+            prompt: "a dog".into(),
+            seed: u64::MAX,
+            bytes: Some([812, 9000]),
+            preview: None,
+            checkpoint: None,
+        };
+        let lines = (0..4).map(|segment| serde_json::to_string(&part(segment)).expect("JSON"));
+        let drift = |segment: usize| format!(r#"{{"event":"drift","segment":{segment}}}"#);
+        let lines: Vec<_> =
+            lines.enumerate().flat_map(|(index, line)| [line, drift(index)]).collect();
+        fs::write(&journal, lines.join("\n") + "\n").expect("writable");
+        // As it was told when it was made: the worker was ended before the server had heard of it.
+        let own = folder.path().join("00000003.checkpoint");
+        fs::write(&own, "the state after it").expect("writable");
+        let mut told = part(2);
+        let Event::Part { checkpoint, .. } = &mut told else { unreachable!("it is one") };
+        *checkpoint = Some(own.display().to_string());
+        keep_checkpoint(told, folder.path());
+        // The run's own goes with the segments after it.
+        fs::remove_file(own).expect("it is there");
+
+        let told = again(2);
+        assert!(matches!(told[0], Told::Drift(_)), "the look of the one before: {told:?}");
+        let kept = kept_checkpoint(folder.path(), 2);
+        let checkpoints: Vec<_> = told
+            .iter()
+            .filter_map(|told| match told {
+                Told::Part { segment, seed: u64::MAX, checkpoint, .. } => {
+                    Some((*segment, checkpoint))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(checkpoints, [(2, &Some(kept.clone())), (3, &None)]);
+        assert_eq!(fs::read(kept).expect("it is there"), b"the state after it");
     }
 }
