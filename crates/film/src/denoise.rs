@@ -217,9 +217,8 @@ fn evaluate(
         Reuse::Keys(branches) => branches,
         Reuse::Steps(cached) => {
             let Shown { index, row, input, .. } = *shown;
-            let branches = [(Branch::Cond, Some(task.cond)), (Branch::Uncond, context)];
-            let contexts: Vec<_> =
-                branches.into_iter().filter_map(|(branch, c)| Some((branch, c?))).collect();
+            let mut contexts = vec![(Branch::Cond, task.cond)];
+            contexts.extend(context.map(|context| (Branch::Uncond, context)));
             let timesteps = &row.timesteps[row.interval.clone()];
             let (options, contexts) = (&task.forward, &contexts[..]);
             let row = ShownRow { index, input, timesteps, options, contexts };

@@ -227,9 +227,9 @@ fn together_values(config: &VaeConfig, size: [usize; 2], latents: usize) -> u64 
     (together(config, size, latents) * channels * (size[0] / 8) * (size[1] / 8)) as u64
 }
 
-/// Bytes of activations that stand at once in a forward pass; with no tokens what stays after it. A
-/// handful of `[tokens, dim]` and one
-/// slice of the feed-forward's hidden layer.
+/// Bytes that forward passes of the processor take beside the weights, in `f32`: six of `[tokens, dim]` that
+/// stand at once, a slice of the feed-forward's hidden layer, and for all blocks the keys and values of
+/// a prompt and a negative one. With no tokens about what stays between two passes.
 pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
     let context = 512 * dim * 2 * config.num_layers as u64;

@@ -2,7 +2,7 @@
 //! function of the sizes.
 
 use longreel_kernels::Tensor;
-use longreel_media::{Filter, Frame, Resizer, encoder_bytes};
+use longreel_media::{Filter, Frame, MAX_PART_FRAMES, Resizer, encoder_bytes};
 use longreel_models::{Upscaler, UpscalerShape};
 
 use crate::between::between;
@@ -89,9 +89,6 @@ pub(crate) struct FinishBytes {
     pub part: u64,
 }
 
-/// Frames of a part at most; the writer closes longer ones.
-const PART_FRAMES: u64 = 240;
-
 impl FinishBytes {
     /// Of a film whose segments have `frames` frames of the model, by the built-in encoder. What ffmpeg
     /// takes is its own.
@@ -119,7 +116,7 @@ impl FinishBytes {
         }
         let [width, height] = request.film_size();
         // A fortieth of a byte a pixel: 10 Mbit a second at 1080p.
-        let in_part = (frames * u64::from(how.frames)).min(PART_FRAMES);
+        let in_part = (frames * u64::from(how.frames)).min(MAX_PART_FRAMES);
         let samples = in_part * (width * height) as u64 / 40;
         Self { frame, part: encoder_bytes(width, height) + samples }
     }

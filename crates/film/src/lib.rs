@@ -74,7 +74,9 @@ pub use estimate::{
 };
 pub use events::{Change, Event, Leave, Observer, Stop, StopSignal};
 pub use longreel_sampling::GuidanceInterval;
-pub use memory::{available_memory_bytes, memory_limit_bytes, peak_memory_bytes};
+pub use memory::{
+    available_memory_bytes, memory_control_groups, memory_limit_bytes, peak_memory_bytes,
+};
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
     Beyond, FilmPlan, FinishSummary, GpuPlan, KvCacheSummary, ModelFacts, PlanSummary,

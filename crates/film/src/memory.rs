@@ -7,13 +7,19 @@ use std::path::{Path, PathBuf};
 /// what its control groups leave. `None` where neither tells.
 pub fn available_memory_bytes() -> Option<u64> {
     let system = field("/proc/meminfo", "MemAvailable:").map(|kilobytes| kilobytes * 1024);
-    let groups = groups().into_iter().filter_map(|group| group.left_bytes());
+    let groups = groups(None).into_iter().filter_map(|group| group.left_bytes());
     groups.chain(system).min()
 }
 
 /// The smallest limit of the control groups of this process, in bytes, where there is one.
 pub fn memory_limit_bytes() -> Option<u64> {
-    groups().into_iter().filter_map(|group| group.limit_bytes()).min()
+    groups(None).into_iter().filter_map(|group| group.limit_bytes()).min()
+}
+
+/// The folders of the control groups that account for the memory of a process, this one for `None`, in
+/// both of the kernel's interfaces: nearest first, those around them included. They need not exist.
+pub fn memory_control_groups(process: Option<u32>) -> Vec<PathBuf> {
+    groups(process).into_iter().map(|group| group.folder).collect()
 }
 
 /// Peak resident memory of this process in bytes, where the system tells.
@@ -42,9 +48,10 @@ const OLD: [&str; 4] =
 /// A limit beyond this is none: the old interface writes the largest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The groups that this process is in, those around them included.
-fn groups() -> Vec<Group> {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+/// The groups that a process is in, this one for `None`, nearest first, those around them included.
+fn groups(process: Option<u32>) -> Vec<Group> {
+    let process = process.map_or_else(|| "self".to_owned(), |id| id.to_string());
+    let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     groups_of(&own, Path::new("/sys/fs/cgroup"))
 }
 
@@ -115,6 +122,10 @@ mod tests {
         );
         write(&mounted.join("a/b"), &[("memory.max", "max\n"), ("memory.current", "600")]);
         assert_eq!(left("0::/a/b\n", mounted), (Some(750), Some(1000)));
+        let folders = groups_of("0::/a/b\n", mounted).into_iter().map(|group| group.folder);
+        let nearest_first = [mounted.join("a/b"), mounted.join("a"), mounted.to_owned()];
+        assert_eq!(folders.collect::<Vec<_>>(), nearest_first);
+        assert_eq!(groups_of("what is this", mounted), []);
         assert_eq!(left("0::/elsewhere\n", mounted), (None, None));
     }
 

@@ -9,8 +9,8 @@ use longreel_film::{
     FilmRequest, Leave, Length, Observer, Outputs, StartFrom, Stop, StopSignal, resume,
 };
 use longreel_kernels::Device;
-use longreel_kernels::gpu::{Address, Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Stream};
-use longreel_shim::Shim;
+use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
+use longreel_shim::{Shim, Watch, Watched};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures").join(name)
@@ -301,28 +301,20 @@ fn frames_carried_as_pixels_have_no_decoder_beside() {
     assert!(text.contains("no device can decode beside the others"), "{text}");
 }
 
-/// Where in the host's memory uploads came from, and how many bytes they were.
-type Uploads = Arc<Mutex<Vec<(usize, usize)>>>;
-
+/// What is done before each launch, which fails where that does.
 type Before = Box<dyn Fn() -> Result<(), GpuError> + Send + Sync>;
 
-/// A shim that notes its uploads, and does something before each launch or fails for good there.
-struct Watched {
-    shim: Shim,
-    before: Before,
-    uploads: Uploads,
-}
+struct Launches(Before);
 
-impl Watched {
-    fn new(shim: Shim, before: Before) -> Self {
-        Self { shim, before, uploads: Uploads::default() }
+impl Watch for Launches {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        (self.0)()?;
+        shim.launch(launch, args)
     }
 }
 
-impl std::fmt::Debug for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watched").field("shim", &self.shim).finish_non_exhaustive()
-    }
+fn watched(shim: Shim, before: Before) -> Watched<Launches> {
+    Watched::new(shim, Arc::new(Launches(before)))
 }
 
 /// Fails for good after so many launches.
@@ -335,65 +327,13 @@ fn failing_after(launches: usize) -> Before {
     })
 }
 
-impl Driver for Watched {
-    fn name(&self) -> String {
-        "a watched shim".into()
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
-        self.shim.alloc(bytes)
-    }
-
-    fn free(&self, address: Address) {
-        self.shim.free(address);
-    }
-
-    fn memory(&self) -> Result<(usize, usize), GpuError> {
-        self.shim.memory()
-    }
-
-    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
-        self.uploads.lock().expect("no panic").push((bytes.as_ptr() as usize, bytes.len()));
-        self.shim.upload(stream, to, bytes)
-    }
-
-    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.shim.download(from, bytes)
-    }
-
-    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
-        self.shim.copy(to, from, bytes)
-    }
-
-    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
-        self.shim.zero(to, bytes)
-    }
-
-    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
-        (self.before)()?;
-        self.shim.launch(launch, args)
-    }
-
-    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
-        self.shim.matmul(what)
-    }
-
-    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
-        self.shim.follow(stream)
-    }
-
-    fn wait(&self) -> Result<(), GpuError> {
-        self.shim.wait()
-    }
-}
-
 #[test]
 fn gpus_share_a_film_and_one_that_fails_ends_it_with_its_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let shim = || Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")));
     let gpu = |driver: Box<dyn Driver>| Device::Gpu(Gpu::new(driver, Element::Bf16));
     let good = || Some(gpu(Box::new(shim()?)));
-    let failing = |launches| Some(gpu(Box::new(Watched::new(shim()?, failing_after(launches)))));
+    let failing = |launches| Some(gpu(Box::new(watched(shim()?, failing_after(launches)))));
     let (Some(one), Some(first), Some(second)) = (good(), good(), good()) else { return };
     // Both passes of guidance in strips, and each on a device of its own.
     for (guidance, sharing) in [(1.0, [1, 2, 0]), (4.0, [2, 1, 0])] {
@@ -446,7 +386,7 @@ fn a_gpu_decodes_a_segment_while_another_one_denoises_the_next() {
         }
         Ok(())
     };
-    let devices = vec![gpu(Box::new(first)), gpu(Box::new(Watched::new(second, Box::new(before))))];
+    let devices = vec![gpu(Box::new(first)), gpu(Box::new(watched(second, Box::new(before))))];
     let mut engine = engine("df", 2).on(devices);
     let mut request = request(&engine);
     two_segments(&mut request);
@@ -475,7 +415,7 @@ fn a_decoder_that_fails_ends_the_film_with_its_reason_and_what_was_made_stays() 
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     };
-    let run = |decoder: Watched, observer: &mut dyn FnMut(Event), path: &Path| {
+    let run = |decoder: Watched<Launches>, observer: &mut dyn FnMut(Event), path: &Path| {
         let first = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("as before");
         let devices = vec![gpu(Box::new(first)), gpu(Box::new(decoder))];
         let mut engine = engine("df", 2).on(devices);
@@ -488,11 +428,11 @@ fn a_decoder_that_fails_ends_the_film_with_its_reason_and_what_was_made_stays() 
         made.map_err(Box::new)
     };
     let whole = folder.path().join("whole.mp4");
-    run(Watched::new(counted, Box::new(before)), &mut |_| {}, &whole).expect("a film");
+    run(watched(counted, Box::new(before)), &mut |_| {}, &whole).expect("a film");
     let all = launches.load(Ordering::Relaxed);
     for left in [0, all / 3, all - 1] {
         let path = folder.path().join(format!("after-{left}.mp4"));
-        let decoder = Watched::new(shim().expect("as before"), failing_after(left));
+        let decoder = watched(shim().expect("as before"), failing_after(left));
         let mut parts = 0;
         let mut observer = |event: Event| parts += usize::from(matches!(event, Event::Part { .. }));
         let error = run(decoder, &mut observer, &path).expect_err("fails");
@@ -531,6 +471,18 @@ fn mappings_of(file: &Path) -> Vec<std::ops::Range<usize>> {
     maps.lines().filter_map(mapping).collect()
 }
 
+/// Where in the host's memory uploads came from, and how many bytes they were.
+#[cfg(target_os = "linux")]
+#[derive(Default)]
+struct Uploads(Mutex<Vec<(usize, usize)>>);
+
+#[cfg(target_os = "linux")]
+impl Watch for Uploads {
+    fn upload(&self, bytes: &[u8]) {
+        self.0.lock().expect("no panic").push((bytes.as_ptr() as usize, bytes.len()));
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn cards_of_a_process_bring_each_weight_from_one_mapping_of_its_file() {
@@ -540,13 +492,14 @@ fn cards_of_a_process_bring_each_weight_from_one_mapping_of_its_file() {
     copy(&fixture("models/df"), &copied);
     let file = copied.join("transformer/diffusion_pytorch_model.safetensors");
     let shim = || Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")));
-    let nothing = || -> Before { Box::new(|| Ok(())) };
     let (Some(first), Some(second)) = (shim(), shim()) else { return };
-    let watched = [first, second].map(|shim| Watched::new(shim, nothing()));
-    let uploads = watched.each_ref().map(|watched| watched.uploads.clone());
-    let gpus = watched.map(|driver| Device::Gpu(Gpu::new(Box::new(driver), Element::F32)));
+    let uploads = [(); 2].map(|()| Arc::new(Uploads::default()));
+    let gpus = [first, second].into_iter().zip(&uploads).map(|(shim, uploads)| {
+        let driver = Watched::new(shim, Arc::clone(uploads));
+        Device::Gpu(Gpu::new(Box::new(driver), Element::F32))
+    });
     let options = EngineOptions { device: DeviceChoice::Cpu(2), ..EngineOptions::new(&copied) };
-    let mut engine = Engine::open(&options).expect("a model").on(gpus.to_vec());
+    let mut engine = Engine::open(&options).expect("a model").on(gpus.collect());
     let mut request = request(&engine);
     two_segments(&mut request);
     // One segment, denoised by both in strips.
@@ -559,7 +512,7 @@ fn cards_of_a_process_bring_each_weight_from_one_mapping_of_its_file() {
     let mappings = mappings_of(&file);
     let [mapping] = &mappings[..] else { panic!("{} mappings", mappings.len()) };
     let [first, second] = uploads.map(|uploads| {
-        let uploads = uploads.lock().expect("no panic");
+        let uploads = uploads.0.lock().expect("no panic");
         let from_file = uploads.iter().filter(|(start, _)| mapping.contains(start));
         let mut from_file: Vec<_> = from_file.copied().collect();
         from_file.sort_unstable();

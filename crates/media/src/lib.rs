@@ -45,7 +45,9 @@ mod yuv;
 pub use error::{MediaError, Result};
 pub use ffmpeg::ffmpeg_path;
 pub use files::write_atomic;
-pub use film::{Codec, FilmKind, FilmOptions, FilmReport, FilmState, FilmWriter, PartReport};
+pub use film::{
+    Codec, FilmKind, FilmOptions, FilmReport, FilmState, FilmWriter, MAX_PART_FRAMES, PartReport,
+};
 pub use frame::{Frame, FrameRate};
 pub use h264::encoder::encoder_bytes;
 pub use image::{

@@ -257,18 +257,18 @@ impl Models {
     }
 
     /// Lets no request name that model from now on, for this server and, unless that one is started with
-    /// it, the one after it. It makes what it was asked for already, until [`Self::gone`]. No error when
-    /// it leaves already.
+    /// it, the one after it. It makes what it was asked for already, until [`Self::gone`]. Returns it, also
+    /// when it leaves already.
     ///
     /// # Errors
     /// See [`NotStopped`]; then nothing changes.
-    pub fn stop(&self, name: &str) -> Result<(), NotStopped> {
+    pub fn stop(&self, name: &str) -> Result<Arc<dyn Films>, NotStopped> {
         let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         let (place, mut leaving) = {
             let now = self.now();
             let Some(place) = named(&now.served, name) else {
-                let leaves = named(&now.leaving, name).is_some();
-                return if leaves { Ok(()) } else { Err(NotStopped::Unknown) };
+                let leaves = named(&now.leaving, name).map(|place| now.leaving[place].clone());
+                return leaves.ok_or(NotStopped::Unknown);
             };
             if place == now.default {
                 return Err(NotStopped::IsDefault);
@@ -283,11 +283,11 @@ impl Models {
         *joined = others;
         let mut now = self.change();
         let films = now.served.remove(place);
-        now.leaving.push(films);
+        now.leaving.push(films.clone());
         if place < now.default {
             now.default -= 1;
         }
-        Ok(())
+        Ok(films)
     }
 
     /// A model that leaves has made all that it was asked for.

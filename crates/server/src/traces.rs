@@ -9,10 +9,12 @@
 //!
 //! A film is a trace whose id is the job's: the span of the job, and one for each segment.
 
+use std::borrow::Cow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use longreel_jobs::{Event, EventKind, Job, JobState};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 /// Spans that wait to be sent; beyond them spans are dropped.
@@ -239,24 +241,10 @@ impl Collector {
 }
 
 /// The specification has values of headers as those of W3C's baggage: percent-encoded. What is not encoded
-/// stays as it is.
+/// stays as it is, and so does a value that is no text.
 fn decoded(value: &str) -> String {
-    let bytes = value.as_bytes();
-    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while let Some(&byte) = bytes.get(at) {
-        let hex = value.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match hex.filter(|_| byte == b'%') {
-            Some(encoded) => {
-                plain.push(encoded);
-                at += 3;
-            }
-            None => {
-                plain.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(plain).unwrap_or_else(|_| value.to_owned())
+    let plain = percent_decode_str(value).decode_utf8();
+    plain.map_or_else(|_| value.to_owned(), Cow::into_owned)
 }
 
 /// Sends until every sender is gone. A collector that does not answer loses spans, not films.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use longreel_film::memory_control_groups;
+
 /// A kill is looked for among those of so long before a death, and at most twice as long: freeing the
 /// memory of a large process takes the kernel a while, and what it killed long ago says nothing.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -22,13 +24,13 @@ pub(crate) struct KernelKills {
 }
 
 impl KernelKills {
-    /// The count that concerns a process: that of its control group where it has one, since the one of
-    /// the machine counts what happens in other containers too.
+    /// The count that concerns a process, or one that this process has started and that has ended: that of
+    /// its control group where it has one, since the one of the machine counts what happens in other
+    /// containers too.
     pub fn of(process: Option<u32>) -> Self {
-        let groups = process.map(|id| groups_of(&id.to_string())).unwrap_or_default();
-        let mut files = counters(&groups);
-        files.push("/proc/vmstat".into());
-        Self::in_file(files.into_iter().find(|file| count(file).is_some()))
+        let machine = PathBuf::from("/proc/vmstat");
+        let file = counter(&memory_control_groups(process));
+        Self::in_file(file.or_else(|| count(&machine).map(|_| machine)))
     }
 
     /// The count in a file; without one, none is ever seen.
@@ -68,36 +70,17 @@ impl KernelKills {
     }
 }
 
-/// Files that may have the count of the group of a process with these lines in `/proc/ID/cgroup`, the
-/// nearest first.
-/// In a container the group's path is often that on the host, and what is mounted is the group itself.
-fn counters(groups: &str) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let (root, name) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.events"),
-            _ if controllers.split(',').any(|of| of == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.oom_control")
-            }
-            _ => continue,
-        };
-        let root = Path::new(root);
-        files.extend([root.join(path.trim_start_matches('/')).join(name), root.join(name)]);
-    }
-    files
-}
-
-/// What `/proc` says of the control groups of a process; `self` is this one.
-fn groups_of(process: &str) -> String {
-    std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default()
+/// The count of the first of these control groups that has one.
+fn counter(groups: &[PathBuf]) -> Option<PathBuf> {
+    let names = ["memory.events", "memory.oom_control"];
+    let mut files = groups.iter().flat_map(|group| names.map(|name| group.join(name)));
+    files.find(|file| count(file).is_some())
 }
 
 /// How many processes the kernel has killed in the control group of this one because memory ran out;
 /// `None` where no group has a count.
 pub fn killed_for_memory() -> Option<u64> {
-    counters(&groups_of("self")).iter().find_map(|file| count(file))
+    count(&counter(&memory_control_groups(None))?)
 }
 
 fn count(file: &Path) -> Option<u64> {
@@ -116,7 +99,7 @@ pub(crate) fn is_failed_allocation(line: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn counter(folder: &Path) -> impl Fn(u64) -> KernelKills {
+    fn counting(folder: &Path) -> impl Fn(u64) -> KernelKills {
         let file = folder.join("memory.events");
         move |kills| {
             std::fs::write(&file, format!("low 0\noom 9\noom_kill {kills}\n")).expect("writable");
@@ -127,7 +110,7 @@ mod tests {
     #[test]
     fn a_kill_explains_one_death_and_those_from_before_none() {
         let folder = tempfile::tempdir().expect("a folder");
-        let has = counter(folder.path());
+        let has = counting(folder.path());
         let (mut first, second) = (has(3), has(3));
         assert!(!first.explain() && !second.explain(), "nothing was killed");
         has(4);
@@ -141,16 +124,18 @@ mod tests {
 
     #[test]
     fn the_count_is_that_of_the_nearest_control_group() {
-        let files = |groups: &str| -> Vec<String> {
-            counters(groups).iter().map(|file| file.display().to_string()).collect()
-        };
-        let new = files("0::/system.slice/longreel.service\n");
-        assert_eq!(new[0], "/sys/fs/cgroup/system.slice/longreel.service/memory.events");
-        assert_eq!(new[1..], ["/sys/fs/cgroup/memory.events"]);
-        let old = files("9:name=systemd:/\n4:memory,hugetlb:/docker/ab:c\n");
-        assert_eq!(old[0], "/sys/fs/cgroup/memory/docker/ab:c/memory.oom_control");
-        assert_eq!(old[1..], ["/sys/fs/cgroup/memory/memory.oom_control"]);
-        assert!(files("what is this").is_empty());
+        let place = tempfile::tempdir().expect("a folder");
+        let [own, around, other] = ["a/b", "a", "c"].map(|name| place.path().join(name));
+        let groups = [own.clone(), around.clone(), place.path().to_owned()];
+        assert_eq!(counter(&groups), None);
+        std::fs::create_dir_all(&own).expect("writable");
+        let write = |file: &Path| std::fs::write(file, "oom_kill 3\n").expect("writable");
+        write(&around.join("memory.events"));
+        assert_eq!(counter(&groups), Some(around.join("memory.events")));
+        // As the old interface has it.
+        write(&own.join("memory.oom_control"));
+        assert_eq!(counter(&groups), Some(own.join("memory.oom_control")));
+        assert_eq!(counter(&[other]), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod compile;
 mod memory;
 mod product;
+mod watched;
 
 use std::ffi::CStr;
 use std::fmt;
@@ -24,6 +25,7 @@ use rayon::prelude::*;
 
 use compile::{Argument, Module};
 use memory::Memory;
+pub use watched::{Watch, Watched};
 
 /// Why there is no shim.
 #[derive(Debug, thiserror::Error)]

@@ -12,10 +12,14 @@ use longreel_models::{
     ContextOptions, ForwardOptions, ModelError, SplitTransformer, Transformer, Vae, VaeDecoderState,
 };
 use longreel_sampling::SchedulerConfig;
-use longreel_weights::{ExpectedTensor, ModelKind, TensorSource, VaeConfig, published_models};
+use longreel_weights::{
+    ExpectedTensor, ModelKind, TensorSource, TransformerConfig, VaeConfig, published_models,
+};
 use memmap2::Mmap;
 
 use super::{Need, strips_in};
+use crate::condition::VAE_BUDGET_BYTES;
+use crate::estimate::tokens_per_frame;
 use crate::plan::ModelFacts;
 use crate::sharing::Sharing;
 
@@ -121,73 +125,104 @@ fn holes(tensors: &[ExpectedTensor]) -> TensorSource {
     TensorSource::from_tensors(tensors.iter().map(weight).collect())
 }
 
+/// A model at work on a card.
 struct Case {
-    model: &'static str,
+    facts: ModelFacts,
+    /// Of a pass.
     latents: usize,
-    size: [usize; 2],
+    width: usize,
+    height: usize,
     /// GiB of the card.
     card: usize,
-    /// In which pictures are decoded there.
-    strips: usize,
 }
 
-/// What a plan knows of a case's model.
-fn facts(case: &Case) -> ModelFacts {
-    let published = published_models().into_iter().find(|m| m.name == case.model);
-    let config = published.expect(case.model).transformer;
-    let vae = VaeConfig::from_json("{}").expect("the default");
-    let tensors = config.expected_tensors();
-    let count = |tensors: &[ExpectedTensor]| {
-        tensors.iter().map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
-    };
-    ModelFacts {
-        name: case.model.into(),
-        kind: ModelKind::DiffusionForcing,
-        causal_few_step: false,
-        revision: String::new(),
-        transformer: config.clone(),
-        vae: vae.clone(),
-        scheduler: SchedulerConfig::default(),
-        transformer_bytes: count(&tensors),
-        text_encoder_bytes: 0,
-        other_bytes: count(&vae.expected_tensors()),
-        upscaler: None,
-        gpu: None,
-        devices: 1,
+impl Case {
+    /// Of a published model: latent frames of a pass, width and height, GiB of the card.
+    fn new(model: &str, latents: usize, [width, height]: [usize; 2], card: usize) -> Self {
+        let published = published_models().into_iter().find(|m| m.name == model);
+        let transformer = published.expect(model).transformer;
+        let vae = VaeConfig::from_json("{}").expect("the default");
+        let bytes = |tensors: Vec<ExpectedTensor>| {
+            tensors.iter().map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
+        };
+        let facts = ModelFacts {
+            name: model.into(),
+            kind: ModelKind::DiffusionForcing,
+            causal_few_step: false,
+            revision: String::new(),
+            transformer_bytes: bytes(transformer.expected_tensors()),
+            transformer,
+            text_encoder_bytes: 0,
+            other_bytes: bytes(vae.expected_tensors()),
+            vae,
+            scheduler: SchedulerConfig::default(),
+            upscaler: None,
+            gpu: None,
+            devices: 1,
+        };
+        Self { facts, latents, width, height, card }
+    }
+
+    fn config(&self) -> &TransformerConfig {
+        &self.facts.transformer
+    }
+
+    /// Of a pass.
+    fn tokens(&self) -> usize {
+        self.latents * tokens_per_frame(self.config(), self.height, self.width)
+    }
+
+    /// Height and width.
+    fn size(&self) -> [usize; 2] {
+        [self.height, self.width]
+    }
+
+    /// Bytes of the card.
+    fn free(&self) -> u64 {
+        (self.card as u64) << 30
+    }
+
+    /// The card, with its memory shared out as the plan has it.
+    fn planned(&self, need: &Need) -> (Card, Arc<Gpu>) {
+        let card = Card(Arc::new(Accounts { total: self.card << 30, ..Accounts::default() }));
+        let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
+        gpu.plan_weights(need.shares(self.free()).expect("a card for it"));
+        gpu.set_scarce(need.all() > self.free());
+        (card, gpu)
+    }
+
+    fn transformer(&self) -> Transformer {
+        let weights = holes(&self.config().expected_tensors());
+        Transformer::load(self.config(), weights).expect("a model")
+    }
+
+    /// What a pass is given: latents, and a prompt.
+    fn given(&self) -> (Tensor, Tensor) {
+        let latents = Tensor::zeros(&[self.latents, 16, self.height / 8, self.width / 8]);
+        (latents, Tensor::zeros(&[77, self.config().text_dim]))
     }
 }
 
-/// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
-/// second pass; the plan's word.
-fn measured(case: &Case) -> (usize, usize, u64, Need, usize) {
-    let [width, height] = case.size;
-    let facts = facts(case);
-    let (config, tensors) = (facts.transformer.clone(), facts.transformer.expected_tensors());
-    let vae = facts.vae.clone();
-    let tokens = case.latents * crate::estimate::tokens_per_frame(&config, height, width);
-    let free = (case.card as u64) << 30;
-    let strips = strips_in(&facts, [height, width], free);
-    let need = Need::of(&facts, tokens, [height, width], strips, 0);
-    let card = Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() }));
-    let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
-    gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
-    gpu.set_scarce(need.all() > (case.card as u64) << 30);
-    let device = Device::Gpu(gpu.clone());
+/// How each pass is run.
+const OPTIONS: ForwardOptions =
+    ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
 
-    let transformer = Transformer::load(&config, holes(&tensors)).expect("a model").on(&device);
-    let vae_tensors = vae.expected_tensors();
-    let mut vae = Vae::load(&vae, holes(&vae_tensors)).expect("a VAE").on(&device);
+/// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
+/// second pass.
+fn measured(case: &Case, need: &Need, strips: usize) -> (usize, usize, u64) {
+    let (card, gpu) = case.planned(need);
+    let device = Device::Gpu(gpu.clone());
+    let transformer = case.transformer().on(&device);
+    let vae = &case.facts.vae;
+    let mut vae = Vae::load(vae, holes(&vae.expected_tensors())).expect("a VAE").on(&device);
     vae.decoder.set_strips(strips);
-    let text = Tensor::zeros(&[77, config.text_dim]);
-    let contexts: Vec<_> = (0..2)
-        .map(|_| transformer.context(&text, None, &ContextOptions::default()).expect("room"))
-        .collect();
-    let latents = Tensor::zeros(&[case.latents, 16, height / 8, width / 8]);
-    let options = ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
+    let (latents, text) = case.given();
+    let contexts = [(); 2].map(|()| transformer.context(&text, None, &ContextOptions::default()));
     let timesteps: Vec<f32> = (0..case.latents).map(|t| t as f32).collect();
     for context in &contexts {
         card.with(|state| state.copied = 0);
-        transformer.forward(&latents, &timesteps, context, &options).expect("room");
+        let context = context.as_ref().expect("room");
+        transformer.forward(&latents, &timesteps, context, &OPTIONS).expect("room");
     }
     let (denoising, copied) = card.with(|state| (state.peak, state.copied));
     gpu.make_room(usize::MAX).expect("an answer");
@@ -195,96 +230,52 @@ fn measured(case: &Case) -> (usize, usize, u64, Need, usize) {
     let mut state = VaeDecoderState::new();
     let part = latents.slice0(0..4);
     vae.decoder
-        .decode_each(&part, &mut state, crate::condition::VAE_BUDGET_BYTES, |_| {
-            Ok::<_, ModelError>(())
-        })
+        .decode_each(&part, &mut state, VAE_BUDGET_BYTES, |_| Ok::<_, ModelError>(()))
         .expect("room");
     // Of the weights that are there those of the VAE are part of it.
     let (_, there) = gpu.bytes();
-    let decoding = card.with(|state| state.peak) + facts.other_bytes as usize - there;
-    (denoising, decoding, copied, need, strips)
+    let decoding = card.with(|state| state.peak) + case.facts.other_bytes as usize - there;
+    (denoising, decoding, copied)
 }
+
+/// Says how far a peak is from the plan, and allows a tenth.
+#[track_caller]
+fn assert_near(what: &str, peak: usize, planned: u64) {
+    let off = peak as f64 / planned as f64;
+    println!("{what}: {off:.3} of the plan");
+    assert!((0.9..1.1).contains(&off), "{what}: {off:.3} of the plan");
+}
+
+const SMALL: &str = "SkyReels-V2-DF-1.3B-540P";
+const LARGE: &str = "SkyReels-V2-DF-14B-540P";
+const LARGER: &str = "SkyReels-V2-DF-14B-720P";
 
 #[test]
 fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
-    for case in [
-        Case {
-            model: "SkyReels-V2-DF-1.3B-540P",
-            latents: 25,
-            size: [960, 544],
-            card: 24,
-            strips: 1,
-        },
-        Case {
-            model: "SkyReels-V2-DF-14B-540P",
-            latents: 25,
-            size: [960, 544],
-            card: 80,
-            strips: 1,
-        },
-        Case {
-            model: "SkyReels-V2-DF-14B-720P",
-            latents: 31,
-            size: [1280, 720],
-            card: 80,
-            strips: 1,
-        },
-        Case {
-            model: "SkyReels-V2-DF-1.3B-540P",
-            latents: 25,
-            size: [960, 544],
-            card: 6,
-            strips: 1,
-        },
-        Case {
-            model: "SkyReels-V2-DF-14B-540P",
-            latents: 25,
-            size: [960, 544],
-            card: 12,
-            strips: 1,
-        },
-        Case {
-            model: "SkyReels-V2-DF-14B-720P",
-            latents: 31,
-            size: [1280, 720],
-            card: 24,
-            strips: 1,
-        },
+    for (model, latents, size, card, expected_strips) in [
+        (SMALL, 25, [960, 544], 24, 1),
+        (LARGE, 25, [960, 544], 80, 1),
+        (LARGER, 31, [1280, 720], 80, 1),
+        (SMALL, 25, [960, 544], 6, 1),
+        (LARGE, 25, [960, 544], 12, 1),
+        (LARGER, 31, [1280, 720], 24, 1),
         // Pictures that do not fit these as a whole.
-        Case {
-            model: "SkyReels-V2-DF-1.3B-540P",
-            latents: 25,
-            size: [960, 544],
-            card: 4,
-            strips: 2,
-        },
-        Case {
-            model: "SkyReels-V2-DF-1.3B-540P",
-            latents: 25,
-            size: [1280, 720],
-            card: 6,
-            strips: 2,
-        },
-        Case {
-            model: "SkyReels-V2-DF-1.3B-540P",
-            latents: 25,
-            size: [720, 1280],
-            card: 6,
-            strips: 2,
-        },
+        (SMALL, 25, [960, 544], 4, 2),
+        (SMALL, 25, [1280, 720], 6, 2),
+        (SMALL, 25, [720, 1280], 6, 2),
     ] {
-        let (denoising, decoding, copied, need, strips) = measured(&case);
-        assert_eq!(strips, case.strips, "{} on {} GiB", case.model, case.card);
+        let case = Case::new(model, latents, size, card);
+        let strips = strips_in(&case.facts, case.size(), case.free());
+        assert_eq!(strips, expected_strips, "{model} on {card} GiB");
+        let need = Need::of(&case.facts, case.tokens(), case.size(), strips, 0);
+        let (denoising, decoding, copied) = measured(&case, &need, strips);
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let shares = need.shares((case.card as u64) << 30).expect("a card for it");
+        let shares = need.shares(case.free()).expect("a card for it");
         let weights = (shares.bytes() as u64).min(need.weights);
         let expected = need.activations + weights;
         println!(
-            "{} {:?} on {} GiB: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding {:.2} \
-             GiB ({:.2} planned), {:.2} GiB copied for a pass",
-            case.model,
-            case.size,
-            case.card,
+            "{model} {size:?} on {card} GiB: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding \
+             {:.2} GiB ({:.2} planned), {:.2} GiB copied for a pass",
             gib(denoising as u64),
             gib(expected),
             gib(weights),
@@ -292,42 +283,25 @@ fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
             gib(need.decoding),
             gib(copied),
         );
-        let off = denoising as f64 / expected as f64;
-        assert!((0.9..1.1).contains(&off), "denoising: {off:.3} of the plan");
-        let off = decoding as f64 / need.decoding as f64;
-        assert!((0.9..1.1).contains(&off), "decoding: {off:.3} of the plan");
+        assert_near("denoising", denoising, expected);
+        assert_near("decoding", decoding, need.decoding);
     }
 }
 
 #[test]
 fn what_a_step_cache_keeps_is_in_the_plan() {
-    let case = Case {
-        model: "SkyReels-V2-DF-1.3B-540P",
-        latents: 25,
-        size: [960, 544],
-        card: 24,
-        strips: 1,
-    };
-    let [width, height] = case.size;
-    let facts = facts(&case);
-    let config = &facts.transformer;
-    let tokens = case.latents * crate::estimate::tokens_per_frame(config, height, width);
-    let kept = (2 * tokens * facts.dim()) as u64;
-    let need = Need::of(&facts, tokens, [height, width], case.strips, kept);
-    let card = Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() }));
-    let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
-    gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
-    let weights = holes(&config.expected_tensors());
-    let model = Transformer::load(config, weights).expect("a model").on(&Device::Gpu(gpu));
-    let text = Tensor::zeros(&[77, config.text_dim]);
+    let case = Case::new(SMALL, 25, [960, 544], 24);
+    let kept = (2 * case.tokens() * case.facts.dim()) as u64;
+    let need = Need::of(&case.facts, case.tokens(), case.size(), 1, kept);
+    let (card, gpu) = case.planned(&need);
+    let model = case.transformer().on(&Device::Gpu(gpu));
+    let (latents, text) = case.given();
     let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
-    let latents = Tensor::zeros(&[case.latents, 16, height / 8, width / 8]);
-    let options = ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
     let mut residuals = [None, None];
     for row in 0..3 {
         for (context, residual) in contexts.iter().zip(&mut residuals) {
             let context = context.as_ref().expect("room");
-            let mut pass = model.begin(&latents, &[500.0], &options).expect("fits");
+            let mut pass = model.begin(&latents, &[500.0], &OPTIONS).expect("fits");
             match residual {
                 Some(residual) if row == 2 => pass.add_residual(residual).expect("fits"),
                 _ => {
@@ -338,50 +312,28 @@ fn what_a_step_cache_keeps_is_in_the_plan() {
             pass.finish().expect("room");
         }
     }
-    let expected = need.activations + need.weights - facts.other_bytes;
-    let off = card.with(|state| state.peak) as f64 / expected as f64;
-    println!("with residuals of two passes: {off:.3} of the plan");
-    assert!((0.9..1.1).contains(&off), "{off:.3} of the plan");
+    let expected = need.activations + need.weights - case.facts.other_bytes;
+    assert_near("with residuals of two passes", card.with(|state| state.peak), expected);
 }
 
 #[test]
 fn each_of_several_devices_takes_what_the_plan_says() {
-    let case = Case {
-        model: "SkyReels-V2-DF-1.3B-540P",
-        latents: 25,
-        size: [960, 544],
-        card: 24,
-        strips: 1,
-    };
-    let [width, height] = case.size;
-    let facts = facts(&case);
-    let config = &facts.transformer;
-    let tokens = case.latents * crate::estimate::tokens_per_frame(config, height, width);
+    let case = Case::new(SMALL, 25, [960, 544], 24);
     for strips in [2, 4] {
         let sharing = Sharing { groups: 1, strips, decoder: false };
-        let need = Need::of_rank(&facts, sharing, tokens, [height, width], 1, 0);
-        let cards: Vec<_> = (0..strips)
-            .map(|_| Card(Arc::new(Accounts { total: case.card << 30, ..Accounts::default() })))
-            .collect();
-        let model = Transformer::load(config, holes(&config.expected_tensors())).expect("a model");
-        let ranks = cards.iter().map(|card| {
-            let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
-            gpu.plan_weights(need.shares((case.card as u64) << 30).expect("a card for it"));
-            model.clone().on(&Device::Gpu(gpu))
-        });
+        let need = Need::of_rank(&case.facts, sharing, case.tokens(), case.size(), 1, 0);
+        let (cards, gpus): (Vec<_>, Vec<_>) = (0..strips).map(|_| case.planned(&need)).unzip();
+        let model = case.transformer();
+        let ranks = gpus.into_iter().map(|gpu| model.clone().on(&Device::Gpu(gpu)));
         let model = SplitTransformer::new(ranks.collect()).expect("even heads");
-        let text = Tensor::zeros(&[77, config.text_dim]);
+        let (latents, text) = case.given();
         let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
-        let latents = Tensor::zeros(&[case.latents, 16, height / 8, width / 8]);
-        let options = ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
         for context in contexts {
-            model.forward(&latents, &[500.0], &context.expect("room"), &options).expect("room");
+            model.forward(&latents, &[500.0], &context.expect("room"), &OPTIONS).expect("room");
         }
+        let expected = need.activations + need.weights - case.facts.other_bytes;
         for card in &cards {
-            let expected = need.activations + need.weights - facts.other_bytes;
-            let off = card.with(|state| state.peak) as f64 / expected as f64;
-            println!("{strips} strips: {off:.3} of the plan");
-            assert!((0.9..1.1).contains(&off), "{strips} strips: {off:.3} of the plan");
+            assert_near(&format!("{strips} strips"), card.with(|state| state.peak), expected);
         }
     }
 }

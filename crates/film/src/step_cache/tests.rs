@@ -4,87 +4,45 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use longreel_kernels::Device;
-use longreel_kernels::gpu::{Address, Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Stream};
+use longreel_kernels::gpu::{Element, Gpu};
 use longreel_models::{ContextOptions, Transformer};
 use longreel_sampling::TeaCacheFamily;
-use longreel_shim::Shim;
+use longreel_shim::{Shim, Watch, Watched};
 use longreel_weights::ModelFolder;
 
 use super::*;
 use crate::sharing::Sharing;
 
-/// A shim that writes down how many bytes each copy takes to the host and to the device.
-#[derive(Debug, Clone)]
-struct Counting {
-    shim: Arc<Shim>,
-    copies: Arc<Mutex<[Vec<usize>; 2]>>,
-}
+/// How many bytes each copy took to the host and to the device.
+#[derive(Default)]
+struct Copies(Mutex<[Vec<usize>; 2]>);
 
-impl Counting {
-    fn new() -> Option<Self> {
-        // Where the kernels lie that integration tests compile.
-        let own = std::env::current_exe().expect("a path");
-        let folder = own.ancestors().nth(3).expect("the target folder").join("tmp");
-        std::fs::create_dir_all(&folder).expect("a folder");
-        Some(Self { shim: Arc::new(Shim::or_skip(&folder)?), copies: Arc::default() })
-    }
-
-    /// To the host and to the device since the last look.
+impl Copies {
+    /// Since the last look.
     fn take(&self) -> [Vec<usize>; 2] {
-        std::mem::take(&mut *self.copies.lock().expect("no panic"))
+        std::mem::take(&mut *self.0.lock().expect("no panic"))
     }
 }
 
-impl Driver for Counting {
-    fn name(&self) -> String {
-        "a counting shim".into()
+impl Watch for Copies {
+    fn upload(&self, bytes: &[u8]) {
+        self.0.lock().expect("no panic")[1].push(bytes.len());
     }
 
-    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
-        self.shim.alloc(bytes)
+    fn download(&self, bytes: usize) {
+        self.0.lock().expect("no panic")[0].push(bytes);
     }
+}
 
-    fn free(&self, address: Address) {
-        self.shim.free(address);
-    }
-
-    fn memory(&self) -> Result<(usize, usize), GpuError> {
-        self.shim.memory()
-    }
-
-    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
-        self.copies.lock().expect("no panic")[1].push(bytes.len());
-        self.shim.upload(stream, to, bytes)
-    }
-
-    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.copies.lock().expect("no panic")[0].push(bytes.len());
-        self.shim.download(from, bytes)
-    }
-
-    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
-        self.shim.copy(to, from, bytes)
-    }
-
-    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
-        self.shim.zero(to, bytes)
-    }
-
-    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
-        self.shim.launch(launch, args)
-    }
-
-    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
-        self.shim.matmul(what)
-    }
-
-    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
-        self.shim.follow(stream)
-    }
-
-    fn wait(&self) -> Result<(), GpuError> {
-        self.shim.wait()
-    }
+/// A device whose copies are written down; `None` without a compiler.
+fn device(element: Element) -> Option<(Device, Arc<Copies>)> {
+    // Where the kernels lie that integration tests compile.
+    let own = std::env::current_exe().expect("a path");
+    let folder = own.ancestors().nth(3).expect("the target folder").join("tmp");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let copies = Arc::default();
+    let driver = Watched::new(Shim::or_skip(&folder)?, Arc::clone(&copies));
+    Some((Device::Gpu(Gpu::new(Box::new(driver), element)), copies))
 }
 
 /// What a segment's rows did: which took over, their velocities, and what each copied.
@@ -97,7 +55,7 @@ struct Rows {
 const TIMESTEPS: [f32; 7] = [999.0, 990.0, 985.0, 700.0, 699.0, 698.0, 20.0];
 const FRAMES: usize = 3;
 
-fn rows(device: &Device, use_ret_steps: bool, counting: Option<&Counting>) -> Rows {
+fn rows(device: &Device, use_ret_steps: bool, copies: Option<&Copies>) -> Rows {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
     let folder = ModelFolder::open(&folder).expect("a model");
     let (config, source) = folder.transformer().expect("weights");
@@ -125,9 +83,9 @@ fn rows(device: &Device, use_ret_steps: bool, counting: Option<&Counting>) -> Ro
         let timesteps = &[timestep; FRAMES];
         let shown = ShownRow { index, input: &input, timesteps, options, contexts };
         let before = cached.cache.reused();
-        counting.map(Counting::take);
+        copies.map(Copies::take);
         made.velocities.push(cached.evaluate(&denoisers, &shown).expect("velocities"));
-        made.copies.extend(counting.map(Counting::take));
+        made.copies.extend(copies.map(Copies::take));
         made.reused.push(cached.cache.reused() > before);
     }
     made
@@ -141,9 +99,8 @@ fn a_step_cache_decides_on_a_gpu_as_on_the_processor_and_leaves_its_tensors_ther
             [true, false].map(|kind| expected.reused.iter().filter(|r| **r == kind).count());
         assert!(kinds[0] > 0 && kinds[1] > 1, "{:?}", expected.reused);
         for (element, allowed) in [(Element::F32, 2e-5), (Element::Bf16, 3e-2)] {
-            let Some(counting) = Counting::new() else { return };
-            let device = Device::Gpu(Gpu::new(Box::new(counting.clone()), element));
-            let found = rows(&device, use_ret_steps, Some(&counting));
+            let Some((device, copies)) = device(element) else { return };
+            let found = rows(&device, use_ret_steps, Some(&copies));
             assert_eq!(found.reused, expected.reused, "{element:?}");
             let both = found.velocities.iter().flatten().zip(expected.velocities.iter().flatten());
             for (found, expected) in both {

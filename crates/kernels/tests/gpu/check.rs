@@ -1,61 +1,17 @@
 //! What a device is asked before it makes a film.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use longreel_kernels::gpu::{Address, Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Stream};
-use longreel_shim::Shim;
+use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
+use longreel_shim::{Shim, Watch, Watched};
 
-/// A device that leaves out one kernel's work, as one whose compiler gets it wrong.
-#[derive(Debug)]
-struct Without(Shim, &'static str);
+/// Leaves out the work of one module's kernels, as a device whose compiler gets them wrong.
+struct Without(&'static str);
 
-impl Driver for Without {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
-        self.0.alloc(bytes)
-    }
-
-    fn free(&self, address: Address) {
-        self.0.free(address);
-    }
-
-    fn memory(&self) -> Result<(usize, usize), GpuError> {
-        self.0.memory()
-    }
-
-    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
-        self.0.upload(stream, to, bytes)
-    }
-
-    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.0.download(from, bytes)
-    }
-
-    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
-        self.0.copy(to, from, bytes)
-    }
-
-    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
-        self.0.zero(to, bytes)
-    }
-
-    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
-        if launch.module == self.1 { Ok(()) } else { self.0.launch(launch, args) }
-    }
-
-    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
-        self.0.matmul(what)
-    }
-
-    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
-        self.0.follow(stream)
-    }
-
-    fn wait(&self) -> Result<(), GpuError> {
-        self.0.wait()
+impl Watch for Without {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        if launch.module == self.0 { Ok(()) } else { shim.launch(launch, args) }
     }
 }
 
@@ -83,7 +39,8 @@ fn a_device_that_gets_an_operation_wrong_is_refused_by_its_name() {
         ("dequantize", "q8_0"),
     ] {
         let Some(shim) = shim() else { return };
-        let gpu = Gpu::new(Box::new(Without(shim, module)), Element::Bf16);
+        let driver = Watched::new(shim, Arc::new(Without(module)));
+        let gpu = Gpu::new(Box::new(driver), Element::Bf16);
         let error = gpu.check_arithmetic().expect_err("wrong results").to_string();
         assert!(error.to_lowercase().contains(named), "{module}: {error}");
     }

@@ -1,13 +1,13 @@
 //! Attention by a vendor's library: what it is asked for, and what becomes of it when it is wrong.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use longreel_kernels::gpu::{
-    Address, Arg, Array, Driver, Element, Gpu, GpuError, Launch, MatMul, Note, SoftmaxAttention,
-    Stream, Vendor, ops,
+    Address, Arg, Array, Driver, Element, Gpu, GpuError, Launch, Note, SoftmaxAttention, Stream,
+    Vendor, ops,
 };
-use longreel_shim::Shim;
+use longreel_shim::{Shim, Watch, Watched};
 
 use crate::{Numbers, array};
 
@@ -20,28 +20,31 @@ struct Asked {
     distrusted: Option<String>,
 }
 
-/// A device with a library that computes the rows that are looked at, and no others: `factor` times what is
-/// right. Our kernel runs where it has a few blocks, and is left out where it would take minutes here.
-#[derive(Debug)]
-struct WithLibrary {
-    shim: Shim,
+/// A library that computes the rows that are looked at, and no others: `factor` times what is right. Our
+/// kernel runs where it has a few blocks, and is left out where it would take minutes here.
+struct Library {
     factor: f32,
-    asked: Arc<Mutex<Asked>>,
+    asked: Mutex<Asked>,
 }
 
 const ROWS: usize = 32;
 
-impl WithLibrary {
-    fn numbers(&self, from: Address, count: usize) -> Vec<f32> {
-        let mut bytes = vec![0; count * 2];
-        self.shim.download(from, &mut bytes).expect("it is there");
-        Element::Bf16.singles(&bytes)
+fn numbers(shim: &Shim, from: Address, count: usize) -> Vec<f32> {
+    let mut bytes = vec![0; count * 2];
+    shim.download(from, &mut bytes).expect("it is there");
+    Element::Bf16.singles(&bytes)
+}
+
+impl Library {
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().expect("no panic")
     }
 
-    fn rows(&self, what: &SoftmaxAttention, first: usize) {
+    fn rows(&self, shim: &Shim, what: &SoftmaxAttention, first: usize) {
         let row = what.heads * what.size;
-        let q = self.numbers(what.q.plus(first * row * 2), ROWS * row);
-        let (k, v) = (self.numbers(what.k, what.keys * row), self.numbers(what.v, what.keys * row));
+        let q = numbers(shim, what.q.plus(first * row * 2), ROWS * row);
+        let (k, v) =
+            (numbers(shim, what.k, what.keys * row), numbers(shim, what.v, what.keys * row));
         let mut out = vec![0.0_f32; ROWS * row];
         for (query, head) in (0..ROWS).flat_map(|q| (0..what.heads).map(move |h| (q, h))) {
             let at = head * what.size;
@@ -64,58 +67,22 @@ impl WithLibrary {
             .flat_map(|value| half::bf16::from_f32(self.factor * value).to_le_bytes())
             .collect();
         let to = what.out.plus(first * row * 2);
-        self.shim.upload(Stream::Compute, to, &bytes).expect("it is there");
+        shim.upload(Stream::Compute, to, &bytes).expect("it is there");
     }
 }
 
-impl Driver for WithLibrary {
-    fn name(&self) -> String {
-        self.shim.name()
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
-        self.shim.alloc(bytes)
-    }
-
-    fn free(&self, address: Address) {
-        self.shim.free(address);
-    }
-
-    fn memory(&self) -> Result<(usize, usize), GpuError> {
-        self.shim.memory()
-    }
-
-    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
-        self.shim.upload(stream, to, bytes)
-    }
-
-    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.shim.download(from, bytes)
-    }
-
-    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
-        self.shim.copy(to, from, bytes)
-    }
-
-    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
-        self.shim.zero(to, bytes)
-    }
-
-    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+impl Watch for Library {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
         if launch.module != "attention" {
-            return self.shim.launch(launch, args);
+            return shim.launch(launch, args);
         }
         let blocks = launch.grid.iter().product();
-        self.asked.lock().expect("no panic").ours.push(blocks);
-        if blocks > 2 { Ok(()) } else { self.shim.launch(launch, args) }
+        self.asked().ours.push(blocks);
+        if blocks > 2 { Ok(()) } else { shim.launch(launch, args) }
     }
 
-    fn matmul(&self, _: &MatMul) -> Result<bool, GpuError> {
-        Ok(false)
-    }
-
-    fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
-        let mut asked = self.asked.lock().expect("no panic");
+    fn attention(&self, shim: &Shim, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
+        let mut asked = self.asked();
         if asked.distrusted.is_some() {
             return Ok(Vendor::Refused);
         }
@@ -123,35 +90,26 @@ impl Driver for WithLibrary {
         let known = asked.attention.iter().any(|other| shape(other) == shape(what));
         asked.attention.push(*what);
         let last = what.queries - ROWS;
-        [0, last / 2, last].into_iter().for_each(|first| self.rows(what, first));
+        [0, last / 2, last].into_iter().for_each(|first| self.rows(shim, what, first));
         Ok(if known { Vendor::Done } else { Vendor::First })
     }
 
-    fn distrust_attention(&self, why: &str) {
-        self.asked.lock().expect("no panic").distrusted = Some(why.to_owned());
+    fn distrust_attention(&self, _: &Shim, why: &str) {
+        self.asked().distrusted = Some(why.to_owned());
     }
 
-    fn notes(&self) -> Vec<Note> {
-        let asked = self.asked.lock().expect("no panic");
+    fn notes(&self, _: &Shim) -> Vec<Note> {
         let note = |text: &String| Note { text: text.clone(), warning: true };
-        asked.distrusted.as_ref().map(note).into_iter().collect()
-    }
-
-    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
-        self.shim.follow(stream)
-    }
-
-    fn wait(&self) -> Result<(), GpuError> {
-        self.shim.wait()
+        self.asked().distrusted.as_ref().map(note).into_iter().collect()
     }
 }
 
 /// A device whose library gives `factor` times the right result; `None` without a compiler.
-fn device(factor: f32) -> Option<(Arc<Gpu>, Arc<Mutex<Asked>>)> {
+fn device(factor: f32) -> Option<(Arc<Gpu>, Arc<Library>)> {
     let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
-    let asked = Arc::default();
-    let driver = WithLibrary { shim, factor, asked: Arc::clone(&asked) };
-    Some((Gpu::new(Box::new(driver), Element::Bf16), asked))
+    let library = Arc::new(Library { factor, asked: Mutex::default() });
+    let driver = Watched::new(shim, Arc::clone(&library));
+    Some((Gpu::new(Box::new(driver), Element::Bf16), library))
 }
 
 const HEADS: usize = 2;
@@ -167,16 +125,16 @@ fn attend(gpu: &Arc<Gpu>, queries: usize, keys: usize, seen: ops::Seen) -> Array
 
 #[test]
 fn a_way_that_is_right_is_looked_at_once_and_small_attention_is_not_asked_for() {
-    let Some((gpu, asked)) = device(1.0) else { return };
+    let Some((gpu, library)) = device(1.0) else { return };
     attend(&gpu, 200, 100, ops::Seen::ALL);
-    assert!(asked.lock().expect("no panic").attention.is_empty());
-    asked.lock().expect("no panic").ours.clear();
+    assert!(library.asked().attention.is_empty());
+    library.asked().ours.clear();
     for _ in 0..2 {
         attend(&gpu, 40_000, 1_001, ops::Seen::ALL);
     }
     gpu.check().expect("no failure");
     assert!(gpu.warnings().is_empty());
-    let asked = asked.lock().expect("no panic");
+    let asked = library.asked();
     assert_eq!(asked.attention.len(), 2);
     assert_eq!(asked.distrusted, None);
     // Three times some rows, in each of two heads.
@@ -185,12 +143,12 @@ fn a_way_that_is_right_is_looked_at_once_and_small_attention_is_not_asked_for() 
 
 #[test]
 fn causal_blocks_are_asked_for_one_by_one_with_the_keys_that_they_see() {
-    let Some((gpu, asked)) = device(1.0) else { return };
+    let Some((gpu, library)) = device(1.0) else { return };
     let (block, first) = (4_000, 4_000);
     let seen = ops::Seen { first_query: first, ..ops::Seen::causal(block) };
     attend(&gpu, 2 * block, 3 * block, seen);
     gpu.check().expect("no failure");
-    let asked = asked.lock().expect("no panic");
+    let asked = library.asked();
     let [one, two] = asked.attention[..] else { panic!("{:?}", asked.attention) };
     assert_eq!((one.queries, one.keys), (block, 2 * block));
     assert_eq!((two.queries, two.keys), (block, 3 * block));
@@ -202,7 +160,7 @@ fn causal_blocks_are_asked_for_one_by_one_with_the_keys_that_they_see() {
 
 #[test]
 fn a_way_that_is_wrong_is_told_of_once_and_our_kernel_computes_instead() {
-    let Some((gpu, asked)) = device(1.05) else { return };
+    let Some((gpu, library)) = device(1.05) else { return };
     for _ in 0..2 {
         attend(&gpu, 40_000, 1_001, ops::Seen::ALL);
     }
@@ -211,7 +169,7 @@ fn a_way_that_is_wrong_is_told_of_once_and_our_kernel_computes_instead() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("40000 queries and 1001 keys in 2 heads of 64"), "{warnings:?}");
     assert!(gpu.warnings().is_empty(), "told once");
-    let asked = asked.lock().expect("no panic");
+    let asked = library.asked();
     assert_eq!(asked.attention.len(), 1);
     // The rows that are compared, then all of it, each time.
     let all = 40_000_u32.div_ceil(128) * HEADS as u32;

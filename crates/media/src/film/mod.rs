@@ -83,7 +83,7 @@ trait Sink: Send {
 
 /// A part is closed by itself after this many frames, so that memory stays bounded for a caller
 /// that never closes one.
-const MAX_PART_FRAMES: u64 = 240;
+pub const MAX_PART_FRAMES: u64 = 240;
 
 /// Writes a film, frame by frame.
 ///

@@ -103,13 +103,10 @@ pub async fn stop(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let Some(films) = shared.models.making(&id) else {
-        return Err(Problem::not_found(shared.models.unknown(&id)));
-    };
     let (asked, name) = (shared.clone(), id.clone());
     let stopped = tokio::task::spawn_blocking(move || asked.models.stop(&name)).await;
-    match stopped.map_err(|e| Problem::internal(&e))? {
-        Ok(()) => tracing::info!(model = id, "makes what it was asked for and nothing more"),
+    let films = match stopped.map_err(|e| Problem::internal(&e))? {
+        Ok(films) => films,
         Err(NotStopped::Unknown) => {
             return Err(Problem::not_found(shared.models.unknown(&id)));
         }
@@ -122,7 +119,8 @@ pub async fn stop(
                 .about(About::value("model", &id)));
         }
         Err(NotStopped::File(error)) => return Err(Problem::of_file(&error)),
-    }
+    };
+    tracing::info!(model = id, "makes what it was asked for and nothing more");
     upkeep::let_models_go(&shared).await;
     // As it is now: one that is gone may be among those that could be served, or nowhere.
     let mut shown = shown(&shared, films).await?;

@@ -1,0 +1,128 @@
+//! A shim whose work is watched, and done otherwise where a test wants that.
+
+use std::fmt;
+use std::sync::Arc;
+
+use longreel_kernels::gpu::{
+    Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
+};
+
+use crate::Shim;
+
+/// What a test sees of a device's work, and does in its place. What is not said otherwise is the shim's.
+pub trait Watch: Send + Sync {
+    /// Bytes are about to be copied to the device.
+    fn upload(&self, _: &[u8]) {}
+
+    /// So many bytes are about to be copied to the host.
+    fn download(&self, _: usize) {}
+
+    /// See [`Driver::launch`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        shim.launch(launch, args)
+    }
+
+    /// See [`Driver::attention`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn attention(&self, shim: &Shim, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
+        shim.attention(what)
+    }
+
+    /// See [`Driver::distrust_attention`].
+    fn distrust_attention(&self, shim: &Shim, why: &str) {
+        shim.distrust_attention(why);
+    }
+
+    /// See [`Driver::notes`].
+    fn notes(&self, shim: &Shim) -> Vec<Note> {
+        shim.notes()
+    }
+}
+
+/// A shim and who watches it.
+pub struct Watched<W> {
+    shim: Shim,
+    watch: Arc<W>,
+}
+
+impl<W: Watch> Watched<W> {
+    /// Of which `watch` is told.
+    pub fn new(shim: Shim, watch: Arc<W>) -> Self {
+        Self { shim, watch }
+    }
+}
+
+impl<W> fmt::Debug for Watched<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("shim", &self.shim).finish_non_exhaustive()
+    }
+}
+
+impl<W: Watch> Driver for Watched<W> {
+    fn name(&self) -> String {
+        self.shim.name()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        self.shim.alloc(bytes)
+    }
+
+    fn free(&self, address: Address) {
+        self.shim.free(address);
+    }
+
+    fn memory(&self) -> Result<(usize, usize), GpuError> {
+        self.shim.memory()
+    }
+
+    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.watch.upload(bytes);
+        self.shim.upload(stream, to, bytes)
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.watch.download(bytes.len());
+        self.shim.download(from, bytes)
+    }
+
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
+        self.shim.copy(to, from, bytes)
+    }
+
+    fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
+        self.shim.zero(to, bytes)
+    }
+
+    fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        self.watch.launch(&self.shim, launch, args)
+    }
+
+    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
+        self.shim.matmul(what)
+    }
+
+    fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
+        self.watch.attention(&self.shim, what)
+    }
+
+    fn distrust_attention(&self, why: &str) {
+        self.watch.distrust_attention(&self.shim, why);
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        self.watch.notes(&self.shim)
+    }
+
+    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
+        self.shim.follow(stream)
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
+        self.shim.wait()
+    }
+}
