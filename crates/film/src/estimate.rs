@@ -86,11 +86,8 @@ struct DecoderConv {
 impl DecoderConv {
     /// Values of a channel of one frame at its input, of a picture of `cells` latent pixels or of a strip of it.
     fn plane(&self, cells: u64, strip: Option<(&VaeTile, usize)>) -> u64 {
-        let whole = cells * (self.scale * self.scale) as u64;
-        let (Some((tile, rows)), Some(before)) = (strip, self.doublings.checked_sub(1)) else {
-            return whole;
-        };
-        whole * tile.doubled[before].len() as u64 / (rows << before).max(1) as u64
+        let whole = cells as usize * self.scale * self.scale;
+        strip.map_or(whole, |(tile, rows)| tile.part_of(whole, self.doublings, rows)) as u64
     }
 }
 

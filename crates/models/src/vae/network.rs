@@ -100,7 +100,7 @@ impl Network {
     pub fn strip_state_bytes(&self, latent_pixels: usize, tile: &VaeTile, rows: usize) -> usize {
         let slots = self.slots.iter().map(|slot| {
             let values = 2 * slot.channels * slot.scale * slot.scale * latent_pixels;
-            part_of(values, slot.doublings, tile, rows)
+            tile.part_of(values, slot.doublings, rows)
         });
         4 * slots.sum::<usize>()
     }
@@ -108,7 +108,7 @@ impl Network {
     /// As [`least_bytes`](Self::least_bytes), in strips.
     pub fn strip_least_bytes(&self, latent_pixels: usize, tile: &VaeTile, rows: usize) -> usize {
         let values = self.groups.iter().map(|group| {
-            part_of(group.values_per_latent_pixel * latent_pixels, group.doublings, tile, rows)
+            tile.part_of(group.values_per_latent_pixel * latent_pixels, group.doublings, rows)
         });
         4 * values.max().unwrap_or(0) * BUDGET_SHARES
     }
@@ -240,14 +240,6 @@ fn rows_of(x: &Tensor, rows: &Range<usize>) -> Tensor {
     parts.reshape(&[frames, rows.len(), width, channels])
 }
 
-/// Of values of the whole picture those of a strip, behind so many doublings.
-fn part_of(values: usize, doublings: usize, tile: &VaeTile, rows: usize) -> usize {
-    match doublings.checked_sub(1) {
-        None => values,
-        Some(before) => (values * tile.doubled[before].len()).div_ceil(rows << before),
-    }
-}
-
 /// Whole pictures, put together of strips.
 #[derive(Debug, Default)]
 struct Stitched {
@@ -313,7 +305,7 @@ impl Run<'_> {
     fn step(&self, group: &Group) -> usize {
         let values = group.values_per_latent_pixel.saturating_mul(self.latent_pixels);
         let values = match self.strip {
-            Some((tile, rows)) => part_of(values, group.doublings, tile, rows),
+            Some((tile, rows)) => tile.part_of(values, group.doublings, rows),
             None => values,
         };
         let bytes = values.saturating_mul(4).max(1);

@@ -39,6 +39,17 @@ impl VaeTiles {
     }
 }
 
+impl VaeTile {
+    /// Of so many values of the whole picture, of `rows` rows of latents, those that the strip has behind
+    /// so many doublings of the height, rounded up: before the first one it has all of them.
+    pub fn part_of(&self, values: usize, doublings: usize, rows: usize) -> usize {
+        match doublings.checked_sub(1) {
+            None => values,
+            Some(before) => (values * self.doubled[before].len()).div_ceil((rows << before).max(1)),
+        }
+    }
+}
+
 fn tile(config: &VaeConfig, rows: usize, own: Range<usize>) -> VaeTile {
     let doublings = config.dim_mult.len() - 1;
     // The one after the doubling, and two of each residual block.
@@ -90,7 +101,15 @@ mod tests {
                 }
             }
         }
-        let whole = &VaeTiles::new(&config, 90, 1).tiles()[0].doubled.clone();
-        assert_eq!(*whole, [0..90, 0..180, 0..360]);
+        let (whole, half) = (tile(&config, 90, 0..90), tile(&config, 90, 0..45));
+        assert_eq!(whole.doubled, [0..90, 0..180, 0..360]);
+        assert_eq!([0, 1, 2, 3].map(|doublings| whole.part_of(901, doublings, 90)), [901; 4]);
+        assert_eq!(half.part_of(901, 0, 90), 901);
+        for doublings in 1..=3 {
+            let rows = half.doubled[doublings - 1].len();
+            assert!((450..901).contains(&half.part_of(901, doublings, 90)), "{half:?}");
+            assert_eq!(half.part_of(90 << (doublings - 1), doublings, 90), rows);
+            assert_eq!(half.part_of(1, doublings, 90), 1, "rounded up");
+        }
     }
 }
