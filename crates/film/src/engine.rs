@@ -1,5 +1,6 @@
 //! A model opened, and the films made with it.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -195,6 +196,8 @@ impl Engine {
             check_writable(path)?;
         }
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
+        let planned = self.for_devices(plan, observer)?;
+        let plan = &*planned;
         // Only now: what is refused leaves an unfinished run as it was.
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(FilmError::io("remove", &folder))?;
@@ -284,6 +287,8 @@ impl Engine {
                 now: adaptation(&self.options),
             });
         }
+        // Which decide what the plan is for.
+        self.devices(observer)?;
         let planned = self.plan(&file.request)?;
         let planned = planned.begun_with(file.kept_frames, file.decoder_strips, &self.facts)?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
@@ -355,7 +360,26 @@ impl Engine {
         run.finish(stop, observer)
     }
 
-    /// Opens the devices, once.
+    /// A plan for the devices that are there: the given one, unless it is for a GPU that cannot be used, in
+    /// whose place the processor makes the film.
+    ///
+    /// # Errors
+    /// What the processor cannot do, its memory above all.
+    fn for_devices<'p>(
+        &mut self,
+        plan: &'p FilmPlan,
+        observer: &mut dyn Observer,
+    ) -> Result<Cow<'p, FilmPlan>, FilmError> {
+        self.devices(observer)?;
+        if self.facts.gpu.is_some() || plan.summary().gpu.is_none() {
+            return Ok(Cow::Borrowed(plan));
+        }
+        let planned = self.plan(plan.request())?;
+        observer.event(Event::Plan(Box::new(planned.summary().clone())));
+        Ok(Cow::Owned(planned))
+    }
+
+    /// Opens the devices, once. Plans are for them from then on.
     fn devices(&mut self, observer: &mut dyn Observer) -> Result<Vec<Device>, FilmError> {
         if let Some(devices) = &self.devices {
             return Ok(devices.clone());
@@ -363,6 +387,9 @@ impl Engine {
         let Opened { devices, warning } = self.options.device.open(self.options.dtype)?;
         if let Some(message) = warning {
             observer.event(Event::Warning { message });
+        }
+        if devices.iter().all(|device| device.gpu().is_none()) {
+            self.facts.gpu = None;
         }
         Ok(self.devices.insert(devices).clone())
     }
@@ -500,3 +527,6 @@ fn read_run(film: &Path) -> Result<RunFile, FilmError> {
     serde_json::from_slice(&text)
         .map_err(|e| nothing(&format!("{} cannot be read: {e}", path.display())))
 }
+
+#[cfg(test)]
+mod tests;
