@@ -304,18 +304,16 @@ pub fn plan(
         strips: 1,
         summary: PlanSummary::empty(Sharing::ALONE),
     };
-    let mut best: Option<(FilmPlan, f64)> = None;
-    for sharing in ways {
+    let shared = |sharing| -> Result<FilmPlan, PlanError> {
         let mut plan = FilmPlan { sharing, ..base.clone() };
         plan.strips = strips(&plan, model, check_memory);
         plan.keeping = causal::keeping(&plan, model)?;
-        let (denoise, decode) = (Work::of(&plan, model)?, decoding_of(&plan, model));
-        let cost = sharing.cost(denoise, decode, plan.segments.count());
-        if best.as_ref().is_none_or(|(_, least)| cost < *least) {
-            best = Some((plan, cost));
-        }
-    }
-    let (mut plan, _) = best.expect("there is a way, or an error");
+        Ok(plan)
+    };
+    let mut plan = match *ways {
+        [sharing] => shared(sharing)?,
+        _ => cheapest(ways.into_iter().map(shared), model)?,
+    };
     plan.summary = summarise(&plan, model)?;
     if check_memory
         && let Some(gpu) = &plan.summary.gpu
@@ -343,6 +341,23 @@ pub fn plan(
         return Err(PlanError::value(flag, value, rule, fix));
     }
     Ok(plan)
+}
+
+/// The first of those that take the least time, of at least one.
+fn cheapest(
+    plans: impl Iterator<Item = Result<FilmPlan, PlanError>>,
+    model: &ModelFacts,
+) -> Result<FilmPlan, PlanError> {
+    let mut best: Option<(FilmPlan, f64)> = None;
+    for plan in plans {
+        let plan = plan?;
+        let (denoise, decode) = (Work::of(&plan, model)?, decoding_of(&plan, model));
+        let cost = plan.sharing.cost(denoise, decode, plan.segments.count());
+        if best.as_ref().is_none_or(|(_, least)| cost < *least) {
+            best = Some((plan, cost));
+        }
+    }
+    Ok(best.expect("there is a way, or an error").0)
 }
 
 /// Opens the pictures and the video that a planned film names, by paths from `folder`.
