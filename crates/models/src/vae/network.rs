@@ -126,7 +126,8 @@ impl Network {
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
         let budget = budget_bytes / BUDGET_SHARES;
-        let run = Run { network: self, latent_pixels, budget, strip: None };
+        let run = Run { network: self, latent_pixels, budget, strip: None, end: self.groups.len() };
+        let sink = &mut |part: Tensor| sink(part.into_host().map_err(ModelError::from)?);
         let Some(gpu) = self.device.gpu() else { return run.group(0, x, slots, sink) };
         let working = budget_bytes.max(self.least_bytes(latent_pixels));
         self.make_room(gpu, self.state_bytes(latent_pixels), working)
@@ -170,17 +171,24 @@ impl Network {
         for start in (0..frames).step_by(together.max(1)) {
             let part = x.slice0(start..(start + together.max(1)).min(frames));
             let part = part.on(&self.device).map_err(ModelError::from)?.into_owned();
-            let whole = Run { network: self, latent_pixels, budget, strip: None };
-            let before = whole.first_group(ops::narrowed(part), slots);
+            let whole = Run { network: self, latent_pixels, budget, strip: None, end: 1 };
+            let mut parts = Vec::new();
+            whole.group(0, ops::narrowed(part), slots, &mut |part| {
+                parts.push(part);
+                Ok::<_, ModelError>(())
+            })?;
+            let before = Tensor::concat0(&parts.iter().collect::<Vec<_>>());
+            drop(parts);
             let mut pictures = Stitched::default();
             for (tile, slots) in tiles.tiles().iter().zip(strips.iter_mut()) {
                 self.bring(slots).map_err(ModelError::from)?;
                 let part = rows_of(&before, &tile.doubled[0]);
                 let strip = Some((tile, rows));
-                let run = Run { network: self, latent_pixels, budget, strip };
+                let run =
+                    Run { network: self, latent_pixels, budget, strip, end: self.groups.len() };
                 pictures.next_strip(tile, rows);
                 run.group(1, part, slots, &mut |part| {
-                    pictures.add(&part);
+                    pictures.add(&part.into_host()?);
                     Ok::<_, ModelError>(())
                 })?;
                 if let Some(gpu) = gpu {
@@ -298,6 +306,8 @@ struct Run<'a> {
     budget: usize,
     /// The strip that it works on, and the rows of latents of the whole picture.
     strip: Option<(&'a VaeTile, usize)>,
+    /// The group before which it ends.
+    end: usize,
 }
 
 impl Run<'_> {
@@ -316,19 +326,6 @@ impl Run<'_> {
         }
     }
 
-    /// What the first group makes of frames, all of it.
-    fn first_group(&self, x: Tensor, slots: &mut [Slot]) -> Tensor {
-        let (frames, step) = (x.dim(0), self.step(&self.network.groups[0]));
-        if frames <= step {
-            return self.through(0, x, slots);
-        }
-        let parts = (0..frames)
-            .step_by(step)
-            .map(|start| self.through(0, x.slice0(start..(start + step).min(frames)), slots));
-        let parts: Vec<Tensor> = parts.collect();
-        Tensor::concat0(&parts.iter().collect::<Vec<_>>())
-    }
-
     /// Of what a group gets those rows that it needs, where a strip has more of them.
     fn needed(&self, index: usize, x: Tensor) -> Tensor {
         let groups = &self.network.groups;
@@ -341,6 +338,8 @@ impl Run<'_> {
         rows_of(&x, &(needed.start - 2 * had.start..needed.end - 2 * had.start))
     }
 
+    /// Frames through a group and those behind it; `sink` gets what comes of them, in parts, where the
+    /// network computes.
     fn group<E: From<ModelError>>(
         &self,
         index: usize,
@@ -348,10 +347,10 @@ impl Run<'_> {
         slots: &mut [Slot],
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(group) = self.network.groups.get(index) else {
-            return sink(x.into_host().map_err(ModelError::from)?);
-        };
-        let (frames, most) = (x.dim(0), self.step(group));
+        if index == self.end {
+            return sink(x);
+        }
+        let (frames, most) = (x.dim(0), self.step(&self.network.groups[index]));
         if frames <= most {
             return self.layers(index, x, slots, sink);
         }
@@ -371,17 +370,8 @@ impl Run<'_> {
         slots: &mut [Slot],
         sink: &mut dyn FnMut(Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
-        let x = self.through(index, x, slots);
-        if x.dim(0) == 0 {
-            return Ok(());
-        }
-        self.group(index + 1, self.needed(index + 1, x), slots, sink)
-    }
-
-    /// What a group makes of frames.
-    fn through(&self, index: usize, x: Tensor, slots: &mut [Slot]) -> Tensor {
         let layers = &self.network.layers[self.network.groups[index].layers.clone()];
-        in_pool(|| {
+        let x = in_pool(|| {
             let mut x = x;
             for layer in layers {
                 if x.dim(0) == 0 {
@@ -390,7 +380,11 @@ impl Run<'_> {
                 x = layer.forward(x, slots);
             }
             x
-        })
+        });
+        if x.dim(0) == 0 {
+            return Ok(());
+        }
+        self.group(index + 1, self.needed(index + 1, x), slots, sink)
     }
 }
 
