@@ -102,8 +102,14 @@ pub fn denoise(
     for (index, (row, kept)) in rows.iter().zip(&kept_rows).enumerate() {
         let started = Instant::now();
         let input = model_input(task, window, index, row, kept.run.clone())?;
-        let shown = Shown { index, row, kept, unconditional: unconditional[index], input: &input };
-        let (mut velocity, other) = evaluate(task, &shown, &mut reuse)?;
+        let mut contexts = vec![(Branch::Cond, task.cond)];
+        let uncond = task.uncond.filter(|_| unconditional[index]);
+        contexts.extend(uncond.map(|context| (Branch::Uncond, context)));
+        let timesteps = &row.timesteps[row.interval.clone()];
+        let (options, contexts) = (&task.forward, &contexts[..]);
+        let shown = ShownRow { index, input: &input, timesteps, options, contexts };
+        let at_work = AtWork { row, kept, shown };
+        let (mut velocity, other) = evaluate(task, &at_work, &mut reuse)?;
         if let Some(other) = other {
             let timesteps = &row.timesteps[kept.run.clone()];
             task.guidance.combine(velocity.data_mut(), other.data(), timesteps)?;
@@ -113,10 +119,10 @@ pub fn denoise(
         }
         for &group in &row.updated_groups {
             let frames = task.timetable.groups()[group].clone();
-            advance(task, &mut *solvers[group], &velocity, window, &shown, frames)?;
+            advance(task, &mut *solvers[group], &velocity, window, &at_work, frames)?;
         }
         let seconds = started.elapsed().as_secs_f64();
-        let clean = || clean_latent(task.timetable, &shown, &velocity);
+        let clean = || clean_latent(task.timetable, &at_work, &velocity);
         let row_done = RowDone { done: index + 1, rows: rows.len(), seconds, clean: &clean };
         if !on_row(&row_done)? {
             return Ok(false);
@@ -125,16 +131,12 @@ pub fn denoise(
     Ok(true)
 }
 
-/// What a row runs.
-struct Shown<'a> {
-    /// Of the row, from 0.
-    index: usize,
+/// A row, and what of it is run.
+struct AtWork<'a> {
     row: &'a Row,
     kept: &'a KeptRow,
-    /// Whether the unconditional pass is needed.
-    unconditional: bool,
-    /// The frames run, `[n, in_channels, h, w]`.
-    input: &'a Tensor,
+    /// Of the frames that are run.
+    shown: ShownRow<'a>,
 }
 
 /// What rows take over from earlier ones.
@@ -192,15 +194,15 @@ fn model_input(
 
 /// See [`RowDone::clean`]: x0 = x - sigma * v, of flow matching (Lipman et al. 2023), with sigma the
 /// timestep in thousandths.
-fn clean_latent(timetable: &Timetable, shown: &Shown<'_>, velocity: &Tensor) -> Tensor {
-    let Shown { row, input, .. } = *shown;
-    let shown = shown.kept.run.clone();
+fn clean_latent(timetable: &Timetable, at_work: &AtWork<'_>, velocity: &Tensor) -> Tensor {
+    let AtWork { row, kept, shown } = at_work;
+    let run = kept.run.clone();
     let moved = row.updated_groups.get(row.updated_groups.len() / 2);
-    let frames = moved.map_or(shown.clone(), |&group| timetable.groups()[group].clone());
-    let frame = ((frames.start + frames.end) / 2).clamp(shown.start, shown.end - 1);
+    let frames = moved.map_or(run.clone(), |&group| timetable.groups()[group].clone());
+    let frame = ((frames.start + frames.end) / 2).clamp(run.start, run.end - 1);
     let sigma = row.timesteps[frame] / 1000.0;
-    let of = |tensor: &Tensor| tensor.slice0(frame - shown.start..frame - shown.start + 1);
-    let (noised, velocity) = (of(input), of(velocity));
+    let of = |tensor: &Tensor| tensor.slice0(frame - run.start..frame - run.start + 1);
+    let (noised, velocity) = (of(shown.input), of(velocity));
     // Image-to-video models are shown more channels than they answer; the first ones are the latent.
     let values = noised.data().iter().zip(velocity.data()).map(|(x, v)| x - sigma * v).collect();
     Tensor::from_vec(velocity.shape(), values)
@@ -209,37 +211,32 @@ fn clean_latent(timetable: &Timetable, shown: &Shown<'_>, velocity: &Tensor) -> 
 /// The branches of guidance that the row needs, at the same time where they have devices of their own.
 fn evaluate(
     task: &SegmentTask<'_>,
-    shown: &Shown<'_>,
+    at_work: &AtWork<'_>,
     reuse: &mut Reuse<'_>,
 ) -> Result<(Tensor, Option<Tensor>), FilmError> {
-    let context = task.uncond.filter(|_| shown.unconditional);
+    let shown = &at_work.shown;
     let [cond, uncond] = match reuse {
         Reuse::Keys(branches) => branches,
         Reuse::Steps(cached) => {
-            let Shown { index, row, input, .. } = *shown;
-            let mut contexts = vec![(Branch::Cond, task.cond)];
-            contexts.extend(context.map(|context| (Branch::Uncond, context)));
-            let timesteps = &row.timesteps[row.interval.clone()];
-            let (options, contexts) = (&task.forward, &contexts[..]);
-            let row = ShownRow { index, input, timesteps, options, contexts };
-            let mut velocities = cached.evaluate(task.denoisers, &row)?.into_iter();
+            let mut velocities = cached.evaluate(task.denoisers, shown)?.into_iter();
             return Ok((velocities.next().expect("of the first branch"), velocities.next()));
         }
     };
-    let own = |branch, context, cache| evaluate_branch(task, shown, branch, context, cache);
-    let Some(other) = context else {
+    let own = |branch, cache| evaluate_branch(task, at_work, branch, cache);
+    let (first, second) = (shown.contexts[0], shown.contexts.get(1).copied());
+    let Some(second) = second else {
         if let (Some(_), Some(cache)) = (task.uncond, uncond) {
-            cache.forget(shown.kept.forget.clone());
+            cache.forget(at_work.kept.forget.clone());
         }
-        return Ok((own(Branch::Cond, task.cond, cond.as_mut())?, None));
+        return Ok((own(first, cond.as_mut())?, None));
     };
     if !task.denoisers.are_apart() {
-        let velocity = own(Branch::Cond, task.cond, cond.as_mut())?;
-        return Ok((velocity, Some(own(Branch::Uncond, other, uncond.as_mut())?)));
+        let velocity = own(first, cond.as_mut())?;
+        return Ok((velocity, Some(own(second, uncond.as_mut())?)));
     }
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| own(Branch::Uncond, other, uncond.as_mut()));
-        let velocity = own(Branch::Cond, task.cond, cond.as_mut());
+        let other = scope.spawn(|| own(second, uncond.as_mut()));
+        let velocity = own(first, cond.as_mut());
         let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok((velocity?, Some(other?)))
     })
@@ -248,14 +245,13 @@ fn evaluate(
 /// One branch of guidance, behind the kept keys of finished blocks if there are any.
 fn evaluate_branch(
     task: &SegmentTask<'_>,
-    shown: &Shown<'_>,
-    branch: Branch,
-    context: &SplitContext,
+    at_work: &AtWork<'_>,
+    (branch, context): (Branch, &SplitContext),
     cache: Option<&mut SplitCache>,
 ) -> Result<Tensor, FilmError> {
-    let Shown { index, row, kept, input, .. } = *shown;
-    let (model, options) = (task.denoisers.of(branch), &task.forward);
-    let timesteps = &row.timesteps[row.interval.clone()];
+    let AtWork { kept, shown, .. } = at_work;
+    let ShownRow { index, input, timesteps, options, .. } = *shown;
+    let model = task.denoisers.of(branch);
     let Some(cache) = cache else {
         return Ok(model.forward(input, timesteps, context, options)?);
     };
@@ -271,17 +267,17 @@ fn advance(
     solver: &mut dyn Solver,
     velocity: &Tensor,
     window: &mut Tensor,
-    shown: &Shown<'_>,
+    at_work: &AtWork<'_>,
     frames: Range<usize>,
 ) -> Result<(), FilmError> {
     let frame_len: usize = window.shape()[1..].iter().product();
-    let shift = shown.kept.run.start;
+    let shift = at_work.kept.run.start;
     let velocity =
         &velocity.data()[(frames.start - shift) * frame_len..(frames.end - shift) * frame_len];
     let noise = solver.wants_noise().then(|| {
         let mut noise = vec![0.0; frames.len() * frame_len];
         for (frame, out) in frames.clone().zip(noise.chunks_exact_mut(frame_len)) {
-            task.noise.renoise(task.seed, task.segment, frame, shown.index, out);
+            task.noise.renoise(task.seed, task.segment, frame, at_work.shown.index, out);
         }
         noise
     });
