@@ -3,37 +3,48 @@
 //! Models are memory-mapped, so it has to be a folder somewhere: the `demo/` of the source tree when
 //! the program was built there and has not been moved, else a copy in the user's cache, written once.
 
-use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
-
-use anyhow::{Result, anyhow};
-
-use crate::outcome::bad_input;
+use std::{env, fs, io};
 
 include!(concat!(env!("OUT_DIR"), "/demo.rs"));
 
 /// The name that stands for the demo model wherever a model's path is asked for.
 pub const NAME: &str = "demo";
 
+/// Why there is no demo model.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDemo {
+    /// The program has none.
+    #[error("this program was built without the demo model; name a model with --model")]
+    NotBuiltIn,
+    /// It could not be written to where it is used from.
+    #[error(
+        "cannot put the demo model into {}: {cause}; set XDG_CACHE_HOME to a folder that can be written to, \
+         or name another model with --model", .folder.display()
+    )]
+    NotWritten {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+}
+
 /// A folder that holds the demo model.
-pub fn folder() -> Result<PathBuf> {
+///
+/// # Errors
+/// See [`NoDemo`].
+pub fn folder() -> Result<PathBuf, NoDemo> {
     if FILES.is_empty() {
-        return Err(bad_input(
-            "this program was built without the demo model; name a model with --model",
-        ));
+        return Err(NoDemo::NotBuiltIn);
     }
     if let Some(found) = beside_program().filter(|folder| holds(folder, FILES)) {
         return Ok(found);
     }
     let folder = cache().join(format!("demo-{DIGEST:016x}"));
-    unpack(&folder, FILES).map_err(|error| {
-        anyhow!(
-            "cannot put the demo model into {}: {error:#}; set XDG_CACHE_HOME to a \
-             folder that can be written to, or name another model with --model",
-            folder.display()
-        )
-    })?;
+    if let Err(cause) = unpack(&folder, FILES) {
+        return Err(NoDemo::NotWritten { folder, cause });
+    }
     Ok(folder)
 }
 
@@ -65,7 +76,7 @@ fn has(path: &Path, content: &[u8]) -> bool {
 
 /// Writes what is missing or differs. Each file appears whole, so that two programs may do this at
 /// once.
-fn unpack(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
+fn unpack(folder: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
     for (name, content) in files {
         let path = folder.join(name);
         if has(&path, content) {
@@ -78,7 +89,7 @@ fn unpack(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
         if let Err(error) = written {
             // The first error is the one worth telling.
             let _ = fs::remove_file(&beside);
-            return Err(error.into());
+            return Err(error);
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use longreel_film::{
 use longreel_hub::HubError;
 
 use crate::args::{GenerateArgs, ModelArgs};
+use crate::demo::NoDemo;
 use crate::enhancer::Enhancer;
 use crate::interrupt::Interrupts;
 use crate::model_name::{Located, locate};
@@ -185,6 +186,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_bad_input = error.chain().any(|cause| {
         cause.is::<BadInput>()
             || cause.is::<PlanError>()
+            || matches!(cause.downcast_ref(), Some(NoDemo::NotBuiltIn))
             || cause.downcast_ref::<HubError>().is_some_and(HubError::is_bad_input)
             || cause.downcast_ref::<FilmError>().is_some_and(FilmError::is_bad_input)
     });

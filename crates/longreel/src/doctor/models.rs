@@ -5,7 +5,7 @@ use longreel_hub::{Site, free_bytes};
 use longreel_weights::inspect;
 
 use super::finding::{Findings, words};
-use crate::demo;
+use crate::demo::{self, NoDemo};
 use crate::model_name::caches;
 use crate::models::is_ours;
 
@@ -23,14 +23,7 @@ pub fn look(findings: &mut Findings, hub: Option<Site>) {
             Some(words!("the demo model cannot be read: {error}", "演示模型无法读取：{error}"))
         }
         Err(error) => {
-            let why = error.to_string();
-            let why = why.split(';').next().unwrap_or_default();
-            let found = words!("no demo model: {why}", "没有演示模型：{why}");
-            let cure = words!(
-                "set XDG_CACHE_HOME to a folder that can be written to; a model named with --model needs none",
-                "请把 XDG_CACHE_HOME 设为可写的文件夹；用 --model 指定其他模型时则不需要"
-            );
-            findings.note("models", found, Some(cure));
+            no_demo(findings, &error);
             None
         }
     };
@@ -113,5 +106,53 @@ pub fn look(findings: &mut Findings, hub: Option<Site>) {
                 "longreel models pull skyreels-v2-df-1.3b-540p"
             )),
         );
+    }
+}
+
+/// Programs can do without the demo model.
+fn no_demo(findings: &mut Findings, error: &NoDemo) {
+    let (found, cure) = match error {
+        NoDemo::NotBuiltIn => (
+            words!("this program was built without the demo model", "本程序在构建时未包含演示模型"),
+            words!("name a model with --model", "请用 --model 指定模型"),
+        ),
+        NoDemo::NotWritten { folder, cause } => {
+            let folder = folder.display();
+            (
+                words!(
+                    "no demo model: it cannot be put into {folder}: {cause}",
+                    "没有演示模型：无法写入 {folder}：{cause}"
+                ),
+                words!(
+                    "set XDG_CACHE_HOME to a folder that can be written to; a model named with --model needs none",
+                    "请把 XDG_CACHE_HOME 设为可写的文件夹；用 --model 指定其他模型时则不需要"
+                ),
+            )
+        }
+    };
+    findings.note("models", found, Some(cure));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_for_a_missing_demo_model_is_told_whole_and_with_its_own_cure() {
+        let mut findings = Findings::new(false);
+        no_demo(&mut findings, &NoDemo::NotBuiltIn);
+        let cause = io::Error::new(io::ErrorKind::PermissionDenied, "read-only; and full");
+        let folder = "/cache; of mine/longreel".into();
+        no_demo(&mut findings, &NoDemo::NotWritten { folder, cause });
+        let [without, unwritten] = findings.all() else { panic!("{findings:?}") };
+        let cures = [without, unwritten].map(|finding| finding.cure.as_ref().expect("a cure"));
+        assert!(without.found.en.contains("built without") && cures[0].en.contains("--model"));
+        assert!(!cures[0].en.contains("XDG_CACHE_HOME") && cures[1].zh.contains("XDG_CACHE_HOME"));
+        for words in [&unwritten.found.en, &unwritten.found.zh] {
+            assert!(words.contains("/cache; of mine/longreel"), "{words}");
+            assert!(words.ends_with("read-only; and full"), "{words}");
+        }
     }
 }
