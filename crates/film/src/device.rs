@@ -88,13 +88,9 @@ impl GpuFacts {
             DeviceChoice::Auto => &[0][..],
             DeviceChoice::Cuda(ordinals) => ordinals,
         };
-        // The libraries take hundreds of megabytes to load, which are lost where there is no card; and where
-        // memory is scarce, one of them falls over.
-        let look = || match cuda::cards().is_empty() {
-            true => Vec::new(),
-            false => cuda::probe().cards,
-        };
-        let cards = CARDS.get_or_init(look);
+        // Not by a probe: the libraries take hundreds of megabytes to load, and a service that has workers
+        // of its own uses none of them.
+        let cards = CARDS.get_or_init(cuda::cards);
         let of = |ordinal: &u32| {
             let card = cards.iter().find(|card| card.ordinal == *ordinal)?;
             Some(Self {

@@ -25,7 +25,9 @@ pub use self::compiler::{Compiled, Compiler, Target, source_of};
 pub use self::cudnn::Deviceless;
 pub use self::libraries::{Absent, Kind, Refusal};
 pub use self::places::Places;
-pub use self::probe::{Card, DriverVersion, Found, NoDriver, Probe, cards, probe, probe_in};
+pub use self::probe::{
+    Card, DriverVersion, Found, NoDriver, Probe, cards, libraries_in, probe, probe_in,
+};
 
 use crate::gpu::{Driver, GpuError};
 

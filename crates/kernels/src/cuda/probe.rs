@@ -23,7 +23,7 @@ pub struct Probe {
     pub driver: Result<DriverVersion, NoDriver>,
     /// The cards, in the order of their numbers; none without a driver.
     pub cards: Vec<Card>,
-    /// NVRTC, cuBLASLt, cuDNN and NCCL.
+    /// NVRTC, cuBLASLt, cuDNN and NCCL; nothing without a driver, see [`libraries_in`].
     pub libraries: Vec<(Kind, Result<Found, Absent>)>,
 }
 
@@ -96,8 +96,9 @@ pub fn probe() -> Probe {
 
 /// The cards alone, without a look at the libraries; none without a driver.
 pub fn cards() -> Vec<Card> {
-    let found = driver(&Places::of_this_machine());
-    found.map_or_else(|_| Vec::new(), |(driver, _)| cards_of(driver, None))
+    let places = Places::of_this_machine();
+    let Ok((driver, _)) = driver(&places) else { return Vec::new() };
+    cards_of(driver, Management::start(&places).as_ref())
 }
 
 /// Looks at this machine, with other folders besides those of the system's linker.
@@ -114,9 +115,16 @@ pub fn probe_in(places: &Places) -> Probe {
         Err(why) => (Err(why), Vec::new()),
     };
     let cuda = driver.as_ref().ok().map(|driver| driver.cuda.0);
-    let libraries = [Kind::Nvrtc, Kind::CublasLt, Kind::Cudnn, Kind::Nccl];
-    let libraries = libraries.map(|kind| (kind, library(kind, places, cuda))).into();
+    let libraries = cuda.map(|cuda| libraries_in(places, Some(cuda))).unwrap_or_default();
     Probe { driver, cards, libraries }
+}
+
+/// NVRTC, cuBLASLt, cuDNN and NCCL, of which a driver of that CUDA could use none that is newer. Only who
+/// has loaded one knows its version and that it can be used, which takes hundreds of megabytes of memory
+/// for all of them, until the process ends: nothing to look at where no card could use them.
+pub fn libraries_in(places: &Places, driver: Option<u32>) -> Vec<(Kind, Result<Found, Absent>)> {
+    let kinds = [Kind::Nvrtc, Kind::CublasLt, Kind::Cudnn, Kind::Nccl];
+    kinds.map(|kind| (kind, library(kind, places, driver))).into()
 }
 
 /// Starts the driver.

@@ -1,6 +1,6 @@
 //! Machines where something is missing.
 
-use longreel_kernels::cuda::{NoDriver, Places, probe, probe_in};
+use longreel_kernels::cuda::{NoDriver, Places, libraries_in, probe};
 use longreel_kernels::gpu::GpuError;
 
 #[test]
@@ -11,6 +11,7 @@ fn without_a_driver_everything_says_so_and_how_to_get_it() {
         return;
     }
     assert!(found.cards.is_empty(), "{found:?}");
+    assert!(found.libraries.is_empty(), "loaded for nobody: {found:?}");
     let error = longreel_kernels::cuda::open(0).expect_err("no driver").to_string();
     match found.driver {
         Err(NoDriver::NotInstalled) => {
@@ -27,11 +28,11 @@ fn a_library_that_is_none_is_told_of_with_its_reason_and_the_package_that_has_it
     let lib = root.join("usr/local/cuda-12.9/lib64");
     std::fs::create_dir_all(&lib).expect("ours");
     std::fs::write(lib.join("libcudnn.so.9"), "this is no library").expect("ours");
-    let found = probe_in(&Places::of(|_| None, &root));
+    let libraries = libraries_in(&Places::of(|_| None, &root), None);
     let texts: Vec<String> =
-        found.libraries.iter().filter_map(|row| Some(row.1.as_ref().err()?.to_string())).collect();
+        libraries.iter().filter_map(|row| Some(row.1.as_ref().err()?.to_string())).collect();
     std::fs::remove_dir_all(&root).expect("ours");
-    for (kind, result) in &found.libraries {
+    for (kind, result) in &libraries {
         let Err(absent) = result else {
             eprintln!("{} is where the linker finds it", kind.name());
             continue;

