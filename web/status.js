@@ -29,7 +29,7 @@ function modelCard(model) {
   const state = isServed ? 'served' : { installed: 'installed', available: 'available', leaving: 'leaving' }[model.state] || 'servedNow';
   // What leaves makes films still, and so can stay as what is installed can come.
   const canCome = (state === 'installed' || state === 'leaving') && models.canServe && !model.problem;
-  const { fits, bytes: memory } = model.memory || {};
+  const { fits, bytes: memory, on_gpu: onGpu } = model.memory || {};
   const defaults = own && [own.size?.replace('x', ' × '), own.num_frames && own.fps && t('lengthOf', (own.num_frames / own.fps).toFixed(1)),
     own.fps && `${own.fps} fps`, own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
   const use = button(t('useModel'), () => choose(model.id).catch(toastProblem));
@@ -41,7 +41,7 @@ function modelCard(model) {
   return make('li', { className: 'model' }, make('h3', { textContent: model.id }), make('span', { className: 'badge', dataset: { tone: isServed ? 'completed' : 'queued' }, textContent: t(state) }),
     list([[t('kind'), isServed ? models.kind : model.kind], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
       [t('loaded'), model.workers], [t('modelProblem'), model.problem], [t('pull'), model.pull && make('code', { textContent: model.pull })],
-      [t('memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), start, use, end);
+      [t(onGpu ? 'gpuMemory' : 'memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), start, use, end);
 }
 
 export function show(main) {

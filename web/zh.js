@@ -80,7 +80,7 @@ export default {
   serviceTitle: '服务', models: '模型', state: '状态', version: '版本', workers: '工作进程', queue: '队列',
   queueOf: n => (n === 0 ? '空' : `${n} 部影片在等待`), kind: '类型', defaults: '默认设置',
   workerIdle: '空闲', workerWorking: '工作中', workerStarting: '启动中', workerDown: '已停止', address: '程序访问地址',
-  fits: '内存足够', fitsNot: '内存不足', memory: '内存', served: '默认', servedNow: '可用', serve: '启用', leaving: '正在完成已有影片', stopServing: '停用', stopServingTitle: n => `停用 ${n}？`, stopServingText: '已提交的影片仍会用它完成，新的影片不能再选它。已安装的模型可随时重新启用；启动服务时指定的模型在服务重启后重新启用。', pull: '下载命令', installedGroup: '已安装，尚未启用', modelProblem: '无法启用', loaded: '已加载它的工作进程', useModel: '设为默认', installed: '已安装', available: '可下载',
+  fits: '足够', fitsNot: '不足', memory: '内存', gpuMemory: '显存', served: '默认', servedNow: '可用', serve: '启用', leaving: '正在完成已有影片', stopServing: '停用', stopServingTitle: n => `停用 ${n}？`, stopServingText: '已提交的影片仍会用它完成，新的影片不能再选它。已安装的模型可随时重新启用；启动服务时指定的模型在服务重启后重新启用。', pull: '下载命令', installedGroup: '已安装，尚未启用', modelProblem: '无法启用', loaded: '已加载它的工作进程', useModel: '设为默认', installed: '已安装', available: '可下载',
   keyTitle: '此服务需要密钥', keyText: '服务的运行者可用 “longreel keys create” 创建密钥。', key: 'API 密钥', keyYes: '登录', keyWrong: '密钥无效。',
   signOut: '退出登录', signedIn: '已登录',
 

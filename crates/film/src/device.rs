@@ -81,7 +81,7 @@ pub struct GpuFacts {
 
 impl GpuFacts {
     /// The one that a choice leads to, looked for once; `None` when the processor makes the film.
-    pub(crate) fn of(choice: &DeviceChoice) -> Option<Self> {
+    pub fn of(choice: &DeviceChoice) -> Option<Self> {
         static CARDS: OnceLock<Vec<cuda::Card>> = OnceLock::new();
         let ordinals = match choice {
             DeviceChoice::Cpu(_) => return None,

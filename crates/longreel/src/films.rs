@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use longreel_film::{
-    Beyond, Defaults, Engine, EngineOptions, FilmRequest, ModelFacts, Outputs,
+    Beyond, Defaults, Engine, EngineOptions, FilmPlan, FilmRequest, ModelFacts, Outputs,
     available_memory_bytes, check_inputs, human_bytes, plan,
 };
 use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Offers, Refusal};
@@ -162,8 +162,18 @@ impl Films for TypedFilms {
     fn memory(&self) -> Memory {
         let usual = self.info.defaults.request("any prompt");
         let planned = plan(&usual, &self.facts, false);
-        let needed = planned.ok().map(|plan| plan.summary().memory_bytes);
-        Memory { needed, available: self.memory_bytes }
+        let summary = planned.as_ref().ok().map(FilmPlan::summary);
+        let needed = summary.map(|summary| summary.memory_bytes);
+        let host = Memory { needed, available: self.memory_bytes, on_gpu: false };
+        match summary.and_then(|summary| summary.gpu.as_ref()) {
+            Some(gpu) if host.fits() != Some(false) => Memory {
+                // Weights beyond that are brought for each pass.
+                needed: Some(gpu.least_bytes),
+                available: Some(gpu.free_bytes),
+                on_gpu: true,
+            },
+            _ => host,
+        }
     }
 
     fn offers(&self) -> Offers {
@@ -362,6 +372,7 @@ fn first_line(rendered: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use longreel_film::GpuFacts;
     use serde_json::json;
 
     fn films() -> TypedFilms {
@@ -375,6 +386,26 @@ mod tests {
             no_memory_check: None,
         };
         TypedFilms::open(&args, &engine, None, &EnhancerArgs::default()).expect("a model")
+    }
+
+    #[test]
+    fn memory_is_that_of_the_device_that_makes_the_films() {
+        let mut films = films();
+        films.facts.gpu = None;
+        films.memory_bytes = Some(1 << 60);
+        let host = films.memory();
+        assert!(!host.on_gpu && host.fits() == Some(true), "{host:?}");
+        let card = |free_bytes| GpuFacts { name: "a card".into(), free_bytes, peak_flops: 1e14 };
+        films.facts.gpu = Some(card(80 << 30));
+        let gpu = films.memory();
+        assert!(gpu.on_gpu && gpu.fits() == Some(true), "{gpu:?}");
+        assert_eq!(gpu.available, Some(80 << 30));
+        films.facts.gpu = Some(card(1 << 20));
+        assert_eq!(films.memory().fits(), Some(false), "a small card in a large machine");
+        // What the host has to hold beside a card is too much for this one.
+        (films.facts.gpu, films.memory_bytes) = (Some(card(80 << 30)), Some(1 << 20));
+        let host = films.memory();
+        assert!(!host.on_gpu && host.fits() == Some(false), "{host:?}");
     }
 
     fn film(asked: Value) -> Result<Film, Refusal> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use longreel_film::{DeviceChoice, available_memory_bytes};
+use longreel_film::{DeviceChoice, GpuFacts, available_memory_bytes};
 use longreel_hub::Kept;
 use longreel_server::{Catalogue, Films, Listed, Memory};
 use longreel_weights::{inspect, published_models};
@@ -31,6 +31,8 @@ pub struct Installed {
     pub config: Option<PathBuf>,
     /// What makes prompts longer.
     pub enhancer: EnhancerArgs,
+    /// Whether a GPU makes the films.
+    on_gpu: bool,
     /// Memory before any model was loaded.
     memory_bytes: Option<u64>,
     /// What was found to be whole, by folder. What a commit names does not change.
@@ -45,8 +47,16 @@ impl Installed {
         config: Option<PathBuf>,
         enhancer: EnhancerArgs,
     ) -> Self {
+        let on_gpu = GpuFacts::of(&device).is_some();
         let (memory_bytes, known) = (available_memory_bytes(), Mutex::default());
-        Self { model, device, config, enhancer, memory_bytes, known }
+        Self { model, device, config, enhancer, on_gpu, memory_bytes, known }
+    }
+
+    /// Of weights of so many bytes, which alone decide nothing on a GPU: what has no room there is brought for
+    /// each pass.
+    fn memory(&self, needed: Option<u64>) -> Memory {
+        let available = self.memory_bytes.filter(|_| !self.on_gpu);
+        Memory { needed, available, on_gpu: self.on_gpu }
     }
 
     /// How a model of that name is used beside the first one.
@@ -73,15 +83,21 @@ impl Installed {
             kind,
             revision: Some(kept.revision.to_string()),
             is_installed: true,
-            memory: Memory { needed, available: self.memory_bytes },
+            memory: self.memory(needed),
             problem,
             pull: None,
         };
         match inspect(&kept.folder) {
             Ok(report) => {
                 let problem = report.problems.first().cloned();
-                let listed = listed(report.kind.to_string(), Some(report.memory_bytes), problem);
+                let mut listed =
+                    listed(report.kind.to_string(), Some(report.memory_bytes), problem);
                 if listed.problem.is_none() {
+                    if self.on_gpu
+                        && let Ok(films) = self.films(&self.args(kept.reference().into()))
+                    {
+                        listed.memory = films.memory();
+                    }
                     known().insert(kept.folder.clone(), listed.clone());
                 }
                 Some(listed)
@@ -124,7 +140,7 @@ impl Catalogue for Installed {
                 kind: model.kind.to_string(),
                 revision: None,
                 is_installed: false,
-                memory: Memory { needed: Some(needed), available: self.memory_bytes },
+                memory: self.memory(Some(needed)),
                 problem: None,
                 pull: Some(format!("longreel models pull {name}")),
                 name,

@@ -65,7 +65,7 @@ pub struct Listed {
     pub revision: Option<String>,
     /// Its files are here.
     pub is_installed: bool,
-    /// What its weights take, and what there is.
+    /// What its weights take, and what there is; of a film, where only that can be said to fit.
     pub memory: Memory,
     /// Why it cannot be served, where it cannot.
     pub problem: Option<String>,
@@ -73,13 +73,22 @@ pub struct Listed {
     pub pull: Option<String>,
 }
 
-/// Memory that a model's films take, in bytes.
+/// Memory that a model's films take, in bytes: that of the device that makes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// For a film as it is made when nothing else is asked for; `None` when that cannot be said.
     pub needed: Option<u64>,
-    /// What the server had before it began, where the system tells.
+    /// What there was before the server began, where system or driver tells.
     pub available: Option<u64>,
+    /// A GPU's, of the one with the least where there are several; else the machine's.
+    pub on_gpu: bool,
+}
+
+impl Memory {
+    /// Whether there is enough; `None` when that cannot be said.
+    pub fn fits(&self) -> Option<bool> {
+        Some(self.needed? <= self.available?)
+    }
 }
 
 /// What can be asked for beside a film as the model makes it.

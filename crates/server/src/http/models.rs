@@ -189,8 +189,12 @@ fn listed(listed: &Listed) -> Value {
 }
 
 fn memory(memory: Memory) -> Value {
-    let fits = memory.needed.zip(memory.available).map(|(needed, available)| needed <= available);
-    json!({"bytes": memory.needed, "available_bytes": memory.available, "fits": fits})
+    json!({
+        "bytes": memory.needed,
+        "available_bytes": memory.available,
+        "fits": memory.fits(),
+        "on_gpu": memory.on_gpu,
+    })
 }
 
 /// GET /models/info

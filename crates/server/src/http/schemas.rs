@@ -122,11 +122,15 @@ pub fn all(film: &Value) -> Value {
             "memory": {
                 "type": "object",
                 "description": "Of a film as it is made when nothing else is asked for; of a model \
-                    that is not served, of its weights",
+                    that is not served, of its weights where the processor makes the films",
                 "properties": {
                     "bytes": {"type": ["integer", "null"]},
                     "available_bytes": {"type": ["integer", "null"]},
                     "fits": {"type": ["boolean", "null"]},
+                    "on_gpu": {
+                        "type": "boolean",
+                        "description": "Of the GPU that makes the films, else of the machine",
+                    },
                 },
             },
         })),
