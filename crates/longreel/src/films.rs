@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use longreel_film::{
-    Beyond, Defaults, Engine, EngineOptions, FilmPlan, FilmRequest, ModelFacts, Outputs,
+    Beyond, Defaults, Engine, EngineOptions, FilmPlan, FilmRequest, ModelFacts, Outputs, StartFrom,
     available_memory_bytes, check_inputs, human_bytes, plan,
 };
 use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Offers, Refusal};
+use longreel_weights::ModelKind;
 use serde_json::{Map, Value};
 
 use crate::args::{Command, GenerateArgs, ModelArgs};
@@ -98,12 +99,13 @@ impl TypedFilms {
             defaults: opened.defaults(false)?,
             program_version: env!("CARGO_PKG_VERSION").to_string(),
         };
+        let image_defaults = opened.defaults(true)?;
         // A plan measures this machine the first time; no client should wait for that.
-        let (any, of) = (info.defaults.request("any prompt"), facts.clone());
-        std::thread::spawn(move || plan(&any, &of, false).is_ok());
+        let (usual, of) = (usual(facts.kind, &info.defaults, &image_defaults), facts.clone());
+        std::thread::spawn(move || plan(&usual, &of, false).is_ok());
         Ok(Self {
             info: Arc::new(info),
-            image_defaults: opened.defaults(true)?,
+            image_defaults,
             facts,
             model: model.clone(),
             engine: engine.clone(),
@@ -160,7 +162,7 @@ impl Films for TypedFilms {
     }
 
     fn memory(&self) -> Memory {
-        let usual = self.info.defaults.request("any prompt");
+        let usual = usual(self.facts.kind, &self.info.defaults, &self.image_defaults);
         let planned = plan(&usual, &self.facts, false);
         let summary = planned.as_ref().ok().map(FilmPlan::summary);
         let needed = summary.map(|summary| summary.memory_bytes);
@@ -271,6 +273,21 @@ impl TypedFilms {
     }
 }
 
+/// A film as it is made when nothing else is asked for, with pictures where the model needs them, which a
+/// plan does not open.
+fn usual(kind: ModelKind, defaults: &Defaults, image_defaults: &Defaults) -> FilmRequest {
+    let picture = || PathBuf::from("any.png");
+    let of_image = || FilmRequest {
+        start: StartFrom::Image(picture()),
+        ..image_defaults.request("any prompt")
+    };
+    match kind {
+        ModelKind::DiffusionForcing | ModelKind::TextToVideo => defaults.request("any prompt"),
+        ModelKind::ImageToVideo => of_image(),
+        ModelKind::FirstLastFrame => FilmRequest { end_image: Some(picture()), ..of_image() },
+    }
+}
+
 /// The model's name without its place, which is nothing for clients.
 fn short_name(engine: &EngineOptions) -> String {
     let file = || engine.model.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -376,7 +393,12 @@ mod tests {
     use serde_json::json;
 
     fn films() -> TypedFilms {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+        films_of("df")
+    }
+
+    fn films_of(model: &str) -> TypedFilms {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models");
+        let model = models.join(model);
         let engine = EngineOptions::new(model);
         let args = ModelArgs {
             model: None,
@@ -386,6 +408,13 @@ mod tests {
             no_memory_check: None,
         };
         TypedFilms::open(&args, &engine, None, &EnhancerArgs::default()).expect("a model")
+    }
+
+    #[test]
+    fn what_films_take_is_known_of_models_that_need_pictures_too() {
+        for model in ["df", "t2v", "i2v", "wan_flf2v"] {
+            assert!(films_of(model).memory().needed > Some(0), "{model}");
+        }
     }
 
     #[test]
