@@ -121,12 +121,20 @@ fn write_safetensors(
         header.push(' ');
     }
     let temporary = path.with_extension("partial");
-    let mut out = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
-    body(&mut out)?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    std::fs::rename(temporary, path)
+    let write = || -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        body(&mut out)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    let written = write();
+    if written.is_err() {
+        // The failure is what is told.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
 }
 
 #[cfg(test)]

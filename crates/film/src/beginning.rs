@@ -17,13 +17,13 @@ use serde_json::Value;
 
 use crate::append::AppendFile;
 use crate::checkpoint::{Checkpoint, Written};
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, current_folder};
 use crate::error::{FilmError, PlanError};
 use crate::outputs::Outputs;
 use crate::plan::{FilmPlan, ModelFacts, plan};
 use crate::request::FilmRequest;
 use crate::run::{DRIFT, SHEET, film_options, sheet_frame, sheet_step};
-use crate::run_file::{Maker, RunFile};
+use crate::run_file::{Maker, RunFile, adaptation};
 
 /// What another film leaves to begin with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +61,8 @@ pub(crate) fn prepare(
     let mut checkpoint = Checkpoint::load(&beginning.checkpoint)
         .map_err(|why| FilmError::Beginning { path: beginning.checkpoint.clone(), problem: why })?;
     let made = checkpoint.progress.next_segment;
-    let maker = Maker { facts, engine };
-    check_film(beginning, planned, made, maker)?;
+    let given_frames = check_film(beginning, planned, made, facts, engine)?;
+    let maker = Maker { facts, engine, film: &outputs.film, given_frames };
     let state: FilmState = serde_json::from_value(checkpoint.progress.writer.clone())
         .map_err(|e| refuse(format!("its checkpoint has no place in the film ({e})")))?;
 
@@ -104,6 +104,8 @@ pub(crate) fn prepare(
         request: request.clone(),
         kept_frames: planned.kept_frames(),
         decoder_strips: Some(planned.strips),
+        given_frames,
+        started_in: current_folder(),
         outputs: outputs.clone(),
     };
     // Last: what makes it a run is there when all else is.
@@ -112,27 +114,30 @@ pub(crate) fn prepare(
 }
 
 /// Whether the first `made` segments of the film at `beginning` are those of the planned one, as far as
-/// the film tells of itself: prompts and seeds are the caller's to keep.
+/// the film tells of itself: prompts and seeds are the caller's to keep. Gives the frames of it that its
+/// length does not count.
 fn check_film(
     beginning: &Beginning,
     planned: &FilmPlan,
     made: usize,
-    maker: Maker<'_>,
-) -> Result<(), FilmError> {
+    facts: &ModelFacts,
+    engine: &EngineOptions,
+) -> Result<u64, FilmError> {
     let refuse = |problem: String| FilmError::Beginning { path: beginning.film.clone(), problem };
     let text = read_metadata(&beginning.film)?;
     let told: Value = text
         .and_then(|text| serde_json::from_str(&text).ok())
         .ok_or_else(|| refuse("it does not tell how it was made".into()))?;
-    if told["revision"] != maker.facts.revision {
+    if told["revision"] != facts.revision {
         return Err(FilmError::OtherModel {
-            model: maker.engine.model.clone(),
+            model: engine.model.clone(),
             began: told["revision"].as_str().unwrap_or("nothing known").to_owned(),
-            now: maker.facts.revision.clone(),
+            now: facts.revision.clone(),
         });
     }
-    if told["adaptation"] != maker.adaptation() {
-        let (began, now) = (&told["adaptation"], maker.adaptation());
+    let now = adaptation(engine);
+    if told["adaptation"] != now {
+        let began = &told["adaptation"];
         return Err(FilmError::OtherEngine { began: began.to_string(), now: now.to_string() });
     }
     let before: FilmRequest = serde_json::from_value(told["request"].clone())
@@ -152,7 +157,7 @@ fn check_film(
                 .into(),
         ));
     }
-    let shared = plan(&before, maker.facts, false)?.shared_segments(planned);
+    let shared = plan(&before, facts, false)?.shared_segments(planned);
     if made == 0 || made > shared {
         return Err(refuse(format!(
             "{made} segments of it are to be kept, and {shared} are as those of the new film"
@@ -167,7 +172,7 @@ fn check_film(
         )
         .into());
     }
-    Ok(())
+    Ok(told["given_frames"].as_u64().unwrap_or(0))
 }
 
 /// Copies a film, which may be growing, and makes the copy durable.

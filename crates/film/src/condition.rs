@@ -4,7 +4,8 @@ use std::path::Path;
 
 use longreel_kernels::Tensor;
 use longreel_media::{
-    Filter, Fit, Frame, ImageLimits, MediaError, VideoOptions, fit, last_frames, load_image, resize,
+    Filter, Fit, Frame, ImageLimits, MediaError, VideoOptions, VideoReader, fit, last_frames,
+    load_image, resize,
 };
 use longreel_models::{ClipPreprocess, ClipVision, VaeEncoder, VaeEncoderState};
 
@@ -96,16 +97,7 @@ pub fn load_tail(
 ) -> Result<Vec<Frame>, FilmError> {
     let (_, tail) = last_frames(path, count, &VideoOptions::default())?;
     if tail.len() < count {
-        return Err(PlanError::value(
-            "--video",
-            path.display(),
-            format!("has {} frames, and --overlap-history {count} needs that many", tail.len()),
-            match tail.len().checked_sub(1) {
-                Some(n) => format!("use --overlap-history {}", n / 4 * 4 + 1),
-                None => "give a video with frames".into(),
-            },
-        )
-        .into());
+        return Err(too_short(path, tail.len() as u64, count).into());
     }
     let mut note = None;
     let mut frames = Vec::with_capacity(count);
@@ -118,6 +110,35 @@ pub fn load_tail(
         observer.event(Event::Warning { message: format!("{}: {what}", path.display()) });
     }
     Ok(frames)
+}
+
+/// Counts the frames of a video by decoding all of it.
+///
+/// # Errors
+/// When it cannot be read to its end, or has fewer than `least` frames.
+pub fn frames_of_video(path: &Path, least: usize) -> Result<u64, FilmError> {
+    let mut frames = 0;
+    for frame in VideoReader::open(path, &VideoOptions::default())? {
+        frame?;
+        frames += 1;
+    }
+    if frames < least as u64 {
+        return Err(too_short(path, frames, least).into());
+    }
+    Ok(frames)
+}
+
+/// A video of `frames` frames, of which `history` should be the first window's beginning.
+pub fn too_short(path: &Path, frames: u64, history: usize) -> PlanError {
+    PlanError::value(
+        "--video",
+        path.display(),
+        format!("has {frames} frames, and --overlap-history {history} needs that many"),
+        match frames.checked_sub(1) {
+            Some(n) => format!("use --overlap-history {}, or a longer video", n / 4 * 4 + 1),
+            None => "give a video with frames".into(),
+        },
+    )
 }
 
 /// Latents of frames encoded on their own, normalised: `[F, H, W, 3]` in [-1, 1] to

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use longreel_sampling::{FewStep, GuidanceInterval};
 use longreel_weights::ModelKind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::FilmError;
+use crate::error::{FilmError, PlanError};
 use crate::plan::ModelFacts;
 use crate::request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, KvCacheChoice, Length, SolverChoice,
@@ -18,7 +18,7 @@ use crate::request::{
 pub const REFERENCE_NEGATIVE_PROMPT: &str = "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走";
 
 /// Defaults of a model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Defaults {
     /// Pixels.
     pub width: usize,
@@ -110,9 +110,12 @@ impl Defaults {
         }
         let file = path.join("longreel.json");
         if file.is_file() {
-            let text = std::fs::read(&file).map_err(FilmError::io("read", &file))?;
+            let unreadable = |why: String| {
+                PlanError::value("the settings", file.display(), why, "mend the file, or remove it")
+            };
+            let text = std::fs::read(&file).map_err(|e| unreadable(format!("not read: {e}")))?;
             let wishes: Wishes = serde_json::from_slice(&text)
-                .map_err(|e| FilmError::io("read", &file)(e.into()))?;
+                .map_err(|e| unreadable(format!("not as they have to be: {e}")))?;
             defaults.take(wishes);
         }
         Ok(defaults)

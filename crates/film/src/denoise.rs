@@ -115,7 +115,8 @@ pub fn denoise(
             task.guidance.combine(velocity.data_mut(), other.data(), timesteps)?;
         }
         if !velocity.data().iter().all(|v| v.is_finite()) {
-            return Err(FilmError::NotFinite { segment: task.segment, step: index });
+            let what = format!("the model's answer in segment {}, step {index}", task.segment);
+            return Err(FilmError::NotFinite { what });
         }
         for &group in &row.updated_groups {
             let frames = task.timetable.groups()[group].clone();

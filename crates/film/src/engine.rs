@@ -1,18 +1,23 @@
 //! A model opened, and the films made with it.
 
+mod pictures;
+
 use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use longreel_kernels::{Device, Tensor};
-use longreel_models::{ClipPreprocess, ClipVision, Transformer, Upscaler, Vae};
+use longreel_kernels::Device;
+use longreel_media::FilmWriter;
+use longreel_models::{Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
-use longreel_weights::{Lora, ModelFolder, ModelKind, WeightDtype};
+use longreel_weights::{
+    Lora, ModelFolder, ModelKind, TensorSource, TransformerConfig, WeightDtype, WeightsError,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::beginning::{self, Beginning};
 use crate::checkpoint;
-use crate::condition::{self, Conditions, load_fitted, load_tail, to_tensor};
+use crate::condition::frames_of_video;
 use crate::defaults::Defaults;
 use crate::device::{self, DeviceChoice, GpuFacts, Opened};
 use crate::error::{FilmError, PlanError};
@@ -22,8 +27,9 @@ use crate::outputs::{Outputs, check_writable, run_folder};
 use crate::plan::{FilmPlan, ModelFacts, check_inputs, plan, step_cache, video_history_frames};
 use crate::prompts::{Prompter, prompts_of};
 use crate::request::{FilmRequest, StartFrom};
+use crate::room::check_room;
 use crate::run::{Outcome, Run, film_options};
-use crate::run_file::{Maker, RunFile};
+use crate::run_file::{Maker, RunFile, adaptation};
 use crate::sharing::{Denoisers, Sharing};
 use crate::texts::Texts;
 
@@ -100,6 +106,8 @@ impl Engine {
             Some(dtype) => folder.in_dtype(dtype),
             None => folder,
         };
+        // So is a LoRA of another model; merging is for when the weights are taken.
+        adapted(&folder, &options.loras)?;
         let scheduler = match folder.scheduler_json() {
             Some(json) => SchedulerConfig::from_json(json).map_err(PlanError::from)?,
             None => SchedulerConfig::default(),
@@ -183,11 +191,11 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
         observer.event(Event::Plan(Box::new(plan.summary().clone())));
-        film_options(plan.request(), outputs).kind(&outputs.film)?;
+        let options = film_options(plan.request(), outputs);
+        options.kind(&outputs.film)?;
+        outputs.check_unfinished()?;
         let folder = outputs.run_folder();
-        if !outputs.overwrite && RunFile::path(&folder).exists() {
-            return Err(FilmError::Unfinished { path: outputs.film.clone() });
-        }
+        check_room(plan, outputs, &self.facts, observer)?;
         for path in [&outputs.dump_latents, &outputs.dump_frames, &outputs.contact_sheet]
             .into_iter()
             .flatten()
@@ -195,7 +203,18 @@ impl Engine {
         {
             check_writable(path)?;
         }
+        FilmWriter::check(&outputs.film, &options)?;
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
+        noise.check(plan, self.facts.vae.z_dim)?;
+        let given_frames = match &plan.request().start {
+            StartFrom::Video(path) => {
+                // All of it becomes part of the film: what cannot be read is told now.
+                observer.event(Event::Stage { what: "reading the video that is extended".into() });
+                let history = video_history_frames(plan);
+                frames_of_video(path, history)? - history as u64
+            }
+            _ => 0,
+        };
         let planned = self.for_devices(plan, observer)?;
         let plan = &*planned;
         // Only now: what is refused leaves an unfinished run as it was.
@@ -210,10 +229,13 @@ impl Engine {
             request: plan.request().clone(),
             kept_frames: plan.kept_frames(),
             decoder_strips: Some(plan.strips),
+            given_frames,
+            started_in: current_folder(),
             outputs: outputs.clone(),
         };
         file.write(&folder)?;
-        let result = self.make(plan, outputs, noise, None, stop, observer);
+        let begun = Begun { film: outputs.film.clone(), given_frames, noise, checkpoint: None };
+        let result = self.make(plan, outputs, begun, stop, observer);
         if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
             // Nothing of the film exists that resume could go on from.
             let _ = fs::remove_dir_all(&folder);
@@ -264,7 +286,7 @@ impl Engine {
         let folder = run_folder(film);
         let mut outputs = file.outputs;
         // The folder may have been moved since.
-        outputs.film = film.to_owned();
+        let named = std::mem::replace(&mut outputs.film, film.to_owned());
         let (found, damaged) = checkpoint::newest(&folder)
             .map_err(FilmError::io("read the checkpoints in", &folder))?;
         for message in damaged {
@@ -281,10 +303,9 @@ impl Engine {
             (options.loras.clone(), options.dtype, options.upscaler.clone())
         };
         if same(&file.engine) != same(&self.options) {
-            let adaptation = |engine| Maker { facts: &self.facts, engine }.adaptation().to_string();
             return Err(FilmError::OtherEngine {
-                began: adaptation(&file.engine),
-                now: adaptation(&self.options),
+                began: adaptation(&file.engine).to_string(),
+                now: adaptation(&self.options).to_string(),
             });
         }
         // Which decide what the plan is for.
@@ -293,37 +314,51 @@ impl Engine {
         let planned = planned.begun_with(file.kept_frames, file.decoder_strips, &self.facts)?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
-        self.make(&planned, &outputs, noise, found, stop, observer)
+        let given_frames = file.given_frames;
+        let begun = Begun { film: named, given_frames, noise, checkpoint: found };
+        self.make(&planned, &outputs, begun, stop, observer)
     }
 
     fn make(
         &mut self,
         plan: &FilmPlan,
         outputs: &Outputs,
-        noise: NoiseSource,
-        checkpoint: Option<checkpoint::Checkpoint>,
+        begun: Begun,
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
-        let made = self.make_by_device(plan, outputs, noise, checkpoint, stop, observer);
+        let made = self.make_by_device(plan, outputs, begun, stop, observer);
         if made.as_ref().is_err_and(|error| error.gpu().is_some()) {
             // The next film begins with devices that nothing is left on, whatever went wrong.
             self.networks = None;
             self.texts.forget_encoder();
             self.devices = None;
         }
-        made
+        match made {
+            // Which value it comes from is known to the files alone.
+            Err(error @ FilmError::NotFinite { .. }) => Err(self.not_finite()?.unwrap_or(error)),
+            made => made,
+        }
+    }
+
+    /// The first value of transformer and encoders that is NaN or infinite, if there is one.
+    fn not_finite(&self) -> Result<Option<FilmError>, FilmError> {
+        let mut sources = vec![adapted(&self.folder, &self.options.loras)?.1];
+        sources.push(self.folder.text_encoder()?.1);
+        sources.extend(self.folder.image_encoder()?.map(|(_, source)| source));
+        let found = sources.into_iter().find_map(|source| source.search().err());
+        Ok(found.map(FilmError::from))
     }
 
     fn make_by_device(
         &mut self,
         plan: &FilmPlan,
         outputs: &Outputs,
-        noise: NoiseSource,
-        checkpoint: Option<checkpoint::Checkpoint>,
+        begun: Begun,
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
+        let Begun { film, given_frames, noise, checkpoint } = begun;
         let request = plan.request();
         let devices = self.devices(observer)?;
         let device = &devices[0];
@@ -350,7 +385,8 @@ impl Engine {
         let conditions =
             self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
         let cache = step_cache(request, &self.facts)?;
-        let maker = Maker { facts: &self.facts, engine: &self.options };
+        let maker =
+            Maker { facts: &self.facts, engine: &self.options, film: &film, given_frames };
         let denoisers = &networks.denoisers;
         let prompter =
             Prompter::new(&mut self.texts, &self.folder, denoisers, image_embeds, request)?;
@@ -397,10 +433,7 @@ impl Engine {
     /// The files are read for all devices together: a copy of the transformer is a view of the same
     /// bytes, of which a GPU brings its own.
     fn load(&self, devices: &[Device], sharing: Sharing) -> Result<Networks, FilmError> {
-        let (config, mut source) = self.folder.transformer()?;
-        for (path, weight) in &self.options.loras {
-            Lora::open(path)?.apply(&mut source, *weight)?;
-        }
+        let (config, source) = adapted(&self.folder, &self.options.loras)?;
         let transformer = Transformer::load(&config, source)?;
         let ranks = devices.iter().map(|device| transformer.clone().on(device)).collect();
         let denoisers = Denoisers::new(ranks, sharing)?;
@@ -412,84 +445,33 @@ impl Engine {
         let (config, source) = self.folder.vae()?;
         Ok(Vae::load(&config, source)?.on(device))
     }
-
-    fn images(
-        &self,
-        request: &FilmRequest,
-        observer: &mut dyn Observer,
-    ) -> Result<Images, FilmError> {
-        let mut load = |path: &Path| load_fitted(path, request, observer);
-        Ok(Images {
-            first: match &request.start {
-                StartFrom::Image(path) => Some(load(path)?),
-                _ => None,
-            },
-            last: request.end_image.as_deref().map(load).transpose()?,
-        })
-    }
-
-    /// CLIP's view, for models that look at it.
-    fn image_embeds(
-        &self,
-        device: &Device,
-        images: &Images,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Tensor>, FilmError> {
-        if self.facts.kind == ModelKind::DiffusionForcing {
-            return Ok(None);
-        }
-        let (Some((_, first)), Some((config, source))) =
-            (&images.first, self.folder.image_encoder()?)
-        else {
-            return Ok(None);
-        };
-        observer.event(Event::Stage { what: "looking at the image".into() });
-        let clip = ClipVision::load(&config, source)?.on(device);
-        let preprocess = match self.folder.image_processor_json() {
-            Some(json) => ClipPreprocess::from_json(json)?,
-            None => ClipPreprocess::default(),
-        };
-        let mut seen = vec![first];
-        seen.extend(images.last.as_ref().map(|(_, original)| original));
-        Ok(Some(condition::image_embeds(&clip, &preprocess, &seen)?))
-    }
-
-    fn conditions(
-        &self,
-        networks: &Networks,
-        plan: &FilmPlan,
-        images: &Images,
-        resumed: bool,
-        observer: &mut dyn Observer,
-    ) -> Result<Conditions, FilmError> {
-        let request = plan.request();
-        let encoder = &networks.vae.encoder;
-        let mut conditions = Conditions::default();
-        let alone = |frame| condition::encode(encoder, &to_tensor(std::slice::from_ref(frame)));
-        if let Some((first, _)) = &images.first {
-            if self.facts.kind == ModelKind::DiffusionForcing {
-                conditions.prefix = Some(alone(first)?);
-                conditions.end = images.last.as_ref().map(|(last, _)| alone(last)).transpose()?;
-            } else {
-                let frames = plan.segments.total().map_or(1, |t| 4 * (t.get() - 1) + 1);
-                let last = images.last.as_ref().map(|(last, _)| last);
-                conditions.extra_channels =
-                    Some(condition::image_to_video_channels(encoder, first, last, frames)?);
-            }
-        }
-        if let (StartFrom::Video(path), false) = (&request.start, resumed) {
-            observer.event(Event::Stage { what: "encoding the end of the video".into() });
-            let tail = load_tail(path, video_history_frames(plan), request, observer)?;
-            conditions.prefix = Some(condition::encode(encoder, &to_tensor(&tail))?);
-        }
-        Ok(conditions)
-    }
 }
 
-/// Pictures, brought to the film's size and as they were.
-struct Images {
-    first: Option<(longreel_media::Frame, longreel_media::Frame)>,
-    last: Option<(longreel_media::Frame, longreel_media::Frame)>,
+/// Where relative paths start from; nothing where the system does not tell.
+pub(crate) fn current_folder() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
+}
+
+/// What a run begins with, or goes on with.
+struct Begun {
+    /// The film as it was named at first.
+    film: PathBuf,
+    /// See [`RunFile::given_frames`].
+    given_frames: u64,
+    noise: NoiseSource,
+    checkpoint: Option<checkpoint::Checkpoint>,
+}
+
+/// The transformer's tensors, with LoRAs to be merged when they are taken.
+fn adapted(
+    folder: &ModelFolder,
+    loras: &[(PathBuf, f32)],
+) -> Result<(TransformerConfig, TensorSource), WeightsError> {
+    let (config, mut source) = folder.transformer()?;
+    for (path, weight) in loras {
+        Lora::open(path)?.apply(&mut source, *weight)?;
+    }
+    Ok((config, source))
 }
 
 /// Goes on with the unfinished run of `film`, on the device that it began with or on another one. The

@@ -132,16 +132,29 @@ pub enum FilmError {
         /// What the system says.
         cause: io::Error,
     },
-    /// The network's first answer holds values that are not numbers.
+    /// A network's answer holds NaN or infinity, though none of its weights does.
     #[error(
-        "the model's output is not finite in segment {segment}, step {step}: its weights hold NaN or \
-         infinity, or do not belong together; `longreel inspect` names the tensors"
+        "{what} is not finite, though all weights are: they do not belong together, or a LoRA is too \
+         strong; `longreel models verify` compares files with what was published, and --lora FILE:0.5 \
+         halves a LoRA"
     )]
     NotFinite {
-        /// From 0.
-        segment: usize,
-        /// From 0.
-        step: usize,
+        /// Whose answer, and when.
+        what: String,
+    },
+    /// The disk has no room for the film.
+    #[error(
+        "cannot make {}: its disk has {free} free and this film needs at least {needed}; free some space, \
+         or choose another -o",
+        path.display()
+    )]
+    NoRoom {
+        /// What would be written.
+        path: PathBuf,
+        /// What it takes.
+        needed: String,
+        /// What there is.
+        free: String,
     },
     /// A noise file lacks a tensor or has it in another shape.
     #[error("noise file {}: {problem}", path.display())]

@@ -55,6 +55,7 @@ mod peek;
 mod plan;
 mod prompts;
 mod request;
+mod room;
 mod run;
 mod run_file;
 mod sharing;

@@ -3,12 +3,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Memory that this process may still take, in bytes: the smallest of the system's available memory and
-/// what its control groups leave. `None` where neither tells.
+/// Memory that this process may still take, in bytes: the smallest of the system's available memory, what
+/// its control groups leave, and what its own limit does (`ulimit -v`). `None` where none of them tells.
 pub fn available_memory_bytes() -> Option<u64> {
     let system = field("/proc/meminfo", "MemAvailable:").map(|kilobytes| kilobytes * 1024);
     let groups = groups(None).into_iter().filter_map(|group| group.left_bytes());
-    groups.chain(system).min()
+    groups.chain(system).chain(addresses_left()).min()
+}
+
+/// Bytes of addresses that this process may still take.
+fn addresses_left() -> Option<u64> {
+    let limit = address_limit(&fs::read_to_string("/proc/self/limits").ok()?)?;
+    let taken = field("/proc/self/status", "VmSize:")? * 1024;
+    Some(limit.saturating_sub(taken))
+}
+
+/// The soft limit of addresses in `/proc/ID/limits`, in bytes; `None` when there is none.
+fn address_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// The smallest limit of the control groups of this process, in bytes, where there is one.
@@ -109,6 +122,18 @@ mod tests {
         let groups = groups_of(lines, mounted);
         let left = groups.iter().filter_map(Group::left_bytes).min();
         (left, groups.iter().filter_map(Group::limit_bytes).min())
+    }
+
+    #[test]
+    fn a_limit_of_addresses_is_read_where_there_is_one() {
+        let limits = |space: &str| {
+            format!("Limit                     Soft Limit           Hard Limit           Units\n\
+                     Max data size             7                    unlimited            bytes\n\
+                     Max address space         {space}           unlimited            bytes\n")
+        };
+        assert_eq!(address_limit(&limits("1073741824")), Some(1 << 30));
+        assert_eq!(address_limit(&limits("unlimited ")), None);
+        assert_eq!(address_limit(""), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 
 use crate::error::FilmError;
+use crate::plan::FilmPlan;
 
 /// The noise of a film.
 #[derive(Debug)]
@@ -31,6 +32,23 @@ impl NoiseSource {
             Some(path) => Self::File(NoiseFile::open(path)?),
             None => Self::Seeded,
         })
+    }
+
+    /// Finds out whether a noise file has the initial noise of every segment of `plan`, with `channels`
+    /// channels.
+    ///
+    /// # Errors
+    /// The first that is missing or has another shape.
+    pub fn check(&self, plan: &FilmPlan, channels: usize) -> Result<(), FilmError> {
+        let Self::File(file) = self else { return Ok(()) };
+        let request = plan.request();
+        let (h, w) = (request.height / 8, request.width / 8);
+        for index in 0..plan.segments().unwrap_or(1) {
+            let Some(segment) = plan.segments.segment(index) else { break };
+            let shape = [1, channels, segment.film_latents(), h, w];
+            file.tensor(&format!("segment_{index}"), &shape)?;
+        }
+        Ok(())
     }
 
     /// The initial noise of segment `segment`, `[T, C, h, w]` for `shape` `[T, C, h, w]`.

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use longreel_media::{Codec, MediaError, write_atomic};
 use serde::{Deserialize, Serialize};
 
+use crate::error::FilmError;
+use crate::run_file::RunFile;
+
 /// Longest side of a frame on the contact sheet of a film that is made live.
 const LIVE_SHEET_SIDE: u32 = 320;
 
@@ -70,6 +73,17 @@ impl Outputs {
             overwrite: false,
             command: String::new(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Refuses to begin a film where an unfinished run is, unless it may be overwritten.
+    ///
+    /// # Errors
+    /// [`FilmError::Unfinished`].
+    pub fn check_unfinished(&self) -> Result<(), FilmError> {
+        match !self.overwrite && RunFile::path(&self.run_folder()).exists() {
+            true => Err(FilmError::Unfinished { path: self.film.clone() }),
+            false => Ok(()),
         }
     }
 

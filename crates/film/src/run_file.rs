@@ -31,6 +31,13 @@ pub struct RunFile {
     /// Strips in which pictures were decoded, as many as memory asked for when it began; see `kept_frames`.
     #[serde(default)]
     pub decoder_strips: Option<usize>,
+    /// Frames of the film that the request's length does not count: those of a video that is extended
+    /// before its history.
+    #[serde(default)]
+    pub given_frames: u64,
+    /// The folder that paths in here start from where they are relative: the one it was begun in.
+    #[serde(default)]
+    pub started_in: PathBuf,
     /// Where it goes.
     pub outputs: Outputs,
 }
@@ -63,37 +70,45 @@ pub struct Maker<'a> {
     pub facts: &'a ModelFacts,
     /// How it is used.
     pub engine: &'a EngineOptions,
+    /// The film as it was named when it was begun, wherever it is now: what is told does not change
+    /// with the place it is resumed from.
+    pub film: &'a Path,
+    /// See [`RunFile::given_frames`].
+    pub given_frames: u64,
 }
 
 impl Maker<'_> {
     /// The text that a film carries.
     pub fn metadata(&self, request: &FilmRequest, outputs: &Outputs, command: &str) -> String {
-        json!({
+        let mut told = json!({
             "program": "longreel",
             "version": outputs.program_version,
             "command": command,
             "model": self.facts.name,
             "revision": self.facts.revision,
-            "adaptation": self.adaptation(),
+            "adaptation": adaptation(self.engine),
             "seed": request.seed,
-            "request": without_place(request, &outputs.film),
-        })
-        .to_string()
-    }
-
-    /// What changes the model's answers beside its files: adapters, and the type of the weights.
-    pub fn adaptation(&self) -> serde_json::Value {
-        let names = self.engine.loras.iter().map(|(path, weight)| {
-            (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), weight)
+            "request": without_place(request, self.film),
         });
-        let upscaler = self.engine.upscaler.as_ref().and_then(|path| path.file_name());
-        let upscaler = upscaler.map(|name| name.to_string_lossy());
-        json!({
-            "loras": names.collect::<Vec<_>>(),
-            "dtype": self.engine.dtype,
-            "upscaler": upscaler,
-        })
+        if self.given_frames > 0 {
+            told["given_frames"] = self.given_frames.into();
+        }
+        told.to_string()
     }
+}
+
+/// What changes the model's answers beside its files: adapters, and the type of the weights.
+pub(crate) fn adaptation(engine: &EngineOptions) -> serde_json::Value {
+    let names = engine.loras.iter().map(|(path, weight)| {
+        (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), weight)
+    });
+    let upscaler = engine.upscaler.as_ref().and_then(|path| path.file_name());
+    let upscaler = upscaler.map(|name| name.to_string_lossy());
+    json!({
+        "loras": names.collect::<Vec<_>>(),
+        "dtype": engine.dtype,
+        "upscaler": upscaler,
+    })
 }
 
 /// A picture that lies beside the film is named without its place, which is nothing for whoever gets

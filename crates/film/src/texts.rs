@@ -45,7 +45,7 @@ impl Texts {
         let (tokenizer, encoder) = match &self.encoder {
             Some(loaded) => loaded,
             None => {
-                let tokenizer = Tokenizer::from_dir(folder.tokenizer()?)?;
+                let tokenizer = tokenizer(folder)?;
                 let (config, source) = folder.text_encoder()?;
                 let largest = config.d_model * config.d_ff.max(config.num_heads * config.d_kv);
                 share_with_text(device, folder.text_encoder_bytes(), 4 * largest as u64)?;
@@ -63,7 +63,11 @@ impl Texts {
                     ),
                 });
             }
-            self.embeddings.insert(prompt.to_owned(), encoder.encode(&tokens.ids)?);
+            let embedding = encoder.encode(&tokens.ids)?;
+            if !embedding.data().iter().all(|v| v.is_finite()) {
+                return Err(FilmError::NotFinite { what: "the text encoder's answer".into() });
+            }
+            self.embeddings.insert(prompt.to_owned(), embedding);
         }
         if folder.text_encoder_bytes() > KEEP_BYTES {
             self.encoder = None;
@@ -79,5 +83,13 @@ impl Texts {
     /// The embedding of a prompt that [`Texts::embed`] has seen.
     pub fn get(&self, prompt: &str) -> &Tensor {
         &self.embeddings[prompt]
+    }
+}
+
+/// The tokenizer beside the text encoder, or else inside its file, as ComfyUI keeps it.
+fn tokenizer(folder: &ModelFolder) -> Result<Tokenizer, FilmError> {
+    match (folder.tokenizer(), folder.embedded_spiece()) {
+        (Err(_), Some(spiece)) => Ok(Tokenizer::from_spiece(spiece)?),
+        (place, _) => Ok(Tokenizer::from_dir(place?)?),
     }
 }

@@ -1,16 +1,18 @@
 //! `longreel inspect`: how a film was made, what a model holds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use longreel_film::{Engine, EngineOptions, human_bytes};
+use longreel_film::{Defaults, Engine, EngineOptions, StartFrom, human_bytes};
 use longreel_hub::Site;
-use longreel_media::read_metadata;
-use serde_json::{Value, json};
+use longreel_media::{count_frames, read_metadata};
+use longreel_weights::ModelKind;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::demo;
 use crate::model_name::{Located, locate};
-use crate::outcome::{EXIT_DONE, bad_input};
+use crate::outcome::{EXIT_BAD_INPUT, EXIT_DONE, bad_input};
 use crate::remake;
 use crate::report::{print, print_json};
 
@@ -61,7 +63,11 @@ fn inspect_film(path: &Path, json: bool) -> Result<u8> {
     let command = about["command"].as_str().unwrap_or_default().to_string();
     let command = match command.ends_with(" --endless") {
         true => {
-            let frames = count_frames(path).with_context(|| format!("cannot count {shown}"))?;
+            let shown = count_frames(path).with_context(|| format!("cannot count {shown}"))?;
+            // In the film there are also the frames between, and a video that it goes on from.
+            let between = about["request"]["finish"]["frames"].as_u64().unwrap_or(1).max(1);
+            let given = about["given_frames"].as_u64().unwrap_or(0);
+            let frames = shown.div_ceil(between).saturating_sub(given);
             remake::with_length(&command, frames)
         }
         false => command,
@@ -90,16 +96,6 @@ fn inspect_film(path: &Path, json: bool) -> Result<u8> {
     Ok(EXIT_DONE)
 }
 
-fn count_frames(path: &Path) -> Result<u64> {
-    let options = longreel_media::VideoOptions::default();
-    let mut frames = 0;
-    for frame in longreel_media::VideoReader::open(path, &options)? {
-        frame?;
-        frames += 1;
-    }
-    Ok(frames)
-}
-
 /// One key of a request, prompts one a line.
 fn lines(key: &str, value: &Value) -> Vec<String> {
     match value {
@@ -126,40 +122,73 @@ fn short(text: &str) -> String {
 
 fn inspect_model(typed: &Path, hub: Option<Site>, json: bool) -> Result<u8> {
     let Located { path, label, .. } = locate(Some(typed), hub)?;
-    let options = EngineOptions { label, check_memory: false, ..EngineOptions::new(path.clone()) };
-    let engine = Engine::open(&options)?;
-    let facts = engine.facts();
-    let defaults = engine.defaults(engine.kind().takes_image())?;
+    let report = longreel_weights::inspect(&path).map_err(longreel_film::FilmError::from)?;
+    let usable = match report.problems.is_empty() {
+        true => {
+            let options =
+                EngineOptions { label, check_memory: false, ..EngineOptions::new(path.clone()) };
+            Some(Engine::open(&options)?)
+        }
+        false => None,
+    };
+    let film = usable.as_ref().map(usual_film).transpose()?;
     if json {
-        print_json(&json!({
-            "path": path.display().to_string(),
-            "kind": facts.kind,
-            "revision": facts.revision,
-            "transformer": facts.transformer,
-            "transformer_bytes": facts.transformer_bytes,
-            "text_encoder_bytes": facts.text_encoder_bytes,
-            "other_bytes": facts.other_bytes,
-        }));
-        return Ok(EXIT_DONE);
+        let mut about = serde_json::to_value(&report)?;
+        about["path"] = path.display().to_string().into();
+        if let (Some(engine), Some(film)) = (&usable, &film) {
+            about["revision"] = engine.facts().revision.clone().into();
+            about["transformer"] = serde_json::to_value(&engine.facts().transformer)?;
+            about["usual_film"] = serde_json::to_value(film)?;
+        }
+        print_json(&about);
+    } else {
+        print(&format!("model       {}", typed.display()));
+        if path != typed {
+            print(&format!("lies in     {}", path.display()));
+        }
+        if let Some(engine) = &usable {
+            print(&format!("revision    {}", engine.facts().revision));
+        }
+        print(&report.to_string());
+        if let Some(UsualFilm { defaults, memory_bytes }) = &film {
+            print(&format!(
+                "defaults    {}x{}, {} frames at {} fps, {} steps, guidance {}, shift {}",
+                defaults.width,
+                defaults.height,
+                defaults.num_frames,
+                defaults.fps,
+                defaults.steps,
+                defaults.guidance_scale,
+                defaults.flow_shift
+            ));
+            print(&format!("such a film {} of memory in all", human_bytes(*memory_bytes)));
+        }
     }
-    print(&format!("model        {}", typed.display()));
-    if path != typed {
-        print(&format!("lies in      {}", path.display()));
+    Ok(if usable.is_some() { EXIT_DONE } else { EXIT_BAD_INPUT })
+}
+
+/// A film as a model makes it when nothing is asked for but a prompt, and a picture where it needs one.
+#[derive(Serialize)]
+struct UsualFilm {
+    defaults: Defaults,
+    /// Expected peak of the whole program.
+    memory_bytes: u64,
+}
+
+fn usual_film(engine: &Engine) -> Result<UsualFilm> {
+    let kind = engine.kind();
+    let has_image = matches!(kind, ModelKind::ImageToVideo | ModelKind::FirstLastFrame);
+    let defaults = engine.defaults(has_image)?;
+    let mut request = defaults.request("any prompt");
+    // A plan does not look at pictures.
+    let picture = || PathBuf::from("picture.png");
+    if has_image {
+        request.start = StartFrom::Image(picture());
     }
-    print(&format!("kind         {}", facts.kind));
-    print(&format!("revision     {}", facts.revision));
-    print(&format!("transformer  {}", human_bytes(facts.transformer_bytes)));
-    print(&format!("text encoder {}", human_bytes(facts.text_encoder_bytes)));
-    print(&format!("the rest     {}", human_bytes(facts.other_bytes)));
-    print(&format!(
-        "defaults     {}x{}, {} frames at {} fps, {} steps, guidance {}, shift {}",
-        defaults.width,
-        defaults.height,
-        defaults.num_frames,
-        defaults.fps,
-        defaults.steps,
-        defaults.guidance_scale,
-        defaults.flow_shift
-    ));
-    Ok(EXIT_DONE)
+    if kind == ModelKind::FirstLastFrame {
+        request.end_image = Some(picture());
+    }
+    let plan = longreel_film::plan(&request, engine.facts(), false)
+        .map_err(longreel_film::FilmError::from)?;
+    Ok(UsualFilm { defaults, memory_bytes: plan.summary().memory_bytes })
 }

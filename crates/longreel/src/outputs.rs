@@ -11,6 +11,9 @@ use crate::args::{CodecArg, OutputArgs};
 use crate::outcome::bad_input;
 use crate::values::numbered;
 
+/// The longest name of an output, in bytes. File systems take 255.
+const NAME_BYTES: usize = 200;
+
 /// The film's name where none is given.
 const FILM: &str = "film.mp4";
 
@@ -79,6 +82,17 @@ pub fn check(all: &[Outputs], inputs: &[PathBuf]) -> Result<()> {
     let mut seen: BTreeMap<PathBuf, &str> = BTreeMap::new();
     for input in inputs {
         seen.insert(place(input), "an input");
+        // Pictures in a folder that takes a film's frames make room for them.
+        let folder = input.parent().map(place);
+        if let Some(film) = all.iter().map(|o| &o.film).find(|film| {
+            film.extension().is_none() && folder.as_ref().is_some_and(|f| *f == place(film))
+        }) {
+            return Err(bad_input(format!(
+                "-o {}: the input {} lies in this folder, whose frames are replaced; choose another",
+                film.display(),
+                input.display()
+            )));
+        }
     }
     for outputs in all {
         let named = [
@@ -90,6 +104,15 @@ pub fn check(all: &[Outputs], inputs: &[PathBuf]) -> Result<()> {
         for (flag, path) in named {
             let Some(path) = path else { continue };
             check_place(flag, path)?;
+            let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+            if flag == "--contact-sheet"
+                && !matches!(ending.as_deref(), Some("png" | "jpg" | "jpeg"))
+            {
+                return Err(bad_input(format!(
+                    "{flag} {}: a contact sheet is a .png or .jpg; give it one of these endings",
+                    path.display()
+                )));
+            }
             if let Some(other) = seen.insert(place(path), flag) {
                 return Err(bad_input(format!(
                     "{flag} {}: it is {other} too; give it another name",
@@ -114,8 +137,31 @@ fn check_place(flag: &str, path: &Path) -> Result<()> {
             folder.display()
         )));
     }
+    let name_bytes = path.file_name().map_or(0, |name| name.as_encoded_bytes().len());
+    if name_bytes > NAME_BYTES {
+        return Err(bad_input(format!(
+            "{flag} {shown}: the name has {name_bytes} bytes, and {NAME_BYTES} is the most, since files \
+             beside it have longer ones; shorten it"
+        )));
+    }
     // A folder of PNG frames is a folder, and has no extension.
     let frames = flag == "-o" && path.extension().is_none();
+    if frames && path.exists() && !path.is_dir() {
+        return Err(bad_input(format!(
+            "{flag} {shown}: a name without an ending is a folder of PNG frames, and this is no folder; \
+             choose another, or add .mp4"
+        )));
+    }
+    if path.exists() && !path.is_dir() && !path.is_file() {
+        return Err(bad_input(format!("{flag} {shown}: it is a device or a pipe; name a file")));
+    }
+    let run = run_folder(path);
+    if flag == "-o" && run.exists() && !run.is_dir() {
+        return Err(bad_input(format!(
+            "{flag} {shown}: {} is in the way, a file where the unfinished film's folder goes; move it away",
+            run.display()
+        )));
+    }
     if path.is_dir() && !frames {
         return Err(bad_input(format!(
             "{flag} {shown}: it is a folder; name a file, such as {}",
@@ -184,6 +230,25 @@ mod tests {
         let frames = folder.path().join("frames");
         std::fs::create_dir(&frames).expect("writable");
         assert!(check(&of(&args(&frames), 1), &[]).is_ok(), "a folder of frames");
+        let inside = frames.join("000007.png");
+        std::fs::write(&inside, "a picture").expect("writable");
+        let error = check(&of(&args(&frames), 1), &[inside]).expect_err("it would be replaced");
+        assert!(error.to_string().contains("000007.png lies in this folder"), "{error}");
+        let mut sheet = args(&folder.path().join("film.mp4"));
+        sheet.contact_sheet = Some(folder.path().join("sheet.webp"));
+        let error = check(&of(&sheet, 1), &[]).expect_err("an unknown kind").to_string();
+        assert!(error.contains(".png or .jpg"), "{error}");
+        let film = folder.path().join("film.mp4");
+        std::fs::write(run_folder(&film), "a file").expect("writable");
+        std::fs::write(folder.path().join("plain"), "a file").expect("writable");
+        for (path, part) in [
+            (film, "in the way"),
+            (folder.path().join("plain"), "no folder"),
+            (folder.path().join("x".repeat(201)), "201 bytes"),
+        ] {
+            let error = check(&of(&args(&path), 1), &[]).expect_err("no place").to_string();
+            assert!(error.contains(part), "{error}");
+        }
         let dotted = folder.path().join("x.mp4");
         std::fs::create_dir(&dotted).expect("writable");
         assert!(check(&of(&args(&dotted), 1), &[]).is_err(), "a folder called x.mp4");

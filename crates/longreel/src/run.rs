@@ -1,8 +1,8 @@
 //! The commands that make films: generate, resume, plan.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use longreel_film::{
     DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmPlan, Outputs, PlanError, RunFile,
     Stop, resume, run_folder,
@@ -37,6 +37,7 @@ pub fn generate(
     };
     let session = Session::open(args, device, resolve::check(args, &mut resolve::random_seed)?)?;
     let films = session.films()?;
+    films.iter().try_for_each(Outputs::check_unfinished)?;
     let mut reporter = Reporter::new(verbosity, screen.clone());
     session.checked.warnings.iter().for_each(|warning| reporter.warn(warning));
     let interrupts = Interrupts::listen(screen)?;
@@ -80,19 +81,38 @@ pub fn go_on(
 ) -> Result<u8> {
     let mut reporter = Reporter::new(verbosity, screen.clone());
     let interrupts = Interrupts::listen(screen)?;
-    let seed = seed_of(film);
+    let begun = run_of(film);
+    let seed = begun.as_ref().map(|file| file.request.seed);
     if let Some(seed) = seed {
         reporter.go_on(film, seed);
     }
-    let outcome = resume(film, device, interrupts.stop(), &mut reporter)?;
+    let film = match begun {
+        Some(file) => return_to(&file.started_in, film)?,
+        None => film.to_path_buf(),
+    };
+    let outcome = resume(&film, device, interrupts.stop(), &mut reporter)?;
     reporter.end(&outcome, seed);
     Ok(if interrupts.at_once() { EXIT_INTERRUPTED } else { EXIT_DONE })
 }
 
-/// The seed of the run beside a film; the engine says what is wrong when there is none.
-fn seed_of(film: &Path) -> Option<u64> {
+/// What the run beside a film says of itself; the engine says what is wrong when there is none.
+fn run_of(film: &Path) -> Option<RunFile> {
     let json = std::fs::read(RunFile::path(&run_folder(film))).ok()?;
-    serde_json::from_slice::<RunFile>(&json).ok().map(|file| file.request.seed)
+    serde_json::from_slice(&json).ok()
+}
+
+/// Goes to the folder in which the run was begun, from which its paths to models, pictures and dumps
+/// start, and gives the path of `film` from there.
+fn return_to(folder: &Path, film: &Path) -> Result<PathBuf> {
+    let here = std::env::current_dir();
+    if !folder.is_dir() || here.is_ok_and(|here| here == folder) {
+        return Ok(film.to_path_buf());
+    }
+    let film = std::path::absolute(film)
+        .with_context(|| format!("cannot tell where {} is", film.display()))?;
+    std::env::set_current_dir(folder)
+        .with_context(|| format!("cannot go to {}, where the film was begun", folder.display()))?;
+    Ok(film)
 }
 
 /// Says what films would take.

@@ -17,7 +17,7 @@ use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use crate::args::Cli;
 use crate::outcome::bad_input;
-use crate::story::read_text;
+use crate::story::{read_text, toml_problem};
 
 /// Flags of which one replaces the others: a layer may set one of a group, and what the layers below
 /// it say about the others no longer counts.
@@ -235,7 +235,7 @@ fn file_layer(path: &Path, known: &BTreeMap<String, bool>) -> Result<Layer> {
 }
 
 fn settings_of(text: &str, known: &BTreeMap<String, bool>) -> Result<Layer> {
-    let table: toml::Table = toml::from_str(text).map_err(|e| bad_input(e.to_string()))?;
+    let table: toml::Table = toml::from_str(text).map_err(|e| bad_input(toml_problem(&e)))?;
     let mut layer = Layer::new();
     for (key, value) in table {
         let Some(&many) = known.get(&key.replace('-', "_")) else {

@@ -45,7 +45,7 @@ impl Story {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let story: Self = toml::from_str(text).map_err(|e| bad_input(e.to_string()))?;
+        let story: Self = toml::from_str(text).map_err(|e| bad_input(toml_problem(&e)))?;
         if story.parts.is_empty() {
             return Err(bad_input("it has no [[part]]; a part is a prompt and a duration"));
         }
@@ -88,6 +88,12 @@ impl Story {
         }
         (starts, Some(at(seconds, frames)))
     }
+}
+
+/// What is wrong with TOML, with the line where it is, unless that is longer than people write.
+pub fn toml_problem(error: &toml::de::Error) -> String {
+    let whole = error.to_string();
+    if whole.len() < 1000 { whole } else { error.message().to_owned() }
 }
 
 /// Reads one prompt a line; empty lines and lines that begin with `#` are left out.
@@ -161,12 +167,14 @@ mod tests {
             ("[[part]]\nprompt='a'\nduration=-1\n", "no length of time"),
             ("[[part]]\nprompt='a'\nlength=1\n", "unknown field `length`"),
             ("[[part]]\nprompt='a'\nduration=true\n", "a time such as"),
+            (&format!("part = {}", "[".repeat(100_000)), "recursion"),
         ] {
             let message = match Story::parse(text) {
                 Ok(story) => panic!("{text:?} was taken as {story:?}"),
                 Err(e) => format!("{e:#}"),
             };
-            assert!(message.contains(part_of_message), "{text:?}: {message}");
+            assert!(message.contains(part_of_message), "{text:.100}: {message:.1000}");
+            assert!(message.len() < 2000, "{} bytes", message.len());
         }
     }
 }

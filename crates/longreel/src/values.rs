@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer};
 /// The most films one command makes; beyond it a typing mistake is likelier than a wish.
 pub const FILMS_MAX: u64 = 100_000;
 
+/// The longest side of a picture that is made, in pixels.
+const SIDE_MAX: u64 = 8192;
+
 /// A picture size in pixels, written `WIDTHxHEIGHT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -297,10 +300,10 @@ pub fn check_frames(flag: &str, frames: u64) -> Result<(), String> {
 /// Whether both sides are multiples of 16; if not, what to write instead.
 pub fn check_size(flag: &str, size: Size) -> Result<(), String> {
     for (name, side) in [("width", size.width), ("height", size.height)] {
-        let (below, above) = neighbours(side as u64, 16, 16);
+        let (below, above) = neighbours((side as u64).min(SIDE_MAX), 16, 16);
         let uses = match (below, above) {
             _ if below == side as u64 => continue,
-            _ if below == above => format!("{below}"),
+            _ if below == above => format!("{below}{}", if below == SIDE_MAX { ", the most" } else { "" }),
             _ => format!("{below} or {above}"),
         };
         let Size { width, height } = size;
@@ -414,7 +417,10 @@ mod tests {
             check(848, 7),
             Err("--size 848x7: height must be a multiple of 16; use 16".into())
         );
-        assert!(check(usize::MAX, 16).is_err());
+        for side in [8208, 850_000, usize::MAX] {
+            let error = check(side, 16).expect_err("too large");
+            assert!(error.ends_with("use 8192, the most"), "{error}");
+        }
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub enum MediaError {
         detail: String,
     },
     /// A file whose content contradicts its format.
-    #[error("{} is damaged: {detail}", path.display())]
+    #[error("{} is damaged: {detail}; copy it again, or save it anew with another program", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -152,7 +152,11 @@ pub enum MediaError {
         looked: String,
     },
     /// ffmpeg ran and failed.
-    #[error("ffmpeg failed while {action} {}: {message}", path.display())]
+    #[error(
+        "ffmpeg failed while {action} {}: {message}; {}", path.display(),
+        if *action == "decoding" { "give a whole video, or convert it to H.264 in MP4" }
+        else { "choose another --codec, or none for the built-in H.264 in .mp4" }
+    )]
     Ffmpeg {
         /// What it was doing.
         action: &'static str,

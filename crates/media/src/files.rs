@@ -1,6 +1,6 @@
 //! Files that are whole or not there at all.
 
-use crate::error::{Result, write_error};
+use crate::error::{MediaError, Result, read_error, write_error};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         // The first error is the one worth telling; a leftover that cannot be removed is not.
         let _ = fs::remove_file(&beside);
         write_error(path, cause)
+    })
+}
+
+/// Opens a file that is read more than once: no pipe, whose content is gone then, and no device.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    // Opening a pipe would wait for whoever writes it.
+    let metadata = fs::metadata(path).map_err(|e| read_error(path, e))?;
+    if metadata.is_file() {
+        return File::open(path).map_err(|e| read_error(path, e));
+    }
+    let what = if metadata.is_dir() { "it is a folder" } else { "it is a pipe or a device" };
+    Err(MediaError::UnknownFormat {
+        path: path.to_path_buf(),
+        found: what.to_owned(),
+        cure: "name a file".to_owned(),
     })
 }
 
@@ -57,7 +72,6 @@ pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MediaError;
 
     #[test]
     fn an_atomic_write_replaces_the_old_content_and_leaves_nothing_beside() {
@@ -76,6 +90,18 @@ mod tests {
         let error = write_atomic(&path, b"x").unwrap_err();
         assert!(matches!(error, MediaError::FolderMissing { .. }), "{error:?}");
         assert!(error.to_string().contains("nowhere"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_devices_and_folders_are_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, folder.path(), Path::new("/dev/zero")] {
+            let error = open_regular(path).unwrap_err();
+            assert!(matches!(error, MediaError::UnknownFormat { .. }), "{error:?}");
+        }
     }
 
     #[test]

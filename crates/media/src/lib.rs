@@ -27,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod count;
 mod error;
 mod ffmpeg;
 mod files;
@@ -42,6 +43,7 @@ mod sheet;
 mod video;
 mod yuv;
 
+pub use count::count_frames;
 pub use error::{MediaError, Result};
 pub use ffmpeg::ffmpeg_path;
 pub use files::write_atomic;

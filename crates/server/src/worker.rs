@@ -353,6 +353,7 @@ fn code(error: &FilmError) -> Code {
     match error {
         FilmError::Media(MediaError::DiskFull { .. }) => Code::DiskFull,
         FilmError::Io { cause, .. } if is_no_room(cause) => Code::DiskFull,
+        FilmError::NoRoom { .. } => Code::DiskFull,
         error if error.is_gpu_memory() => Code::GpuOutOfMemory,
         error if error.gpu().is_some() => Code::GpuFailed,
         FilmError::Plan(_) => Code::InvalidRequest,

@@ -9,14 +9,14 @@ use longreel_kernels::WeightError;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}; check that it is there and may be read", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// There is no model, or a part of it is not there.
     #[error("{} {problem}; {way_out}", path.display())]
@@ -29,7 +29,7 @@ pub enum WeightsError {
         way_out: String,
     },
     /// A configuration is no JSON object.
-    #[error("the {component}'s configuration is not a JSON object: {reason}")]
+    #[error("the {component}'s configuration is not a JSON object: {reason}; download it again")]
     Json {
         /// Whose configuration.
         component: &'static str,
@@ -69,7 +69,10 @@ pub enum WeightsError {
         way_out: String,
     },
     /// A tensor that the network needs is not there.
-    #[error("the tensor {tensor} of shape {shape:?} is missing in {origin}")]
+    #[error(
+        "the tensor {tensor} of shape {shape:?} is missing in {origin}; download the file again, or take \
+         one that holds all of the model"
+    )]
     Missing {
         /// Its canonical name, and the name in the file where that differs.
         tensor: String,
@@ -134,14 +137,14 @@ pub enum WeightsError {
         value: f32,
     },
     /// Bytes and shape of a tensor do not fit each other.
-    #[error("the tensor {tensor} in {origin}: {source}")]
+    #[error("the tensor {tensor} in {origin}: {cause}; download the file again")]
     Bytes {
         /// Its name.
         tensor: String,
         /// The file it is in.
         origin: String,
         /// Both sizes.
-        source: WeightError,
+        cause: WeightError,
     },
     /// A LoRA does not fit the model, or is none.
     #[error("the LoRA {} cannot be merged: {problem}", path.display())]
@@ -157,7 +160,7 @@ impl WeightsError {
     /// For `map_err` on an I/O result.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |cause| Self::Io { action, path, cause }
     }
 
     pub(crate) fn damaged(path: &Path, format: &'static str, problem: impl Into<String>) -> Self {

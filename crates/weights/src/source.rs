@@ -27,6 +27,8 @@ pub struct TensorSource {
     tensors: BTreeMap<String, Stored>,
     /// What weights are converted to when they are taken, where that is not the file's own format.
     dtype: Option<DType>,
+    /// Whether every tensor is searched for values that are not finite when it is taken.
+    searched: bool,
     /// The files, for messages.
     origin: Arc<str>,
 }
@@ -39,6 +41,7 @@ impl TensorSource {
         Self {
             tensors: tensors.into_iter().map(|(name, weight)| (name, stored(weight))).collect(),
             dtype: None,
+            searched: false,
             origin: origin.clone(),
         }
     }
@@ -58,7 +61,7 @@ impl TensorSource {
             let name = tensor.name.clone();
             (name, Stored::in_file(tensor, None, origin.clone()))
         });
-        Self { tensors: tensors.collect(), dtype: None, origin: origin.clone() }
+        Self { tensors: tensors.collect(), dtype: None, searched: false, origin: origin.clone() }
     }
 
     /// The tensors of a network found in files.
@@ -70,13 +73,20 @@ impl TensorSource {
             let stored = Stored::in_file(named.stored.clone(), named.scale.clone(), label.clone());
             (named.name.clone(), stored)
         });
-        Self { tensors: tensors.collect(), dtype: None, origin: origin.into() }
+        Self { tensors: tensors.collect(), dtype: None, searched: false, origin: origin.into() }
     }
 
     /// The same tensors, taken as `dtype` instead of in their own formats.
     #[must_use]
     pub fn in_dtype(self, dtype: WeightDtype) -> Self {
         Self { dtype: Some(dtype.into()), ..self }
+    }
+
+    /// The same tensors, each read and searched for NaN and infinity when it is taken: for networks
+    /// whose results nobody looks at before hours of work.
+    #[must_use]
+    pub fn searched(self) -> Self {
+        Self { searched: true, ..self }
     }
 
     /// Whether there is a tensor of this name that nobody took.
@@ -95,13 +105,20 @@ impl TensorSource {
     }
 
     /// Takes a tensor in its own format, or in that of [`in_dtype`](Self::in_dtype). Axes of length 1 may be there or not (layouts differ in
-    /// them); the result has exactly the shape asked for. Large tensors are not searched for NaN.
+    /// them); the result has exactly the shape asked for.
     ///
     /// # Errors
-    /// When it is missing, has another shape, or is in a format that networks do not compute with.
+    /// When it is missing, has another shape, or is in a format that networks do not compute with; when
+    /// the source is [`searched`](Self::searched), also when it holds NaN or infinity.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
         let stored = self.take_stored(name, shape)?;
-        stored.weight(name, shape, self.dtype)
+        if !self.searched {
+            return stored.weight(name, shape, self.dtype);
+        }
+        let origin = stored.origin().to_owned();
+        let weight = stored.weight(name, shape, self.dtype)?;
+        all_finite(name, &origin, &weight.to_f32())?;
+        Ok(weight)
     }
 
     /// Takes a small tensor (norm, bias, table) as `f32` values, row-major.
@@ -112,15 +129,19 @@ impl TensorSource {
         let stored = self.take_stored(name, shape)?;
         let origin = stored.origin().to_owned();
         let values = stored.values(name)?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(index) => Err(WeightsError::NotFinite {
-                tensor: name.to_owned(),
-                origin,
-                index,
-                value: values[index],
-            }),
-        }
+        all_finite(name, &origin, &values)?;
+        Ok(values)
+    }
+
+    /// Reads all tensors that nobody took, one at a time.
+    ///
+    /// # Errors
+    /// The first that holds NaN or infinity, or cannot be taken.
+    pub fn search(self) -> Result<(), WeightsError> {
+        let mut source = self.searched();
+        let all: Vec<(String, Vec<usize>)> =
+            source.tensors.iter().map(|(n, stored)| (n.clone(), stored.shape().to_vec())).collect();
+        all.iter().try_for_each(|(name, shape)| source.take(name, shape).map(drop))
     }
 
     /// Drops a tensor that the files hold but this network has no use for. Absent ones are fine.
@@ -171,6 +192,18 @@ impl TensorSource {
     }
 }
 
+fn all_finite(name: &str, origin: &str, values: &[f32]) -> Result<(), WeightsError> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(WeightsError::NotFinite {
+            tensor: name.to_owned(),
+            origin: origin.to_owned(),
+            index,
+            value: values[index],
+        }),
+    }
+}
+
 /// Whether two shapes are equal but for axes of length 1.
 pub(crate) fn same_shape(a: &[usize], b: &[usize]) -> bool {
     let long = |&&n: &&usize| n != 1;
@@ -207,7 +240,11 @@ mod tests {
     fn a_missing_tensor_and_a_nan_are_named() {
         let missing = source().take("c", &[7]).unwrap_err().to_string();
         assert!(missing.contains("tensor c of shape [7] is missing"), "{missing}");
-        let nan = source().take_f32("b", &[2]).unwrap_err().to_string();
-        assert!(nan.contains("tensor b") && nan.contains("NaN at index 0"), "{nan}");
+        for nan in [source().take_f32("b", &[2]).err(), source().searched().take("b", &[2]).err()] {
+            let nan = nan.expect("refused").to_string();
+            assert!(nan.contains("tensor b") && nan.contains("NaN at index 0"), "{nan}");
+        }
+        assert!(source().search().unwrap_err().to_string().contains("tensor b"));
+        assert!(source().take("b", &[2]).is_ok() && source().searched().take("a", &[2, 3]).is_ok());
     }
 }

@@ -13,7 +13,6 @@ const MAX_SIDE: usize = 8192;
 const MAX_PROMPT_BYTES: usize = 1 << 20;
 
 pub(super) fn check_values(request: &FilmRequest) -> Result<(), PlanError> {
-    check_finish(request)?;
     for (name, side) in [("width", request.width), ("height", request.height)] {
         if side == 0 || !side.is_multiple_of(16) || side > MAX_SIDE {
             let below = (side / 16 * 16).clamp(16, MAX_SIDE);
@@ -65,6 +64,7 @@ pub(super) fn check_values(request: &FilmRequest) -> Result<(), PlanError> {
             format!("use {}", request.fps.clamp(1, 240)),
         ));
     }
+    check_finish(request)?;
     if request.prompts.is_empty() || request.prompts.iter().any(|p| p.prompt.trim().is_empty()) {
         return Err(PlanError::value(
             "PROMPT",
@@ -224,16 +224,16 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             );
         }
     }
-    if let CacheChoice::TeaCache { threshold, .. } | CacheChoice::EasyCache { threshold } =
-        request.cache
+    let threshold = match request.cache {
+        CacheChoice::Off => None,
+        CacheChoice::TeaCache { threshold, .. } => Some(("--teacache-thresh", threshold, "0.1 to 0.3")),
+        CacheChoice::EasyCache { threshold } => Some(("--easycache", threshold, "0.05, its default")),
+    };
+    if let Some((what, threshold, usual)) = threshold
         && !(threshold > 0.0 && threshold < 10.0)
     {
-        return refuse(
-            "--teacache-thresh",
-            &threshold.to_string(),
-            "must be above 0 and below 10".into(),
-            "use 0.1 to 0.3",
-        );
+        let fix = format!("use {usual}");
+        return refuse(what, &threshold.to_string(), "must be above 0 and below 10".into(), &fix);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub use self::savings::Saving;
 pub use self::summary::{FinishSummary, PlanSummary};
 use self::summary::{Work, decoding_of, strips, summarise};
 pub use self::words::{human_bytes, human_seconds};
-use crate::condition::read_image;
+use crate::condition::{read_image, too_short};
 use crate::device::GpuFacts;
 use crate::error::PlanError;
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
@@ -376,12 +376,7 @@ pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<(), PlanError> {
         let video = VideoReader::open(&folder.join(path), &VideoOptions::default())?;
         let count = video_history_frames(plan);
         if let Some(frames) = video.info().frames.filter(|&f| f < count as u64) {
-            return Err(PlanError::value(
-                "--video",
-                path.display(),
-                format!("has {frames} frames, and --overlap-history {count} needs that many"),
-                "use a smaller --overlap-history or a longer video",
-            ));
+            return Err(too_short(path, frames, count));
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::reel::{Denoised, Reel, Tell};
 use super::{DRIFT, FRAMES, JOURNAL, LATENTS, Outcome, SHEET, SHEET_FRAMES};
 use crate::append::{self, AppendFile};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, newest};
 use crate::error::FilmError;
 use crate::events::Event;
 use crate::request::FilmRequest;
@@ -170,6 +170,15 @@ impl Reel<'_> {
         Ok(outcome)
     }
 
+    /// After a failure: a film of which nothing is finished is no film, and goes.
+    pub(super) fn give_up(mut self) {
+        let unfinished = newest(&self.folder).is_ok_and(|(found, _)| found.is_none());
+        if let Some(writer) = self.writer.take().filter(|_| unfinished) {
+            // The failure is what is told.
+            let _ = writer.discard();
+        }
+    }
+
     fn write_drift(&self, path: &Path) -> Result<(), FilmError> {
         let raw = self.folder.join(DRIFT);
         let text = fs::read_to_string(&raw).map_err(FilmError::io("read", &raw))?;
@@ -203,9 +212,10 @@ impl Reel<'_> {
             .map(|rgb| Frame::new(width, height, rgb))
             .collect::<Result<Vec<_>, _>>()?;
         let sheet = contact_sheet(&frames, 8)?;
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("jpg" | "jpeg") => write_jpeg(path, &sheet)?,
-            _ => write_png(path, &sheet, None)?,
+        let is_jpeg = |e: &std::ffi::OsStr| ["jpg", "jpeg"].iter().any(|j| e.eq_ignore_ascii_case(j));
+        match path.extension().is_some_and(is_jpeg) {
+            true => write_jpeg(path, &sheet)?,
+            false => write_png(path, &sheet, None)?,
         }
         Ok(())
     }

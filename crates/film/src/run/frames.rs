@@ -122,6 +122,9 @@ impl Reel<'_> {
         // Out of `self` for the call: the sink writes to everything else of it.
         let networks = self.networks;
         networks.vae.decoder.decode_each(latents, state, VAE_BUDGET_BYTES, |frames| {
+            if !frames.data().iter().all(|v| v.is_finite()) {
+                return Err(FilmError::NotFinite { what: "the VAE's picture".into() });
+            }
             let dropped = |count: &mut usize| {
                 let dropped = (*count).min(frames.dim(0));
                 *count -= dropped;

@@ -162,12 +162,17 @@ impl<'a> Run<'a> {
             let made = run.segments(stop, observer);
             // What is denoised is taken in even when the next segment went wrong.
             let taken = run.taker.settle(observer);
-            let mut stopped = made.and_then(|stopped| taken.map(|()| stopped))?;
-            if run.plan.segments.count().is_none() && run.next_segment > 0 {
+            let endless = run.plan.segments.count().is_none() && run.next_segment > 0;
+            let reel = run.taker.into_reel();
+            match made.and_then(|stopped| taken.map(|()| stopped)) {
                 // An endless film is complete when it is stopped at a segment's end.
-                stopped = stop.get() == Stop::Now;
+                Ok(_) if endless => reel.close(stop.get() == Stop::Now),
+                Ok(stopped) => reel.close(stopped),
+                Err(error) => {
+                    reel.give_up();
+                    Err(error)
+                }
             }
-            run.taker.into_reel().close(stopped)
         })?;
         observer.event(Event::Done {
             path: outcome.film.display().to_string(),

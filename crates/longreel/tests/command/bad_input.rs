@@ -1,7 +1,7 @@
 //! What cannot work is refused with exit code 2, a message that names value and way out, and nothing
 //! written.
 
-use crate::program::{Place, copy_folder, fixtures, model};
+use crate::program::{Place, copy_folder, film_words, fixtures, model};
 
 /// Words after `generate`, `{model}` standing for the tiny model; and what the message must name.
 const REFUSED: &[(&str, &[&str])] = &[
@@ -17,6 +17,9 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --steps 0", &["--steps 0", "1"]),
     ("dog --steps many", &["many", "--steps"]),
     ("dog --fps 0", &["--fps 0"]),
+    ("dog --fps 241", &["--fps 241", "use 240"]),
+    ("dog --fps 200 --interpolate 2", &["--interpolate 2", "400 frames a second", "use 1"]),
+    ("dog --easycache=0", &["--easycache 0", "0.05"]),
     ("dog --shift 0", &["--shift 0"]),
     ("dog --guidance-scale nan", &["--guidance-scale NaN"]),
     ("dog --seed=-1", &["-1", "--seed"]),
@@ -36,6 +39,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("_", &["PROMPT is empty"]),
     ("two_words two_more", &["PROMPT", "--prompts FILE"]),
     ("dog --image no.png", &["no.png"]),
+    ("dog --image .", &["it is a folder", "name a file"]),
     ("dog --image text.txt", &["text.txt"]),
     ("dog --image huge.png", &["huge.png", "50000"]),
     ("dog --end-image first.png", &["--end-image", "--image"]),
@@ -155,12 +159,12 @@ fn a_bad_input_is_an_event_too() {
     }
 }
 
-/// A copy of the tiny model, with its transformer's file changed.
-fn changed_model(place: &Place, change: impl FnOnce(&mut Vec<u8>)) -> String {
+/// A copy of the tiny model, with the file of a part changed.
+fn changed_model(place: &Place, part: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
     copy_folder(std::path::Path::new(&model()), &place.path("model"));
-    let folder = place.path("model/transformer");
+    let folder = place.path("model").join(part);
     let file = std::fs::read_dir(&folder)
-        .expect("a transformer")
+        .expect("a part")
         .map(|entry| entry.expect("readable").path())
         .find(|path| path.extension().is_some_and(|e| e == "safetensors"))
         .expect("weights");
@@ -173,20 +177,14 @@ fn changed_model(place: &Place, change: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn damaged_weights_are_refused_before_anything_is_written() {
     type Change = fn(&mut Vec<u8>);
-    let damages: [(&str, Change); 4] = [
+    let damages: [(&str, Change); 3] = [
         ("cut short", |bytes| bytes.truncate(bytes.len() / 2)),
         ("empty", Vec::clear),
         ("a header of 2^63 bytes", |bytes| bytes[..8].copy_from_slice(&[255; 8])),
-        ("not a number", |bytes| {
-            let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-            for value in bytes[8 + header..].chunks_exact_mut(4) {
-                value.copy_from_slice(&f32::NAN.to_le_bytes());
-            }
-        }),
     ];
     for (what, change) in damages {
         let place = Place::new();
-        let model = changed_model(&place, change);
+        let model = changed_model(&place, "transformer", change);
         let before = place.names();
         let words = ["generate", "dog", "--model", &model, "--size", "48x32", "--num-frames", "9"];
         let ran = place.run(&words);
@@ -194,6 +192,72 @@ fn damaged_weights_are_refused_before_anything_is_written() {
         assert!(!ran.stderr.contains("panicked"), "{what}: {}", ran.stderr);
         assert_eq!(place.names(), before, "{what}");
     }
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named_before_the_second_step() {
+    for (part, tensor) in [
+        ("transformer", "blocks.1.attn1.to_q.weight"),
+        ("text_encoder", "encoder.block.0.layer.0.SelfAttention.k.weight"),
+        ("vae", "decoder.mid_block.resnets.0.conv1.weight"),
+    ] {
+        let place = Place::new();
+        let model = changed_model(&place, part, |bytes| {
+            let start = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
+            let header: serde_json::Value =
+                serde_json::from_slice(&bytes[8..start]).expect("a header");
+            let offset = header[tensor]["data_offsets"][0].as_u64();
+            let at = start + offset.unwrap_or_else(|| panic!("no {tensor} in {header}")) as usize;
+            bytes[at + 16..at + 20].copy_from_slice(&f32::NAN.to_le_bytes());
+        });
+        let before = place.names();
+        let words = ["generate", "A red circle moves.", "--model", &model, "--size", "48x32"];
+        let words = [&words[..], &["--num-frames", "9", "--json"]].concat();
+        let ran = place.run(&words).expect_code(2);
+        // The text encoder's names are those of the family, whatever the file calls them.
+        for told in [part, "NaN at index 4"] {
+            assert!(ran.stderr.contains(told), "{part}: no {told:?} in {}", ran.stderr);
+        }
+        assert!(!ran.stdout.contains("\"event\":\"step\""), "{part}: {}", ran.stdout);
+        assert_eq!(place.names(), before, "{part}");
+    }
+}
+
+#[test]
+fn a_lora_of_another_model_is_refused_before_the_prompt_is_encoded() {
+    let place = Place::new();
+    let name = "transformer.blocks.0.attn1.to_q.lora_A.weight";
+    let other = name.replace("lora_A", "lora_B");
+    let header = serde_json::json!({
+        name: {"dtype": "F32", "shape": [1, 7], "data_offsets": [0, 28]},
+        other: {"dtype": "F32", "shape": [7, 1], "data_offsets": [28, 56]},
+    })
+    .to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    place.write("lora.safetensors", [&length[..], header.as_bytes(), &[0; 56]].concat());
+    let ran = place.run(&film_words(1, &["--lora", "lora.safetensors", "--json"])).expect_code(2);
+    for part in ["lora.safetensors", "another size"] {
+        assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+    }
+    assert_eq!(ran.events().len(), 1, "{}", ran.stdout);
+}
+
+#[test]
+fn a_video_that_is_damaged_in_its_middle_is_refused_before_a_weight_is_loaded() {
+    let place = Place::new();
+    place.run(&film_words(3, &[])).expect_code(0);
+    let mut bytes = place.read("film.mp4");
+    let middle = bytes.len() / 2;
+    bytes[middle - 200..middle + 200].fill(0xff);
+    place.write("clip.mp4", bytes);
+    let before = place.names();
+    let words: Vec<String> = film_words(2, &["--video", "clip.mp4", "--json"]);
+    let words: Vec<String> =
+        words.into_iter().map(|w| if w == "film.mp4" { "longer.mp4".into() } else { w }).collect();
+    let ran = place.run(&words).expect_code(2);
+    assert!(ran.stderr.contains("clip.mp4"), "{}", ran.stderr);
+    assert!(!ran.stdout.contains("encoding the prompt"), "{}", ran.stdout);
+    assert_eq!(place.names(), before);
 }
 
 #[test]
@@ -213,4 +277,59 @@ fn resume_and_inspect_say_what_is_wrong() {
             assert!(ran.stderr.contains(part), "{words:?}: no {part:?} in {}", ran.stderr);
         }
     }
+}
+
+#[test]
+fn a_codec_that_cannot_be_had_is_refused_before_a_weight_is_loaded() {
+    let place = Place::new();
+    // One that is there and can nothing.
+    let broken = place.path("broken");
+    std::fs::create_dir(&broken).expect("writable");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let program = broken.join("ffmpeg");
+        std::fs::write(&program, "#!/bin/sh\necho Unknown encoder >&2\nexit 1\n").expect("writable");
+        let all = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, all).expect("permitted");
+    }
+    let before = place.names();
+    let nowhere = place.path("nowhere");
+    let searched = [(&nowhere, "install ffmpeg"), (&broken, "Unknown encoder")];
+    for (path, part) in searched.into_iter().take(if cfg!(unix) { 2 } else { 1 }) {
+        for more in [&["--codec", "h264"][..], &["--codec", "av1"], &[]] {
+            let output = if more.is_empty() { "other.webm" } else { "film.mp4" };
+            let words = film_words(1, &[more, &["--json"]].concat()).into_iter();
+            let words: Vec<String> =
+                words.map(|w| if w == "film.mp4" { output.into() } else { w }).collect();
+            let ran = place.command(&words).env("PATH", path).output();
+            let ran = crate::program::Ran::of(ran.expect("the program starts")).expect_code(2);
+            assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+            assert!(!ran.stdout.contains("encoding the prompt"), "{}", ran.stdout);
+            assert_eq!(place.names(), before);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_film_that_does_not_fit_the_memory_of_the_process_is_refused_by_its_plan() {
+    let place = Place::new();
+    let before = place.names();
+    let words = film_words(1, &[]).into_iter();
+    let words: Vec<String> =
+        words.map(|w| if w == "48x32" { "1920x1088".into() } else { w }).collect();
+    // Threads keep addresses that they may never use.
+    let script = "ulimit -v 1500000; exec \"$0\" \"$@\" --threads 1";
+    let program = env!("CARGO_BIN_EXE_longreel");
+    let ran = std::process::Command::new("/bin/sh")
+        .args(["-c", script, program])
+        .args(&words)
+        .current_dir(place.path(""))
+        .output();
+    let ran = crate::program::Ran::of(ran.expect("a shell")).expect_code(2);
+    for part in ["--size 1920x1088", "of memory", "are available", "--no-memory-check"] {
+        assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+    }
+    assert_eq!(place.names(), before);
 }

@@ -1,6 +1,10 @@
 //! Films that are made, and what is beside them.
 
-use crate::program::{Place, film_words, fixtures, model, probe, tensor};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::program::{Place, copy_folder, film_words, fixtures, model, probe, tensor};
 
 #[test]
 fn a_film_plays_and_says_what_it_is() {
@@ -202,6 +206,32 @@ fn images_and_videos_are_taken_in() {
     let events = place.run(&words).expect_code(0).events();
     // All 29 frames of the video, and the 12 new ones.
     assert_eq!(events.last().expect("events")["frames"], 41);
+}
+
+#[test]
+fn a_tokenizer_inside_the_text_encoders_file_serves_as_one_beside_it() {
+    let film = |place: &Place, model: &str| {
+        let words = ["generate", "A red circle moves. 圆", "--model", model, "--size", "48x32"];
+        let more = ["--num-frames", "5", "--steps", "2", "--seed", "7", "--dump-latents", "l.st"];
+        place.run(&[&words[..], &more].concat()).expect_code(0);
+        place.read("l.st")
+    };
+    let place = Place::new();
+    copy_folder(Path::new(&model()), &place.path("model"));
+    std::fs::remove_file(place.path("model/tokenizer/tokenizer.json")).expect("there");
+    let beside = film(&place, "model");
+    // As ComfyUI's files have it: the bytes of spiece.model as a tensor.
+    let spiece = place.read("model/tokenizer/spiece.model");
+    std::fs::remove_dir_all(place.path("model/tokenizer")).expect("there");
+    let weights = place.path("model/text_encoder/model.safetensors");
+    let bytes = std::fs::read(&weights).expect("there");
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let mut tensors = file.tensors();
+    let view = TensorView::new(Dtype::U8, vec![spiece.len()], &spiece).expect("bytes");
+    tensors.push(("spiece_model".into(), view));
+    let with = safetensors::serialize(tensors, None).expect("a file");
+    std::fs::write(weights, with).expect("writable");
+    assert!(film(&place, "model") == beside, "other tokens");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bench;
+#[cfg(target_os = "linux")]
+mod disk;
 mod doctor;
 mod enhancer;
 mod events;
@@ -13,6 +15,9 @@ mod parity;
 mod program;
 mod remade;
 mod resume;
+#[cfg(target_os = "linux")]
+#[path = "../serve/room.rs"]
+mod room;
 #[path = "../../../hub/tests/pull/stand_in.rs"]
 #[allow(dead_code, reason = "the tests of the hub's crate use the rest")]
 mod stand_in;

@@ -1,6 +1,8 @@
 //! `inspect` gives the command that makes a film again.
 
-use crate::program::{Place, film_words, model};
+use std::path::Path;
+
+use crate::program::{Place, copy_folder, film_words, model};
 
 #[test]
 fn inspect_prints_how_the_film_was_made() {
@@ -24,7 +26,7 @@ fn the_printed_command_makes_the_same_file() {
     let first = place.read("film.mp4");
     let said = place.run(&["inspect", "film.mp4"]).expect_code(0).stdout;
     let command = said.lines().last().expect("a command");
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_longreel"));
+    let program = Path::new(env!("CARGO_BIN_EXE_longreel"));
     let again = Place::new();
     let output = std::process::Command::new("/bin/sh")
         .args(["-c", command])
@@ -43,6 +45,28 @@ fn a_model_is_described() {
     for part in ["diffusion forcing", "revision", "transformer", "text encoder"] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
+    for part in ["parameters", "f32", "for the weights", "complete", "of memory in all"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
     let about = place.run(&["inspect", &model(), "--json"]).expect_code(0).events();
     assert_eq!(about[0]["kind"], "diffusion_forcing");
+    assert!(about[0]["parameters"].as_u64() > Some(10_000), "{}", about[0]);
+    assert!(about[0]["memory_bytes"].as_u64() > Some(0), "{}", about[0]);
+}
+
+#[test]
+fn all_that_a_model_lacks_is_listed() {
+    let place = Place::new();
+    copy_folder(Path::new(&model()), &place.path("model"));
+    std::fs::remove_file(place.path("model/text_encoder/model.safetensors")).expect("there");
+    std::fs::remove_dir_all(place.path("model/tokenizer")).expect("there");
+    let weights = place.path("model/vae/diffusion_pytorch_model.safetensors");
+    let short = std::fs::read(&weights).expect("there").split_off(100);
+    std::fs::write(&weights, short).expect("writable");
+    let said = place.run(&["inspect", "model"]).expect_code(2).stdout;
+    for part in ["transformer", "parameters", "text encoder", "tokenizer", "VAE", "problems    3"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let about = place.run(&["inspect", "model", "--json"]).expect_code(2).events();
+    assert_eq!(about[0]["problems"].as_array().map(Vec::len), Some(3), "{}", about[0]);
 }

@@ -1,10 +1,11 @@
 //! Whatever instant a run is killed at, the film that resume makes is the same in every byte.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::program::{Place, film_words};
+use crate::program::{Place, copy_folder, film_words, fixtures, model};
 
 const RESULTS: [&str; 4] = ["film.mp4", "latents.st", "frames.st", "film.drift.json"];
 const SEGMENTS: u64 = 6;
@@ -117,6 +118,43 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_is_used() {
 }
 
 #[test]
+fn a_film_is_resumed_from_any_folder() {
+    let furnished = || {
+        let place = Place::new();
+        copy_folder(Path::new(&model()), &place.path("model"));
+        let image = std::fs::read(fixtures().join("films/df_image/first.png"));
+        place.write("first.png", image.expect("the fixture"));
+        place
+    };
+    let words = |place: &Place| -> Vec<String> {
+        // An absolute path in the film's own folder is told without it.
+        let image = place.path("first.png").display().to_string();
+        let words = words().into_iter().map(|w| if w == model() { "model".into() } else { w });
+        words.chain(["--image".into(), image]).collect()
+    };
+    let whole = furnished();
+    whole.run(&words(&whole)).expect_code(0);
+    let place = furnished();
+    assert!(killed_after(&place, &words(&place), 2, Duration::ZERO), "it had ended");
+    let film = place.path("film.mp4").display().to_string();
+    let elsewhere = Place::new();
+    elsewhere.run(&["resume", &film]).expect_code(0);
+    assert!(elsewhere.names().is_empty(), "{:?}", elsewhere.names());
+    for (name, (ours, theirs)) in
+        RESULTS.iter().zip(results(&place).iter().zip(&results(&whole))).skip(1)
+    {
+        assert!(ours == theirs, "another {name}");
+    }
+    // The films tell of two folders; all else in them is the same.
+    let told = |place: &Place| {
+        let about = place.run(&["inspect", "film.mp4", "--json"]).expect_code(0).events();
+        let folder = place.path("").display().to_string();
+        about[0].to_string().replace(folder.trim_end_matches('/'), "")
+    };
+    assert_eq!(told(&place), told(&whole));
+}
+
+#[test]
 fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
     let whole = Place::new();
     whole.run(&words()).expect_code(0);
@@ -126,6 +164,13 @@ fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
     for part in ["longreel resume film.mp4", "--overwrite"] {
         assert!(ran.stderr.contains(part), "{}", ran.stderr);
     }
+    // Also as the second of two, of which the first is not begun then.
+    std::fs::rename(place.path("film.mp4.longreel"), place.path("film-2.mp4.longreel")).expect("there");
+    let two = words().into_iter().filter(|word| word != "--seed" && word != "7");
+    let two: Vec<String> = two.chain(["--seeds".into(), "7..8".into()]).collect();
+    place.run(&two).expect_code(2);
+    assert!(!place.path("film-1.mp4").exists(), "{:?}", place.names());
+    std::fs::rename(place.path("film-2.mp4.longreel"), place.path("film.mp4.longreel")).expect("there");
     let mut anew = words();
     anew.push("--overwrite".into());
     let refused = [&anew[..], &["--noise".into(), "no.safetensors".into()]].concat();

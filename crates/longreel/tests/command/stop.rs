@@ -61,6 +61,31 @@ fn an_endless_film_is_complete_after_ctrl_c() {
     assert!(said.trim_end().ends_with(&format!("--num-frames {frames}")), "{said}");
 }
 
+#[test]
+fn an_endless_film_of_more_frames_than_the_model_made_is_made_again_as_long() {
+    let place = Place::new();
+    place.run(&film_words(2, &[])).expect_code(0);
+    // 29 frames of the video, 5 of which are history; one more frame between every two.
+    for output in ["longer.mp4", "longer.gif", "longer"] {
+        let mut words =
+            film_words(1, &["--endless", "--json", "--interpolate", "2", "--video", "film.mp4"]);
+        let frames = words.iter().position(|w| w == "--num-frames").expect("a length");
+        words.drain(frames..frames + 2);
+        let film = words.iter().position(|w| w == "-o").expect("an output") + 1;
+        words[film] = output.to_string();
+        let (code, rest, stderr) = stopped(&place, &words, 1);
+        assert_eq!(code, Some(0), "{stderr}");
+        let done: serde_json::Value =
+            serde_json::from_str(rest.last().expect("an event")).expect("JSON");
+        let written = done["frames"].as_u64().expect("frames");
+        let made = written.div_ceil(2) - 29 + 5;
+        let said = place.run(&["inspect", output]).expect_code(0).stdout;
+        let said = said.trim_end();
+        assert!(said.ends_with(&format!("--num-frames {made}")), "{written} frames: {said}");
+        assert_eq!(made % 4, 1, "{said}");
+    }
+}
+
 /// Enough segments that the signal comes before the last.
 const SEGMENTS: u64 = 40;
 

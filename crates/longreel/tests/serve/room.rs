@@ -44,6 +44,13 @@ impl Disk {
         }
     }
 
+    /// Takes no more writing.
+    #[allow(dead_code, reason = "the tests of the service do without it")]
+    pub fn make_read_only(&self) {
+        let mount = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).status();
+        assert!(mount.expect("mount").success());
+    }
+
     /// Gives back what was taken.
     pub fn make_room(&self) {
         std::fs::remove_file(self.filler()).expect("the filler");

@@ -150,6 +150,16 @@ pub(super) fn choose_encoder(
     Err(first_error.unwrap_or(MediaError::Codec { what: "choice of an encoder", code: -1 }))
 }
 
+/// Finds out by encoding a few frames whether there is an ffmpeg that can write the film at `path`.
+pub(super) fn check(path: &Path, options: &FilmOptions, codec: Codec, ending: &str) -> Result<()> {
+    check_folder(path)?;
+    let ffmpeg = require(options.ffmpeg.as_deref(), codec)?;
+    let probe = beside(path, &format!("probe.{ending}"));
+    choose_encoder(&ffmpeg, options, codec, &probe)?;
+    let _ = std::fs::remove_file(&probe);
+    Ok(())
+}
+
 /// Encodes the parts of an MP4 film.
 pub(super) struct FfmpegEncoder {
     ffmpeg: PathBuf,

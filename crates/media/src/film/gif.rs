@@ -157,6 +157,10 @@ impl Sink for GifSink {
             .map_err(|e| write_error(&self.path, e))?;
         Ok(self.length + 1)
     }
+
+    fn discard(&mut self) -> std::io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
 }
 
 /// An encoder whose head was written, and that head: screen, endless loop, comment.

@@ -13,8 +13,9 @@ mod png;
 mod webm;
 
 pub use options::{Codec, FilmKind, FilmOptions};
+pub(crate) use png::is_frame;
 
-use crate::error::{MediaError, Result};
+use crate::error::{MediaError, Result, write_error};
 use crate::frame::Frame;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ trait Sink: Send {
     fn position(&self) -> (u64, u32);
     /// Called after the last part was closed; returns the length in bytes.
     fn finish(&mut self) -> Result<u64>;
+    /// Removes what was written.
+    fn discard(&mut self) -> std::io::Result<()>;
     /// The head of the file, where it can be told apart.
     fn init_segment(&self) -> Option<&[u8]> {
         None
@@ -117,6 +120,19 @@ impl std::fmt::Debug for FilmWriter {
 }
 
 impl FilmWriter {
+    /// Finds out whether a film could be started at `path`, without touching what is there: settings that
+    /// cannot work, and ffmpeg missing or refusing where it is needed.
+    ///
+    /// # Errors
+    /// Those of [`FilmWriter::create`] but for the disk's.
+    pub fn check(path: &Path, options: &FilmOptions) -> Result<()> {
+        match options.kind(path)? {
+            FilmKind::Mp4(Codec::BuiltIn) | FilmKind::Gif | FilmKind::PngFrames => Ok(()),
+            FilmKind::Mp4(codec) => ffmpeg::check(path, options, codec, "mp4"),
+            FilmKind::WebM(codec) => ffmpeg::check(path, options, codec, "webm"),
+        }
+    }
+
     /// Starts a film at `path`, whose ending chooses the kind of output (see [`FilmKind`]). What was
     /// at `path` is replaced, but only once everything that can fail at the start has worked.
     ///
@@ -259,6 +275,14 @@ impl FilmWriter {
     #[must_use]
     pub fn init_segment(&self) -> Option<&[u8]> {
         self.sink.init_segment()
+    }
+
+    /// Gives the film up and removes all that was written of it.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn discard(mut self) -> Result<()> {
+        self.sink.discard().map_err(|e| write_error(&self.path, e))
     }
 
     /// Closes the last part and the file.

@@ -213,6 +213,10 @@ impl Sink for Mp4Sink {
         Ok(self.length)
     }
 
+    fn discard(&mut self) -> std::io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
+
     fn init_segment(&self) -> Option<&[u8]> {
         Some(&self.init.bytes)
     }

@@ -70,6 +70,11 @@ fn name(index: u64) -> String {
     format!("{index:06}.png")
 }
 
+/// Whether a file of this name is a frame.
+pub(crate) fn is_frame(name: &str) -> bool {
+    index_of(name).is_some()
+}
+
 /// The frame that a file name stands for.
 fn index_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".png")?;
@@ -124,6 +129,17 @@ impl Sink for PngSink {
 
     fn finish(&mut self) -> Result<u64> {
         Ok(self.bytes)
+    }
+
+    fn discard(&mut self) -> std::io::Result<()> {
+        for index in 0..self.frames {
+            std::fs::remove_file(self.folder.join(name(index)))?;
+        }
+        // What else is in the folder is not ours.
+        match std::fs::remove_dir(&self.folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::DirectoryNotEmpty => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 

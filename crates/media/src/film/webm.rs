@@ -210,4 +210,10 @@ impl Sink for WebmSink {
         fs::remove_dir_all(&self.folder).map_err(|e| write_error(&self.folder, e))?;
         Ok(length)
     }
+
+    fn discard(&mut self) -> std::io::Result<()> {
+        // It writes there until it is gone.
+        self.running = None;
+        fs::remove_dir_all(&self.folder)
+    }
 }

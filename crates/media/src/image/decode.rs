@@ -5,6 +5,7 @@
 
 use super::{exif, oriented};
 use crate::error::{MediaError, Result, read_error};
+use crate::files::open_regular;
 use crate::frame::Frame;
 use std::fmt;
 use std::io::{Cursor, Read};
@@ -85,7 +86,7 @@ pub struct LoadedImage {
 /// [`MediaError::TooLarge`], [`MediaError::UnknownFormat`], [`MediaError::Truncated`],
 /// [`MediaError::Damaged`], or what the disk says.
 pub fn load_image(path: &Path, limits: &ImageLimits) -> Result<LoadedImage> {
-    let file = std::fs::File::open(path).map_err(|e| read_error(path, e))?;
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a longer file from one that just fits.
     file.take(limits.max_bytes.saturating_add(1))

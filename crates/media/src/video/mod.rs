@@ -5,6 +5,7 @@ mod external;
 
 use crate::error::{MediaError, Result, read_error};
 use crate::ffmpeg::ffmpeg_path;
+use crate::files::open_regular;
 use crate::frame::Frame;
 use builtin::BuiltInReader;
 use external::FfmpegReader;
@@ -201,9 +202,8 @@ enum Kind {
 /// Looks at the first bytes; the ending of a name proves nothing.
 fn kind_of(path: &Path) -> Result<Kind> {
     let mut first = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|f| f.take(16).read_to_end(&mut first))
-        .map_err(|e| read_error(path, e))?;
+    let file = open_regular(path)?;
+    file.take(16).read_to_end(&mut first).map_err(|e| read_error(path, e))?;
     let other = |what: &str| Ok(Kind::Other(what.to_owned()));
     match first.as_slice() {
         [] => Err(MediaError::Truncated {

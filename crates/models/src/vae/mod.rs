@@ -38,8 +38,10 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// Builds both halves and checks every shape; no tensor may be missing or left over.
-    pub fn load(config: &VaeConfig, mut source: TensorSource) -> Result<Self, ModelError> {
+    /// Builds both halves and checks every shape; no tensor may be missing or left over, and no value
+    /// may be NaN or infinite: the first pictures are made when hours of denoising are done.
+    pub fn load(config: &VaeConfig, source: TensorSource) -> Result<Self, ModelError> {
+        let mut source = source.searched();
         let encoder = VaeEncoder::load(config, &mut source)?;
         let decoder = VaeDecoder::load(config, &mut source)?;
         source.finish()?;

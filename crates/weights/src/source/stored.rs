@@ -100,8 +100,8 @@ impl Stored {
         }
     }
 
-    fn bytes_error(&self, name: &str, source: WeightError) -> WeightsError {
-        WeightsError::Bytes { tensor: name.to_owned(), origin: self.origin.to_string(), source }
+    fn bytes_error(&self, name: &str, cause: WeightError) -> WeightsError {
+        WeightsError::Bytes { tensor: name.to_owned(), origin: self.origin.to_string(), cause }
     }
 
     /// The tensor as it is in the file, with its scale.
