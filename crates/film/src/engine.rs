@@ -341,10 +341,10 @@ impl Engine {
         }
     }
 
-    /// The first value of transformer and encoders that is NaN or infinite, if there is one.
+    /// The first value of transformer and encoders that is NaN or infinite, if there is one. What a LoRA
+    /// makes of them is no fault of theirs.
     fn not_finite(&self) -> Result<Option<FilmError>, FilmError> {
-        let mut sources = vec![adapted(&self.folder, &self.options.loras)?.1];
-        sources.push(self.folder.text_encoder()?.1);
+        let mut sources = vec![self.folder.transformer()?.1, self.folder.text_encoder()?.1];
         sources.extend(self.folder.image_encoder()?.map(|(_, source)| source));
         let found = sources.into_iter().find_map(|source| source.search().err());
         Ok(found.map(FilmError::from))

@@ -135,8 +135,8 @@ pub enum FilmError {
     /// A network's answer holds NaN or infinity, though none of its weights does.
     #[error(
         "{what} is not finite, though all weights are: they do not belong together, or a LoRA is too \
-         strong; `longreel models verify` compares files with what was published, and --lora FILE:0.5 \
-         halves a LoRA"
+         strong or damaged; `longreel models verify` compares files with what was published, and \
+         --lora FILE:0.5 halves a LoRA"
     )]
     NotFinite {
         /// Whose answer, and when.

@@ -129,7 +129,13 @@ pub fn check_writable(path: &Path) -> Result<(), MediaError> {
     let mut probe = beside(path);
     probe.push(".probe");
     let probe = PathBuf::from(probe);
-    write_atomic(&probe, b"")?;
+    write_atomic(&probe, b"").map_err(|error| match error {
+        // What is asked for is the file itself.
+        MediaError::NotWritable { cause, .. } => {
+            MediaError::NotWritable { path: path.to_owned(), cause }
+        }
+        error => error,
+    })?;
     let _ = std::fs::remove_file(probe);
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! Fresh pages come from the system one by one, each set to zero first: for the pictures of a small model
 //! that takes as long as what is computed for them. So a few tens of megabytes stay with the process; what
-//! is larger is worked on long enough to be fetched anew.
+//! is larger is worked on long enough to be fetched anew. Only what was taken from here comes back: buffers of
+//! sizes that nobody asks for would pile up with the length of a film.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,19 +20,22 @@ fn buffers() -> MutexGuard<'static, Vec<Vec<f32>>> {
     BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Values of a tensor, whose memory is kept when they are dropped.
+/// Values of a tensor, whose memory is kept when they are dropped, unless they came from elsewhere.
 #[derive(Debug)]
-pub(crate) struct Host(Vec<f32>);
+pub(crate) struct Host {
+    values: Vec<f32>,
+    ours: bool,
+}
 
 impl Host {
     /// No values, and room for `len`.
     pub fn with_room(len: usize) -> Self {
-        Self(kept(len).unwrap_or_else(|| Vec::with_capacity(len)))
+        Self { values: kept(len).unwrap_or_else(|| Vec::with_capacity(len)), ours: true }
     }
 
     /// Gives the values away.
     pub fn into_vec(mut self) -> Vec<f32> {
-        std::mem::take(&mut self.0)
+        std::mem::take(&mut self.values)
     }
 }
 
@@ -49,7 +53,7 @@ fn kept(len: usize) -> Option<Vec<f32>> {
 
 impl From<Vec<f32>> for Host {
     fn from(values: Vec<f32>) -> Self {
-        Self(values)
+        Self { values, ours: false }
     }
 }
 
@@ -65,20 +69,20 @@ impl Deref for Host {
     type Target = Vec<f32>;
 
     fn deref(&self) -> &Vec<f32> {
-        &self.0
+        &self.values
     }
 }
 
 impl DerefMut for Host {
     fn deref_mut(&mut self) -> &mut Vec<f32> {
-        &mut self.0
+        &mut self.values
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let mut values = std::mem::take(&mut self.0);
-        if !(LEAST..=KEPT).contains(&values.capacity()) {
+        let mut values = std::mem::take(&mut self.values);
+        if !self.ours || !(LEAST..=KEPT).contains(&values.capacity()) {
             return;
         }
         values.clear();

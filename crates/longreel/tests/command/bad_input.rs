@@ -11,7 +11,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --num-frames 33 --overlap-history 97 --base-num-frames 17", &["overlap"]),
     ("dog --size 850x480", &["850x480", "width", "multiple of 16", "848", "864"]),
     ("dog --size 848x479", &["848x479", "height", "multiple of 16", "464", "480"]),
-    ("dog --size 999984x16", &["--size", "at most"]),
+    ("dog --size 999984x16", &["--size", "8192, the most"]),
     ("dog --size big", &["big", "--size", "960x544"]),
     ("dog --resolution 4K", &["4K", "--resolution", "540P"]),
     ("dog --steps 0", &["--steps 0", "1"]),
@@ -318,9 +318,9 @@ fn a_film_that_does_not_fit_the_memory_of_the_process_is_refused_by_its_plan() {
     let before = place.names();
     let words = film_words(1, &[]).into_iter();
     let words: Vec<String> =
-        words.map(|w| if w == "48x32" { "1920x1088".into() } else { w }).collect();
+        words.map(|w| if w == "48x32" { "1008x1008".into() } else { w }).collect();
     // Threads keep addresses that they may never use.
-    let script = "ulimit -v 1500000; exec \"$0\" \"$@\" --threads 1";
+    let script = "ulimit -v 500000; exec \"$0\" \"$@\" --threads 1";
     let program = env!("CARGO_BIN_EXE_longreel");
     let ran = std::process::Command::new("/bin/sh")
         .args(["-c", script, program])
@@ -328,7 +328,7 @@ fn a_film_that_does_not_fit_the_memory_of_the_process_is_refused_by_its_plan() {
         .current_dir(place.path(""))
         .output();
     let ran = crate::program::Ran::of(ran.expect("a shell")).expect_code(2);
-    for part in ["--size 1920x1088", "of memory", "are available", "--no-memory-check"] {
+    for part in ["--size 1008x1008", "of memory", "are available", "--no-memory-check"] {
         assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
     }
     assert_eq!(place.names(), before);

@@ -288,6 +288,22 @@ fn the_demo_model_inside_the_program_makes_a_film() {
     assert!(about[0]["command"].as_str().is_some_and(|c| c.contains("--model demo")));
 }
 
+/// Frames and latents of these are large enough to be kept for the next ones.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_film_of_fifty_segments_peaks_like_one_of_five() {
+    let peak = |segments: u64| {
+        let words = film_words(segments, &["--json", "--threads", "2"]).into_iter();
+        let words: Vec<String> =
+            words.map(|w| if w == "48x32" { "256x256".into() } else { w }).collect();
+        let events = Place::new().run(&words).expect_code(0).events();
+        let done = events.iter().find(|e| e["event"] == "done").expect("an event");
+        done["peak_memory_bytes"].as_u64().expect("bytes") as f64
+    };
+    let (short, long) = (peak(5), peak(50));
+    assert!(long < 1.05 * short, "{short} bytes, and {long} of the longer film");
+}
+
 /// Both are peaks of whole processes, and what a plan counts differs between them by finishing alone.
 #[cfg(target_os = "linux")]
 #[test]
