@@ -385,8 +385,7 @@ impl Engine {
         let conditions =
             self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
         let cache = step_cache(request, &self.facts)?;
-        let maker =
-            Maker { facts: &self.facts, engine: &self.options, film: &film, given_frames };
+        let maker = Maker { facts: &self.facts, engine: &self.options, film: &film, given_frames };
         let denoisers = &networks.denoisers;
         let prompter =
             Prompter::new(&mut self.texts, &self.folder, denoisers, image_embeds, request)?;

@@ -127,9 +127,11 @@ mod tests {
     #[test]
     fn a_limit_of_addresses_is_read_where_there_is_one() {
         let limits = |space: &str| {
-            format!("Limit                     Soft Limit           Hard Limit           Units\n\
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units\n\
                      Max data size             7                    unlimited            bytes\n\
-                     Max address space         {space}           unlimited            bytes\n")
+                     Max address space         {space}           unlimited            bytes\n"
+            )
         };
         assert_eq!(address_limit(&limits("1073741824")), Some(1 << 30));
         assert_eq!(address_limit(&limits("unlimited ")), None);

@@ -85,7 +85,8 @@ impl Sizes {
 fn free_bytes(path: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
-        let replaced = path.metadata().map_or(0, |file| if file.is_file() { file.len() } else { 0 });
+        let replaced =
+            path.metadata().map_or(0, |file| if file.is_file() { file.len() } else { 0 });
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let disk = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(replaced))

@@ -303,7 +303,9 @@ pub fn check_size(flag: &str, size: Size) -> Result<(), String> {
         let (below, above) = neighbours((side as u64).min(SIDE_MAX), 16, 16);
         let uses = match (below, above) {
             _ if below == side as u64 => continue,
-            _ if below == above => format!("{below}{}", if below == SIDE_MAX { ", the most" } else { "" }),
+            _ if below == above => {
+                format!("{below}{}", if below == SIDE_MAX { ", the most" } else { "" })
+            }
             _ => format!("{below} or {above}"),
         };
         let Size { width, height } = size;

@@ -1,6 +1,6 @@
 //! What cannot work, said with the nearest values that do.
 
-use longreel_sampling::{FilmShape, PixelFrames, SegmentError, Start};
+use longreel_sampling::{FilmShape, PixelFrames, SegmentError, SegmentPlan, Start};
 use longreel_weights::ModelKind;
 
 use super::ModelFacts;
@@ -226,14 +226,56 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
     }
     let threshold = match request.cache {
         CacheChoice::Off => None,
-        CacheChoice::TeaCache { threshold, .. } => Some(("--teacache-thresh", threshold, "0.1 to 0.3")),
-        CacheChoice::EasyCache { threshold } => Some(("--easycache", threshold, "0.05, its default")),
+        CacheChoice::TeaCache { threshold, .. } => {
+            Some(("--teacache-thresh", threshold, "0.1 to 0.3"))
+        }
+        CacheChoice::EasyCache { threshold } => {
+            Some(("--easycache", threshold, "0.05, its default"))
+        }
     };
     if let Some((what, threshold, usual)) = threshold
         && !(threshold > 0.0 && threshold < 10.0)
     {
         let fix = format!("use {usual}");
         return refuse(what, &threshold.to_string(), "must be above 0 and below 10".into(), &fix);
+    }
+    Ok(())
+}
+
+/// Refuses windows beyond the positions that the model has.
+pub(super) fn check_grid(
+    request: &FilmRequest,
+    model: &ModelFacts,
+    segments: &SegmentPlan,
+) -> Result<(), PlanError> {
+    let most = model.transformer.rope_max_seq_len;
+    let patch = &model.transformer.patch_size;
+    for (name, side, patch) in
+        [("width", request.width, patch[2]), ("height", request.height, patch[1])]
+    {
+        let pixels = most.saturating_mul(8 * patch);
+        if side > pixels {
+            return Err(PlanError::value(
+                "--size",
+                format!("{}x{}", request.width, request.height),
+                format!("this model knows {name}s of at most {pixels}"),
+                format!("use {}", pixels / 16 * 16),
+            ));
+        }
+    }
+    let windows = [0, 1].into_iter().filter_map(|index| segments.segment(index));
+    let longest = windows.map(|segment| segment.window_latents()).max().unwrap_or(0);
+    if longest > most {
+        let what = match model.kind {
+            ModelKind::DiffusionForcing => "--base-num-frames",
+            _ => "--num-frames",
+        };
+        return Err(PlanError::value(
+            what,
+            4 * (longest - 1) + 1,
+            format!("is {longest} latent frames at once, and this model knows at most {most}"),
+            format!("use {} or fewer", 4 * (most - 1) + 1),
+        ));
     }
     Ok(())
 }

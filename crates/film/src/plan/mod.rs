@@ -24,7 +24,7 @@ use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
 
 pub(crate) use self::cache::step_cache;
 pub use self::causal::KvCacheSummary;
-use self::checks::{check_kind, check_values, film_shape};
+use self::checks::{check_grid, check_kind, check_values, film_shape};
 pub use self::gpu::GpuPlan;
 pub use self::savings::Saving;
 pub use self::summary::{FinishSummary, PlanSummary};
@@ -272,6 +272,7 @@ pub fn plan(
         request.causal_block_size.unwrap_or(model.transformer.num_frame_per_block).max(1);
     let shape = film_shape(request, model, causal_block)?;
     let segments = SegmentPlan::new(&shape)?;
+    check_grid(request, model, &segments)?;
     let causal_mask = match request.causal_attention {
         Some(true) => Some(causal_block),
         Some(false) => None,

@@ -212,7 +212,8 @@ impl Reel<'_> {
             .map(|rgb| Frame::new(width, height, rgb))
             .collect::<Result<Vec<_>, _>>()?;
         let sheet = contact_sheet(&frames, 8)?;
-        let is_jpeg = |e: &std::ffi::OsStr| ["jpg", "jpeg"].iter().any(|j| e.eq_ignore_ascii_case(j));
+        let is_jpeg =
+            |e: &std::ffi::OsStr| ["jpg", "jpeg"].iter().any(|j| e.eq_ignore_ascii_case(j));
         match path.extension().is_some_and(is_jpeg) {
             true => write_jpeg(path, &sheet)?,
             false => write_png(path, &sheet, None)?,

@@ -12,6 +12,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --size 850x480", &["850x480", "width", "multiple of 16", "848", "864"]),
     ("dog --size 848x479", &["848x479", "height", "multiple of 16", "464", "480"]),
     ("dog --size 999984x16", &["--size", "8192, the most"]),
+    ("dog --size 1040x32", &["--size 1040x32", "widths of at most 1024"]),
+    ("dog --num-frames 257 --base-num-frames 257", &["--base-num-frames 257", "65 latent", "253"]),
     ("dog --size big", &["big", "--size", "960x544"]),
     ("dog --resolution 4K", &["4K", "--resolution", "540P"]),
     ("dog --steps 0", &["--steps 0", "1"]),
@@ -289,7 +291,8 @@ fn a_codec_that_cannot_be_had_is_refused_before_a_weight_is_loaded() {
     {
         use std::os::unix::fs::PermissionsExt;
         let program = broken.join("ffmpeg");
-        std::fs::write(&program, "#!/bin/sh\necho Unknown encoder >&2\nexit 1\n").expect("writable");
+        std::fs::write(&program, "#!/bin/sh\necho Unknown encoder >&2\nexit 1\n")
+            .expect("writable");
         let all = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&program, all).expect("permitted");
     }

@@ -44,7 +44,11 @@ fn a_disk_that_is_full_or_read_only_is_told_before_a_weight_is_loaded() {
     let length = long.iter().position(|word| word == "--num-frames").expect("a length") + 1;
     long[length] = "20001".into();
     let ran = place.run(&long).expect_code(2);
-    assert!(ran.stderr.contains("disk/frames.st") && ran.stderr.contains("needs"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("disk/frames.st") && ran.stderr.contains("needs"),
+        "{}",
+        ran.stderr
+    );
     disk.make_read_only();
     OUTPUTS.iter().for_each(|output| refused(output, "folder that you may write"));
 }

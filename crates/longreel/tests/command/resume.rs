@@ -165,12 +165,14 @@ fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
         assert!(ran.stderr.contains(part), "{}", ran.stderr);
     }
     // Also as the second of two, of which the first is not begun then.
-    std::fs::rename(place.path("film.mp4.longreel"), place.path("film-2.mp4.longreel")).expect("there");
+    std::fs::rename(place.path("film.mp4.longreel"), place.path("film-2.mp4.longreel"))
+        .expect("there");
     let two = words().into_iter().filter(|word| word != "--seed" && word != "7");
     let two: Vec<String> = two.chain(["--seeds".into(), "7..8".into()]).collect();
     place.run(&two).expect_code(2);
     assert!(!place.path("film-1.mp4").exists(), "{:?}", place.names());
-    std::fs::rename(place.path("film-2.mp4.longreel"), place.path("film.mp4.longreel")).expect("there");
+    std::fs::rename(place.path("film-2.mp4.longreel"), place.path("film.mp4.longreel"))
+        .expect("there");
     let mut anew = words();
     anew.push("--overwrite".into());
     let refused = [&anew[..], &["--noise".into(), "no.safetensors".into()]].concat();
