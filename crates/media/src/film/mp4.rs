@@ -17,6 +17,12 @@ use crate::yuv::Yuv420;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A program that is being started has a copy of each open file for a moment, and of locks that are given up
+/// meanwhile.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(25);
 
 /// Encodes the frames of one part after another.
 pub(super) trait PartEncoder: Send {
@@ -234,11 +240,14 @@ pub(super) fn open_locked(path: &Path, create: bool) -> Result<File> {
             ErrorKind::NotFound if !create => read_error(path, e),
             _ => write_error(path, e),
         })?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(MediaError::Busy { path: path.to_path_buf() }),
-        // Some network file systems have no locks; there the caller's care has to do.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            // Some network file systems have no locks; there the caller's care has to do.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+        }
     }
+    Err(MediaError::Busy { path: path.to_path_buf() })
 }
 
 /// Decode time and offset of each fragment between `from` and `to`; `None` when the boxes do not
