@@ -8,6 +8,7 @@ use std::slice::from_ref;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longreel_jobs::Job;
+use tokio::sync;
 
 use crate::code::{About, Code};
 use crate::films::{Catalogue, Films, Refusal};
@@ -30,6 +31,8 @@ pub struct Models {
     folder: PathBuf,
     /// One change at a time; the names of those that joined.
     joined: Mutex<Vec<String>>,
+    /// See [`Self::stay`].
+    taking_in: sync::RwLock<()>,
 }
 
 /// Those that have a part in the service.
@@ -126,6 +129,7 @@ impl Models {
             anybody_may_serve,
             folder: folder.to_owned(),
             joined: Mutex::new(joined),
+            taking_in: sync::RwLock::default(),
         })
     }
 
@@ -288,6 +292,18 @@ impl Models {
             now.default -= 1;
         }
         Ok(films)
+    }
+
+    /// Lets no model be gone for as long as it is held: for whoever looks whether one makes films, and then
+    /// takes a job for it in.
+    pub async fn stay(&self) -> sync::RwLockReadGuard<'_, ()> {
+        self.taking_in.read().await
+    }
+
+    /// Waits for jobs that are being taken in, and lets none be taken in for as long as it is held: for
+    /// whoever looks whether a model has anything left to make, before it is gone.
+    pub async fn settle(&self) -> sync::RwLockWriteGuard<'_, ()> {
+        self.taking_in.write().await
     }
 
     /// A model that leaves has made all that it was asked for.

@@ -113,6 +113,7 @@ pub async fn let_go(shared: &Shared, job: &Job) {
 pub async fn let_models_go(shared: &Shared) {
     for films in shared.models.leaving() {
         let name = films.model().name.clone();
+        let _settled = shared.models.settle().await;
         let states = vec![JobState::Queued, JobState::Running];
         let model = Some(name.clone());
         let filter = ListFilter { model, states, limit: 1, ..ListFilter::default() };

@@ -1,5 +1,7 @@
 //! Several models behind one address.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -138,6 +140,78 @@ fn a_model_that_is_stopped_makes_what_it_was_asked_for_and_then_is_gone() {
     server.send("DELETE", "/v1/models/df/serve", &[], []).expect(200);
     assert_eq!(server.get("/models/info").expect(200).json()["model"], OTHER);
     assert_eq!(defaults_of(&server), [(OTHER.to_owned(), true)]);
+}
+
+/// A language model that waits to be told to answer each question.
+struct Slow(TcpListener);
+
+impl Slow {
+    /// Waits for a question; the answer to it, when it is called, is the prompt that was asked about.
+    fn asked(&self) -> impl FnOnce() + use<> {
+        let (mut stream, _) = self.0.accept().expect("a question");
+        let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+        let (mut line, mut length) = (String::new(), 0);
+        while reader.read_line(&mut line).is_ok_and(|_| !line.trim().is_empty()) {
+            if let Some(bytes) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                length = bytes.trim().parse().expect("a length");
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("a body");
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        let message = json!({"content": body["messages"][1]["content"]});
+        let answer = json!({"choices": [{"message": message}]}).to_string();
+        move || {
+            let length = answer.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all((head + &answer).as_bytes()).expect("a socket");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_named_a_model_before_it_went_is_made_or_refused_and_never_waits_for_nobody() {
+    let place = Place::new();
+    let slow = Slow(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let url = format!("http://{}/v1", slow.0.local_addr().expect("bound"));
+    let [df, other] = ["df", OTHER].map(fixture_model);
+    let words = ["--model", &df, "--with-model", &other];
+    let words = [&words[..], &["--enhancer-url", &url, "--enhancer-model", "m"]].concat();
+    let server = Server::start_with(&place, &words);
+    let ask = || {
+        let mut asked = short(OTHER);
+        asked["enhance_prompt"] = json!(true);
+        server.post("/v1/videos", &asked)
+    };
+    // This one keeps the model from being gone at once: it waits for one in work, and then to be resumed.
+    let long = server.ask(&asked(6));
+    let held = server.ask(&short(OTHER));
+    server.post(&format!("/v1/videos/{held}/pause"), &json!({})).expect(200);
+    server.film(&long);
+    std::thread::scope(|scope| {
+        // Both have named the model and wait for the prompt that their film is made from.
+        let first = scope.spawn(ask);
+        let answer_first = slow.asked();
+        let second = scope.spawn(ask);
+        let answer_second = slow.asked();
+        let stopped = server.send("DELETE", &format!("/v1/models/{OTHER}/serve"), &[], []);
+        assert_eq!(stopped.expect(200).json()["state"], "leaving");
+        answer_first();
+        let first = first.join().expect("an answer").expect(201).json();
+        server.film(first["id"].as_str().expect("an id"));
+        server.post(&format!("/v1/videos/{held}/cancel"), &json!({})).expect(200);
+        let started = std::time::Instant::now();
+        while server.get(&format!("/v1/models/{OTHER}")).status != 404 {
+            assert!(started.elapsed() < crate::server::PATIENCE, "it is not gone");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        answer_second();
+        let refused = second.join().expect("an answer").problem(400, "model_not_found");
+        assert!(refused.contains(OTHER) && refused.contains("\"df\""), "{refused}");
+    });
+    let waits = server.get("/v1/videos?state=queued").expect(200).json();
+    assert_eq!(waits["data"], json!([]), "{waits:#}");
 }
 
 #[test]

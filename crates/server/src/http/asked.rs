@@ -158,10 +158,7 @@ pub async fn named_model(
             {
                 return Ok(Some(films));
             }
-            let detail = shared.models.unknown(&name);
-            Err(Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)
-                .about(About::value("model", &name))
-                .allowed(shared.models.names()))
+            Err(no_model(shared, &name))
         }
         Some(other) => {
             let detail = format!("model is {other}; it is the name of a model");
@@ -170,6 +167,14 @@ pub async fn named_model(
                 .allowed(shared.models.names()))
         }
     }
+}
+
+/// No film can be asked for by that model.
+fn no_model(shared: &Shared, name: &str) -> Problem {
+    let detail = shared.models.unknown(name);
+    Problem::new(StatusCode::BAD_REQUEST, Code::ModelNotFound, detail)
+        .about(About::value("model", name))
+        .allowed(shared.models.names())
 }
 
 /// How a film was asked for.
@@ -248,20 +253,18 @@ pub enum Source {
 /// Stores the files of a job, then takes it in, so that no worker sees it without them.
 ///
 /// # Errors
-/// Limits, and a store that fails. What was stored is removed.
+/// Limits, a model that is gone since it was named, and a store that fails. What was stored is removed.
 pub async fn submit(
     shared: &Arc<Shared>,
     new: NewJob,
     files: Vec<File>,
 ) -> Result<Created, Problem> {
     if files.is_empty() {
-        let created = shared.store.create(new).await?;
-        shared.wake();
-        return Ok(created);
+        return take_in(shared, new, None).await;
     }
     let id = shared.store.reserve().await?;
     let created = match store(shared, id, files).await {
-        Ok(stored) => shared.store.create_reserved(id, new, stored).await.map_err(Problem::from),
+        Ok(stored) => take_in(shared, new, Some((id, stored))).await,
         Err(error) => Err(error.into()),
     };
     if !matches!(created, Ok(Created::New(_)))
@@ -270,9 +273,31 @@ pub async fn submit(
         // The reservation runs out and they go then.
         tracing::warn!(%error, "files of a job that was not taken in are left for now");
     }
-    let created = created?;
-    shared.wake();
-    Ok(created)
+    created
+}
+
+/// Takes a job in, under the id that was reserved for its files, unless nothing makes its film any more: a
+/// model may have made its last one and be gone since the request named it.
+async fn take_in(
+    shared: &Arc<Shared>,
+    new: NewJob,
+    reserved: Option<(JobId, Vec<Artifact>)>,
+) -> Result<Created, Problem> {
+    let all = shared.clone();
+    // To its end also when the client goes away meanwhile: the model has to stay for as long.
+    let taken = tokio::spawn(async move {
+        let _stay = all.models.stay().await;
+        if all.models.making(&new.model).is_none() {
+            return Err(no_model(&all, &new.model));
+        }
+        let created = match reserved {
+            None => all.store.create(new).await?,
+            Some((id, stored)) => all.store.create_reserved(id, new, stored).await?,
+        };
+        all.wake();
+        Ok(created)
+    });
+    taken.await.map_err(|e| Problem::internal(&e))?
 }
 
 async fn store(
