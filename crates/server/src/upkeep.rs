@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longreel_jobs::{
-    ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, ListFilter, Retention, StoreError,
+    ArtifactError, ArtifactKind, Artifacts, Job, JobId, JobState, ListFilter, Retention,
+    StoreError, Swept,
 };
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -31,8 +32,13 @@ pub async fn run(shared: Arc<Shared>) {
         match shared.store.sweep().await {
             Ok(swept) if swept.is_empty() => {}
             Ok(swept) => {
-                for swept in swept {
-                    tracing::warn!(job = %swept.job, reason = ?swept.reason, "taken back");
+                for Swept { job, reason, state } in swept {
+                    tracing::warn!(%job, ?reason, "taken back");
+                    if state.is_final()
+                        && let Ok(job) = shared.store.get(job).await
+                    {
+                        let_go(&shared, &job).await;
+                    }
                 }
                 shared.wake();
             }
@@ -98,8 +104,23 @@ async fn tidy(shared: &Shared) {
     }
 }
 
-/// What follows when a job leaves its worker's hands: those who wait look again, and one that has ended
-/// is counted and tidied up.
+/// Calls a job off. One that waits has ended with that; one in work has when its worker lets it go.
+///
+/// # Errors
+/// As [`longreel_jobs::JobStore::cancel`].
+pub async fn cancel(shared: &Shared, id: JobId) -> Result<Job, StoreError> {
+    let waits = shared.store.get(id).await?.state == JobState::Queued;
+    let job = shared.store.cancel(id).await?;
+    if waits && job.state.is_final() {
+        let_go(shared, &job).await;
+    } else {
+        shared.wake();
+    }
+    Ok(job)
+}
+
+/// What follows when a job leaves its worker's hands, or the queue for good: those who wait look again, and
+/// one that has ended is counted and tidied up.
 pub async fn let_go(shared: &Shared, job: &Job) {
     shared.wake();
     if job.state.is_final() {

@@ -157,7 +157,8 @@ pub async fn cancel(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    ordered(&shared, shared.store.cancel(job_id(&id)?).await?).await
+    let job = upkeep::cancel(&shared, job_id(&id)?).await?;
+    shown(&shared, &job).await
 }
 
 /// POST /v1/videos/{id}/pause

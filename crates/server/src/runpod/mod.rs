@@ -22,6 +22,7 @@ use tokio::time::sleep;
 pub use self::bucket::Bucket;
 use self::client::{Client, Taken};
 use crate::shared::{Ending, Shared};
+use crate::upkeep;
 
 /// How long to wait after a call that failed, first and at most.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -225,9 +226,8 @@ async fn stops(worker: &Arc<Worker>) {
             let job = worker.in_work.with(|jobs| jobs.get(&name).copied().flatten());
             let Some(job) = job else { continue };
             tracing::info!(%job, name, "called off by RunPod");
-            match worker.shared.store.cancel(job).await {
-                Ok(_) => worker.shared.wake(),
-                Err(error) => tracing::warn!(%job, %error, "could not be called off"),
+            if let Err(error) = upkeep::cancel(&worker.shared, job).await {
+                tracing::warn!(%job, %error, "could not be called off");
             }
         }
         tokio::select! {
