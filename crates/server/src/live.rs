@@ -43,6 +43,13 @@ impl Live {
         self.nudged.notify_one();
     }
 
+    /// A job is deleted: whoever follows it looks once more, and finds that it is over.
+    pub fn gone(&self, job: JobId) {
+        if let Some(news) = self.followed().get(&job) {
+            news.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
     /// Asks the database what is new after `cursor`, for as long as the program runs.
     pub async fn poll(&self, store: &dyn Store, mut cursor: i64) {
         // The cursor is kept while nobody listens: what a new listener sees itself and what the next

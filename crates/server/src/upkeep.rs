@@ -175,6 +175,7 @@ async fn remove_parts(artifacts: &Artifacts, job: JobId) -> Result<(), ArtifactE
 
 /// Removes all files of a job that was deleted.
 pub async fn remove_files(shared: &Shared, job: JobId) {
+    shared.live.gone(job);
     remove_folder(&shared.work_folder(job)).await;
     let removed = shared.artifacts.delete_job(job).await;
     match removed {

@@ -111,6 +111,9 @@ fn films_are_deleted_with_all_their_files_when_their_time_is_over_and_never_befo
     let server = start(&place, &["--keep-days", "0.000035"]);
     let film = server.ask(&asked(2));
     server.film(&film);
+    let video = server.video(&film);
+    let is_over_after = video["expires_at"].as_i64().zip(video["completed_at"].as_i64());
+    assert!(is_over_after.is_some_and(|(at, from)| (3..=4).contains(&(at - from))), "{video:#}");
     let folder = place.path(&format!("data/films/jobs/{film}"));
     let running = server.ask(&asked(100_000));
     server.wait(&running, "begun", |v| v["state"] == "running");

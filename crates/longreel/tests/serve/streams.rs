@@ -58,6 +58,21 @@ fn many_files(count: u64) -> bool {
 }
 
 #[test]
+fn a_stream_ends_when_its_film_is_deleted() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let running = server.ask(&long());
+    server.wait(&running, "begun", |v| v["state"] == "running");
+    let waits = server.ask(&asked(1));
+    let mut events = server.events(&waits, 0);
+    assert_eq!(events.next().map(|told| told.kind).as_deref(), Some("state"));
+    let started = Instant::now();
+    server.send("DELETE", &format!("/v1/videos/{waits}"), &[], []).expect(200);
+    assert_eq!(events.next(), None);
+    assert!(started.elapsed() < PATIENCE / 4, "it waited for what never comes");
+}
+
+#[test]
 fn a_thousand_idle_streams_cost_little_and_all_hear_the_end() {
     const STREAMS: usize = 1_000;
     if !many_files(4 * STREAMS as u64) {

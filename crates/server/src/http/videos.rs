@@ -60,7 +60,12 @@ pub(super) async fn shown(shared: &Shared, job: &Job) -> Result<Json<Value>, Pro
         JobState::Queued => shared.store.queue_position(job.id).await?,
         _ => None,
     };
-    Ok(Json(view::video(job, position)))
+    let mut video = view::video(job, position);
+    let age_ms = shared.retention.max_age_ms;
+    if let Some((age_ms, finished_ms)) = age_ms.zip(job.timings.finished_ms) {
+        video["expires_at"] = (finished_ms.saturating_add(age_ms) / 1000).into();
+    }
+    Ok(Json(video))
 }
 
 /// GET /v1/videos/{id}

@@ -9,7 +9,8 @@ use crate::films::Resolved;
 /// The error of a job that was called off, in APIs that know no such state.
 const CANCELLED: &str = "the film was called off before it was finished";
 
-/// A job in the shape of the OpenAI videos API, with what this server knows beyond it.
+/// A job in the shape of the OpenAI videos API, with what this server knows beyond it; but for when it is
+/// deleted, which is the server's to say and not the job's.
 pub fn video(job: &Job, queue_position: Option<u64>) -> Value {
     let resolved = Resolved::of(job).ok();
     let request = resolved.as_ref().map(|resolved| &resolved.request);
