@@ -145,6 +145,11 @@ macro_rules! ids {
                 pub fn new(id: u128) -> Self {
                     Self(id)
                 }
+
+                /// The id that it was made from.
+                pub fn number(self) -> u128 {
+                    self.0
+                }
             }
 
             impl fmt::Display for $name {

@@ -41,6 +41,8 @@ pub struct NewJob {
     /// When the job is no longer wanted, in milliseconds since 1970: it fails then, waiting or not.
     /// Not in the past.
     pub deadline_ms: Option<i64>,
+    /// The trace that it is asked for in, for whoever tells of what becomes of it.
+    pub trace: Option<TraceContext>,
 }
 
 impl NewJob {
@@ -61,8 +63,19 @@ impl NewJob {
             parent: None,
             webhook_url: None,
             deadline_ms: None,
+            trace: None,
         }
     }
+}
+
+/// A place in a trace, in the words of W3C's Trace Context. Whether they are well formed is the
+/// caller's to check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceContext {
+    /// Trace, parent and flags. 55 bytes.
+    pub traceparent: String,
+    /// What systems on the way want to find again. 1 to 512 bytes.
+    pub tracestate: Option<String>,
 }
 
 /// How a film comes from another one.

@@ -62,7 +62,7 @@ pub use event::{Changes, Event, EventKind, WorkerEvent};
 pub use id::{DeliveryId, IdError, Ids, JobId, KeyId, RandomError, RandomIds, SeededIds};
 pub use job::{
     Created, Job, JobError, ListFilter, ListOrder, NewJob, Page, Parent, Progress, PromptChange,
-    Relation, Timings,
+    Relation, Timings, TraceContext,
 };
 pub use key::{ApiKey, ApiKeySecret, IssuedKey, KeyRefusal, NewKey, RateLimit, Scope};
 pub use lease::{

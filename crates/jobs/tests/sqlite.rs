@@ -346,6 +346,27 @@ async fn a_database_of_a_newer_program_is_left_alone() {
 }
 
 #[tokio::test]
+async fn jobs_of_a_database_from_before_traces_were_kept_are_kept_and_have_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = open(&path).await.unwrap();
+    let job = store.create(NewJob::new("a", "b", json!({}))).await.unwrap().into_job();
+    store.close().await;
+    let mut connection = raw(&path).await;
+    for sql in [
+        "ALTER TABLE jobs DROP COLUMN tracestate",
+        "ALTER TABLE jobs DROP COLUMN traceparent",
+        "DELETE FROM migrations WHERE version >= 6",
+    ] {
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+    drop(connection);
+    let store = open(&path).await.unwrap();
+    assert_eq!(store.get(job.id).await.unwrap(), job);
+    assert_eq!(job.asked.trace, None);
+}
+
+#[tokio::test]
 async fn a_folder_that_is_missing_or_an_option_of_nothing_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = open(&folder.path().join("no/such/jobs.db")).await.unwrap_err();

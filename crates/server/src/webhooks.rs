@@ -71,12 +71,14 @@ async fn deliver(shared: Arc<Shared>, lease: DeliveryLease) {
     };
     let body = message(delivery.event.as_str(), &job).to_string().into_bytes();
     let (id, now_s) = (delivery.id.to_string(), SystemClock.now_s());
-    let headers = vec![
+    let calling = shared.traces.webhook(&job, delivery.attempts);
+    let mut headers = vec![
         ("content-type", "application/json".to_owned()),
         ("webhook-signature", shared.webhook_secret.sign(&id, now_s, &body)),
         ("webhook-id", id),
         ("webhook-timestamp", now_s.to_string()),
     ];
+    headers.extend(calling.headers());
     let started = Instant::now();
     let answered = shared.fetcher.post(&delivery.url, headers, body).await;
     let outcome = DeliveryOutcome {
@@ -86,6 +88,11 @@ async fn deliver(shared: Arc<Shared>, lease: DeliveryLease) {
         retry_after_ms: answered.ok().and_then(|a| a.retry_after_s?.checked_mul(1000)),
     };
     let (status, error) = (outcome.status, outcome.error.clone().unwrap_or_default());
+    let failed = (!outcome.is_delivered()).then(|| match status {
+        Some(status) => format!("status {status}"),
+        None => error.clone(),
+    });
+    shared.traces.end(calling, status, failed);
     let recorded = shared.store.record_delivery(&lease, outcome).await;
     shared.metrics.webhook(matches!(recorded, Ok(DeliveryState::Delivered)));
     match recorded {

@@ -53,6 +53,12 @@ fn check(new: &NewJob) -> Result<(), StoreError> {
     if let Some(url) = &new.webhook_url {
         check_text("webhook_url", url, 1..=2048)?;
     }
+    if let Some(trace) = &new.trace {
+        check_text("traceparent", &trace.traceparent, 55..=55)?;
+        if let Some(state) = &trace.tracestate {
+            check_text("tracestate", state, 1..=512)?;
+        }
+    }
     Ok(())
 }
 
@@ -211,8 +217,8 @@ async fn insert(tx: &mut SqliteConnection, id: JobId, new: &NewJob, now_ms: i64)
         "INSERT INTO jobs (
             id, owner, idempotency_key, state, prompt, request, resolved, seed, model,
             model_revision, program_version, priority, frames, parent, relation, parent_segment,
-            webhook_url, deadline_ms, created_ms
-         ) VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            webhook_url, deadline_ms, traceparent, tracestate, created_ms
+         ) VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.to_string())
     .bind(&new.owner)
@@ -232,6 +238,8 @@ async fn insert(tx: &mut SqliteConnection, id: JobId, new: &NewJob, now_ms: i64)
     .bind(new.parent.and_then(|parent| parent.segment))
     .bind(&new.webhook_url)
     .bind(new.deadline_ms)
+    .bind(new.trace.as_ref().map(|trace| &trace.traceparent))
+    .bind(new.trace.as_ref().and_then(|trace| trace.tracestate.as_ref()))
     .bind(now_ms)
     .execute(tx)
     .await?;

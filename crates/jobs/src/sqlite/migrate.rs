@@ -7,12 +7,13 @@ use super::failure::{Attempted, Failure};
 use crate::error::StoreError;
 
 /// In order; what was released is never changed, only added to.
-const MIGRATIONS: [(i64, &str); 5] = [
+const MIGRATIONS: [(i64, &str); 6] = [
     (1, include_str!("../../migrations/0001_jobs.sql")),
     (2, include_str!("../../migrations/0002_keys.sql")),
     (3, include_str!("../../migrations/0003_deliveries.sql")),
     (4, include_str!("../../migrations/0004_segments.sql")),
     (5, include_str!("../../migrations/0005_instead.sql")),
+    (6, include_str!("../../migrations/0006_traces.sql")),
 ];
 
 pub(super) async fn check_and_migrate(store: &SqliteStore) -> Attempted<()> {

@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use super::failure::{Attempted, Failure};
 use crate::error::StoreError;
 use crate::id::JobId;
-use crate::job::{Job, JobError, NewJob, Parent, Relation, Timings};
+use crate::job::{Job, JobError, NewJob, Parent, Relation, Timings, TraceContext};
 use crate::lease::Lease;
 use crate::state::{JobState, Stop};
 
@@ -109,6 +109,12 @@ pub(super) fn job(row: &SqliteRow) -> Attempted<Job> {
         None => None,
         Some(code) => Some(JobError { code, message: row.try_get("error_message")? }),
     };
+    let trace = match row.try_get::<Option<String>, _>("traceparent")? {
+        None => None,
+        Some(traceparent) => {
+            Some(TraceContext { traceparent, tracestate: row.try_get("tracestate")? })
+        }
+    };
     Ok(Job {
         id: parsed(row, "id")?,
         asked: NewJob {
@@ -126,6 +132,7 @@ pub(super) fn job(row: &SqliteRow) -> Attempted<Job> {
             parent,
             webhook_url: row.try_get("webhook_url")?,
             deadline_ms: row.try_get("deadline_ms")?,
+            trace,
         },
         state: named(row, "state", JobState::from_name)?,
         paused: row.try_get::<i64, _>("paused")? != 0,

@@ -3,6 +3,7 @@
 use longreel_jobs::{
     Artifact, ArtifactKind, ArtifactName, Created, Format, JobId, JobState, Limit, LimitValue,
     ListFilter, ListOrder, NewJob, OwnerLimits, Parent, Relation, StoreError, StoreOptions,
+    TraceContext,
 };
 use serde_json::json;
 
@@ -30,6 +31,7 @@ pub async fn a_job_keeps_everything_it_was_asked_with(bench: Bench) {
         parent: Some(Parent { job: parent, relation: Relation::Branch, segment: Some(7) }),
         webhook_url: Some("https://example.com/hook".into()),
         deadline_ms: Some(i64::MAX),
+        trace: Some(trace("vendor=a b,other=1")),
     };
     let job = bench.create(asked.clone()).await;
     assert_eq!(job.asked, asked);
@@ -39,14 +41,20 @@ pub async fn a_job_keeps_everything_it_was_asked_with(bench: Bench) {
     assert_eq!(bench.open_again().await.get(job.id).await.unwrap(), job);
 }
 
+fn trace(state: &str) -> TraceContext {
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned();
+    TraceContext { traceparent, tracestate: (!state.is_empty()).then(|| state.to_owned()) }
+}
+
 pub async fn the_same_request_with_the_same_key_is_the_same_job(bench: Bench) {
     // Numbers that do not survive a careless way to text and back.
     let request = json!({"cfg": [0.1 + 0.2, 5e-324, 1.797_693_134_862_315_7e308, -0.0, u64::MAX]});
     let asked = NewJob { idempotency_key: Some("k".into()), request, ..film("ann") };
     let first = bench.store.create(asked.clone()).await.unwrap();
     assert!(is_new(&first));
-    // The server may fill in other defaults, or draw another seed, the second time.
-    let again = NewJob { seed: 5, resolved: json!({}), ..asked.clone() };
+    // The server may fill in other defaults, or draw another seed, the second time, and whoever repeats
+    // a request is in another trace.
+    let again = NewJob { seed: 5, resolved: json!({}), trace: Some(trace("")), ..asked.clone() };
     let again = bench.open_again().await.create(again).await.unwrap();
     assert_eq!(again, Created::Known(first.into_job()));
     let other = bench.store.create(NewJob { owner: "bob".into(), ..asked.clone() }).await.unwrap();
@@ -141,6 +149,14 @@ pub async fn values_out_of_their_range_are_refused_by_name(bench: Bench) {
         ("request", NewJob { request: json!("r".repeat(1 << 20)), ..film("a") }),
         ("deadline_ms", NewJob { deadline_ms: Some(1_750_000_000_000), ..film("a") }),
         ("webhook_url", NewJob { webhook_url: Some("u".repeat(2_049)), ..film("a") }),
+        ("tracestate", NewJob { trace: Some(trace(&"s".repeat(513))), ..film("a") }),
+        (
+            "traceparent",
+            NewJob {
+                trace: Some(TraceContext { traceparent: "00".into(), ..trace("") }),
+                ..film("a")
+            },
+        ),
     ];
     for (name, new) in cases {
         match bench.store.create(new).await {

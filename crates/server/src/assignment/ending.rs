@@ -70,7 +70,10 @@ impl Assignment<'_> {
                 async { Some(put(ArtifactKind::Spritesheet, Format::Jpeg, sheet?).await) },
             )
         };
+        let storing = self.shared.traces.store(&self.job);
         let (film, report, thumbnail, sheet) = self.meanwhile(all).await;
+        let failed = film.as_ref().err().or(report.as_ref().err()).map(ToString::to_string);
+        self.shared.traces.end(storing, None, failed);
         let mut artifacts = Vec::new();
         for stored in [film, report] {
             match stored {

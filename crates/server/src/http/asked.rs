@@ -17,6 +17,7 @@ use crate::access::Caller;
 use crate::code::{About, Code};
 use crate::films::{Begins, Film, Films, Inputs, Refusal, Resolved};
 use crate::shared::Shared;
+use crate::traces;
 
 /// A client's key for a request that it may repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -230,6 +231,7 @@ pub fn new_job(film: &Film, taken: Taken<'_>) -> Result<NewJob, Problem> {
         priority: taken.terms.priority,
         deadline_ms: taken.terms.deadline_ms(),
         webhook_url: taken.terms.webhook_url,
+        trace: traces::asked_in(taken.headers),
         ..NewJob::new(taken.caller.owner(), prompt, taken.request)
     })
 }

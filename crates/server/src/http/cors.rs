@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use crate::shared::Shared;
 
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
-const ASKED: &str =
-    "authorization, content-type, idempotency-key, last-event-id, range, x-request-id";
+const ASKED: &str = "authorization, content-type, idempotency-key, last-event-id, range, traceparent, \
+    tracestate, x-request-id";
 const SHOWN: &str = "accept-ranges, content-disposition, content-range, etag, location, ratelimit, \
     ratelimit-policy, retry-after, x-request-id";
 /// Seconds that a browser may remember the answer for.

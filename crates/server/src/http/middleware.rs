@@ -17,7 +17,6 @@ use crate::shared::Shared;
 
 /// The target of a line for each request; see [`crate::log`].
 const ACCESS: &str = crate::log::ACCESS;
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
 const ID_BYTES: usize = 64;
@@ -25,7 +24,7 @@ const ID_BYTES: usize = 64;
 /// Gives the request an id, or takes the client's, and writes problems out with it.
 pub async fn request_id(
     State(shared): State<Arc<Shared>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let started = Instant::now();
@@ -34,8 +33,10 @@ pub async fn request_id(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "other".to_owned());
-    let parent = request.headers().get(TRACEPARENT).and_then(|id| id.to_str().ok());
-    let parent = parent.map(str::to_owned);
+    // Whatever a client calls its method, there is no metric and no span for it.
+    let known = matches!(method.as_str(), "GET" | "HEAD" | "POST" | "DELETE" | "OPTIONS");
+    let counted = if known { method.as_str() } else { "other" };
+    let span = shared.traces.request(request.headers_mut(), counted, &route);
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions().get::<Arc<Problem>>().cloned() {
         let mut written = problem.respond(&id);
@@ -49,15 +50,19 @@ pub async fn request_id(
     }
     let status = response.status();
     let took = started.elapsed();
-    // Whatever a client calls its method, there is no metric for it.
-    let known = matches!(method.as_str(), "GET" | "HEAD" | "POST" | "DELETE" | "OPTIONS");
-    let counted = if known { method.as_str() } else { "other" };
     shared.metrics.request(counted, &route, status.as_u16(), took);
-    shared.traces.request(parent.as_deref(), counted, &route, status.as_u16(), took);
     let seconds = took.as_secs_f64();
     tracing::info!(
-        target: ACCESS, request_id = id, %method, path, status = status.as_u16(), seconds
+        target: ACCESS,
+        request_id = id,
+        trace_id = span.trace_id(),
+        %method,
+        path,
+        status = status.as_u16(),
+        seconds
     );
+    let error = status.is_server_error().then(|| format!("status {}", status.as_u16()));
+    shared.traces.end(span, Some(status.as_u16()), error);
     // A service that is not ready yet is asked about it many times.
     if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
         tracing::warn!(request_id = id, %method, path, %status, "request");
