@@ -15,5 +15,6 @@ mod browser;
 mod finishing;
 mod installed;
 mod looks;
+mod onward;
 mod refusals;
 mod watching;
