@@ -101,7 +101,7 @@ impl Span {
         if value.is_finite() && value >= 0.0 {
             Ok(Self::Seconds(value))
         } else {
-            Err(format!("{value} is no length of time"))
+            Err(format!("{value} is no length of time; it is 0 or more"))
         }
     }
 }

@@ -45,11 +45,11 @@ fn refused(job: &Job, action: &'static str, fix: &'static str) -> StoreError {
 /// A job that can still be made to wait or go on.
 fn check_open(job: &Job, action: &'static str) -> Result<(), StoreError> {
     if job.state.is_final() {
-        return Err(refused(
-            job,
-            action,
-            "it has ended; ask for a new one, or extend or branch it",
-        ));
+        let way_out = match job.state {
+            JobState::Completed => "it has ended; extend it, or branch it",
+            _ => "it has ended; ask for a new one, or remix it",
+        };
+        return Err(refused(job, action, way_out));
     }
     if job.stop == Some(Stop::Cancel) {
         return Err(refused(job, action, "it is being cancelled; ask for a new one"));

@@ -37,9 +37,18 @@ fn what_cannot_be_made_is_refused_with_value_limit_and_way_out() {
         "/status/no-such-task",
         "/download/no-such-task",
         "/nothing",
+        // No text.
+        "/v1/videos/%ff",
+        "/v1/models/%ff",
     ] {
         server.get(path).problem(404, "not_found");
     }
+    for (query, field) in [("limit=x", "limit"), ("limit=-1", "limit"), ("after=1&after=2", "")] {
+        let refused = server.get(&format!("/v1/videos?{query}"));
+        refused.problem(400, "invalid_value");
+        assert_eq!(refused.json()["field"].as_str().unwrap_or_default(), field, "{query}");
+    }
+    server.get("/v1/videos?after=").expect(200);
     server.send("PUT", "/v1/videos", &[], "").problem(405, "method_not_allowed");
     server.get("/v1/videos?limit=101").problem(400, "invalid_value");
     let host = [("host", "evil.example")];

@@ -41,6 +41,12 @@ fn a_film_asked_for_over_http_is_in_every_byte_the_one_that_the_command_makes() 
     let part = server.send("GET", &content, &[("range", "bytes=100-199")], []).expect(206);
     assert_eq!(part.body, film[100..200]);
     assert_eq!(part.content_range, format!("bytes 100-199/{}", film.len()));
+    // Whoever has it already is not sent it again.
+    let tag = part.header("etag").to_owned();
+    for held in [&tag, &format!("\"other\", W/{tag}"), "*"] {
+        server.send("GET", &content, &[("if-none-match", held)], []).expect(304);
+    }
+    server.send("GET", &content, &[("if-none-match", "\"other\"")], []).expect(200);
     let beyond = format!("bytes={}-", film.len());
     let none = server.send("GET", &content, &[("range", &beyond)], []);
     assert_eq!(none.content_range, format!("bytes */{}", film.len()));

@@ -174,7 +174,7 @@ fn a_film_keeps_its_trace_over_a_restart_and_a_server_without_a_collector_hands_
     let server = Server::start_among(&place, &environment(None));
     ask(&server, &parent, &body);
     wait_for("a webhook", || header(&told, "webhook-id").len() == 1);
-    assert_eq!(header(&told, "traceparent"), [parent.clone()]);
+    assert_eq!(header(&told, "traceparent"), [parent.as_str()]);
     assert_eq!(header(&told, "tracestate"), [STATE]);
     let id = ask(&server, &parent, &asked(12));
     server.wait(&id, "in work", |v| v["segments_done"].as_u64() >= Some(1));

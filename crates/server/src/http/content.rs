@@ -161,7 +161,9 @@ pub fn respond_with(
         let value = format!("attachment; filename=\"{download}\"");
         response = response.header(header::CONTENT_DISPOSITION, value);
     }
-    if text(header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == etag)) {
+    // Whatever is between may have made a weak one of it.
+    let is_held = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag;
+    if text(header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').map(str::trim).any(is_held)) {
         return response
             .status(StatusCode::NOT_MODIFIED)
             .body(Body::empty())

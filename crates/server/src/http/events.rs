@@ -39,7 +39,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = job_id(&id)?;
-    let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
+    let Query(query) = query?;
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let after = last.and_then(|id| id.trim().parse().ok()).or(query.after).unwrap_or(0);
     let current = shared.store.get(job).await?;

@@ -3,12 +3,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use super::problem::Problem;
 use crate::access::Origins;
@@ -18,6 +21,8 @@ use crate::shared::Shared;
 /// The target of a line for each request; see [`crate::log`].
 const ACCESS: &str = crate::log::ACCESS;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client that has begun with a body may be silent for so long.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Longest request id that is taken from a client.
 const ID_BYTES: usize = 64;
 
@@ -37,8 +42,9 @@ pub async fn request_id(
     let known = matches!(method.as_str(), "GET" | "HEAD" | "POST" | "DELETE" | "OPTIONS");
     let counted = if known { method.as_str() } else { "other" };
     let span = shared.traces.request(request.headers_mut(), counted, &route);
-    let mut response = next.run(request).await;
-    if let Some(problem) = response.extensions().get::<Arc<Problem>>().cloned() {
+    let mut response = next.run(request.map(|body| patient(body, SILENCE))).await;
+    let problem = response.extensions().get::<Arc<Problem>>().cloned();
+    if let Some(problem) = problem.or_else(|| of_router(&response, &path)) {
         let mut written = problem.respond(&id);
         // What was added to the answer on its way here.
         for (name, value) in response.headers() {
@@ -71,6 +77,33 @@ pub async fn request_id(
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// What the router refuses without asking us: a path that is no text once it is decoded names nothing.
+fn of_router(response: &Response, path: &str) -> Option<Arc<Problem>> {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_its_own = response.status() == StatusCode::BAD_REQUEST
+        && kind.is_some_and(|kind| kind.starts_with("text/plain"));
+    is_its_own.then(|| Arc::new(Problem::not_found(format!("there is nothing at {path}"))))
+}
+
+/// The body, of which each next piece is waited for no longer than `silence`.
+fn patient(body: Body, silence: Duration) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let pieces = stream::unfold(body.into_data_stream(), move |mut pieces| async move {
+        let piece = match timeout(silence, pieces.next()).await {
+            Ok(piece) => piece?,
+            Err(_) => {
+                let seconds = silence.as_secs();
+                Err(axum::Error::new(format!("nothing more of the body came for {seconds} s")))
+            }
+        };
+        Some((piece, pieces))
+    });
+    // What is left of one that was refused is read on, also where nothing is left.
+    Body::from_stream(pieces.fuse())
 }
 
 fn is_plain(id: &str) -> bool {
@@ -177,6 +210,26 @@ mod tests {
         for origin in ["http://evil.example", "http://localhost:3000", "null", ""] {
             assert!(!checked("localhost:8000", Some(origin)), "{origin}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_coming_is_an_error_and_one_that_is_slow_is_not() {
+        let silence = Duration::from_millis(200);
+        let slow = stream::iter(["a", "b", "c"]).then(|piece| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok::<_, axum::Error>(piece)
+        });
+        let read = async |body| axum::body::to_bytes(patient(body, silence), usize::MAX).await;
+        assert_eq!(read(Body::from_stream(slow)).await.expect("all of it"), "abc");
+        assert_eq!(read(Body::empty()).await.expect("nothing"), "");
+        let mut ended = patient(Body::from("a"), silence).into_data_stream();
+        for expected in [Some("a"), None, None] {
+            let piece = ended.next().await.map(|piece| piece.expect("all of it"));
+            assert_eq!(piece.as_deref(), expected.map(str::as_bytes));
+        }
+        let begun = stream::iter([Ok::<_, axum::Error>("a")]).chain(stream::pending());
+        let error = read(Body::from_stream(begun)).await.expect_err("it never ends");
+        assert!(error.to_string().contains("nothing more of the body"), "{error}");
     }
 
     #[test]

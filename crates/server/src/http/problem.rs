@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longreel_jobs::{ArtifactError, Limit, StoreError, is_no_room};
@@ -153,6 +154,19 @@ impl From<Refusal> for Problem {
             Self::new(StatusCode::BAD_REQUEST, refusal.code, refusal.detail).about(refusal.about)
         } else {
             Self::internal(&refusal.detail)
+        }
+    }
+}
+
+/// What stands behind the question mark and cannot be read.
+impl From<QueryRejection> for Problem {
+    fn from(rejected: QueryRejection) -> Self {
+        let text = rejected.body_text();
+        let what = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        let problem = Self::invalid(format!("the query cannot be read: {what}"));
+        match what.split_once(": ") {
+            Some((field, _)) => problem.about(About::field(field)),
+            None => problem,
         }
     }
 }

@@ -38,7 +38,7 @@ pub async fn segments(
     query: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let id = job_id(&id)?;
-    let Query(asked) = query.map_err(|e| Problem::invalid(e.body_text()))?;
+    let Query(asked) = query?;
     let limit = asked.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::value("limit", limit, format!("it can be 1 to {LIMIT_MAX}"))

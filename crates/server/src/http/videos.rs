@@ -108,7 +108,7 @@ pub async fn list(
     caller: Caller,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
+    let Query(query) = query?;
     let limit = query.limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {
         return Err(Problem::value("limit", limit, "it can be 1 to 100").limit(100));
@@ -121,7 +121,9 @@ pub async fn list(
             return Err(refused.allowed(["asc", "desc"]));
         }
     };
-    let after = query.after.as_deref().map(job_id).transpose()?;
+    // From the beginning, as many clients write it.
+    let after = query.after.as_deref().filter(|after| !after.is_empty());
+    let after = after.map(job_id).transpose()?;
     let states = states(query.state.as_deref().unwrap_or_default())?;
     let text = query.text.unwrap_or_default();
     let owner = caller.sees_only().map(str::to_owned);
@@ -195,7 +197,7 @@ pub async fn video_content(
     query: Result<Query<Variant>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|e| Problem::invalid(e.body_text()))?;
+    let Query(query) = query?;
     let kind = match query.variant.as_deref() {
         None | Some("video") => ArtifactKind::Film,
         Some("thumbnail") => ArtifactKind::Thumbnail,
