@@ -163,10 +163,11 @@ impl Need {
         let values = transformer_values(transformer);
         let bytes = model.transformer_bytes.min(2 * values);
         let largest = dim * ffn.max(6 * dim);
-        let per_value = bytes as f64 / values as f64;
+        // Those that are brought in turn come as they are in the file, singles too.
+        let stored = model.transformer_bytes as f64 / values as f64;
         Self {
             weights: bytes + model.other_bytes,
-            largest: (largest as f64 * per_value.max(0.5)) as u64 + 4096,
+            largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
             activations: gpu_forward_bytes(transformer, tokens) + kept,
             state: gpu_state_bytes(&model.vae, size, strips),
             decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,

@@ -16,7 +16,7 @@ use super::error::{OUT_OF_MEMORY, check, failed};
 use super::matmul::CublasLt;
 use super::modules::{Modules, about};
 use super::probe::{Card, card, start};
-use super::staging::Ring;
+use super::staging::{Ring, SLOTS};
 use super::{Cache, Places};
 use crate::gpu::{
     Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
@@ -26,6 +26,10 @@ use crate::gpu::{
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 /// Bytes of a pinned buffer for what the operations bring along, and for weights.
 const SLOT_BYTES: [usize; 2] = [8 << 20, 32 << 20];
+/// A weight that is brought ahead waits on the card for the work before. If it did not fit the buffers, so would the
+/// host, with work in its hands that the card could begin: the largest of the published models fits in bf16, with
+/// another one before it.
+const _: () = assert!(SLOTS * SLOT_BYTES[1] > (13_824 + 5_120) * 5_120 * 2);
 /// `off` leaves attention to our kernel.
 const CUDNN_SWITCH: &str = "LONGREEL_CUDNN";
 /// Arguments of a kernel at most.

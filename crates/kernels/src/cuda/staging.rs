@@ -10,7 +10,7 @@ use super::error::check;
 use crate::gpu::{Address, GpuError};
 
 /// Buffers of a ring: the host fills one while others are on their way.
-const SLOTS: usize = 4;
+pub const SLOTS: usize = 8;
 /// A copy within the host is shared by threads when each gets this many bytes at least: they read a mapped
 /// file side by side.
 const SHARE_BYTES: usize = 4 << 20;

@@ -207,12 +207,38 @@ impl Gpu {
         body(&*self.driver).map_err(|error| *failed = Some(error)).ok()
     }
 
+    /// As [`attempt`](Self::attempt), for what takes memory: where there is too little of it, all that
+    /// nothing is in is given back, and `body` gets a second try. What was left by pictures of another size is
+    /// in pieces of other lengths.
+    pub(crate) fn attempt_with_room<T>(
+        &self,
+        body: impl Fn(&dyn Driver) -> Result<T, GpuError>,
+    ) -> Option<T> {
+        self.attempt(|driver| match body(driver) {
+            Err(GpuError::Memory { .. }) => {
+                lock(&self.arena).shrink(driver);
+                lock(&self.weights).shrink(driver);
+                body(driver)
+            }
+            other => other,
+        })
+    }
+
     /// Starts a kernel.
     pub(crate) fn launch(&self, launch: Launch, args: &[Arg]) {
         if launch.grid.contains(&0) {
             return;
         }
         self.attempt(|driver| driver.launch(&launch, args));
+    }
+}
+
+impl Drop for Gpu {
+    /// Nothing is on the device any more, for whatever is has hold of it. Its memory would stay: vendors'
+    /// libraries keep the card's context as long as the process lives.
+    fn drop(&mut self) {
+        self.shrink();
+        lock(&self.weights).shrink(&*self.driver);
     }
 }
 
@@ -233,7 +259,7 @@ impl Array {
     /// An array whose values are not set.
     pub fn unset(gpu: &Arc<Gpu>, element: Element, len: usize) -> Self {
         let bytes = len * element.bytes();
-        let address = gpu.attempt(|driver| lock(&gpu.arena).take(driver, bytes));
+        let address = gpu.attempt_with_room(|driver| lock(&gpu.arena).take(driver, bytes));
         let address = address.unwrap_or(Address(0));
         Self { gpu: gpu.clone(), element, len, address, kept: false }
     }
@@ -242,7 +268,7 @@ impl Array {
     pub(crate) fn kept(gpu: &Arc<Gpu>, values: &[f32]) -> Self {
         let (element, len) = (Element::F32, values.len());
         let bytes = len * element.bytes();
-        let address = gpu.attempt(|driver| lock(&gpu.weights).take(driver, bytes));
+        let address = gpu.attempt_with_room(|driver| lock(&gpu.weights).take(driver, bytes));
         let address = address.unwrap_or(Address(0));
         let array = Self { gpu: gpu.clone(), element, len, address, kept: true };
         array.write(bytes_of(values));

@@ -7,7 +7,8 @@ use super::arena::Arena;
 use super::*;
 use crate::{DType, Weight};
 
-/// Real bytes at made-up addresses, so many in all, and a note of each copy.
+/// Real bytes at made-up addresses, so many in all, and a note of each copy. What the copy stream is asked for is
+/// done as late as it may be: when the other one follows it, or when memory is given back.
 #[derive(Debug, Default)]
 struct Memory {
     total: usize,
@@ -19,6 +20,7 @@ struct State {
     next: u64,
     slabs: BTreeMap<u64, Vec<u8>>,
     uploads: Vec<(Stream, usize)>,
+    under_way: Vec<(Address, Vec<u8>)>,
 }
 
 impl Memory {
@@ -36,6 +38,18 @@ impl Memory {
     fn uploads(&self) -> Vec<(Stream, usize)> {
         std::mem::take(&mut lock(&self.state).uploads)
     }
+
+    /// Bytes that the driver has given out.
+    fn given(&self) -> usize {
+        lock(&self.state).slabs.values().map(Vec::len).sum()
+    }
+
+    fn arrive(&self) {
+        let under_way = std::mem::take(&mut lock(&self.state).under_way);
+        for (to, bytes) in under_way {
+            self.with(to, bytes.len(), |place| place.copy_from_slice(&bytes));
+        }
+    }
 }
 
 impl Driver for Arc<Memory> {
@@ -44,9 +58,8 @@ impl Driver for Arc<Memory> {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        let free = self.total - self.given();
         let mut state = lock(&self.state);
-        let taken: usize = state.slabs.values().map(Vec::len).sum();
-        let free = self.total - taken;
         if bytes > free {
             return Err(GpuError::Memory { asked: bytes, free, total: self.total });
         }
@@ -58,6 +71,7 @@ impl Driver for Arc<Memory> {
     }
 
     fn free(&self, address: Address) {
+        self.arrive();
         lock(&self.state).slabs.remove(&address.0).expect("a known address");
     }
 
@@ -66,7 +80,10 @@ impl Driver for Arc<Memory> {
     }
 
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
-        self.with(to, bytes.len(), |place| place.copy_from_slice(bytes));
+        match stream {
+            Stream::Compute => self.with(to, bytes.len(), |place| place.copy_from_slice(bytes)),
+            Stream::Copy => lock(&self.state).under_way.push((to, bytes.to_vec())),
+        }
         lock(&self.state).uploads.push((stream, bytes.len()));
         Ok(())
     }
@@ -95,11 +112,15 @@ impl Driver for Arc<Memory> {
         Ok(false)
     }
 
-    fn follow(&self, _: Stream) -> Result<(), GpuError> {
+    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
+        if stream == Stream::Compute {
+            self.arrive();
+        }
         Ok(())
     }
 
     fn wait(&self) -> Result<(), GpuError> {
+        self.arrive();
         Ok(())
     }
 }
@@ -227,4 +248,87 @@ fn singles_become_bf16_on_the_way_where_they_are_computed_with_as_that() {
     assert_eq!(present.dtype, DType::BF16);
     let bytes = memory.with(present.address, 6, |b| b.to_vec());
     assert_eq!(bytes, [0x80, 0x3f, 0x20, 0xc0, 0x80, 0x3f], "ties to even");
+}
+
+#[test]
+fn a_weight_of_more_bits_than_most_gets_a_place_of_its_own_length() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    // All are brought in turn, to places that only some of them fit.
+    gpu.plan_weights(WeightPlan { resident: 0, places: WeightPlan::PLACES, place: 3400 });
+    let of = |(i, values): (usize, &usize)| {
+        let bytes = vec![i as u8; values / 32 * 34];
+        let weight = Weight::new(&[*values], DType::Q8_0, bytes.into()).expect("whole blocks");
+        (Handle::default(), weight)
+    };
+    let all: Vec<_> =
+        [3200, 6400, 3200, 3200, 9600, 9600, 3200].iter().enumerate().map(of).collect();
+    for _ in 0..4 {
+        assert_eq!(forward(&gpu, &memory, &all), [0, 1, 2, 3, 4, 5, 6]);
+    }
+    drop(all);
+    assert_eq!(memory.given(), 0);
+}
+
+#[test]
+fn what_takes_the_memory_of_a_place_is_not_written_over_by_a_weight_under_way() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    gpu.plan_weights(WeightPlan { resident: 0, places: WeightPlan::PLACES, place: 3400 });
+    // Keeps the driver's piece here that the places are cut from.
+    let before = Array::kept(&gpu, &[1.0]);
+    let all = weights(10, 3200);
+    forward(&gpu, &memory, &all);
+    forward(&gpu, &memory, &all);
+    assert!(!lock(&memory.state).under_way.is_empty(), "the next forward's first weights");
+    gpu.make_room(usize::MAX).expect("an answer");
+    let values = vec![2.0; WeightPlan::PLACES * 3400 / 4];
+    let after = Array::kept(&gpu, &values);
+    gpu.driver().follow(Stream::Compute).expect("to follow");
+    assert_eq!(after.to_host(), Ok(values));
+    assert_eq!(before.to_host(), Ok(vec![1.0]));
+}
+
+#[test]
+fn pieces_that_nothing_is_in_make_room_for_one_that_fits_none_of_them() {
+    let memory = Memory::of(100 << 20);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let array = |mib: usize| Array::unset(&gpu, Element::F32, (mib << 20) / 4);
+    drop((array(30), array(40)));
+    assert_eq!(memory.given(), 70 << 20, "kept for the next ones of this size");
+    let large = array(90);
+    assert_eq!(gpu.check(), Ok(()));
+    // Weights get what activations have left, too.
+    drop(large);
+    let all = weights(1, 80 << 20);
+    assert_eq!(forward(&gpu, &memory, &all), [0]);
+}
+
+#[test]
+fn the_memory_of_a_network_that_goes_is_free_for_activations_and_nothing_is_left_with_the_device() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let (stays, goes) = (weights(2, 32 << 20), weights(2, 64 << 20));
+    forward(&gpu, &memory, &stays);
+    let before = memory.given();
+    forward(&gpu, &memory, &goes);
+    assert!(memory.given() > before);
+    drop(goes);
+    assert_eq!(memory.given(), before);
+    drop((Array::zeros(&gpu, Element::F32, 10 << 20), stays, gpu));
+    assert_eq!(memory.given(), 0);
+}
+
+#[test]
+fn many_singles_become_bf16_by_several_threads_each_at_its_place() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let values: Vec<f32> = (0..(5 << 20) + 77).map(|i| i as f32 * 0.37 - 9e5).collect();
+    let weight = Weight::from_f32(&[values.len()], &values);
+    let handle = Handle::default();
+    let present = handle.bring(&gpu, &weight, Element::Bf16).expect("no failure");
+    let bytes = memory.with(present.address, 2 * values.len(), |bytes| bytes.to_vec());
+    let expected: Vec<u8> =
+        values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect();
+    assert!(bytes == expected);
 }

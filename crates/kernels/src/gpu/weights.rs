@@ -21,7 +21,8 @@ pub struct WeightPlan {
     pub resident: usize,
     /// Places for those that are brought in turn; 0 when all stay.
     pub places: usize,
-    /// Bytes of such a place: the largest weight's.
+    /// Bytes of such a place: the largest weight's. One that is larger all the same gets a place as large as
+    /// itself.
     pub place: usize,
 }
 
@@ -88,7 +89,7 @@ impl Handle {
             Known { gpu: gpu.clone(), id }
         });
         debug_assert!(Arc::ptr_eq(&known.gpu, gpu), "a layer is on one GPU");
-        gpu.attempt(|driver| lock(&gpu.weights).bring(driver, known.id, weight, element))
+        gpu.attempt_with_room(|driver| lock(&gpu.weights).bring(driver, known.id, weight, element))
     }
 }
 
@@ -117,6 +118,7 @@ pub(super) struct Weights {
 #[derive(Debug)]
 struct Place {
     address: Address,
+    bytes: usize,
     holds: Option<u64>,
 }
 
@@ -139,8 +141,11 @@ impl Weights {
     /// What counts from now on. Weights that were brought stay when that fits the plan, and are
     /// brought again when it does not.
     pub fn plan(&mut self, driver: &dyn Driver, plan: WeightPlan) {
+        // Without places of their own, those that are brought in turn go on with all that are there.
+        let brought = self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)));
         let fits = self.resident <= plan.resident
-            && (self.places.is_empty() || self.plan.place >= plan.place);
+            && self.places.iter().all(|place| place.bytes >= plan.place)
+            && (!brought || plan.places > 0 || self.places.len() == WeightPlan::PLACES);
         self.plan = plan;
         if !fits {
             self.release(driver);
@@ -160,11 +165,20 @@ impl Weights {
 
     /// Gives everything back, when no weight is known any more.
     fn close(&mut self, driver: &dyn Driver) {
+        if !self.places.is_empty() {
+            self.settle(driver);
+        }
         self.places.drain(..).for_each(|place| self.arena.give(place.address));
         self.turn = 0;
         self.after.clear();
         self.last = None;
         self.arena.shrink(driver);
+    }
+
+    /// Has what is computed from here on wait for the copies that are under way to places: whoever gets
+    /// their memory next does not write before they do. A failure has a cause of before, which is told.
+    fn settle(&self, driver: &dyn Driver) {
+        let _ = driver.follow(Stream::Compute);
     }
 
     fn bring(
@@ -208,10 +222,11 @@ impl Weights {
         weight: &Weight,
     ) -> Result<Present, GpuError> {
         while self.places.len() < self.plan.places {
-            let address = self.arena.take(driver, self.plan.place)?;
-            self.places.push(Place { address, holds: None });
+            let bytes = self.plan.place;
+            let address = self.arena.take(driver, bytes)?;
+            self.places.push(Place { address, bytes, holds: None });
         }
-        let last = self.last.replace(id);
+        let last = self.last;
         if let Some(last) = last {
             self.after.insert(last, id);
         }
@@ -221,6 +236,8 @@ impl Weights {
             None => self.fill(driver, id, weight, kept)?,
         };
         let address = self.places[place].address;
+        // Not before: the one before stays while this one is tried again.
+        self.last = Some(id);
         // What is computed from here on waits for the copies so far, of which this is one.
         driver.follow(Stream::Compute)?;
         let mut next = id;
@@ -252,12 +269,36 @@ impl Weights {
         }
         let turn = self.turn;
         self.turn = (turn + 1) % count;
+        self.places[turn].holds = None;
+        if weight.bytes().len() > self.places[turn].bytes {
+            self.widen(driver, turn, weight.bytes().len())?;
+        }
         let place = &mut self.places[turn];
-        place.holds = None;
         driver.follow(Stream::Copy)?;
         driver.upload(Stream::Copy, place.address, weight.bytes())?;
         place.holds = Some(id);
         Ok(turn)
+    }
+
+    /// Larger memory for a place that a weight does not fit: a file may have some weights in more bits than
+    /// most, which a plan made from its size alone does not know.
+    fn widen(&mut self, driver: &dyn Driver, turn: usize, bytes: usize) -> Result<(), GpuError> {
+        self.settle(driver);
+        let old = self.places.remove(turn);
+        self.arena.give(old.address);
+        // Not both at once: the larger one may need the memory of the other.
+        self.arena.shrink(driver);
+        match self.arena.take(driver, bytes) {
+            Ok(address) => {
+                self.places.insert(turn, Place { address, bytes, holds: None });
+                Ok(())
+            }
+            Err(error) => {
+                // What is left of the places is completed when the next weight is brought.
+                self.turn = 0;
+                Err(error)
+            }
+        }
     }
 
     fn forget(&mut self, driver: &dyn Driver, id: u64) {
@@ -266,6 +307,8 @@ impl Weights {
         if let Some(Entry::Resident { present, bytes }) = self.entries.remove(&id) {
             self.arena.give(present.address);
             self.resident -= bytes;
+            // Activations, which are the memory's other users, have none of this one's.
+            self.arena.shrink(driver);
         }
         for place in self.places.iter_mut().filter(|place| place.holds == Some(id)) {
             place.holds = None;
@@ -285,22 +328,49 @@ impl Weights {
         self.arena.give(address);
     }
 
+    /// Gives memory back that nothing is in.
+    pub fn shrink(&mut self, driver: &dyn Driver) {
+        self.arena.shrink(driver);
+    }
+
     /// Bytes taken.
     pub fn bytes(&self) -> usize {
         self.arena.bytes().1
     }
 }
 
-/// A weight's values as bf16.
+/// Values that a thread rounds at least, and threads at most: they read a mapped file side by side.
+const SHARE_VALUES: usize = 1 << 20;
+const SHARES: usize = 4;
+
+/// A weight's values as bf16. By plain threads, as in `cuda/staging.rs`: locks are held meanwhile, which other work
+/// of the operations' pool may want.
 fn narrowed(weight: &Weight) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(2 * weight.len());
-    let mut values = vec![0.0; weight.len().min(1 << 16)];
-    let mut at = 0;
-    while at < weight.len() {
-        let here = values.len().min(weight.len() - at);
-        weight.values_to_f32(at, &mut values[..here]);
-        bytes.extend(values[..here].iter().flat_map(|v| f32_to_bf16(*v).to_le_bytes()));
-        at += here;
-    }
+    let mut bytes = vec![0; 2 * weight.len()];
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shares = (weight.len() / SHARE_VALUES).clamp(1, SHARES.min(cores));
+    let values = weight.len().div_ceil(shares).max(1);
+    std::thread::scope(|scope| {
+        let mut parts = bytes.chunks_mut(2 * values).enumerate();
+        let first = parts.next();
+        for (n, part) in parts {
+            scope.spawn(move || narrow(weight, n * values, part));
+        }
+        if let Some((_, part)) = first {
+            narrow(weight, 0, part);
+        }
+    });
     bytes
+}
+
+/// Values from `first` on as bf16.
+fn narrow(weight: &Weight, first: usize, to: &mut [u8]) {
+    let mut values = [0.0; 4096];
+    for (n, to) in to.chunks_mut(2 * values.len()).enumerate() {
+        let here = &mut values[..to.len() / 2];
+        weight.values_to_f32(first + n * 4096, here);
+        for (to, value) in to.as_chunks_mut::<2>().0.iter_mut().zip(here) {
+            *to = f32_to_bf16(*value).to_le_bytes();
+        }
+    }
 }

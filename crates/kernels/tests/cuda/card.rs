@@ -66,7 +66,7 @@ fn what_is_found_is_what_is_opened() {
 fn bytes_come_back_as_they_went_while_the_host_changes_them() {
     let Some(card) = card() else { return };
     // More than all pinned buffers hold, no multiple of one, and each of them with other content.
-    let count = (200 << 20) + 13;
+    let count = (300 << 20) + 13;
     for stream in [Stream::Compute, Stream::Copy] {
         let mut bytes: Vec<u8> =
             (0..count).map(|n: usize| (n * 31 + (n >> 13) + 7 * (n >> 22)) as u8).collect();
