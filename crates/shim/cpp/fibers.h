@@ -96,6 +96,8 @@ struct Kernel {
     // One letter a parameter: p(ointer), i(nt), l(ong long), f(loat).
     const char *signature;
     void (*invoke)(const Argument *);
+    // Threads of a block at most, where the kernel says so; else 0.
+    unsigned most_threads;
 };
 
 enum State { READY, AT_BARRIER, AT_COLLECTIVE, DONE };

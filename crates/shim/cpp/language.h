@@ -7,7 +7,8 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __launch_bounds__(...)
+// Only read by `compile.rs`; a compiler passes over what it does not know.
+#define __launch_bounds__(threads, ...) __attribute__((shim_bound(threads)))
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static const
 // Its memory is poisoned before each block, see launch.h.

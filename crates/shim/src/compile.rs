@@ -60,6 +60,18 @@ pub(crate) struct Kernel {
     name: *const c_char,
     pub(crate) signature: *const c_char,
     invoke: *const (),
+    /// Of a block, where the kernel says so; else 0.
+    most_threads: c_uint,
+}
+
+impl Kernel {
+    /// Threads that a block may have: what the kernel was compiled for, else what any card takes.
+    pub(crate) fn most_threads(&self) -> u32 {
+        match self.most_threads {
+            0 => 1024,
+            bound => bound,
+        }
+    }
 }
 
 // SAFETY: a kernel and what it points to are constant.
@@ -209,11 +221,12 @@ fn build(compiler: &str, folder: &Path, sources: Sources, name: &str) -> Result<
     let names =
         kernel_names(&call(Command::new(compiler).args(FLAGS).args(["-E", "-P"]).arg(&cpp))?);
     text.push_str("#line 1 \"table\"\nconst shim::Kernel shim_kernels[] = {\n");
-    for name in &names {
+    for (name, most_threads) in &names {
         let entry = format!("shim::Entry<&{name}>");
-        text.push_str(&format!("{{\"{name}\", {entry}::signature, {entry}::invoke}},\n"));
+        let places = format!("{entry}::signature, {entry}::invoke, {most_threads}");
+        text.push_str(&format!("{{\"{name}\", {places}}},\n"));
     }
-    text.push_str("{nullptr, nullptr, nullptr}};\n");
+    text.push_str("{nullptr, nullptr, nullptr, 0}};\n");
     std::fs::write(&cpp, &text).map_err(io)?;
     call(Command::new(compiler).args(FLAGS).arg("-c").arg(&cpp).arg("-o").arg(&object))?;
     call(Command::new(compiler).arg("-shared").arg(&object).arg("-o").arg(&fresh))?;
@@ -224,14 +237,24 @@ fn build(compiler: &str, folder: &Path, sources: Sources, name: &str) -> Result<
     Ok(library)
 }
 
-/// The names behind `extern "C" __global__ void`, in what the preprocessor has left.
-fn kernel_names(text: &str) -> Vec<String> {
+/// The names behind `extern "C" __global__ void`, in what the preprocessor has left, and the threads that a
+/// block has at most; 0 where the kernel does not say.
+fn kernel_names(text: &str) -> Vec<(String, u32)> {
     const MARK: &str = "__attribute__((visibility(\"default\"), used))";
+    const BOUND: &str = "__attribute__((shim_bound(";
     let behind = text.split(MARK).skip(1);
     let names = behind.filter_map(|part| {
-        let declared = part.trim_start().strip_prefix("void")?.split_once('(')?.0.trim();
-        let plain = declared.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        plain.then(|| declared.to_string())
+        let declared = part.trim_start().strip_prefix("void")?.trim_start();
+        let (most_threads, declared) = match declared.strip_prefix(BOUND) {
+            Some(bound) => {
+                let (number, rest) = bound.split_once(")))")?;
+                (number.trim().parse().ok()?, rest)
+            }
+            None => (0, declared),
+        };
+        let name = declared.split_once('(')?.0.trim();
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        plain.then(|| (name.to_string(), most_threads))
     });
     names.collect()
 }

@@ -6,8 +6,8 @@
 //! layouts of tensor-core fragments are what a card would see. What is watched:
 //! - fresh device memory, shared memory and copies under way hold NaN until they are written;
 //! - writes beside an allocation or beside shared memory, threads that wait for each other, accesses
-//!   that are not aligned, indices outside a fixed array, and arguments of the wrong type fail the
-//!   launch with the place.
+//!   that are not aligned, indices outside a fixed array, sums and products that 32 bits do not hold, arguments
+//!   of the wrong type, and launches larger than a card or the kernel takes fail the launch with the place.
 
 mod compile;
 mod memory;
@@ -50,6 +50,8 @@ pub struct Shim {
     /// The largest single allocation.
     largest_bytes: usize,
     products: bool,
+    /// Blocks that are run at either end of a launch, where not all are.
+    ends: Option<u64>,
     launches: AtomicU64,
 }
 
@@ -77,6 +79,7 @@ impl Shim {
             memory: Mutex::new(Memory::new(8 << 30)),
             largest_bytes: usize::MAX,
             products: false,
+            ends: None,
             launches: AtomicU64::new(0),
         })
     }
@@ -111,6 +114,14 @@ impl Shim {
         Self { products: true, ..self }
     }
 
+    /// For arrays of real lengths: with so many bytes of memory, which holds zeros and takes none of the host's
+    /// until it is touched, and with only so many blocks at the beginning and the end of each launch. Those at
+    /// the end have the largest offsets.
+    #[must_use]
+    pub fn with_ends_of_launches(self, bytes: usize, blocks: u64) -> Self {
+        Self { memory: Mutex::new(Memory::untouched(bytes)), ends: Some(blocks), ..self }
+    }
+
     fn module(&self, name: &'static str) -> Result<&'static Module, GpuError> {
         compile::module(&self.compiler, &self.folder, self.sources, name)
     }
@@ -136,10 +147,11 @@ impl Driver for Shim {
     fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
         let mut memory = lock(&self.memory);
         let (free, total) = memory.free_and_total();
+        let refused = GpuError::Memory { asked: bytes, free, total };
         if bytes > free || bytes > self.largest_bytes {
-            return Err(GpuError::Memory { asked: bytes, free, total });
+            return Err(refused);
         }
-        Ok(memory.alloc(bytes))
+        memory.alloc(bytes).ok_or(refused)
     }
 
     fn free(&self, address: Address) {
@@ -205,11 +217,13 @@ impl Driver for Shim {
         if given != wanted {
             return Err(refused("launch", format!("{name} takes {wanted}, not {given}")));
         }
-        if launch.threads == 0 || launch.threads > 1024 || launch.grid.contains(&0) {
+        let most_threads = kernel.most_threads();
+        if launch.threads == 0 || launch.threads > most_threads || launch.grid.contains(&0) {
             return Err(refused("launch", format!("{name} cannot be started as {launch:?}")));
         }
         // What a block may have on the smallest of the cards: sm_86, sm_89 and sm_120.
-        if launch.shared_bytes > 99 << 10 || launch.grid[1] > 65_535 || launch.grid[2] > 65_535 {
+        let [x, y, z] = launch.grid;
+        if launch.shared_bytes > 99 << 10 || x > i32::MAX as u32 || y > 65_535 || z > 65_535 {
             return Err(refused("launch", format!("{name} is too large for a card: {launch:?}")));
         }
         for arg in args {
@@ -233,13 +247,20 @@ impl Driver for Shim {
                 lock(&failure).get_or_insert(reason);
             }
         };
-        let pieces = blocks.min(16);
-        if blocks * u64::from(launch.threads) <= 1024 {
-            run(0, blocks);
-        } else {
-            (0..pieces)
-                .into_par_iter()
-                .for_each(|i| run(blocks * i / pieces, blocks * (i + 1) / pieces));
+        let parts = match self.ends {
+            Some(ends) if blocks > 2 * ends => [0..ends, blocks - ends..blocks],
+            _ => [0..blocks, blocks..blocks],
+        };
+        for part in parts {
+            let blocks = part.end - part.start;
+            let pieces = blocks.min(16);
+            if blocks * u64::from(launch.threads) <= 1024 {
+                run(part.start, part.end);
+                continue;
+            }
+            (0..pieces).into_par_iter().for_each(|i| {
+                run(part.start + blocks * i / pieces, part.start + blocks * (i + 1) / pieces);
+            });
         }
         let reason = lock(&failure).take();
         reason.map_or(Ok(()), |reason| Err(refused("launch", reason)))?;

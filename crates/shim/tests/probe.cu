@@ -124,3 +124,17 @@ extern "C" __global__ void read_unset(float *out) {
     if (blockIdx.x % 2 == 0) values[threadIdx.x % 4] = 1.0f;
     out[blockIdx.x] = values[0];
 }
+
+extern "C" __global__ void __launch_bounds__(64) bounded(float *out) { out[threadIdx.x] = 1.0f; }
+
+// The offset of a row, counted in 32 bits.
+extern "C" __global__ void narrow_offset(u8 *out, int columns) {
+    int row = blockIdx.x;
+    out[row * columns] = 1;
+}
+
+// The same in 64.
+extern "C" __global__ void wide_offset(u8 *out, int columns) {
+    i64 row = blockIdx.x;
+    out[row * columns] = 1;
+}

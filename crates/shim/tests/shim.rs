@@ -206,6 +206,49 @@ fn what_no_kernel_may_do_fails_the_launch_and_says_where() {
 }
 
 #[test]
+fn a_launch_that_a_card_or_the_kernel_does_not_take_is_refused() {
+    let Some(shim) = shim() else { return };
+    let out = floats(&shim, [0.0; 64]);
+    let args = [Arg::Pointer(out)];
+    let fits = launch("bounded", 1, 64, 99 << 10);
+    shim.launch(&fits, &args).expect("it runs");
+    for (how, reason) in [
+        (Launch { threads: 96, ..fits }, "cannot be started"),
+        (Launch { grid: [1, 0, 1], ..fits }, "cannot be started"),
+        (Launch { shared_bytes: (99 << 10) + 1, ..fits }, "too large for a card"),
+        (Launch { grid: [1 << 31, 1, 1], ..fits }, "too large for a card"),
+        (Launch { grid: [1, 1 << 16, 1], ..fits }, "too large for a card"),
+        (Launch { grid: [1, 1, 1 << 16], ..fits }, "too large for a card"),
+    ] {
+        let error = failure(&shim, how, &args);
+        assert!(error.contains("bounded") && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn the_end_of_a_long_array_is_reached_and_an_offset_that_32_bits_do_not_hold_is_seen() {
+    let Some(shim) = shim() else { return };
+    let (rows, columns) = (600_000, 4_000);
+    let shim = shim.with_ends_of_launches(rows * columns, 2);
+    let Ok(out) = shim.alloc(rows * columns) else {
+        eprintln!("skipped: the host does not give so much memory");
+        return;
+    };
+    let args = [Arg::Pointer(out), Arg::Int(columns as i32)];
+    let error = failure(&shim, launch("narrow_offset", rows as u32, 1, 0), &args);
+    assert!(error.contains("narrow_offset, block (599998, 0, 0)"), "{error}");
+    assert!(error.contains("a product that overflows"), "{error}");
+    shim.launch(&launch("wide_offset", rows as u32, 1, 0), &args).expect("it runs");
+    let written = |row: usize| {
+        let mut value = [7];
+        shim.download(out.plus(row * columns), &mut value).expect("it is there");
+        value[0]
+    };
+    let found = [1, 2, rows / 2, rows - 3, rows - 2, rows - 1].map(written);
+    assert_eq!(found, [1, 0, 0, 0, 1, 1], "two blocks at either end, and zeros between");
+}
+
+#[test]
 fn writes_beside_an_allocation_are_seen() {
     for (at, reason) in [(64, "wrote 0 bytes behind"), (-1, "wrote 1 bytes before")] {
         let Some(shim) = shim() else { return };
