@@ -11,7 +11,7 @@ use crate::compiler;
 
 /// A100, RTX 30, RTX 40, Hopper, Blackwell in data centres and in RTX 50; those between have the
 /// instructions of one of these.
-const CARDS: [u32; 6] = [80, 86, 89, 90, 100, 120];
+pub const CARDS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 /// The user's caches, for the tests.
 pub const CACHES: &str = env!("CARGO_TARGET_TMPDIR");

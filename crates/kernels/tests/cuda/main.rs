@@ -2,6 +2,7 @@
 
 mod card;
 mod compiler;
+mod machine;
 mod nothing;
 #[cfg(target_os = "linux")]
 mod stand_in;
