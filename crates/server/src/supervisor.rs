@@ -43,7 +43,7 @@ enum Life {
     /// The server is ending.
     Dismissed,
     /// It held more memory than it should between films, or a model that is the default or served no
-    /// more, and made room for another one.
+    /// more, or a GPU failed under it; and made room for another one.
     Replaced,
     /// It could not begin for want of room on the disk.
     NoRoom(String),
@@ -283,6 +283,12 @@ async fn work(
                 _ = ending.changed() => {}
             }
             None
+        }
+        Finished::GpuFailed => {
+            tracing::warn!(slot, %job, "a GPU has failed; another worker takes the place of this one");
+            // Not asked to exit: it might wait for the GPU.
+            process.kill().await;
+            Some(Life::Replaced)
         }
         Finished::WorkerGone(reason) => Some(Life::Gone { reason, was_ready: true }),
     }

@@ -45,6 +45,9 @@ impl Assignment<'_> {
                 // Where things are on this machine is nothing for clients.
                 let work = self.shared.work_folder(self.job.id).display().to_string();
                 self.fail(&code, &message.replace(&format!("{work}/"), "")).await;
+                if code == Code::GpuFailed.name() {
+                    return Finished::GpuFailed;
+                }
             }
         }
         Finished::Done

@@ -43,6 +43,9 @@ pub enum Finished {
     Done,
     /// The same, but nothing can be made until there is room.
     DiskFull,
+    /// A GPU failed under the worker, for another reason than want of memory: after most such failures CUDA does
+    /// nothing more for the process.
+    GpuFailed,
     /// The worker is no more.
     WorkerGone(String),
 }
