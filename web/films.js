@@ -1,5 +1,6 @@
 /* What is known of films: what lists say, and what event streams tell of those that are being made. */
 import { get, service, video as at, isConnected } from './api.js';
+import { hears, hush, listenTo } from './streams.js';
 
 /** By id: { video, live, liveAt, preview, changes }. `changes` rises when its segments may have changed. */
 export const films = new Map();
@@ -22,10 +23,9 @@ function tellFilm(id) {
 }
 const POLL_MS = 3000;
 const POLL_HIDDEN_MS = 20000;
-/* A browser keeps six connections to a server; streams may not take them all. */
-const STREAMS_MAX = 3;
+/* Of one window; lists tell of the others. */
+const STREAMS_MAX = 2;
 const PAGE = 24;
-const sources = new Map();
 
 export const isFinal = video => ['completed', 'failed', 'cancelled'].includes(video.state);
 export const isStopping = video => Boolean(video.stopping);
@@ -48,6 +48,8 @@ export function put(video) {
     if (isFinal(film.video) && !isFinal(video)) return film;
     if (film.video.state !== video.state || film.video.segments_done !== video.segments_done) film.changes += 1;
     film.video = video;
+    // What events told last is old where none are heard.
+    if (!hears(video.id)) film.live = null;
   }
   if (isFinal(video)) hush(video.id);
   tellFilm(video.id);
@@ -154,27 +156,16 @@ export async function refresh() {
   } catch { /* `service` has told; the next time comes. */ }
 }
 
-/** Listens to those that matter most: the one that is looked at, then those in work. */
+/** Listens to those that matter most: the one that is looked at, then those in work. A window that nobody sees listens to none. */
 function follow() {
-  const waiting = queue.ids.map(id => films.get(id)).filter(film => film && !isFinal(film.video));
-  const shown = films.get(opened);
-  if (shown && !isFinal(shown.video)) waiting.unshift(shown);
-  const wanted = new Set(waiting.map(film => film.video.id).slice(0, STREAMS_MAX));
-  for (const id of [...sources.keys()]) if (!wanted.has(id) || sources.get(id).readyState === EventSource.CLOSED) hush(id);
-  for (const id of wanted) if (!sources.has(id)) listen(id);
+  const open = [opened, ...queue.ids.filter(id => films.get(id)?.video.state === 'running')].filter(id => films.has(id) && !isFinal(films.get(id).video));
+  listenTo(document.hidden ? [] : [...new Set(open)].slice(0, STREAMS_MAX), id => `${at(id)}/events`, listen);
 }
 
-function hush(id) {
-  sources.get(id)?.close();
-  sources.delete(id);
-}
-
-function listen(id) {
-  const source = new EventSource(`${at(id)}/events`);
-  sources.set(id, source);
+function listen(id, source, isHeard) {
   const on = (kind, take) => source.addEventListener(kind, event => {
     const film = films.get(id);
-    if (!film || sources.get(id) !== source) return;
+    if (!film || !isHeard()) return;
     const told = JSON.parse(event.data);
     take(film, told.data, event.lastEventId);
     tellFilm(id);
@@ -215,7 +206,7 @@ export function start() {
     setTimeout(again, document.hidden ? POLL_HIDDEN_MS : POLL_MS);
   };
   again();
-  document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
+  document.addEventListener('visibilitychange', () => { if (document.hidden) follow(); else refresh(); });
   window.addEventListener('online', refresh);
   service.addEventListener('connection', () => { if (isConnected()) follow(); });
 }

@@ -17,7 +17,7 @@ macro_rules! files {
 
 const PAGE: &str = include_str!("../../../../web/index.html");
 /// What the page consists of beside [`PAGE`].
-const FILES: [(&str, &str); 27] = files![
+const FILES: [(&str, &str); 28] = files![
     "acts.js",
     "api.js",
     "attach.js",
@@ -40,6 +40,7 @@ const FILES: [(&str, &str); 27] = files![
     "session.js",
     "status.js",
     "storyboard.js",
+    "streams.js",
     "style.css",
     "text.js",
     "tray.js",
