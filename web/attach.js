@@ -71,14 +71,16 @@ export function start(onChange, onRefuse) {
   draw();
   onLanguage(draw);
   const composer = $('composer');
+  /* Anywhere in the window is near enough, wherever there is a form to take them and no question in front of it. */
   const holds = event => event.dataTransfer && [...event.dataTransfer.types].includes('Files');
+  const takes = event => holds(event) && composer.checkVisibility() && !document.querySelector('dialog[open]');
   let depth = 0;
-  composer.addEventListener('dragenter', event => { if (holds(event)) { depth += 1; composer.classList.add('dropping'); } });
-  composer.addEventListener('dragleave', event => { if (holds(event) && (depth -= 1) <= 0) { depth = 0; composer.classList.remove('dropping'); } });
-  composer.addEventListener('drop', event => {
+  window.addEventListener('dragenter', event => { if (takes(event)) { depth += 1; composer.classList.add('dropping'); } });
+  window.addEventListener('dragleave', event => { if (holds(event) && (depth -= 1) <= 0) { depth = 0; composer.classList.remove('dropping'); } });
+  window.addEventListener('drop', event => {
     depth = 0;
     composer.classList.remove('dropping');
-    take(event.dataTransfer.files, event.target.closest?.('[data-slot]')?.dataset.slot);
+    if (takes(event)) take(event.dataTransfer.files, event.target.closest?.('[data-slot]')?.dataset.slot);
   });
   // A file that misses must not take the place of the page.
   for (const name of ['dragover', 'drop']) {

@@ -1,6 +1,6 @@
 /* Two films side by side, in step, and what differs between them. */
 import { get, video as at } from './api.js';
-import { clock, icon, make, say } from './dom.js';
+import { clock, icon, isolated, make, say } from './dom.js';
 import { settings } from './exports.js';
 import { fetchFilm, films, news, put } from './films.js';
 import { has, t } from './text.js';
@@ -22,6 +22,8 @@ function differences(a, b) {
     .map(name => [name === 'model_revision' ? t('revision') : has(name) ? t(name) : name.replaceAll('_', ' '), text(left[name]), text(right[name])]);
 }
 
+const cell = text => make('td', {}, make('div', { textContent: text, title: text, dir: 'auto' }));
+
 /** Shows the films `ids` (two, one or none) in `main`; `go` opens another address of the page. */
 export function show(main, ids, go) {
   const chosen = [ids[0] || '', ids[1] || ''];
@@ -33,7 +35,7 @@ export function show(main, ids, go) {
     next[side] = event.target.value;
     go(`#/compare/${next.map(id => id || '-').join('/')}`);
   } }));
-  const captions = chosen.map(() => make('p', { className: 'caption' }));
+  const captions = chosen.map(() => make('p', { className: 'caption', dir: 'auto' }));
   const sides = chosen.map((_, side) => make('figure', {}, selects[side], make('div', { className: 'screen' }, videos[side]), captions[side]));
   const play = make('button', { type: 'button', className: 'icon-button big' }, icon('play'));
   const step = by => () => { pause(); seek(first.currentTime + by / (films.get(chosen[0])?.video.fps || 24)); };
@@ -92,7 +94,7 @@ export function show(main, ids, go) {
       const key = `${whole.map(video => video.id)}${t('language')}`;
       if (select.dataset.of !== key) {
         select.dataset.of = key;
-        select.replaceChildren(new Option(t('compareChoose'), ''), ...whole.map(video => new Option(`${video.prompt.slice(0, 60)} · ${t('seed')} ${video.seed}`, video.id)));
+        select.replaceChildren(new Option(t('compareChoose'), ''), ...whole.map(video => new Option(`${isolated(video.prompt.slice(0, 60))} · ${t('seed')} ${video.seed}`, video.id)));
       }
       select.value = film ? id : '';
       say(captions[side], film?.video.prompt || '');
@@ -105,7 +107,7 @@ export function show(main, ids, go) {
     tableTitle.hidden = table.hidden = !(a && b);
     table.replaceChildren(make('thead', {}, make('tr', {}, ...[t('parameter'), t('compareA'), t('compareB')].map(name => make('th', { scope: 'col', textContent: name })))),
       make('tbody', {}, ...(rows.length ? rows : [[t('noDifferences'), '', '']]).map(([name, left, right]) =>
-        make('tr', {}, make('th', { scope: 'row', textContent: name }), make('td', { textContent: left }), make('td', { textContent: right })))));
+        make('tr', {}, make('th', { scope: 'row', textContent: name }), cell(left), cell(right)))));
     draw();
   }
   async function begin() {

@@ -1,12 +1,12 @@
 /* The form: what is asked for, the plan of it while it is written, refusals beside their fields. */
-import { call, Problem } from './api.js';
+import { call, isConnected, Problem, service } from './api.js';
 import * as attach from './attach.js';
 import { problemBox } from './dialogs.js';
 import { $, bytes, count, duration, icon, make, say, settled } from './dom.js';
 import { added } from './films.js';
 import { keep, kept } from './kept.js';
 import { defaultsOf, factsOf, models, serve } from './models.js';
-import { onLanguage, t } from './text.js';
+import { has, onLanguage, t } from './text.js';
 import { told } from './words.js';
 
 const PLAN_MS = 350;
@@ -31,6 +31,9 @@ const SIZES = ['960x544', '544x960', '1280x720', '720x1280'];
 const DRAFT = 'draft';
 
 let go = () => {};
+/* The model that was chosen, also before it is known which there are. */
+let wanted = '';
+let isSending = false;
 let planning = null;
 /* Files that come with the film and the plan of them, or that there is no such address. */
 let canPlan = true;
@@ -88,13 +91,14 @@ function refuse(problem, { quietly = false } = {}) {
   if (quietly && field?.dataset.field === 'prompt' && !value('prompt')) return;
   if (!field) {
     $('problem').replaceChildren(...problemBox(problem).childNodes);
+    $('problem').dataset.code = problem.code;
     $('problem').hidden = false;
     return;
   }
   const { detail, more } = told(problem.about, problem.detail), error = field.querySelector('.field-error:not(.kept)');
   say(error, detail);
   if (more) error.append(make('span', { className: 'fine', lang: 'en', textContent: more }));
-  const input = field.querySelector('textarea, input:not([hidden]), select');
+  const input = field.querySelector('textarea, input:not([hidden])') ?? field.querySelector('select');
   input?.setAttribute('aria-invalid', 'true');
   const folded = field.closest('details');
   if (folded) folded.open = true;
@@ -142,10 +146,13 @@ function showPlan(answer, without) {
     answer.expected_seconds && t('planTime', duration(answer.expected_seconds)),
     answer.memory_bytes && t('planMemory', bytes(answer.memory_bytes)), answer.disk_bytes && t('planDisk', bytes(answer.disk_bytes)),
   ].filter(Boolean);
-  say($('plan'), words.join(' · '));
+  // A number stays with its unit.
+  const facts = words.flatMap((word, i) => [i ? ' · ' : '', make('span', { textContent: word })]);
+  if ($('plan').textContent !== words.join(' · ')) $('plan').replaceChildren(...facts);
+  $('plan').hidden = !words.length;
   const notes = [...(answer.warnings || []), ...(answer.notes || [])];
   if (answer.expected_seconds > LONG_SECONDS) {
-    for (const { key, value, expected_seconds: seconds } of answer.savings || []) notes.push(t('planSaving', `${key} ${value}`, duration(seconds)));
+    for (const { key, value, expected_seconds: seconds } of answer.savings || []) notes.push(t('planSaving', `${has(key) ? t(key) : key}${value === true || value === 'true' ? '' : ` ${value}`}`, duration(seconds)));
   }
   if (without) notes.push(t('planFiles'));
   $('plan-notes').replaceChildren(...notes.map(note => make('li', { textContent: note })));
@@ -159,20 +166,22 @@ function changed() {
   $('size-own').hidden = $('size').value !== 'own';
   drawOffers(value('model'), defaultsOf(value('model'))?.fps);
   for (const chip of $('lengths').children) chip.setAttribute('aria-pressed', String(chip.value === value('seconds')));
-  keep(DRAFT, JSON.stringify(asked()));
+  keep(DRAFT, JSON.stringify({ ...(wanted && { model: wanted }), ...asked() }));
   planSoon();
 }
 
 async function send(event) {
   event.preventDefault();
   const send = $('make');
-  if (send.disabled) return;
+  if (isSending) return;
   // The answer to this request is what counts; a plan that comes later must not wipe it away.
   planSoon.cancel();
   planning?.abort();
   unmark();
   $('problem').hidden = true;
-  send.disabled = true;
+  isSending = true;
+  // A disabled button would lose the focus.
+  send.setAttribute('aria-disabled', 'true');
   send.textContent = t('making');
   try {
     const video = await call('POST', 'v1/videos', withFiles(asked(), attach.files()));
@@ -180,7 +189,8 @@ async function send(event) {
     added(video);
     go(video.id);
   } catch (error) { refuse(error); } finally {
-    send.disabled = false;
+    isSending = false;
+    send.removeAttribute('aria-disabled');
     send.textContent = t('make');
   }
 }
@@ -191,14 +201,14 @@ function addPrompt(at = '', what = '') {
     make('span', { textContent: t('promptAt') }),
     make('input', { className: 'at', type: 'text', inputMode: 'decimal', value: at, 'aria-label': t('promptAtTime'), placeholder: '0' }),
     make('span', { textContent: t('seconds') }),
-    remove, make('textarea', { className: 'what', rows: 2, value: what, placeholder: t('promptAtHint'), 'aria-label': t('promptAtHint') }));
+    remove, make('textarea', { className: 'what', rows: 2, value: what, dir: 'auto', placeholder: t('promptAtHint'), 'aria-label': t('promptAtHint') }));
   remove.onclick = () => { row.remove(); $('add-prompt').focus(); changed(); };
   $('later').append(row);
   return row;
 }
 
 function drawModels() {
-  const select = $('model'), was = select.value;
+  const select = $('model'), was = wanted || select.value;
   const others = models.canServe ? models.installed.filter(model => !model.problem) : [];
   const group = make('optgroup', { label: t('installedGroup') }, ...others.map(model => new Option(model.id, model.id)));
   select.replaceChildren(...models.list.map(model => new Option(model.id, model.id)), ...(others.length ? [group] : []));
@@ -209,7 +219,7 @@ function drawModels() {
 
 /** One that is only installed has to be served before anything can be asked of it. */
 async function modelChosen() {
-  const select = $('model'), name = select.value;
+  const select = $('model'), name = wanted = select.value;
   if (!models.installed.some(model => model.id === name)) return drawSizes();
   select.disabled = true;
   try {
@@ -218,6 +228,7 @@ async function modelChosen() {
     drawSizes();
     changed();
   } catch (error) {
+    wanted = '';
     drawModels();
     refuse(error);
   }
@@ -271,6 +282,10 @@ function drawSettings() {
 
 /** Fills the form with these parameters, as `asked` gives them. */
 export function fill(body) {
+  if (body.model) {
+    wanted = body.model;
+    drawModels();
+  }
   $('prompt').value = body.prompt || '';
   $('later').replaceChildren();
   for (const change of [body.prompt_at || []].flat()) {
@@ -323,6 +338,7 @@ export function start(show) {
   $('ask').addEventListener('keydown', event => {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('ask').requestSubmit();
   });
+  service.addEventListener('connection', () => { if (isConnected() && $('problem').dataset.code === 'offline') $('problem').hidden = true; });
   attach.start(changed, words => say($('file-error'), words));
   $('model').addEventListener('change', modelChosen);
   models.onChange(drawModels);

@@ -13,7 +13,7 @@ export function detailOf({ detail, more }) {
 /** A box with title, detail and code of an error. */
 export function problemBox(error, retry) {
   const { title, code, request, ...told } = problemOf(error);
-  return make('div', { className: 'problem' },
+  return make('div', { className: 'problem', dataset: { code: error.code } },
     make('strong', { textContent: title }),
     ...detailOf(told),
     code && make('p', { className: 'fine' }, make('span', { textContent: t('code', code) }),
@@ -46,9 +46,9 @@ export function ask({ title, text, content = [], yes, no = t('cancelDialog'), is
     const errors = make('div', { role: 'alert' });
     const send = make('button', { type: 'submit', className: isBad ? 'main bad' : 'main', textContent: yes });
     const form = make('form', { method: 'dialog', noValidate: true }, ...content, errors,
-      make('div', { className: 'dialog-actions' }, !mustAnswer && button(no, () => dialog.close()), send));
-    const dialog = make('dialog', { 'aria-labelledby': 'dialog-title' },
-      make('h2', { id: 'dialog-title', textContent: title }), text && make('p', { textContent: text }), form);
+      make('div', { className: 'dialog-actions' }, !mustAnswer && no && button(no, () => dialog.close()), send));
+    const dialog = make('dialog', { 'aria-labelledby': 'dialog-title', 'aria-describedby': text ? 'dialog-text' : undefined },
+      make('h2', { id: 'dialog-title', textContent: title }), text && make('p', { id: 'dialog-text', textContent: text }), form);
     form.onsubmit = async event => {
       event.preventDefault();
       send.disabled = true;
@@ -91,6 +91,6 @@ export async function copy(words) {
   } catch {
     // Without a secure context there is no clipboard.
     const shown = make('textarea', { className: 'code', readOnly: true, rows: 8, value: words });
-    await ask({ title: t('copy'), text: t('copyFailed'), content: [shown], yes: t('close'), act: () => true });
+    await ask({ title: t('copy'), text: t('copyFailed'), content: [shown], yes: t('close'), no: '', act: () => true });
   }
 }

@@ -26,7 +26,7 @@ export function icon(name) {
     play: 'M6 4v12l10-6z', pause: 'M5 4h3.5v12H5zm6.5 0H15v12h-3.5z', close: 'M5 5l10 10M15 5L5 15',
     plus: 'M10 4v12M4 10h12', back: 'M12 4l-6 6 6 6', dice: 'M4 4h12v12H4zM7.5 7.5h0M12.5 12.5h0M10 10h0',
     image: 'M3 4h14v12H3zM3 14l4-4 3 3 3-4 4 4', film: 'M3 4h14v12H3zM7 4v12M13 4v12M3 8h4M3 12h4M13 8h4M13 12h4',
-    edit: 'M4 16l1-4 8-8 3 3-8 8z', branch: 'M6 4v12M6 12c0-4 8-2 8-6M14 6V4', last: 'M5 4l8 6-8 6zM15 4v12',
+    edit: 'M4 16l1-4 8-8 3 3-8 8z', copy: 'M7 7h9v9H7zM13 7V4H4v9h3', branch: 'M6 4v12M6 12c0-4 8-2 8-6M14 6V4', last: 'M5 4l8 6-8 6zM15 4v12',
   }[name];
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   svg.setAttribute('viewBox', '0 0 20 20');
@@ -67,8 +67,7 @@ export function paced(ms, act) {
 
 /** A length of work: 4 s, 2 min 10 s, 3 h 5 min, 15 days. */
 export function duration(seconds) {
-  const s = Math.max(1, Math.round(seconds)), gap = language() === 'zh' ? '' : ' ';
-  const part = (n, unit) => `${n}${gap}${t(unit)}`;
+  const s = Math.max(1, Math.round(seconds)), part = (n, unit) => `${n} ${t(unit)}`;
   const two = (n, unit, m, smaller) => (m ? `${part(n, unit)} ${part(m, smaller)}` : part(n, unit));
   if (s >= 172800) return part(Math.round(s / 86400), 'days');
   if (s >= 3600) return two(Math.floor(s / 3600), 'hours', Math.floor(s % 3600 / 60), 'minutes');
@@ -93,6 +92,9 @@ export function bytes(count) {
 }
 
 export const count = n => new Intl.NumberFormat(language() === 'zh' ? 'zh-CN' : 'en').format(n);
+
+/** A text from outside among other words: whatever direction it sets holds no further than itself. */
+export const isolated = text => `\u2068${text}\u2069`;
 
 /** When something was, as near as it matters. */
 export function ago(ms) {

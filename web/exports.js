@@ -72,7 +72,8 @@ const quote = text => `'${text.replaceAll("'", "'\\''")}'`;
 const origin = () => new URL('.', document.baseURI.split('#')[0]).href.replace(/\/$/, '');
 
 export function curl(video, defaults, withKey) {
-  const asked = essentials(video, defaults);
+  const { prompt, ...rest } = essentials(video, defaults);
+  const asked = { prompt, model: video.model, ...rest };
   return [`curl ${origin()}/v1/videos`, "-H 'content-type: application/json'", withKey && '-H "authorization: Bearer $LONGREEL_KEY"',
     `-d ${quote(json(asked))}`].filter(Boolean).join(' \\\n     ');
 }

@@ -1,8 +1,8 @@
 /* One film: it plays, says how far it is, shows its segments and what can be done with it. */
-import { file, video as at } from './api.js';
+import { file, isConnected, service, video as at } from './api.js';
 import * as acts from './acts.js';
 import { detailOf, problemBox } from './dialogs.js';
-import { ago, button, count, duration, icon, make, paced, say } from './dom.js';
+import { ago, button, count, duration, icon, isolated, make, paced, say } from './dom.js';
 import { fetchFilm, films, fraction, isFinal, news, open } from './films.js';
 import { LivePlayer } from './player.js';
 import { Segments } from './segments.js';
@@ -13,6 +13,8 @@ import { progressOf, stateOf, told, toneOf } from './words.js';
 import * as tray from './tray.js';
 
 const SEGMENTS_MS = 500;
+/* A prompt longer than this is folded. */
+const SHOWN_CHARS = 280;
 
 /** The picture itself: live while the film is made, the file when it is whole. */
 class Screen {
@@ -36,6 +38,8 @@ class Screen {
   draw(film) {
     if (!film) return;
     const { video } = film;
+    // Of a film of which nothing was made there is nothing to see.
+    this.element.hidden = isFinal(video) && video.state !== 'completed' && !video.segments_done;
     const [width, height] = (video.size || '16x9').split('x').map(Number);
     this.element.style.setProperty('--ratio', `${width} / ${height}`);
     this.#video.setAttribute('aria-label', video.prompt);
@@ -69,7 +73,7 @@ class Screen {
       this.#coming.title = this.#coming.alt;
     }
     this.#coming.hidden = !isComing;
-    this.element.classList.toggle('is-live', !isFinal(video) && plays);
+    this.element.classList.toggle('is-live', !isFinal(video) && plays && isConnected());
     this.element.dataset.live = t('live');
     say(this.#words, this.#message(film));
     this.element.dataset.state = this.#state;
@@ -77,7 +81,8 @@ class Screen {
 
   #message({ video }) {
     if (this.#state === 'failed') return video.state === 'completed' ? t('playFailed') : '';
-    if (isFinal(video) && video.state !== 'completed') return this.#state === 'none' ? t('playNone') : '';
+    if (isFinal(video) && video.state !== 'completed') return '';
+    if (!isConnected()) return '';
     if (this.#state === 'edge') return video.paused ? t('playPaused') : isFinal(video) ? '' : t('playWaiting');
     if (this.#state === 'none' && !isFinal(video)) return video.paused ? stateOf({ video }) : t('playSoon');
     return '';
@@ -99,13 +104,15 @@ class Screen {
   }
 }
 
+const round = seconds => String(Math.round(Number(seconds) * 10) / 10);
+
 function details({ video }) {
   const { timings } = video, rows = [];
   const row = (name, value) => { if (value !== null && value !== undefined && value !== '') rows.push([name, value]); };
   row(t('model'), video.model);
   row(t('size'), video.size?.replace('x', ' × '));
-  row(t('length'), video.seconds && t('lengthOf', video.seconds));
-  row(t('frames'), video.num_frames && `${count(video.num_frames)} · ${video.fps}/${t('seconds')}`);
+  row(t('length'), video.seconds && t('lengthOf', round(video.seconds)));
+  row(t('frames'), video.num_frames && t('framesAt', count(video.num_frames), video.fps));
   row(t('seed'), video.seed);
   row(t('steps'), video.steps);
   row(t('guidance_scale'), video.guidance_scale);
@@ -117,7 +124,7 @@ function details({ video }) {
   const list = make('dl', {}, ...rows.map(([name, value]) => make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: value }))));
   if (video.remixed_from_video_id) {
     const from = video.remixed_from_video_id;
-    list.append(make('div', {}, make('dt', { textContent: t('madeFrom') }), make('dd', {}, make('a', { href: `#/film/${from}`, textContent: films.get(from)?.video.prompt ?? from.slice(0, 8) }))));
+    list.append(make('div', {}, make('dt', { textContent: t('madeFrom') }), make('dd', {}, make('a', { href: `#/film/${from}`, dir: 'auto', className: 'from', textContent: films.get(from)?.video.prompt ?? from.slice(0, 8) }))));
   }
   return list;
 }
@@ -130,22 +137,23 @@ export function show(main, id, go) {
   const storyboard = new Storyboard({
     jump: seconds => screen.seek(seconds), edit: segment => acts.steer(film(), segment), branch: segment => acts.branch(film(), segment, openFilm),
   });
-  const back = make('a', { className: 'back', href: '#/' }, icon('back'), make('span'));
-  const prompt = make('h1'), badge = make('span', { className: 'badge' }), facts = make('span', { className: 'fine', role: 'timer' });
+  const back = make('a', { className: 'back', href: '#/films' }, icon('back'), make('span'));
+  const prompt = make('h1', { dir: 'auto' }), whole = button('', () => { isWhole = !isWhole; draw(); }, 'quiet whole');
+  const badge = make('span', { className: 'badge', role: 'status' }), facts = make('span', { className: 'fine', role: 'timer' });
   const progress = make('progress', { max: 1 });
   const error = make('div', { className: 'problem', role: 'alert', hidden: true });
   const actions = make('div', { className: 'actions' });
   const notes = make('ul', { className: 'notes', hidden: true }), facts2 = make('div', { className: 'details' });
-  const detailsTitle = make('h3');
+  const detailsTitle = make('h2');
   const page = make('article', { className: 'film' }, back, screen.element,
-    make('div', { className: 'film-head' }, prompt, make('div', { className: 'film-state' }, badge, facts), actions, progress, error),
+    make('div', { className: 'film-head' }, prompt, whole, make('div', { className: 'film-state' }, badge, facts), actions, progress, error),
     storyboard.element, make('section', {}, detailsTitle, facts2, notes));
   const missing = make('div', { className: 'empty', hidden: true });
   main.append(missing, page);
   page.hidden = true;
 
   const known = new Segments(id);
-  let changes = -1, drawn = '';
+  let changes = -1, drawn = '', isWhole = false;
   const readSegments = paced(SEGMENTS_MS, async () => {
     try {
       await known.read();
@@ -168,7 +176,7 @@ export function show(main, id, go) {
     const focused = actions.contains(document.activeElement);
     const act = {
       pause: () => acts.pause(film()), resume: () => acts.resume(film()), cancel: () => acts.cancel(film()),
-      extend: () => acts.extend(film(), openFilm), remix: () => acts.remix(film(), openFilm), again: () => acts.again(film()),
+      extend: () => acts.extend(film(), known.list?.at(-1)?.prompt || film().video.prompt, openFilm), remix: () => acts.remix(film(), openFilm), again: () => acts.again(film()),
       compare: () => { tray.toggle(id); drawActions(); }, delete: async () => { if (await acts.remove(film())) { tray.drop(id); go('#/'); } },
     };
     actions.replaceChildren(...names.map(name => {
@@ -197,6 +205,7 @@ export function show(main, id, go) {
     const menu = make('details', { className: 'menu' }, make('summary', { className: 'button', textContent: t('copy') }),
       make('div', {}, ...Object.keys(acts.copyAs).map(name => button(t(`copy${name[0].toUpperCase()}${name.slice(1)}`), () => {
         menu.open = false;
+        menu.firstChild.focus();
         acts.copyAs[name](film());
       }))));
     menu.addEventListener('focusout', event => { if (!menu.contains(event.relatedTarget)) menu.open = false; });
@@ -210,10 +219,15 @@ export function show(main, id, go) {
     const { video } = now;
     page.hidden = false;
     missing.hidden = true;
-    document.title = `${video.prompt.slice(0, 60)} · Longreel`;
+    document.title = `${isolated(video.prompt.slice(0, 60))} · Longreel`;
     say(back.lastChild, t('back'));
     say(prompt, video.prompt);
     prompt.classList.toggle('long', video.prompt.length > 140);
+    const isLong = video.prompt.length > SHOWN_CHARS;
+    prompt.classList.toggle('folded', isLong && !isWhole);
+    whole.hidden = !isLong;
+    whole.textContent = t(isWhole ? 'lessPrompt' : 'wholePrompt');
+    whole.setAttribute('aria-expanded', String(isWhole));
     say(badge, stateOf(now));
     badge.dataset.tone = toneOf(now);
     say(facts, progressOf(now));
@@ -241,7 +255,7 @@ export function show(main, id, go) {
   function gone() {
     page.hidden = true;
     missing.hidden = false;
-    missing.replaceChildren(make('h2', { textContent: t('gone') }), make('a', { className: 'button', href: '#/', textContent: t('back') }));
+    missing.replaceChildren(make('h2', { textContent: t('gone') }), make('a', { className: 'button', href: '#/films', textContent: t('back') }));
   }
 
   async function begin() {
@@ -256,11 +270,13 @@ export function show(main, id, go) {
   }
   const onFilm = event => { if (event.detail === id) draw(); };
   const onGone = event => { if (event.detail === id) gone(); };
+  const onConnection = () => screen.draw(film());
   const onTray = () => { if (film()) drawActions(); };
   const tick = setInterval(() => { if (film()) say(facts, progressOf(film())); }, 1000);
   news.addEventListener('film', onFilm);
   news.addEventListener('removed', onGone);
   tray.onChange(onTray);
+  service.addEventListener('connection', onConnection);
   begin();
   return {
     draw: () => { drawn = factsDrawn = ''; draw(); drawSegments(); },
@@ -269,9 +285,9 @@ export function show(main, id, go) {
       news.removeEventListener('film', onFilm);
       news.removeEventListener('removed', onGone);
       tray.offChange(onTray);
+      service.removeEventListener('connection', onConnection);
       screen.close();
       open(null);
-      document.title = 'Longreel';
     },
   };
 }

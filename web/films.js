@@ -206,7 +206,12 @@ export function start() {
     setTimeout(again, document.hidden ? POLL_HIDDEN_MS : POLL_MS);
   };
   again();
-  document.addEventListener('visibilitychange', () => { if (document.hidden) follow(); else refresh(); });
+  document.addEventListener('visibilitychange', () => {
+    if (document.hidden) return follow();
+    // It may have been deleted from another window.
+    if (opened) fetchFilm(opened).catch(() => {});
+    refresh();
+  });
   window.addEventListener('online', refresh);
   service.addEventListener('connection', () => { if (isConnected()) follow(); });
 }

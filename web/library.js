@@ -3,7 +3,7 @@ import { file, video as at } from './api.js';
 import * as compare from './tray.js';
 import { suggest } from './compose.js';
 import { toastProblem } from './dialogs.js';
-import { ago, button, make, say, settled } from './dom.js';
+import { ago, button, icon, isolated, make, say, settled } from './dom.js';
 import { choose, films, fraction, isFinal, list, more, news, queue } from './films.js';
 import { models } from './models.js';
 import { t } from './text.js';
@@ -26,7 +26,7 @@ function card(id, isRow) {
   const image = make('img', { alt: '', loading: 'lazy', decoding: 'async', hidden: true });
   image.onerror = () => { image.hidden = true; };
   const length = make('span', { className: 'length' });
-  const prompt = make('a', { className: 'card-link', href: `#/film/${id}` });
+  const prompt = make('a', { className: 'card-link', href: `#/film/${id}`, dir: 'auto' });
   const badge = make('span', { className: 'badge' }), facts = make('span', { className: 'fine' });
   const progress = make('progress', { max: 1 }), left = make('span', { className: 'fine' });
   const pick = make('input', { type: 'checkbox' });
@@ -34,7 +34,7 @@ function card(id, isRow) {
   const pickText = make('span', { className: 'visually-hidden' });
   const pickBox = make('label', { className: 'pick' }, pick, pickText);
   const item = make('li', { className: isRow ? 'card row' : 'card', dataset: { id } },
-    make('div', { className: 'poster' }, image, length),
+    make('div', { className: 'poster' }, icon('film'), image, length),
     make('div', { className: 'card-body' }, prompt, make('div', { className: 'card-facts' }, badge, facts),
       make('div', { className: 'card-progress' }, progress, left)), pickBox);
   function draw() {
@@ -47,7 +47,7 @@ function card(id, isRow) {
     say(badge, stateOf(film));
     badge.dataset.tone = toneOf(film);
     badge.hidden = video.state === 'completed';
-    say(length, video.seconds ? t('lengthOf', Number(video.seconds).toFixed(1)) : '');
+    say(length, !isRow && video.seconds && (!isDone || video.state === 'completed') ? t('lengthOf', Number(video.seconds).toFixed(1)) : '');
     say(facts, isDone ? [video.model, ago(video.timings.created_ms)].join(' · ') : factsOf(film));
     progress.hidden = isDone || (video.state === 'queued' && !video.segments_done);
     progress.value = fraction(film);
@@ -55,7 +55,7 @@ function card(id, isRow) {
     say(left, isDone ? '' : progressOf(film));
     pickBox.hidden = video.state !== 'completed';
     pick.checked = compare.has(id);
-    say(pickText, `${t('compare')}: ${video.prompt}`);
+    say(pickText, `${t('compare')}: ${isolated(video.prompt.slice(0, 60))}`);
     pickBox.title = t('compare');
   }
   draw();
@@ -86,8 +86,8 @@ function emptyState() {
 /** Shows the library in `main`; the function that takes it away. */
 export function show(main) {
   const making = make('ul', { className: 'rows' }), gallery = make('ul', { className: 'gallery' });
-  const makingTitle = make('h2'), title = make('h2');
-  const search = make('input', { type: 'search', id: 'search', value: list.text });
+  const heading = make('h1', { className: 'visually-hidden' }), makingTitle = make('h2'), title = make('h2');
+  const search = make('input', { type: 'search', id: 'search', value: list.text, 'aria-keyshortcuts': '/' });
   const filter = make('select', { id: 'filter' }, ...STATES.map(([state]) => new Option('', state)));
   filter.value = list.state;
   const older = button('', async () => {
@@ -98,7 +98,7 @@ export function show(main) {
   const queued = make('section', {}, makingTitle, making);
   const tools = make('div', { className: 'tools' }, title, search, filter);
   const found = make('section', {}, tools, gallery, nothing, older);
-  main.append(make('div', { className: 'library' }, queued, found, empty));
+  main.append(make('div', { className: 'library' }, heading, queued, found, empty));
   const rows = new Map(), cards = new Map();
   const chosen = () => choose(filter.value, search.value.trim()).catch(toastProblem);
   search.oninput = settled(SEARCH_MS, chosen);
@@ -115,8 +115,10 @@ export function show(main) {
     arrange(gallery, cards, ids, false);
     queued.hidden = !open.length;
     say(makingTitle, `${t('inTheMaking')} (${open.length})`);
+    say(heading, t('studio'));
     say(title, t('films'));
     search.placeholder = t('searchHint');
+    search.title = t('searchKey');
     search.setAttribute('aria-label', t('search'));
     filter.setAttribute('aria-label', t('filter'));
     [...filter.options].forEach((option, i) => { option.textContent = t(STATES[i][1]); });

@@ -2,7 +2,7 @@
 import { isConnected, service } from './api.js';
 import * as compare from './compare.js';
 import * as compose from './compose.js';
-import { $, make, say } from './dom.js';
+import { $, say, settled } from './dom.js';
 import { toast } from './dialogs.js';
 import * as film from './film.js';
 import { news, refresh, start as startFilms } from './films.js';
@@ -15,8 +15,10 @@ import { language, onLanguage, speak, t, translate } from './text.js';
 import * as tray from './tray.js';
 
 const MODELS_AGAIN_MS = 3000;
+const SCROLLED_MS = 150;
 let view = null;
 let hasBegun = false;
+let filmsLeftAt = 0;
 
 function go(address) {
   if (location.hash === address) route();
@@ -42,17 +44,28 @@ function route() {
     library: () => library.show(main),
   }[known]();
   tray.draw();
-  if (known !== 'library') scrollTo(0, 0);
+  entitle();
+  // An entry of the history comes back as it was left; a link to the films leads to where they were left, and past the form above them.
+  const top = main.getBoundingClientRect().top + scrollY - parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop);
+  scrollTo(0, history.state?.top ?? (name === 'films' ? Math.max(filmsLeftAt, top) : 0));
   // Whoever uses the keyboard goes on in the new view, not from the top of the page.
-  if (document.activeElement === document.body && hasBegun) main.focus({ preventScroll: true });
+  const { activeElement } = document;
+  if (hasBegun && (activeElement === document.body || !activeElement.checkVisibility())) main.focus({ preventScroll: true });
+}
+
+const TITLES = { service: 'serviceTitle', compare: 'compareTitle' };
+/** The window's name; a film gives its own. */
+function entitle() {
+  const { view: name } = $('layout').dataset;
+  if (name !== 'film') document.title = TITLES[name] ? `${t(TITLES[name])} · Longreel` : 'Longreel';
 }
 
 function drawState() {
-  const [word, tone] = condition(), element = $('service');
-  if (element.dataset.tone !== tone || element.textContent !== t(word)) {
-    element.dataset.tone = tone;
-    element.replaceChildren(make('span', { className: 'dot' }), make('span', { textContent: t(word) }));
-  }
+  const [word, tone] = condition();
+  $('service').dataset.tone = tone;
+  say($('service').lastElementChild, t(word));
+  // Read out where it changes; inside the link it would not be one any more.
+  say($('condition'), t(word));
 }
 
 function theme(name) {
@@ -70,10 +83,15 @@ $('theme').onchange = event => { keep('theme', event.target.value); theme(event.
 $('language').value = language();
 $('language').onchange = event => speak(event.target.value);
 $('skip').onclick = event => { event.preventDefault(); $('main').focus(); };
-onLanguage(() => { view?.draw(); drawState(); tray.draw(); });
+onLanguage(() => { view?.draw(); entitle(); drawState(); tray.draw(); });
 service.addEventListener('connection', () => {
   say($('offline'), isConnected() ? '' : t('offline'));
-  if (isConnected()) { toast(t('backOnline')); readModels(); }
+  if (isConnected()) {
+    // What was said for want of an answer is over.
+    for (const old of document.querySelectorAll('.toast[data-code=offline]')) old.remove();
+    toast(t('backOnline'));
+    readModels();
+  }
   drawState();
 });
 news.addEventListener('health', drawState);
@@ -84,6 +102,11 @@ drawState();
 await session.start(() => { readModels(); refresh(); route(); });
 compose.start(id => go(`#/film/${id}`));
 window.addEventListener('hashchange', route);
+history.scrollRestoration = 'manual';
+window.addEventListener('scroll', settled(SCROLLED_MS, () => {
+  history.replaceState({ top: scrollY }, '');
+  if ($('layout').dataset.view === 'library') filmsLeftAt = scrollY;
+}));
 route();
 hasBegun = true;
 readModels();

@@ -1,19 +1,20 @@
 /* The service and its models. */
 import { isConnected } from './api.js';
-import { button, bytes, make, say } from './dom.js';
-import { ask, toastProblem } from './dialogs.js';
+import { button, bytes, icon, make, say } from './dom.js';
+import { ask, copy, toastProblem } from './dialogs.js';
 import { health, news, queue } from './films.js';
 import { choose, load, models, serve, stop } from './models.js';
 import { isKeyed, isSignedIn, signOut } from './session.js';
 import { t } from './text.js';
 
 const AGAIN_MS = 5000;
-const WORKERS = { idle: 'workerIdle', working: 'workerWorking', starting: 'workerStarting', down: 'workerDown' };
+const WORKERS = { idle: 'workerIdle', working: 'workerWorking', starting: 'workerStarting', down: 'workerDown', waiting: 'workerWaiting' };
 
 /** How the service is, as a word of `text` and as a name for styles. */
 export function condition() {
   if (!isConnected()) return ['offlineShort', 'failed'];
   if (!health) return ['starting', 'queued'];
+  if (health.workers?.includes('waiting')) return ['noRoom', 'failed'];
   if (health.workers?.includes('working')) return ['working', 'running'];
   if (health.workers?.length && health.workers.every(worker => worker === 'down')) return ['down', 'failed'];
   return health.status === 'healthy' ? ['ready', 'completed'] : ['starting', 'queued'];
@@ -24,14 +25,18 @@ function list(rows) {
     make('div', {}, make('dt', { textContent: name }), make('dd', {}, value instanceof Node ? value : String(value)))));
 }
 
+/** What is to be typed elsewhere, with a button that copies it. */
+const copied = words => make('span', { className: 'copied' }, make('code', { textContent: words }),
+  make('button', { type: 'button', className: 'icon-button quiet', 'aria-label': `${t('copyThis')}: ${words}`, title: t('copyThis'), onclick: () => copy(words) }, icon('copy')));
+
 function modelCard(model) {
   const isServed = model.id === models.served, own = isServed ? models.defaults : model.defaults;
   const state = isServed ? 'served' : { installed: 'installed', available: 'available', leaving: 'leaving' }[model.state] || 'servedNow';
   // What leaves makes films still, and so can stay as what is installed can come.
   const canCome = (state === 'installed' || state === 'leaving') && models.canServe && !model.problem;
-  const { fits, bytes: memory, on_gpu: onGpu } = model.memory || {};
+  const { fits, bytes: memory, on_gpu: onGpu } = model.memory || {}, kind = isServed ? models.kind : model.kind;
   const defaults = own && [own.size?.replace('x', ' × '), own.num_frames && own.fps && t('lengthOf', (own.num_frames / own.fps).toFixed(1)),
-    own.fps && `${own.fps} fps`, own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
+    own.fps && t('fpsOf', own.fps), own.steps && `${t('steps')} ${own.steps}`].filter(Boolean).join(' · ');
   const use = button(t('useModel'), () => choose(model.id).catch(toastProblem));
   use.hidden = isServed || (state !== 'servedNow' && !canCome);
   const start = button(t('serve'), () => serve(model.id).catch(toastProblem));
@@ -39,8 +44,8 @@ function modelCard(model) {
   const end = button(t('stopServing'), () => ask({ title: t('stopServingTitle', model.id), text: t('stopServingText'), yes: t('stopServing'), isBad: true, act: () => stop(model.id) }));
   end.hidden = state !== 'servedNow' || !models.canStop;
   return make('li', { className: 'model' }, make('h3', { textContent: model.id }), make('span', { className: 'badge', dataset: { tone: isServed ? 'completed' : 'queued' }, textContent: t(state) }),
-    list([[t('kind'), isServed ? models.kind : model.kind], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
-      [t('loaded'), model.workers], [t('modelProblem'), model.problem], [t('pull'), model.pull && make('code', { textContent: model.pull })],
+    list([[t('kind'), kind && t('kindOf', kind)], [t('defaults'), defaults], [t('revision'), (isServed ? models.revision : model.revision)?.slice(0, 12)],
+      [t('loaded'), model.workers], [t('modelProblem'), model.problem], [t('pull'), model.pull && copied(model.pull)],
       [t(onGpu ? 'gpuMemory' : 'memory'), memory && [bytes(memory), typeof fits !== 'boolean' ? '' : t(fits ? 'fits' : 'fitsNot')].filter(Boolean).join(' · ')]]), start, use, end);
 }
 
@@ -63,7 +68,7 @@ export function show(main) {
     const address = new URL('v1', document.baseURI.split('#')[0]).href;
     facts.replaceChildren(list([[t('state'), make('span', { className: 'badge', dataset: { tone }, textContent: t(word) })], [t('workers'), workers],
       [t('queue'), t('queueOf', Math.max(0, queue.ids.length - (health?.workers || []).filter(worker => worker === 'working').length))], [t('version'), health?.version],
-      [t('address'), make('code', { textContent: address })]]));
+      [t('address'), copied(address)]]));
     all.replaceChildren(...[...models.list, ...models.installed, ...models.available].map(modelCard));
   }
   for (const name of ['health', 'lists']) news.addEventListener(name, draw);

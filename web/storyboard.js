@@ -3,15 +3,18 @@ import { clock, icon, make, say } from './dom.js';
 import { t } from './text.js';
 import { pictureOf } from './segments.js';
 
+/* Of more segments not all are in sight at once. */
+const IN_SIGHT = 5;
 /* Means of 8-bit values; below the first nobody sees it. */
 const DRIFT_LEVELS = [[2, 'None'], [6, 'Slight'], [15, 'Clear'], [Infinity, 'Strong']];
 
-/** How far a segment's look moved from the first one's, in one number of 8-bit steps. */
-export function driftOf(drift) {
-  if (!drift?.change) return null;
-  const { colour = [], contrast = 0, saturation = 0, sharpness = 0 } = drift.change;
-  const was = Math.max(1, (drift.look?.sharpness ?? 0) - sharpness);
-  const parts = { colour: Math.max(0, ...colour.map(Math.abs)), contrast: Math.abs(contrast), saturation: Math.abs(saturation), sharpness: 10 * Math.abs(sharpness) / was };
+/** How far a segment's look moved from that of `first`, in one number of 8-bit steps. */
+export function driftOf(drift, first) {
+  const { look } = drift ?? {}, was = first?.look;
+  if (!look || !was) return null;
+  const moved = name => Math.abs(look[name] - was[name]);
+  const parts = { colour: Math.max(...look.colour.map((value, i) => Math.abs(value - was.colour[i]))), contrast: moved('contrast'), saturation: moved('saturation'),
+    sharpness: 10 * moved('sharpness') / Math.max(1, was.sharpness) };
   const amount = Math.max(...Object.values(parts));
   return { amount, parts, level: DRIFT_LEVELS.find(([below]) => amount < below)[1], seam: drift.seam_jump, within: drift.frame_change };
 }
@@ -27,16 +30,21 @@ const STATES = { done: 'done', running: 'inWork', waiting: 'waiting' };
 /** A storyboard; `actions` has `jump(segment)`, `edit(segment)` and `branch(segment)`. */
 export class Storyboard {
   element = make('section', { className: 'storyboard', hidden: true });
-  #title = make('h3');
+  #title = make('h2');
   #row = make('ol', { className: 'segments' });
+  #toWork = make('button', { type: 'button', className: 'quiet', hidden: true, onclick: () => this.#toRunning() });
   #cards = new Map();
   #actions;
   #time = 0;
 
   constructor(actions) {
     this.#actions = actions;
-    this.element.append(this.#title, this.#row);
+    this.element.append(make('div', { className: 'storyboard-head' }, this.#title, this.#toWork), this.#row);
     this.#row.addEventListener('keydown', event => this.#move(event));
+  }
+
+  #toRunning() {
+    this.#row.querySelector('[data-state=running]')?.scrollIntoView({ inline: 'center', block: 'nearest' });
   }
 
   /** Left and right go from segment to segment. */
@@ -52,13 +60,20 @@ export class Storyboard {
   show(segments, fps, { canSteer, preview }) {
     this.element.hidden = !segments?.length;
     if (!segments?.length) return;
-    say(this.#title, `${t('storyboard')}`);
+    say(this.#title, t('storyboard'));
+    this.#toWork.textContent = t('toInWork');
+    this.#toWork.hidden = segments.length <= IN_SIGHT || !segments.some(segment => segment.state === 'running');
     this.element.setAttribute('aria-label', t('storyboard'));
     for (const key of [...this.#cards.keys()]) if (key >= segments.length) { this.#cards.get(key).item.remove(); this.#cards.delete(key); }
-    for (const segment of segments) this.#draw(segment, fps || 24, canSteer, preview);
+    // Another prompt asks for another look: drift is what moves after that.
+    let first = null;
+    segments.forEach((segment, n) => {
+      if (!n || segment.prompt !== segments[n - 1].prompt) first = segment.drift;
+      this.#draw(segment, fps || 24, canSteer, preview, first);
+    });
   }
 
-  #draw(segment, fps, canSteer, preview) {
+  #draw(segment, fps, canSteer, preview, first) {
     const n = segment.segment;
     let card = this.#cards.get(n);
     if (!card) {
@@ -81,7 +96,7 @@ export class Storyboard {
     say(card.state, isDone ? '' : t(STATES[segment.state] || segment.state));
     say(card.prompt, segment.prompt || '');
     card.prompt.title = segment.prompt || '';
-    const drift = isDone ? driftOf(segment.drift) : null;
+    const drift = isDone ? driftOf(segment.drift, first) : null;
     card.drift.hidden = !drift;
     if (drift) {
       card.drift.dataset.level = drift.level;
@@ -106,7 +121,7 @@ export class Storyboard {
     const name = make('span'), time = make('span', { className: 'fine' });
     const state = make('span', { className: 'badge' });
     const jump = make('button', { type: 'button', className: 'frame', onclick: () => this.#actions.jump(this.#cards.get(n).start) }, image, icon('play'));
-    const prompt = make('p', { className: 'words' });
+    const prompt = make('p', { className: 'words', dir: 'auto' });
     const bar = make('span'), driftText = make('span', { className: 'fine' });
     const drift = make('div', { className: 'drift', hidden: true }, make('div', { className: 'meter' }, bar), driftText);
     const act = name => make('button', { type: 'button', className: 'quiet', hidden: true, onclick: () => this.#actions[name](this.#cards.get(n).segment) },

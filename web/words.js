@@ -2,14 +2,14 @@
 import { sentence } from './refusals.js';
 import { language, t } from './text.js';
 import { duration } from './dom.js';
-import { secondsLeft } from './films.js';
+import { health, secondsLeft } from './films.js';
 
 /** The state in a few words. */
 export function stateOf({ video }) {
   if (video.stopping === 'cancel') return t('stopping');
   if (video.stopping === 'pause') return t('pausing');
   if (video.paused) return t('paused');
-  if (video.state === 'queued') return t('queued', video.queue_position);
+  if (video.state === 'queued') return health?.workers?.includes('waiting') ? t('queuedNoRoom') : t('queued', video.queue_position);
   return t(video.state);
 }
 
@@ -50,7 +50,8 @@ export function factsOf({ video }) {
  */
 export function told(about, detail) {
   const translated = language() === 'zh' ? sentence(about) : null;
-  if (!translated) return { detail };
+  // Messages begin small, as parts of a line; here they stand alone. Names of settings stay as they are.
+  if (!translated) return { detail: detail.replace(/^[a-z]+(?=[\s,])/, first => first[0].toUpperCase() + first.slice(1)) };
   return { detail: translated.text, more: translated.isPartial ? detail : '' };
 }
 

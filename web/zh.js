@@ -1,13 +1,15 @@
 /* 简体中文界面。Texts with values are functions; both languages have the same names. */
+const KINDS = { DF: '扩散强制（DF）', T2V: '文生视频（T2V）', I2V: '图生视频（I2V）', FLF2V: '首尾帧生视频（FLF2V）' };
+
 export default {
   skip: '跳到影片', studio: '工作室', service: '服务', theme: '浅色或深色', language: '语言',
   themeSystem: '跟随系统', themeLight: '浅色', themeDark: '深色',
-  ready: '就绪', starting: '正在加载模型……', working: '正在生成影片', down: '没有运行中的工作进程',
+  ready: '就绪', starting: '正在加载模型……', working: '正在生成影片', down: '没有运行中的工作进程', noRoom: '磁盘空间不足',
   offlineShort: '未连接', offline: '服务没有响应，眼前的内容可能已过时，正在重试……',
   backOnline: '已重新连接。', close: '关闭', cancelDialog: '返回',
 
   newFilm: '新影片', prompt: '提示词', promptHint: '描述影片的画面……',
-  promptAt: '从', promptAtHint: '从那时起的画面', addPrompt: '添加后续提示词',
+  promptAt: '从', promptAtHint: '从那时起的画面', addPrompt: '添加后续提示词', prompt_at: '后续提示词',
   promptAtTime: '从第几秒开始', removePrompt: '删除这条提示词',
   pictures: '图片与视频', picturesHint: '拖放、粘贴或选择',
   image: '首帧', endImage: '末帧', video: '要延长的视频', remove: '移除', chosen: n => `已选择：${n}`,
@@ -15,19 +17,19 @@ export default {
   model: '模型', size: '尺寸', sizeOther: '其他……', sizeCustom: '宽 x 高',
   length: '时长', lengthHint: '秒', lengthOwn: '默认', seed: '随机种子', seedHint: '随机',
   dice: '抽取一个种子', advanced: '高级设置',
-  negative_prompt: '不希望出现的内容', steps: '步数', guidance_scale: '引导强度', guidance_interval: '引导的噪声区间', shift: '流偏移',
+  negative_prompt: '不希望出现的内容', steps: '步数', guidance_scale: '引导强度', guidance_interval: '引导区间', shift: '流偏移',
   fps: '每秒帧数', num_frames: '帧数（4n+1）', base_num_frames: '每段帧数', overlap_history: '历史帧数',
   addnoise_condition: '历史加噪', ar_step: '块间滞后步数', causal_block_size: '因果块大小',
   solver: '求解器', solverOwn: 'unipc', easycache: '复用变化很小的步', easycacheHint: '更快，但结果不完全相同',
   enhance: '扩写提示词', enhanceHint: '由语言模型写成更详细的描述，影片中会显示扩写后的提示词',
-  finishing: '后期处理', upscale: '放大', upscaleBy: how => (how === 'lanczos' ? 'Lanczos 插值' : `使用 ${how}`), upscaleOwn: '模型原尺寸',
+  finishing: '后期处理', upscale: '放大', upscaleBy: how => (how === 'lanczos' ? 'Lanczos 插值' : `使用 ${how}`), upscaleOwn: '不放大',
   interpolate: '插帧', interpolateOwn: '不插帧', interpolateTo: (times, fps) => (fps ? `${times} 倍，每秒 ${fps} 帧` : `${times} 倍`),
   make: '生成影片', makeKeys: 'Ctrl + Enter', making: '正在提交……',
   planFilm: (size, fps) => `${size}，每秒 ${fps} 帧`, planSegments: n => `${n} 段`, planFrames: n => `${n} 帧`,
   planTime: s => `约需 ${s}`, planMemory: s => `内存 ${s}`, planDisk: s => `磁盘 ${s}`, plan: '计划',
-  planSaving: (setting, time) => `使用 ${setting}：约 ${time}。`, planFiles: '此计划未计入所选文件。',
+  planSaving: (setting, time) => `${setting}：改为约需 ${time}。`, planFiles: '此计划未计入所选文件。',
 
-  inTheMaking: '正在生成', films: '影片', search: '搜索提示词', searchHint: '搜索提示词……', filter: '状态',
+  inTheMaking: '正在生成', films: '影片', search: '搜索提示词', searchHint: '搜索提示词……', searchKey: '按 / 键可直接搜索', filter: '状态',
   all: '全部', more: '显示更早的影片', nothingFound: '没有符合条件的影片。', clearSearch: '清除搜索',
   emptyTitle: '您的第一部影片', emptyLead: '写下想看到的画面，或试试这些：',
   emptySteps: [
@@ -42,7 +44,7 @@ export default {
     '一只赤狐小跑穿过白桦林中的新雪，柔和的晨光',
     '夜晚雨中的城市街道，霓虹倒映在水洼里，镜头平稳向前'],
 
-  queued: p => (p ? `排队中，前面还有 ${p} 个` : '即将开始'), paused: '已暂停', running: '正在生成', completed: '已完成',
+  queuedNoRoom: '等待磁盘空间', queued: p => (p ? `排队中，前面还有 ${p} 个` : '即将开始'), paused: '已暂停', running: '正在生成', completed: '已完成',
   failed: '失败', cancelled: '已取消', stopping: '正在停止……', pausing: '本段完成后暂停……',
   stateQueued: '排队中', stateRunning: '正在生成', stateCompleted: '已完成', stateFailed: '失败', stateCancelled: '已取消',
   segmentOf: (n, of) => (of ? `第 ${n} 段，共 ${of} 段` : `第 ${n} 段`), stepOf: (n, of) => `第 ${n} 步，共 ${of} 步`,
@@ -52,14 +54,14 @@ export default {
 
   back: '全部影片', cancel: '取消', pause: '暂停', resume: '继续', download: '下载', extend: '延长', remix: '改编',
   compare: '对比', again: '沿用这些设置', delete: '删除', copy: '复制为', copyCommand: '命令', copyCurl: 'curl',
-  copyPython: 'Python', copied: '已复制。', copyFailed: '浏览器不允许复制，内容如下：',
+  copyPython: 'Python', copied: '已复制。', copyThis: '复制', copyFailed: '浏览器不允许复制，内容如下：',
   deleteTitle: '删除这部影片？', deleteText: '影片及其全部文件将被永久删除。',
   cancelTitle: '取消这部影片？', cancelText: '取消后无法继续，但已完成的部分仍可观看。如需稍后继续，请改用暂停。', cancelYes: '取消影片', keepMaking: '继续生成',
   gone: '这部影片不存在，可能已被删除。', notFound: '这里什么都没有。',
   live: '实时', coming: n => `第 ${n} 段目前的样子`, playWaiting: '下一部分正在生成……', playSoon: '第一段完成后即可播放。',
-  playPaused: '已暂停，可以从这里继续。', playNone: '没有影片。', playFailed: '浏览器无法播放这部影片，请下载。',
-  storyboard: '故事板', segment: n => `第 ${n} 段`, done: '已完成', inWork: '生成中', waiting: '待生成',
-  driftHint: '色彩、对比度、饱和度和清晰度相对第一段的变化',
+  playPaused: '已暂停，可以从这里继续。', playFailed: '浏览器无法播放这部影片，请下载。',
+  storyboard: '故事板', segment: n => `第 ${n} 段`, done: '已完成', inWork: '生成中', toInWork: '定位到生成中的段', waiting: '待生成',
+  driftHint: '相对于使用此提示词的第一段，色彩、对比度、饱和度和清晰度的变化',
   driftOf: level => `漂移：${level}`, driftNone: '无', driftSlight: '轻微', driftClear: '明显', driftStrong: '强烈',
   colour: '色彩', contrast: '对比度', saturation: '饱和度', sharpness: '清晰度', seam: '接缝',
   jump: n => `从第 ${n} 段播放`, edit: '编辑', editFrom: n => `从第 ${n} 段起修改提示词`,
@@ -70,7 +72,7 @@ export default {
   extendBy: '增加的秒数', extendYes: '延长', extendPrompt: '后续内容的提示词',
   remixTitle: '改编', remixText: '设置和种子不变，换一个提示词。', remixYes: '生成改编',
   details: '详情', madeFrom: '来源', attempts: '尝试次数', created: '提交时间', took: '用时', firstFrame: '首帧用时',
-  revision: '版本标识', frames: '帧数', warnings: '说明', lengthOf: s => `${s} 秒`,
+  revision: '版本标识', frames: '帧数', framesAt: (n, fps) => `${n} · 每秒 ${fps} 帧`, fpsOf: fps => `每秒 ${fps} 帧`, kindOf: kind => KINDS[/\((\w+)\)$/.exec(kind)?.[1]] ?? kind, wholePrompt: '显示完整提示词', lessPrompt: '收起', warnings: '说明', lengthOf: s => `${s} 秒`,
 
   compareTitle: '对比', compareChoose: '选择影片', compareA: '左侧影片', compareB: '右侧影片', comparePick: '选择两部影片并排观看。',
   compareTray: n => (n === 1 ? '已选 1 部，请再选一部' : `已选 ${n} 部影片`), compareOpen: '并排观看', compareClear: '清除',
@@ -79,7 +81,7 @@ export default {
 
   serviceTitle: '服务', models: '模型', state: '状态', version: '版本', workers: '工作进程', queue: '队列',
   queueOf: n => (n === 0 ? '空' : `${n} 部影片在等待`), kind: '类型', defaults: '默认设置',
-  workerIdle: '空闲', workerWorking: '工作中', workerStarting: '启动中', workerDown: '已停止', address: '程序访问地址',
+  workerIdle: '空闲', workerWorking: '工作中', workerStarting: '启动中', workerDown: '已停止', workerWaiting: '等待磁盘空间', address: '程序访问地址',
   fits: '足够', fitsNot: '不足', memory: '内存', gpuMemory: '显存', served: '默认', servedNow: '可用', serve: '启用', leaving: '正在完成已有影片', stopServing: '停用', stopServingTitle: n => `停用 ${n}？`, stopServingText: '已提交的影片仍会用它完成，新的影片不能再选它。已安装的模型可随时重新启用；启动服务时指定的模型在服务重启后重新启用。', pull: '下载命令', installedGroup: '已安装，尚未启用', modelProblem: '无法启用', loaded: '已加载它的工作进程', useModel: '设为默认', installed: '已安装', available: '可下载',
   keyTitle: '此服务需要密钥', keyText: '服务的运行者可用 “longreel keys create” 创建密钥。', key: 'API 密钥', keyYes: '登录', keyWrong: '密钥无效。',
   signOut: '退出登录', signedIn: '已登录',

@@ -128,13 +128,16 @@ pub enum SlotState {
     Idle,
     /// It makes a film.
     Working,
+    /// Its film could not go on for want of room on the disk; it tries again after a while.
+    Waiting,
     /// It ended, and is started again after a while.
     Down,
 }
 
 impl SlotState {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Starting, Self::Idle, Self::Working, Self::Down];
+    pub const ALL: [Self; 5] =
+        [Self::Starting, Self::Idle, Self::Working, Self::Waiting, Self::Down];
 
     /// As it is shown.
     pub fn as_str(self) -> &'static str {
@@ -142,6 +145,7 @@ impl SlotState {
             Self::Starting => "starting",
             Self::Idle => "idle",
             Self::Working => "working",
+            Self::Waiting => "waiting",
             Self::Down => "down",
         }
     }
@@ -165,7 +169,7 @@ pub struct Slot {
 impl Slot {
     /// Whether its model is loaded.
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, SlotState::Idle | SlotState::Working)
+        matches!(self.state, SlotState::Idle | SlotState::Working | SlotState::Waiting)
     }
 }
 

@@ -273,7 +273,7 @@ async fn work(
     let job = leased.job.id;
     shared.slots.set(slot, SlotState::Working);
     tracing::info!(slot, %job, attempt = leased.job.attempts, "a job begins");
-    match Assignment::new(shared, leased, process).run().await {
+    match Assignment::new(shared, slot, leased, process).run().await {
         Finished::Done => None,
         Finished::DiskFull => {
             tracing::error!(%job, "no room on the disk; the job waits until there is");

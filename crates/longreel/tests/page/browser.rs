@@ -88,6 +88,13 @@ impl Browser {
         self.call("POST", "/url", &json!({"url": url}));
     }
 
+    /// Another window, which is the one that is told what to do from now on.
+    #[track_caller]
+    pub fn open_window(&self) {
+        let window = self.call("POST", "/window/new", &json!({"type": "window"}));
+        self.call("POST", "/window", &json!({"handle": window["handle"]}));
+    }
+
     #[track_caller]
     pub fn reload(&self) {
         self.call("POST", "/refresh", &json!({}));

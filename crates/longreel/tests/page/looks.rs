@@ -90,6 +90,35 @@ fn nothing_runs_over_the_edge_of_a_phone_or_a_desk_in_either_language() {
 }
 
 #[test]
+fn long_prompts_are_folded_and_each_is_read_in_its_own_direction() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::new();
+    let server = Server::start(&place);
+    let mut long = asked(1);
+    long["prompt"] = json!("a very long prompt ".repeat(300).trim());
+    let mut arabic = asked(1);
+    arabic["prompt"] = json!("دائرة حمراء <b>\u{202e}تتحرك</b> (left) 12.");
+    let [long, arabic] = [long, arabic].map(|body| server.ask(&body));
+    server.film(&arabic);
+    browser.open(&server.url(&format!("/#/film/{long}")));
+    let height = "document.querySelector('h1').offsetHeight";
+    browser.wait(&format!("document.querySelector('h1')?.innerText && {height} < 150"));
+    browser.click(".whole");
+    browser.wait(&format!("{height} > 400"));
+    assert_eq!(browser.run("return document.querySelector('.whole').ariaExpanded"), "true");
+    browser.open(&server.url(&format!("/#/film/{arabic}")));
+    browser.wait("document.querySelector('h1')?.matches(':dir(rtl)') && document.querySelector('.segments .words')?.matches(':dir(rtl)')");
+    assert_eq!(browser.run("return document.querySelectorAll('h1 *').length"), 0, "markup");
+    // What comes after a prompt in one line is not turned around by it.
+    browser.open(&server.url(&format!("/#/compare/{arabic}/{long}")));
+    let option =
+        browser.wait(&format!("document.querySelector('option[value=\"{arabic}\"]')?.textContent"));
+    let option = option.as_str().expect("a text");
+    assert!(option.starts_with('\u{2068}') && option.contains("\u{2069} · Seed"), "{option:?}");
+    browser.expect_no_errors();
+}
+
+#[test]
 fn text_stands_out_from_its_ground_in_light_and_dark() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::new();

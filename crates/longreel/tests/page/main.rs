@@ -17,4 +17,5 @@ mod installed;
 mod looks;
 mod onward;
 mod refusals;
+mod returning;
 mod watching;

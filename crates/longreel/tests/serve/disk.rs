@@ -84,6 +84,9 @@ fn on_a_full_disk_requests_are_refused_as_such_and_nothing_is_lost() {
     assert!(server.film(&finished) == made_by_command(4), "a film is lost");
     server.wait(&running, "without room", |_| server.log().contains("no room"));
     assert_ne!(server.video(&running)["status"], "failed");
+    // Who looks at the service hears why nothing goes on.
+    let workers = || server.get("/health").expect(200).json()["workers"].clone();
+    server.wait(&running, "known to wait for room", |_| workers() == json!(["waiting"]));
 
     disk.make_room();
     // What was said to be done is, what was refused is not.

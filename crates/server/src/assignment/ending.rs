@@ -12,6 +12,7 @@ use super::{Assignment, Finished, patiently};
 use crate::code::Code;
 use crate::process::{Cause, Death};
 use crate::protocol::Outcome;
+use crate::shared::SlotState;
 use crate::{recovery, upkeep};
 
 /// Longest drift report that is kept with the job itself.
@@ -21,8 +22,7 @@ impl Assignment<'_> {
     pub(super) async fn ended(mut self, outcome: Outcome) -> Finished {
         match outcome {
             _ if self.stuck => {
-                self.hand_back(HandBack::Stopped).await;
-                return Finished::DiskFull;
+                return self.wait_for_room().await;
             }
             Outcome::Complete { film, drift, sheet, reused_steps } => {
                 self.shared.metrics.reused(reused_steps);
@@ -30,8 +30,7 @@ impl Assignment<'_> {
             }
             Outcome::Stopped => self.hand_back(HandBack::Stopped).await,
             Outcome::Failed { code, .. } if code == Code::DiskFull.name() => {
-                self.hand_back(HandBack::Stopped).await;
-                return Finished::DiskFull;
+                return self.wait_for_room().await;
             }
             Outcome::Failed { code, message } if code == Code::GpuOutOfMemory.name() => {
                 match self.instead().await {
@@ -84,8 +83,7 @@ impl Assignment<'_> {
                 Err(error) => {
                     // The film is whole in its folder; the next attempt only stores it.
                     tracing::error!(job = %self.job.id, %error, "a film could not be stored");
-                    self.hand_back(HandBack::Stopped).await;
-                    return Finished::DiskFull;
+                    return self.wait_for_room().await;
                 }
             }
         }
@@ -95,8 +93,7 @@ impl Assignment<'_> {
                 Ok(artifact) => artifacts.push(artifact),
                 Err(error @ ArtifactError::DiskFull { .. }) => {
                     tracing::error!(job = %self.job.id, %error, "a picture has to wait");
-                    self.hand_back(HandBack::Stopped).await;
-                    return Finished::DiskFull;
+                    return self.wait_for_room().await;
                 }
                 // A film without it is still a film.
                 Err(error) => tracing::warn!(job = %self.job.id, %error, "a picture is not kept"),
@@ -145,6 +142,13 @@ impl Assignment<'_> {
         self.process.kill().await;
         self.hand_back(HandBack::Stopped).await;
         Finished::WorkerGone("the server ends".into())
+    }
+
+    /// Gives the job back until there is room on the disk.
+    pub(super) async fn wait_for_room(&mut self) -> Finished {
+        self.shared.slots.set(self.slot, SlotState::Waiting);
+        self.hand_back(HandBack::Stopped).await;
+        Finished::DiskFull
     }
 
     pub(super) async fn hand_back(&mut self, how: HandBack) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use longreel_film::Change;
 use longreel_jobs::{
-    ArtifactKind, ArtifactName, Format, HandBack, Job, Lease, Leased, Orders, PartBytes, Proceed,
-    Progress, Renewal, SegmentDone, StoreError, WorkerEvent,
+    ArtifactKind, ArtifactName, Format, Job, Lease, Leased, Orders, PartBytes, Proceed, Progress,
+    Renewal, SegmentDone, StoreError, WorkerEvent,
 };
 use serde_json::{Map, Value};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -21,7 +21,7 @@ use crate::films::Resolved;
 use crate::prepare::{Unready, prepare};
 use crate::process::{Heard, WorkerProcess};
 use crate::protocol::{Order, Told, When};
-use crate::shared::{Ending, Shared};
+use crate::shared::{Ending, Shared, SlotState};
 use crate::steering::steered;
 use crate::supervisor::write_lease;
 use crate::worker::FILM;
@@ -53,6 +53,7 @@ pub enum Finished {
 /// One job in the hands of one worker.
 pub struct Assignment<'a> {
     shared: &'a Arc<Shared>,
+    slot: usize,
     process: &'a mut WorkerProcess,
     lease: Lease,
     job: Job,
@@ -77,9 +78,15 @@ pub struct Assignment<'a> {
 
 impl<'a> Assignment<'a> {
     /// A job that was leased, for a worker that is idle.
-    pub fn new(shared: &'a Arc<Shared>, leased: Leased, process: &'a mut WorkerProcess) -> Self {
+    pub fn new(
+        shared: &'a Arc<Shared>,
+        slot: usize,
+        leased: Leased,
+        process: &'a mut WorkerProcess,
+    ) -> Self {
         Self {
             shared,
+            slot,
             process,
             lease: leased.lease,
             next_segment: leased.job.segments_done,
@@ -109,8 +116,7 @@ impl<'a> Assignment<'a> {
         let folder = self.shared.work_folder(self.job.id);
         if let Err(error) = write_lease(&folder, &self.lease.token).await {
             tracing::error!(folder = %folder.display(), %error, "a job's folder cannot be written");
-            self.hand_back(HandBack::Stopped).await;
-            return Finished::DiskFull;
+            return self.wait_for_room().await;
         }
         self.has_drift = self.last_has_drift().await;
         let prepared = match prepare(self.shared, &self.job, &resolved).await {
@@ -121,8 +127,7 @@ impl<'a> Assignment<'a> {
             }
             Err(Unready::Later(error)) => {
                 tracing::error!(job = %self.job.id, %error, "a job's files cannot be brought");
-                self.hand_back(HandBack::Stopped).await;
-                return Finished::DiskFull;
+                return self.wait_for_room().await;
             }
         };
         self.process.order(&Order::Make(Box::new(prepared.task))).await;
@@ -289,6 +294,7 @@ impl<'a> Assignment<'a> {
     /// Has the worker stop, since what it makes cannot be stored now.
     async fn get_stuck(&mut self) {
         self.stuck = true;
+        self.shared.slots.set(self.slot, SlotState::Waiting);
         self.stop(When::Now).await;
     }
 

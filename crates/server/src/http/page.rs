@@ -1,10 +1,15 @@
 //! The page and its files, which are inside the program.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::sync::LazyLock;
 
+use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::problem::Problem;
 
@@ -54,58 +59,105 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
     img-src 'self' blob:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'";
 
+/// A file as it is sent.
+struct Sent {
+    name: &'static str,
+    content_type: &'static str,
+    body: &'static str,
+    /// The same by gzip, a third of it: what the page waits for on a slow line.
+    gzip: Bytes,
+    /// What names its content, without quotes.
+    tag: String,
+}
+
+impl Sent {
+    fn new(name: &'static str, body: &'static str) -> Self {
+        let content_type = match name.rsplit_once('.') {
+            Some((_, "css")) => "text/css; charset=utf-8",
+            Some((_, "html")) => "text/html; charset=utf-8",
+            Some((_, "svg")) => "image/svg+xml",
+            _ => "text/javascript; charset=utf-8",
+        };
+        let mut hasher = DefaultHasher::new();
+        body.hash(&mut hasher);
+        let tag = format!("{:016x}", hasher.finish());
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        // Into memory, which takes everything.
+        let gzip = encoder.write_all(body.as_bytes()).and_then(|()| encoder.finish());
+        Self { name, content_type, body, gzip: gzip.unwrap_or_default().into(), tag }
+    }
+
+    /// A browser asks each time and gets the bytes only when they are others: after an update nobody sees
+    /// a page of two versions.
+    fn respond(&self, headers: &HeaderMap) -> Response {
+        let as_gzip = !self.gzip.is_empty() && takes_gzip(headers);
+        let etag = format!("\"{}{}\"", self.tag, if as_gzip { "-gzip" } else { "" });
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+        let is_known = known.is_some_and(|tags| {
+            tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
+        });
+        let mut response = match (is_known, as_gzip) {
+            (true, _) => StatusCode::NOT_MODIFIED.into_response(),
+            (false, true) => self.gzip.clone().into_response(),
+            (false, false) => self.body.into_response(),
+        };
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::CONTENT_TYPE, self.content_type),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::VARY, "accept-encoding"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if as_gzip && !is_known {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if let Ok(etag) = HeaderValue::from_str(&etag) {
+            headers.insert(header::ETAG, etag);
+        }
+        response
+    }
+}
+
+/// Whether a client says that it reads gzip. One that names it to refuse it gets it as it is.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(header::ACCEPT_ENCODING).into_iter();
+    lists.filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));
+        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok());
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_some_and(|weight: f32| weight > 0.0)
+    })
+}
+
+/// Made when the first of them is asked for; the page itself comes first.
+static SENT: LazyLock<Vec<Sent>> = LazyLock::new(|| {
+    let all = [("index.html", PAGE)].into_iter().chain(FILES);
+    all.map(|(name, body)| Sent::new(name, body)).collect()
+});
+
 /// GET /
 pub async fn page(headers: HeaderMap) -> Response {
-    respond("text/html; charset=utf-8", PAGE, &headers)
+    SENT[0].respond(&headers)
 }
 
 /// GET /web/{name}
 pub async fn file(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    let Some((name, body)) = FILES.iter().find(|(of, _)| *of == name) else {
+    let Some(sent) = SENT[1..].iter().find(|sent| sent.name == name) else {
         let shown: String = name.chars().take(64).collect();
         return Err(Problem::not_found(format!("the page has no file {shown:?}")));
     };
-    let content_type = match name.rsplit_once('.') {
-        Some((_, "css")) => "text/css; charset=utf-8",
-        Some((_, "svg")) => "image/svg+xml",
-        _ => "text/javascript; charset=utf-8",
-    };
-    Ok(respond(content_type, body, &headers))
-}
-
-/// A browser asks each time and gets the bytes only when they are others: after an update nobody sees a
-/// page of two versions.
-fn respond(content_type: &'static str, body: &'static str, headers: &HeaderMap) -> Response {
-    let mut hasher = DefaultHasher::new();
-    body.hash(&mut hasher);
-    let etag = format!("\"{:016x}\"", hasher.finish());
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    let is_known = known
-        .is_some_and(|tags| tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag));
-    let mut response = match is_known {
-        true => StatusCode::NOT_MODIFIED.into_response(),
-        false => body.into_response(),
-    };
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_TYPE, content_type),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        headers.insert(header::ETAG, etag);
-    }
-    response
+    Ok(sent.respond(&headers))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Read;
     use std::path::Path;
+
+    use super::*;
 
     #[test]
     fn every_file_of_the_page_is_in_the_program_and_every_import_is_one_of_them() {
@@ -129,6 +181,11 @@ mod tests {
             }
         }
         assert!(count > FILES.len(), "{count} imports are understood");
+        // All at once: on a slow line each round of imports would take its time anew.
+        for name in names.iter().filter(|name| name.ends_with(".js") && *name != "main.js") {
+            let preload = format!("<link rel=\"modulepreload\" href=\"web/{name}\">");
+            assert!(PAGE.contains(&preload), "{name} is not loaded ahead");
+        }
         for part in PAGE.split("\"web/").skip(1) {
             let name = part.split('"').next().unwrap_or_default().to_owned();
             assert!(names.contains(&name), "the page loads {name}");
@@ -150,11 +207,38 @@ mod tests {
     #[test]
     fn a_browser_that_has_a_file_is_told_so() {
         let etag = |response: &Response| response.headers()[header::ETAG].clone();
-        let first = respond("text/css", "a", &HeaderMap::new());
+        let [a, b] = ["a", "b"].map(|body| Sent::new("a.css", body));
+        let first = a.respond(&HeaderMap::new());
         assert_eq!(first.status(), StatusCode::OK);
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_NONE_MATCH, etag(&first));
-        assert_eq!(respond("text/css", "a", &headers).status(), StatusCode::NOT_MODIFIED);
-        assert_eq!(respond("text/css", "b", &headers).status(), StatusCode::OK);
+        assert_eq!(a.respond(&headers).status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(b.respond(&headers).status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_browser_that_reads_gzip_gets_it_and_others_the_file() {
+        for (accepted, is_gzip) in [
+            ("gzip, deflate, br", true),
+            ("br, GZIP;q=0.5", true),
+            ("br", false),
+            ("gzip;q=0", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            let response = SENT[0].respond(&headers);
+            let coding = response.headers().get(header::CONTENT_ENCODING);
+            assert_eq!(coding.is_some_and(|coding| coding == "gzip"), is_gzip, "{accepted}");
+            assert_eq!(response.headers()[header::VARY], "accept-encoding");
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+            let mut text = String::new();
+            match is_gzip {
+                true => {
+                    flate2::read::GzDecoder::new(&*body).read_to_string(&mut text).expect("gzip");
+                }
+                false => text.push_str(std::str::from_utf8(&body).expect("text")),
+            }
+            assert!(text == PAGE, "{accepted}: another page");
+        }
     }
 }

@@ -203,7 +203,7 @@ pub fn all(film: &Value) -> Value {
                 "version": {"type": "string"},
                 "workers": {
                     "type": "array",
-                    "items": {"enum": ["starting", "idle", "working", "down"]},
+                    "items": {"enum": ["starting", "idle", "working", "waiting", "down"]},
                 },
             },
         },
