@@ -146,6 +146,11 @@ impl Browser {
     #[track_caller]
     pub fn click(&self, selector: &str) {
         let id = self.element(selector);
+        // As far as somebody would scroll: out from under what stays in place.
+        self.run(&format!(
+            "[...document.querySelectorAll({})].find(e => e.checkVisibility()).scrollIntoView({{ block: 'nearest' }})",
+            json!(selector)
+        ));
         self.call("POST", &format!("/element/{id}/click"), &json!({}));
     }
 
