@@ -106,6 +106,7 @@ pub(crate) fn prepare(
         decoder_strips: Some(planned.strips),
         given_frames,
         started_in: current_folder(),
+        guidance_batch: planned.guidance_batch,
         outputs: outputs.clone(),
     };
     // Last: what makes it a run is there when all else is.
@@ -143,12 +144,13 @@ fn check_film(
     let before: FilmRequest = serde_json::from_value(told["request"].clone())
         .map_err(|e| refuse(format!("it was made by another version ({e})")))?;
     let request = planned.request();
-    // What may differ. Pictures are named by their place, which does.
+    // What may differ. Pictures are named by their place, which does; the machine may be another one.
     let likened = FilmRequest {
         prompts: request.prompts.clone(),
         length: request.length,
         start: request.start.clone(),
         end_image: request.end_image.clone(),
+        guidance_batch: request.guidance_batch,
         ..before.clone()
     };
     if likened != *request {

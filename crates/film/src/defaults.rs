@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{FilmError, PlanError};
 use crate::plan::ModelFacts;
 use crate::request::{
-    CacheChoice, Carry, FilmRequest, Finish, FitMode, KvCacheChoice, Length, SolverChoice,
-    StartFrom, TimedPrompt,
+    CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,
+    SolverChoice, StartFrom, TimedPrompt,
 };
 
 /// The negative prompt of the reference pipelines' examples and of the official script, for models
@@ -172,6 +172,7 @@ impl Defaults {
             solver: self.solver.clone(),
             cache: CacheChoice::default(),
             kv_cache: KvCacheChoice::default(),
+            guidance_batch: GuidanceBatchChoice::default(),
             finish: Finish::default(),
         }
     }

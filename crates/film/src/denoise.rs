@@ -27,6 +27,8 @@ pub struct SegmentTask<'a> {
     pub uncond: Option<&'a SplitContext>,
     /// How the two passes are combined.
     pub guidance: Guidance,
+    /// Whether they go through the network together, where one group of devices has both.
+    pub guidance_batch: bool,
     /// Extra input channels of image-to-video models, `[window, extra, h, w]`.
     pub extra_channels: Option<&'a Tensor>,
     /// Rows and groups.
@@ -107,7 +109,8 @@ pub fn denoise(
         contexts.extend(uncond.map(|context| (Branch::Uncond, context)));
         let timesteps = &row.timesteps[row.interval.clone()];
         let (options, contexts) = (&task.forward, &contexts[..]);
-        let shown = ShownRow { index, input: &input, timesteps, options, contexts };
+        let batch = task.guidance_batch;
+        let shown = ShownRow { index, input: &input, timesteps, options, contexts, batch };
         let at_work = AtWork { row, kept, shown };
         let (mut velocity, other) = evaluate(task, &at_work, &mut reuse)?;
         if let Some(other) = other {
@@ -209,57 +212,79 @@ fn clean_latent(timetable: &Timetable, at_work: &AtWork<'_>, velocity: &Tensor) 
     Tensor::from_vec(velocity.shape(), values)
 }
 
-/// The branches of guidance that the row needs, at the same time where they have devices of their own.
+/// The branches of guidance that the row needs: at the same time where they have devices of their own, and
+/// else one after the other or as one batch.
 fn evaluate(
     task: &SegmentTask<'_>,
     at_work: &AtWork<'_>,
     reuse: &mut Reuse<'_>,
 ) -> Result<(Tensor, Option<Tensor>), FilmError> {
     let shown = &at_work.shown;
-    let [cond, uncond] = match reuse {
-        Reuse::Keys(branches) => branches,
-        Reuse::Steps(cached) => {
-            let mut velocities = cached.evaluate(task.denoisers, shown)?.into_iter();
-            return Ok((velocities.next().expect("of the first branch"), velocities.next()));
+    let velocities = match reuse {
+        Reuse::Steps(cached) => cached.evaluate(task.denoisers, shown)?,
+        Reuse::Keys(caches) => {
+            let (caches, idle) = caches.split_at_mut(shown.contexts.len());
+            if task.uncond.is_some() {
+                let idle = idle.iter_mut().flatten();
+                idle.for_each(|cache| cache.forget(at_work.kept.forget.clone()));
+            }
+            evaluate_branches(task, at_work, caches)?
         }
     };
-    let own = |branch, cache| evaluate_branch(task, at_work, branch, cache);
-    let (first, second) = (shown.contexts[0], shown.contexts.get(1).copied());
-    let Some(second) = second else {
-        if let (Some(_), Some(cache)) = (task.uncond, uncond) {
-            cache.forget(at_work.kept.forget.clone());
+    let mut velocities = velocities.into_iter();
+    Ok((velocities.next().expect("of the first branch"), velocities.next()))
+}
+
+/// As [`evaluate`], behind the kept keys of finished blocks if there are any.
+fn evaluate_branches(
+    task: &SegmentTask<'_>,
+    at_work: &AtWork<'_>,
+    caches: &mut [Option<SplitCache>],
+) -> Result<Vec<Tensor>, FilmError> {
+    let contexts = at_work.shown.contexts;
+    let mut velocities = Vec::with_capacity(contexts.len());
+    if contexts.len() == 1 || !task.denoisers.are_apart() {
+        let size = if task.guidance_batch { contexts.len() } else { 1 };
+        for (contexts, caches) in contexts.chunks(size).zip(caches.chunks_mut(size)) {
+            velocities.extend(evaluate_batch(task, at_work, contexts, caches)?);
         }
-        return Ok((own(first, cond.as_mut())?, None));
-    };
-    if !task.denoisers.are_apart() {
-        let velocity = own(first, cond.as_mut())?;
-        return Ok((velocity, Some(own(second, uncond.as_mut())?)));
+        return Ok(velocities);
     }
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| own(second, uncond.as_mut()));
-        let velocity = own(first, cond.as_mut());
-        let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-        Ok((velocity?, Some(other?)))
+        let branches = contexts.chunks(1).zip(caches.chunks_mut(1));
+        let begin = |(contexts, caches)| {
+            scope.spawn(move || evaluate_batch(task, at_work, contexts, caches))
+        };
+        let begun: Vec<_> = branches.map(begin).collect();
+        for branch in begun {
+            velocities.extend(branch.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        }
+        Ok(velocities)
     })
 }
 
-/// One branch of guidance, behind the kept keys of finished blocks if there are any.
-fn evaluate_branch(
+/// Branches of guidance that go through the network together.
+fn evaluate_batch(
     task: &SegmentTask<'_>,
     at_work: &AtWork<'_>,
-    (branch, context): (Branch, &SplitContext),
-    cache: Option<&mut SplitCache>,
-) -> Result<Tensor, FilmError> {
+    contexts: &[(Branch, &SplitContext)],
+    caches: &mut [Option<SplitCache>],
+) -> Result<Vec<Tensor>, FilmError> {
     let AtWork { kept, shown, .. } = at_work;
     let ShownRow { index, input, timesteps, options, .. } = *shown;
-    let model = task.denoisers.of(branch);
-    let Some(cache) = cache else {
-        return Ok(model.forward(input, timesteps, context, options)?);
-    };
-    assert_eq!(cache.next_frame(), kept.run.start, "row {index} begins elsewhere");
-    let velocity = model.forward_after(cache, kept.keep, input, timesteps, context, options)?;
-    cache.forget(kept.forget.clone());
-    Ok(velocity)
+    let model = task.denoisers.of(contexts[0].0);
+    let contexts: Vec<_> = contexts.iter().map(|(_, context)| *context).collect();
+    let mut caches: Vec<_> = caches.iter_mut().flatten().collect();
+    if caches.is_empty() {
+        return Ok(model.forward(input, timesteps, &contexts, options)?);
+    }
+    for cache in &caches {
+        assert_eq!(cache.next_frame(), kept.run.start, "row {index} begins elsewhere");
+    }
+    let velocities =
+        model.forward_after(&mut caches, kept.keep, input, timesteps, &contexts, options)?;
+    caches.iter_mut().for_each(|cache| cache.forget(kept.forget.clone()));
+    Ok(velocities)
 }
 
 /// Advances one group's solver.

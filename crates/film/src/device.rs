@@ -13,7 +13,7 @@ use longreel_weights::{TransformerConfig, WeightDtype};
 
 pub use self::choice::DeviceChoice;
 use crate::error::FilmError;
-use crate::estimate::{GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_state_bytes};
+use crate::estimate::{Batch, GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_state_bytes};
 use crate::plan::{ModelFacts, PlanSummary, human_bytes};
 use crate::sharing::Sharing;
 
@@ -145,11 +145,11 @@ pub(crate) struct Need {
 const HEADROOM: u64 = 768 << 20;
 
 impl Need {
-    /// Of the transformer and the VAE, for windows of `tokens` and frames of `size`, height and width, which
+    /// Of the transformer and the VAE, for passes of `batch` and frames of `size`, height and width, which
     /// are decoded in so many strips; `kept` is what passes leave for later ones takes.
     pub fn of(
         model: &ModelFacts,
-        tokens: usize,
+        batch: Batch,
         size: [usize; 2],
         strips: usize,
         kept: u64,
@@ -168,7 +168,7 @@ impl Need {
         Self {
             weights: bytes + model.other_bytes,
             largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
-            activations: gpu_forward_bytes(transformer, tokens) + kept,
+            activations: gpu_forward_bytes(transformer, batch) + kept,
             state: gpu_state_bytes(&model.vae, size, strips),
             decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
         }
@@ -179,12 +179,13 @@ impl Need {
     pub fn of_rank(
         model: &ModelFacts,
         sharing: Sharing,
-        tokens: usize,
+        batch: Batch,
         size: [usize; 2],
         strips: usize,
         kept: u64,
     ) -> Self {
-        let own = sharing.tokens(tokens, size[0], &model.transformer);
+        let tokens = sharing.tokens(batch.tokens, size[0], &model.transformer);
+        let own = Batch { tokens, ..batch };
         let need = Self::of(model, own, size, strips, kept / sharing.denoisers() as u64);
         if !sharing.decoder {
             return need;
@@ -264,7 +265,7 @@ pub(crate) fn share(
 ) -> Result<(), FilmError> {
     let (sharing, size) = (plan.sharing, [plan.height, plan.width]);
     let (strips, kept) = (plan.decoder_strips, plan.kept_bytes());
-    let need = Need::of_rank(model, sharing, plan.tokens, size, strips, kept);
+    let need = Need::of_rank(model, sharing, plan.batch(), size, strips, kept);
     let denoisers = devices.iter().take(sharing.denoisers()).map(|device| (device, need));
     let decoder = sharing
         .decoder
@@ -349,7 +350,7 @@ mod tests {
                 devices: 1,
             };
             let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
-            Need::of(&facts, tokens, [height, width], 1, 0)
+            Need::of(&facts, Batch::one(tokens), [height, width], 1, 0)
         };
         let small = need("SkyReels-V2-DF-1.3B-540P", 25, 960, 544);
         let shares = small.shares(6 << 30).expect("the 1.3B model at 540P in 6 GiB");

@@ -231,6 +231,7 @@ impl Engine {
             decoder_strips: Some(plan.strips),
             given_frames,
             started_in: current_folder(),
+            guidance_batch: plan.guidance_batch,
             outputs: outputs.clone(),
         };
         file.write(&folder)?;
@@ -311,7 +312,12 @@ impl Engine {
         // Which decide what the plan is for.
         self.devices(observer)?;
         let planned = self.plan(&file.request)?;
-        let planned = planned.begun_with(file.kept_frames, file.decoder_strips, &self.facts)?;
+        let planned = planned.begun_with(
+            file.kept_frames,
+            file.decoder_strips,
+            file.guidance_batch,
+            &self.facts,
+        )?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
         let given_frames = file.given_frames;

@@ -28,6 +28,27 @@ impl ForwardFlops {
     }
 }
 
+/// A forward pass at its longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Tokens of one sample.
+    pub tokens: usize,
+    /// Samples that go through the network together: 2 when the passes of guidance do.
+    pub samples: usize,
+}
+
+impl Batch {
+    /// A single sample.
+    pub fn one(tokens: usize) -> Self {
+        Self { tokens, samples: 1 }
+    }
+
+    /// Of all samples.
+    pub fn all_tokens(self) -> usize {
+        self.tokens * self.samples
+    }
+}
+
 /// Tokens of one latent frame of `height x width` pixels.
 pub fn tokens_per_frame(config: &TransformerConfig, height: usize, width: usize) -> usize {
     let [_, ph, pw] = patch(config);
@@ -238,14 +259,15 @@ pub const GPU_CONTEXTS: u64 = 1 << 30;
 
 /// Bytes of activations that stand at once on a GPU in a forward pass in bf16. At the widest point of
 /// a block there are the hidden state (f32), query, key, value and what attention gives, and for each
-/// token its angles; before the first block the time's projection is computed with in f32.
-pub fn gpu_forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
+/// token of a sample its angles; before the first block the time's projection is computed with in f32.
+pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
     let angles = 4 * config.attention_head_dim as u64;
     let contexts = 4 * 512 * dim * 2 * config.num_layers as u64;
     let time = 4 * 6 * dim * dim;
     let slices = 2 * (64 << 20);
-    (tokens as u64 * (12 * dim + angles) + slices).max(time) + contexts.min(GPU_CONTEXTS)
+    let tokens = batch.all_tokens() as u64 * 12 * dim + batch.tokens as u64 * angles;
+    (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
 /// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture,

@@ -80,12 +80,12 @@ pub use memory::{
 };
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    Beyond, FilmPlan, FinishSummary, GpuPlan, KvCacheSummary, ModelFacts, PlanSummary,
-    PlannedSegment, Saving, check_inputs, human_bytes, human_seconds, plan,
+    Beyond, FilmPlan, FinishSummary, GpuPlan, GuidanceBatchSummary, KvCacheSummary, ModelFacts,
+    PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes, human_seconds, plan,
 };
 pub use request::{
-    CacheChoice, Carry, FilmRequest, Finish, FitMode, KvCacheChoice, Length, SolverChoice,
-    StartFrom, TimedPrompt,
+    CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,
+    SolverChoice, StartFrom, TimedPrompt,
 };
 pub use run::Outcome;
 pub use run_file::RunFile;

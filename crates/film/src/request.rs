@@ -118,6 +118,20 @@ pub enum KvCacheChoice {
     Off,
 }
 
+/// The two passes of guidance as one batch, which has each weight read, and where they do not fit a GPU
+/// brought, once for both; the film is the same, but for what a GPU's libraries round by the number of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuidanceBatchChoice {
+    /// On a GPU, where memory has room for it.
+    #[default]
+    Auto,
+    /// Wherever one device has both passes.
+    On,
+    /// One pass after the other.
+    Off,
+}
+
 /// A film, asked for in full. Serialised into the run's folder and into the film's metadata.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FilmRequest {
@@ -142,6 +156,9 @@ pub struct FilmRequest {
     /// The noise levels at which it is applied.
     #[serde(default)]
     pub guidance_interval: GuidanceInterval,
+    /// Whether both its passes go through the network together.
+    #[serde(default)]
+    pub guidance_batch: GuidanceBatchChoice,
     /// Flow shift of the schedule.
     pub flow_shift: f32,
     /// Frames a second, of the file and for models with an fps embedding.

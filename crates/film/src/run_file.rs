@@ -38,6 +38,9 @@ pub struct RunFile {
     /// The folder that paths in here start from where they are relative: the one it was begun in.
     #[serde(default)]
     pub started_in: PathBuf,
+    /// Whether both passes of guidance were one batch; see `kept_frames`.
+    #[serde(default)]
+    pub guidance_batch: bool,
     /// Where it goes.
     pub outputs: Outputs,
 }

@@ -39,6 +39,15 @@ pub(crate) struct ShownRow<'a> {
     pub options: &'a ForwardOptions,
     /// The branches of guidance that are run, the conditional one first.
     pub contexts: &'a [(Branch, &'a SplitContext)],
+    /// Whether those that are computed go through the network together.
+    pub batch: bool,
+}
+
+impl<'a> ShownRow<'a> {
+    /// The branches that go through the network together, in order.
+    fn batches(&self) -> impl Iterator<Item = &'a [(Branch, &'a SplitContext)]> + use<'a> {
+        self.contexts.chunks(if self.batch { self.contexts.len().max(1) } else { 1 })
+    }
 }
 
 /// A step cache in a segment.
@@ -81,36 +90,42 @@ impl<'a> CachedRows<'a> {
         let Self { cache: StepCache::Tea(cache), observed, residuals } = self else {
             unreachable!("asked before")
         };
-        let mut decision = None;
+        // A step cache has one group of devices for all branches.
+        let model = denoisers.of(Branch::Cond);
+        let begin = || model.begin(shown.input, shown.timesteps, shown.options);
+        let mut first = Some(begin()?);
+        let pass = first.as_ref().expect("just begun");
+        let now = match cache.observed() {
+            Observed::TimeEmbedding => pass.temb(),
+            Observed::TimeProjection => pass.time_proj(),
+        };
+        let of_branch = |branch: &(Branch, _)| residuals[branch.0 as usize].as_ref();
+        let known = shown
+            .contexts
+            .iter()
+            .all(|branch| of_branch(branch).is_some_and(|residual| pass.takes(residual)));
+        let before = observed.as_ref().filter(|before| known && before.shape() == now.shape());
+        let change = before.map(|before| ops::relative_change(now, before)).transpose()?;
+        *observed = Some(now.clone());
         let mut velocities = Vec::with_capacity(shown.contexts.len());
-        for &(branch, context) in shown.contexts {
-            let model = denoisers.of(branch);
-            let mut pass = model.begin(shown.input, shown.timesteps, shown.options)?;
-            let residual = &mut residuals[branch as usize];
-            let decision = match decision {
-                Some(decision) => decision,
-                None => {
-                    let now = match cache.observed() {
-                        Observed::TimeEmbedding => pass.temb(),
-                        Observed::TimeProjection => pass.time_proj(),
-                    };
-                    let known = residual.as_ref().is_some_and(|residual| pass.takes(residual));
-                    let before = observed.as_ref().filter(|b| known && b.shape() == now.shape());
-                    let change = before.map(|before| ops::relative_change(now, before));
-                    let change = change.transpose().map_err(ModelError::from)?;
-                    *observed = Some(now.clone());
-                    *decision.insert(cache.decide(shown.index, change))
-                }
-            };
-            match residual {
-                Some(residual) if decision == Decision::Reuse => pass.add_residual(residual)?,
-                _ => {
-                    // The memory of the old one is needed while the blocks run.
-                    *residual = None;
-                    *residual = Some(pass.run_blocks_keeping_residual(context)?);
-                }
+        if cache.decide(shown.index, change) == Decision::Reuse {
+            for branch in shown.contexts {
+                let mut pass = first.take().map_or_else(begin, Ok)?;
+                pass.add_residual(residuals[branch.0 as usize].as_ref().expect("known"))?;
+                velocities.extend(pass.finish()?);
             }
-            velocities.push(pass.finish()?);
+            return Ok(velocities);
+        }
+        for batch in shown.batches() {
+            let mut pass = first.take().map_or_else(begin, Ok)?;
+            // The memory of the old ones is needed while the blocks run.
+            batch.iter().for_each(|(branch, _)| residuals[*branch as usize] = None);
+            let contexts: Vec<_> = batch.iter().map(|(_, context)| *context).collect();
+            let kept = pass.run_blocks_keeping_residuals(&contexts)?;
+            for ((branch, _), residual) in batch.iter().zip(kept) {
+                residuals[*branch as usize] = Some(residual);
+            }
+            velocities.extend(pass.finish()?);
         }
         Ok(velocities)
     }
@@ -126,21 +141,22 @@ fn whole_model(
     let latents = leading_channels(shown.input, channels);
     let decision = cache.decide(shown.index, latents.data());
     let mut velocities = Vec::with_capacity(shown.contexts.len());
-    for &(branch, context) in shown.contexts {
-        velocities.push(match decision {
-            Decision::Reuse => {
-                let mut velocity = latents.clone();
-                cache.reuse(branch, velocity.data_mut())?;
-                velocity
-            }
-            Decision::Compute => {
-                let model = denoisers.of(branch);
-                let velocity =
-                    model.forward(shown.input, shown.timesteps, context, shown.options)?;
-                cache.store(branch, latents.data(), velocity.data())?;
-                velocity
-            }
-        });
+    if decision == Decision::Reuse {
+        for &(branch, _) in shown.contexts {
+            let mut velocity = latents.clone();
+            cache.reuse(branch, velocity.data_mut())?;
+            velocities.push(velocity);
+        }
+        return Ok(velocities);
+    }
+    for batch in shown.batches() {
+        let model = denoisers.of(batch[0].0);
+        let contexts: Vec<_> = batch.iter().map(|(_, context)| *context).collect();
+        let computed = model.forward(shown.input, shown.timesteps, &contexts, shown.options)?;
+        for ((branch, _), velocity) in batch.iter().zip(computed) {
+            cache.store(*branch, latents.data(), velocity.data())?;
+            velocities.push(velocity);
+        }
     }
     Ok(velocities)
 }

@@ -108,10 +108,11 @@ FOR_EACH_PAIR(DEFINE)
 #undef DEFINE
 
 // x / sqrt(mean(x^2) + eps) * weight, unless there is no weight; then the pairs of neighbours of each
-// head are turned by the token's angles, if there are any.
+// head are turned by the token's angles, if there are any: those of `tokens` tokens, again and again.
 template <int N, class T>
 __device__ __forceinline__ void rms_norm_rope(T *x, const float *weight, const float *cosines,
-                                              const float *sines, int dim, int head_dim, float eps) {
+                                              const float *sines, int tokens, int dim, int head_dim,
+                                              float eps) {
     __shared__ float sums[33];
     i64 token = blockIdx.x;
     T *row = x + token * dim;
@@ -122,7 +123,7 @@ __device__ __forceinline__ void rms_norm_rope(T *x, const float *weight, const f
         part.values([&](float v) { sum += v * v; });
         inverse = 1.0f / sqrtf(block_sum(sum, sums) / dim + eps);
     }
-    int half = head_dim / 2;
+    i64 angles = cosines ? token % tokens * (head_dim / 2) : 0;
     part.packs_of_row([&](const float *v, int at) {
         float y[N];
 #pragma unroll
@@ -135,7 +136,7 @@ __device__ __forceinline__ void rms_norm_rope(T *x, const float *weight, const f
         }
         if constexpr (N > 1) {
             if (cosines) {
-                i64 angle = token * half + at % head_dim / 2;
+                i64 angle = angles + at % head_dim / 2;
                 float c[N / 2], s[N / 2];
                 load<N / 2>(c, cosines + angle);
                 load<N / 2>(s, sines + angle);
@@ -154,13 +155,16 @@ __device__ __forceinline__ void rms_norm_rope(T *x, const float *weight, const f
 // One block a row.
 #define DEFINE(T)                                                                               \
     extern "C" __global__ void rms_norm_rope_##T(T *x, const float *weight, const float *cosines, \
-                                                 const float *sines, int dim, int head_dim,     \
-                                                 float eps) {                                   \
+                                                 const float *sines, int tokens, int dim,       \
+                                                 int head_dim, float eps) {                     \
         bool whole = dim % WIDE == 0 && head_dim % WIDE == 0 && aligned(x) && aligned(weight) && \
                      aligned(cosines) && aligned(sines);                                        \
-        if (whole) rms_norm_rope<WIDE>(x, weight, cosines, sines, dim, head_dim, eps);          \
-        else if (cosines) rms_norm_rope<2>(x, weight, cosines, sines, dim, head_dim, eps);      \
-        else rms_norm_rope<1>(x, weight, cosines, sines, dim, head_dim, eps);                   \
+        if (whole)                                                                              \
+            rms_norm_rope<WIDE>(x, weight, cosines, sines, tokens, dim, head_dim, eps);         \
+        else if (cosines)                                                                       \
+            rms_norm_rope<2>(x, weight, cosines, sines, tokens, dim, head_dim, eps);            \
+        else                                                                                    \
+            rms_norm_rope<1>(x, weight, cosines, sines, tokens, dim, head_dim, eps);            \
     }
 FOR_EACH_ELEMENT(DEFINE)
 #undef DEFINE

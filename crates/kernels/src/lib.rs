@@ -32,7 +32,7 @@ pub use device::Device;
 pub use dtype::DType;
 pub use gpu::GpuError;
 pub use ops::{
-    Activation, Attention, Bias, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable,
+    Activation, Attention, Bias, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, Sample,
     UpsampledConv,
 };
 pub use quantize::quantize;

@@ -310,27 +310,37 @@ impl Tensor {
 
     /// Joins tensors of one device along the outermost axis.
     pub fn concat0(parts: &[&Tensor]) -> Self {
-        let first = parts.first().expect("concat0: no parts");
+        let whole: Vec<_> = parts.iter().map(|&part| (part, 0..part.dim(0))).collect();
+        Self::concat_rows(&whole)
+    }
+
+    /// Joins rows of tensors of one device along the outermost axis.
+    pub fn concat_rows(parts: &[(&Tensor, Range<usize>)]) -> Self {
+        let (first, _) = parts.first().expect("concat_rows: no parts");
         let mut shape = first.shape.clone();
-        for part in parts {
-            assert_eq!(part.shape[1..], first.shape[1..], "concat0: inner shapes differ");
+        for (part, rows) in parts {
+            assert_eq!(part.shape[1..], first.shape[1..], "concat_rows: inner shapes differ");
+            let inside = rows.start <= rows.end && rows.end <= part.shape[0];
+            assert!(inside, "concat_rows: {rows:?} of {:?}", part.shape);
         }
-        shape[0] = parts.iter().map(|part| part.shape[0]).sum();
-        let len = parts.iter().map(|part| part.len()).sum();
+        shape[0] = parts.iter().map(|(_, rows)| rows.len()).sum();
+        let (len, inner) = (shape.iter().product(), shape[1..].iter().product::<usize>());
+        let of = |rows: &Range<usize>| rows.start * inner..rows.end * inner;
         let values = match &first.values {
-            Values::Parked(_) => panic!("concat0: values that the host keeps for a GPU"),
+            Values::Parked(_) => panic!("concat_rows: values that the host keeps for a GPU"),
             Values::Host(_) => {
                 let mut data = Host::with_room(len);
-                parts.iter().for_each(|part| data.extend_from_slice(part.data()));
+                let all = parts.iter();
+                all.for_each(|(part, rows)| data.extend_from_slice(&part.data()[of(rows)]));
                 Values::Host(data)
             }
             Values::Device(array) => {
                 let mut whole = Array::unset(array.gpu(), array.element(), len);
                 let mut at = 0;
-                for part in parts {
-                    let part = part.array().expect("concat0: parts on different devices");
-                    whole.copy_from(at, part, 0..part.len());
-                    at += part.len();
+                for (part, rows) in parts {
+                    let part = part.array().expect("concat_rows: parts on different devices");
+                    whole.copy_from(at, part, of(rows));
+                    at += of(rows).len();
                 }
                 Values::Device(whole)
             }

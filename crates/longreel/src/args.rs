@@ -195,6 +195,16 @@ pub enum KvCacheArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuidanceBatchArg {
+    /// On a GPU, where memory has room for it
+    Auto,
+    /// Wherever one device has both passes
+    On,
+    /// One pass after the other
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Solver {
     /// UniPC as the model's scheduler sets it
     Unipc,
@@ -401,6 +411,10 @@ pub struct SpeedArgs {
     /// [default: auto]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub kv_cache: Option<KvCacheArg>,
+    /// Both passes of guidance through the network together: each weight is read once for both, for more
+    /// memory [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub guidance_batch: Option<GuidanceBatchArg>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use longreel_film::{
-    CacheChoice, Carry, DeviceChoice, EngineOptions, FilmRequest, FitMode, KvCacheChoice, Length,
-    Outputs, SolverChoice, StartFrom,
+    CacheChoice, Carry, DeviceChoice, EngineOptions, FilmRequest, FitMode, GuidanceBatchChoice,
+    KvCacheChoice, Length, Outputs, SolverChoice, StartFrom,
 };
 
 use crate::demo;
@@ -80,6 +80,11 @@ fn words(
         KvCacheChoice::Auto => {}
         KvCacheChoice::On => flag("--kv-cache", "on".into()),
         KvCacheChoice::Off => flag("--kv-cache", "off".into()),
+    }
+    match request.guidance_batch {
+        GuidanceBatchChoice::Auto => {}
+        GuidanceBatchChoice::On => flag("--guidance-batch", "on".into()),
+        GuidanceBatchChoice::Off => flag("--guidance-batch", "off".into()),
     }
     match &request.start {
         StartFrom::Prompt => {}
@@ -197,6 +202,7 @@ mod tests {
             solver: SolverChoice::FewStep { timesteps: vec![1000, 500], renoise: false },
             cache: CacheChoice::TeaCache { threshold: 0.15, use_ret_steps: true },
             kv_cache: KvCacheChoice::On,
+            guidance_batch: GuidanceBatchChoice::Off,
             finish: Finish { size: Some([224, 162]), frames: 3 },
         };
         let engine = EngineOptions {

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use longreel_film::{
-    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, GuidanceInterval, KvCacheChoice,
-    Length, SolverChoice, StartFrom, TimedPrompt,
+    CacheChoice, Carry, Defaults, FilmRequest, Finish, FitMode, GuidanceBatchChoice,
+    GuidanceInterval, KvCacheChoice, Length, SolverChoice, StartFrom, TimedPrompt,
 };
 
-use crate::args::{CarryArg, Fit, GenerateArgs, KvCacheArg, Resolution, Solver};
+use crate::args::{CarryArg, Fit, GenerateArgs, GuidanceBatchArg, KvCacheArg, Resolution, Solver};
 use crate::outcome::bad_input;
 use crate::story::{Story, read_prompts};
 use crate::values::{FILMS_MAX, Size, check_frames, check_size, nearest_frames};
@@ -206,6 +206,11 @@ pub fn request(
             KvCacheArg::Auto => KvCacheChoice::Auto,
             KvCacheArg::On => KvCacheChoice::On,
             KvCacheArg::Off => KvCacheChoice::Off,
+        },
+        guidance_batch: match args.speed.guidance_batch.unwrap_or(GuidanceBatchArg::Auto) {
+            GuidanceBatchArg::Auto => GuidanceBatchChoice::Auto,
+            GuidanceBatchArg::On => GuidanceBatchChoice::On,
+            GuidanceBatchArg::Off => GuidanceBatchChoice::Off,
         },
         finish: Finish {
             size: picture.upscale.map(|upscale| upscale.of([width, height])),

@@ -80,8 +80,15 @@ impl Shown {
     fn split(&self, model: &Transformer, devices: Vec<Device>) -> Result<Tensor, ModelError> {
         let model = on(model, devices)?;
         let context = model.context(&self.text, self.image.as_ref(), &CONTEXT)?;
-        model.forward(&self.latents, &self.timesteps, &context, &self.options)
+        let one = model.forward(&self.latents, &self.timesteps, &[&context], &self.options)?;
+        Ok(only(one))
     }
+}
+
+/// Of a batch of one.
+fn only(velocities: Vec<Tensor>) -> Tensor {
+    let [velocity] = velocities.try_into().expect("one");
+    velocity
 }
 
 /// Every published kind of model, with its heads, and its kind of attention and timesteps.
@@ -170,15 +177,16 @@ fn kept_keys_of_each_ranks_heads_give_the_velocity_of_one() {
                 let alone =
                     model.forward_after(&mut cache, keep, &latents, &timesteps, &context, options);
                 let together = split.forward_after(
-                    &mut split_cache,
+                    &mut [&mut split_cache],
                     keep,
                     &latents,
                     &timesteps,
-                    &split_context,
+                    &[&split_context],
                     options,
                 );
                 let what = format!("behind kept frames on {count}");
-                assert_same_bits(&what, &together.expect("together"), &alone.expect("alone"));
+                let together = only(together.expect("together"));
+                assert_same_bits(&what, &together, &alone.expect("alone"));
                 assert_eq!(split_cache.bytes(), cache.bytes(), "kept by all together");
             }
             cache = KeyValueCache::new(&model);
@@ -195,12 +203,13 @@ fn a_step_that_is_reused_is_put_together_as_it_was_taken_apart() {
     let context = split.context(&shown.text, None, &CONTEXT).expect("a context");
     let begin = |latents: &Tensor| split.begin(latents, &[700.0], &shown.options).expect("begins");
     let mut pass = begin(&shown.latents);
-    let residual = pass.run_blocks_keeping_residual(&context).expect("runs");
-    assert_same_bits("in steps", &pass.finish().expect("ends"), &alone);
+    let residuals = pass.run_blocks_keeping_residuals(&[&context]).expect("runs");
+    let [residual] = residuals.try_into().expect("one");
+    assert_same_bits("in steps", &only(pass.finish().expect("ends")), &alone);
     let mut pass = begin(&shown.latents);
     assert!(pass.takes(&residual));
     pass.add_residual(&residual).expect("fits");
-    assert_close("reused", &pass.finish().expect("ends"), &alone, 1e-5);
+    assert_close("reused", &only(pass.finish().expect("ends")), &alone, 1e-5);
     let mut shorter = begin(&shown.latents.slice0(0..2));
     assert!(!shorter.takes(&residual));
     assert!(shorter.add_residual(&residual).is_err());

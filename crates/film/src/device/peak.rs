@@ -19,7 +19,7 @@ use memmap2::Mmap;
 
 use super::{Need, strips_in};
 use crate::condition::VAE_BUDGET_BYTES;
-use crate::estimate::tokens_per_frame;
+use crate::estimate::{Batch, tokens_per_frame};
 use crate::plan::ModelFacts;
 use crate::sharing::Sharing;
 
@@ -167,9 +167,10 @@ impl Case {
         &self.facts.transformer
     }
 
-    /// Of a pass.
-    fn tokens(&self) -> usize {
-        self.latents * tokens_per_frame(self.config(), self.height, self.width)
+    /// Of so many passes that are one batch.
+    fn batch(&self, samples: usize) -> Batch {
+        let tokens = self.latents * tokens_per_frame(self.config(), self.height, self.width);
+        Batch { tokens, samples }
     }
 
     /// Height and width.
@@ -207,22 +208,24 @@ impl Case {
 const OPTIONS: ForwardOptions =
     ForwardOptions { fps: Some(24), causal_block: None, attention_window: None };
 
-/// Peaks while denoising and, without the transformer's weights, while decoding; bytes copied by the
-/// second pass.
-fn measured(case: &Case, need: &Need, strips: usize) -> (usize, usize, u64) {
+/// Peaks while denoising, so many passes at once, and, without the transformer's weights, while decoding;
+/// bytes copied by the second round.
+fn measured(case: &Case, samples: usize, need: &Need, strips: usize) -> (usize, usize, u64) {
     let (card, gpu) = case.planned(need);
     let device = Device::Gpu(gpu.clone());
     let transformer = case.transformer().on(&device);
+    let transformer = SplitTransformer::new(vec![transformer]).expect("one device");
     let vae = &case.facts.vae;
     let mut vae = Vae::load(vae, holes(&vae.expected_tensors())).expect("a VAE").on(&device);
     vae.decoder.set_strips(strips);
     let (latents, text) = case.given();
     let contexts = [(); 2].map(|()| transformer.context(&text, None, &ContextOptions::default()));
     let timesteps: Vec<f32> = (0..case.latents).map(|t| t as f32).collect();
-    for context in &contexts {
+    let contexts = contexts.map(|context| context.expect("room"));
+    for round in 0..2 {
         card.with(|state| state.copied = 0);
-        let context = context.as_ref().expect("room");
-        transformer.forward(&latents, &timesteps, context, &OPTIONS).expect("room");
+        let batch: Vec<_> = contexts.iter().cycle().skip(round).take(samples).collect();
+        transformer.forward(&latents, &timesteps, &batch, &OPTIONS).expect("room");
     }
     let (denoising, copied) = card.with(|state| (state.peak, state.copied));
     gpu.make_room(usize::MAX).expect("an answer");
@@ -252,30 +255,35 @@ const LARGER: &str = "SkyReels-V2-DF-14B-720P";
 
 #[test]
 fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
-    for (model, latents, size, card, expected_strips) in [
-        (SMALL, 25, [960, 544], 24, 1),
-        (LARGE, 25, [960, 544], 80, 1),
-        (LARGER, 31, [1280, 720], 80, 1),
-        (SMALL, 25, [960, 544], 6, 1),
-        (LARGE, 25, [960, 544], 12, 1),
-        (LARGER, 31, [1280, 720], 24, 1),
+    for (model, latents, size, card, samples, expected_strips) in [
+        (SMALL, 25, [960, 544], 24, 1, 1),
+        (LARGE, 25, [960, 544], 80, 1, 1),
+        (LARGER, 31, [1280, 720], 80, 1, 1),
+        (SMALL, 25, [960, 544], 6, 1, 1),
+        (LARGE, 25, [960, 544], 12, 1, 1),
+        (LARGER, 31, [1280, 720], 24, 1, 1),
+        // Both passes of guidance as a batch: all weights there, and most of them brought.
+        (SMALL, 25, [960, 544], 24, 2, 1),
+        (LARGER, 31, [1280, 720], 80, 2, 1),
+        (LARGE, 25, [960, 544], 12, 2, 1),
+        (LARGER, 31, [1280, 720], 24, 2, 1),
         // Pictures that do not fit these as a whole.
-        (SMALL, 25, [960, 544], 4, 2),
-        (SMALL, 25, [1280, 720], 6, 2),
-        (SMALL, 25, [720, 1280], 6, 2),
+        (SMALL, 25, [960, 544], 4, 1, 2),
+        (SMALL, 25, [1280, 720], 6, 1, 2),
+        (SMALL, 25, [720, 1280], 6, 1, 2),
     ] {
         let case = Case::new(model, latents, size, card);
         let strips = strips_in(&case.facts, case.size(), case.free());
         assert_eq!(strips, expected_strips, "{model} on {card} GiB");
-        let need = Need::of(&case.facts, case.tokens(), case.size(), strips, 0);
-        let (denoising, decoding, copied) = measured(&case, &need, strips);
+        let need = Need::of(&case.facts, case.batch(samples), case.size(), strips, 0);
+        let (denoising, decoding, copied) = measured(&case, samples, &need, strips);
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let shares = need.shares(case.free()).expect("a card for it");
         let weights = (shares.bytes() as u64).min(need.weights);
         let expected = need.activations + weights;
         println!(
-            "{model} {size:?} on {card} GiB: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding \
-             {:.2} GiB ({:.2} planned), {:.2} GiB copied for a pass",
+            "{model} {size:?} on {card} GiB, {samples} at once: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding \
+             {:.2} GiB ({:.2} planned), {:.2} GiB copied each time",
             gib(denoising as u64),
             gib(expected),
             gib(weights),
@@ -291,49 +299,62 @@ fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
 #[test]
 fn what_a_step_cache_keeps_is_in_the_plan() {
     let case = Case::new(SMALL, 25, [960, 544], 24);
-    let kept = (2 * case.tokens() * case.facts.dim()) as u64;
-    let need = Need::of(&case.facts, case.tokens(), case.size(), 1, kept);
-    let (card, gpu) = case.planned(&need);
-    let model = case.transformer().on(&Device::Gpu(gpu));
     let (latents, text) = case.given();
-    let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
-    let mut residuals = [None, None];
-    for row in 0..3 {
-        for (context, residual) in contexts.iter().zip(&mut residuals) {
-            let context = context.as_ref().expect("room");
-            let mut pass = model.begin(&latents, &[500.0], &OPTIONS).expect("fits");
-            match residual {
-                Some(residual) if row == 2 => pass.add_residual(residual).expect("fits"),
-                _ => {
-                    *residual = None;
-                    *residual = Some(pass.run_blocks_keeping_residual(context).expect("room"));
-                }
+    // Both passes of guidance one after the other, and as a batch.
+    for samples in [1, 2] {
+        let batch = case.batch(samples);
+        let kept = if samples == 1 { 2 * batch.tokens * case.facts.dim() } else { 0 };
+        let need = Need::of(&case.facts, batch, case.size(), 1, kept as u64);
+        let (card, gpu) = case.planned(&need);
+        let model = case.transformer().on(&Device::Gpu(gpu));
+        let model = SplitTransformer::new(vec![model]).expect("one device");
+        let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
+        let contexts = contexts.map(|context| context.expect("room"));
+        let contexts: Vec<_> = contexts.iter().collect();
+        let mut residuals = [None, None];
+        let begin = || model.begin(&latents, &[500.0], &OPTIONS).expect("fits");
+        for _ in 0..2 {
+            let batches = contexts.chunks(samples).zip(residuals.chunks_mut(samples));
+            for (contexts, residuals) in batches {
+                residuals.fill_with(|| None);
+                let mut pass = begin();
+                let kept = pass.run_blocks_keeping_residuals(contexts).expect("room");
+                residuals.iter_mut().zip(kept).for_each(|(to, kept)| *to = Some(kept));
+                pass.finish().expect("room");
             }
+        }
+        for residual in residuals.iter().flatten() {
+            let mut pass = begin();
+            pass.add_residual(residual).expect("fits");
             pass.finish().expect("room");
         }
+        let expected = need.activations + need.weights - case.facts.other_bytes;
+        let what = format!("with residuals of two passes, {samples} at once");
+        assert_near(&what, card.with(|state| state.peak), expected);
     }
-    let expected = need.activations + need.weights - case.facts.other_bytes;
-    assert_near("with residuals of two passes", card.with(|state| state.peak), expected);
 }
 
 #[test]
 fn each_of_several_devices_takes_what_the_plan_says() {
     let case = Case::new(SMALL, 25, [960, 544], 24);
-    for strips in [2, 4] {
+    for (strips, samples) in [(2, 1), (4, 1), (2, 2)] {
         let sharing = Sharing { groups: 1, strips, decoder: false };
-        let need = Need::of_rank(&case.facts, sharing, case.tokens(), case.size(), 1, 0);
+        let need = Need::of_rank(&case.facts, sharing, case.batch(samples), case.size(), 1, 0);
         let (cards, gpus): (Vec<_>, Vec<_>) = (0..strips).map(|_| case.planned(&need)).unzip();
         let model = case.transformer();
         let ranks = gpus.into_iter().map(|gpu| model.clone().on(&Device::Gpu(gpu)));
         let model = SplitTransformer::new(ranks.collect()).expect("even heads");
         let (latents, text) = case.given();
         let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
-        for context in contexts {
-            model.forward(&latents, &[500.0], &context.expect("room"), &OPTIONS).expect("room");
+        let contexts = contexts.map(|context| context.expect("room"));
+        for round in 0..2 {
+            let batch: Vec<_> = contexts.iter().cycle().skip(round).take(samples).collect();
+            model.forward(&latents, &[500.0], &batch, &OPTIONS).expect("room");
         }
         let expected = need.activations + need.weights - case.facts.other_bytes;
         for card in &cards {
-            assert_near(&format!("{strips} strips"), card.with(|state| state.peak), expected);
+            let what = format!("{strips} strips, {samples} at once");
+            assert_near(&what, card.with(|state| state.peak), expected);
         }
     }
 }

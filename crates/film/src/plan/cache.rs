@@ -2,7 +2,7 @@
 
 use longreel_sampling::{EasyCache, TeaCache, TeaCacheFamily};
 
-use super::ModelFacts;
+use super::{FilmPlan, ModelFacts};
 use crate::error::PlanError;
 use crate::request::{CacheChoice, FilmRequest};
 use crate::step_cache::StepCache;
@@ -43,11 +43,12 @@ pub(super) fn teacache_family(request: &FilmRequest, model: &ModelFacts) -> Opti
 }
 
 /// Bytes that a step cache takes while a pass of `tokens` tokens runs: TeaCache's residual of the other
-/// pass of guidance, in what the network computes in. EasyCache keeps latents, which are next to nothing.
-pub(super) fn step_cache_bytes(request: &FilmRequest, model: &ModelFacts, tokens: usize) -> u64 {
+/// pass of guidance, in what the network computes in, unless both are a batch. EasyCache keeps latents, which
+/// are next to nothing.
+pub(super) fn step_cache_bytes(plan: &FilmPlan, model: &ModelFacts, tokens: usize) -> u64 {
     let element = if model.gpu.is_some() { 2 } else { size_of::<f32>() };
-    match request.cache {
-        CacheChoice::TeaCache { .. } if request.guidance_scale > 1.0 => {
+    match plan.request.cache {
+        CacheChoice::TeaCache { .. } if plan.guidance.enabled() && !plan.guidance_batch => {
             (tokens * model.dim() * element) as u64
         }
         _ => 0,

@@ -8,7 +8,7 @@ use super::summary::{base_bytes, base_tokens};
 use super::{FilmPlan, ModelFacts};
 use crate::device::Need;
 use crate::error::PlanError;
-use crate::estimate::tokens_per_frame;
+use crate::estimate::{Batch, tokens_per_frame};
 use crate::memory::available_memory_bytes;
 use crate::request::{CacheChoice, FilmRequest, KvCacheChoice};
 
@@ -16,6 +16,12 @@ use crate::request::{CacheChoice, FilmRequest, KvCacheChoice};
 const FEW_ROWS: usize = 32;
 /// Values of such a matrix, at least.
 const LARGE_MATRIX: usize = 1 << 20;
+
+/// Whether products of `tokens` rows may round otherwise than among more, on the processor.
+pub(super) fn rounds_by_rows(model: &ModelFacts, tokens: usize) -> bool {
+    let matrix = model.dim() * model.dim().max(model.transformer.ffn_dim);
+    tokens <= FEW_ROWS && matrix > LARGE_MATRIX
+}
 
 /// What keeping finished blocks takes and saves.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,8 +111,7 @@ pub(super) fn keeping(plan: &FilmPlan, model: &ModelFacts) -> Result<Option<Keep
         );
     }
     let tokens = causal_block * tokens_per_frame(&model.transformer, request.height, request.width);
-    let matrix = model.dim() * model.dim().max(model.transformer.ffn_dim);
-    if !asked && tokens <= FEW_ROWS && matrix > LARGE_MATRIX {
+    if !asked && rounds_by_rows(model, tokens) {
         return Ok(None);
     }
     let all = Keeping {
@@ -131,8 +136,8 @@ fn left_bytes(plan: &FilmPlan, model: &ModelFacts) -> Option<u64> {
     let most = |available: u64| available / 10 * 9;
     if let Some(gpu) = &model.gpu {
         let FilmRequest { width, height, .. } = plan.request;
-        let tokens = base_tokens(plan, model);
-        let need = Need::of_rank(model, plan.sharing, tokens, [height, width], plan.strips, 0);
+        let batch = Batch::one(base_tokens(plan, model));
+        let need = Need::of_rank(model, plan.sharing, batch, [height, width], plan.strips, 0);
         // Each device keeps its share.
         let left = most(gpu.free_bytes).saturating_sub(need.all());
         return Some(left.saturating_mul(plan.sharing.denoisers() as u64));
@@ -199,7 +204,8 @@ mod tests {
                 peak_flops: 1e14,
             });
             let planned = plan(&request, &facts, false).expect("a plan");
-            planned.begun_with(began, None, &facts).expect("a plan").kept_frames().expect("kept")
+            let begun = planned.begun_with(began, None, false, &facts).expect("a plan");
+            begun.kept_frames().expect("kept")
         };
         let much = kept(Some(80 << 30), None);
         assert!(kept(Some(8 << 30), None) < much);

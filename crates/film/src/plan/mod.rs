@@ -1,6 +1,7 @@
 //! From a request to a plan: everything that can be known before a weight is loaded is checked here,
 //! and said with the nearest values that work.
 
+mod batch;
 mod cache;
 mod causal;
 mod checks;
@@ -22,6 +23,7 @@ use longreel_sampling::{
 };
 use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
 
+pub use self::batch::GuidanceBatchSummary;
 pub(crate) use self::cache::step_cache;
 pub use self::causal::KvCacheSummary;
 use self::checks::{check_grid, check_kind, check_values, film_shape};
@@ -33,6 +35,7 @@ pub use self::words::{human_bytes, human_seconds};
 use crate::condition::{read_image, too_short};
 use crate::device::GpuFacts;
 use crate::error::PlanError;
+use crate::estimate::Batch;
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
 use crate::run::pixel_frame;
 use crate::sharing::Sharing;
@@ -88,6 +91,8 @@ pub struct FilmPlan {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) solver: SolverKind,
     pub(crate) guidance: Guidance,
+    /// Whether both its passes are one batch.
+    pub(crate) guidance_batch: bool,
     pub(crate) sharing: Sharing,
     /// In how many strips pictures are decoded.
     pub(crate) strips: usize,
@@ -162,12 +167,19 @@ impl FilmPlan {
         self.keeping.map(|keeping| keeping.most_frames)
     }
 
-    /// The plan of a run that began with so many, and with so many strips of the decoder. On the processor any
-    /// number gives the same film, and the memory of today counts.
+    /// A pass of `tokens` tokens, or both passes of guidance where they are a batch.
+    pub(crate) fn batch(&self, tokens: usize) -> Batch {
+        Batch { tokens, samples: if self.guidance_batch { 2 } else { 1 } }
+    }
+
+    /// The plan of a run that began with so many, with so many strips of the decoder, and with both passes of
+    /// guidance as a batch or not. On the processor all of them give the same film, and the memory of today
+    /// counts.
     pub(crate) fn begun_with(
         mut self,
         kept_frames: Option<usize>,
         strips: Option<usize>,
+        guidance_batch: bool,
         model: &ModelFacts,
     ) -> Result<Self, PlanError> {
         if model.gpu.is_none() {
@@ -177,6 +189,7 @@ impl FilmPlan {
             keeping.most_frames = kept;
         }
         self.strips = strips.unwrap_or(self.strips);
+        self.guidance_batch = guidance_batch && batch::obstacle(&self, model)?.is_none();
         self.summary = summarise(&self, model)?;
         Ok(self)
     }
@@ -204,10 +217,14 @@ impl FilmPlan {
 
     /// What there is to say of a film that needs more memory than `available`.
     pub fn beyond(&self, available: u64) -> Beyond {
-        let PlanSummary { memory_bytes, finish, .. } = &self.summary;
+        let PlanSummary { memory_bytes, finish, guidance_batch, .. } = &self.summary;
         let rule = format!("this film needs about {} of memory", human_bytes(*memory_bytes));
         let size = |[width, height]: [usize; 2]| format!("{width}x{height}");
+        let added = guidance_batch.map_or(0, |batch| batch.added_bytes);
         let (flag, value, fix) = match finish {
+            _ if added > 0 && memory_bytes - added <= available => {
+                ("--guidance-batch", "on".to_owned(), "leave it out")
+            }
             Some(finish) if memory_bytes - finish.added_bytes <= available => {
                 match self.request.finish.size {
                     Some(to) => ("--upscale", size(to), "use a smaller --upscale, or none"),
@@ -301,6 +318,7 @@ pub fn plan(
         schedule,
         solver,
         guidance,
+        guidance_batch: false,
         sharing: Sharing::ALONE,
         strips: 1,
         summary: PlanSummary::empty(Sharing::ALONE),
@@ -315,6 +333,7 @@ pub fn plan(
         [sharing] => shared(sharing)?,
         _ => cheapest(ways.into_iter().map(shared), model)?,
     };
+    plan.guidance_batch = batch::guidance_batch(&plan, model)?;
     plan.summary = summarise(&plan, model)?;
     if check_memory
         && let Some(gpu) = &plan.summary.gpu
@@ -328,8 +347,11 @@ pub fn plan(
                 human_bytes(gpu.least_bytes),
                 human_bytes(gpu.free_bytes)
             ),
-            "use a smaller --size or --base-num-frames, weights of fewer bits (`longreel models \
-             quantize`), or --device cpu",
+            format!(
+                "use {}a smaller --size or --base-num-frames, weights of fewer bits (`longreel models \
+                 quantize`), or --device cpu",
+                if plan.guidance_batch { "--guidance-batch auto, " } else { "" }
+            ),
         ));
     }
     if check_memory

@@ -56,9 +56,10 @@ impl fmt::Display for PlanSummary {
             let weights = match there >= gpu.weight_bytes {
                 true => format!("all {} of weights", human_bytes(gpu.weight_bytes)),
                 false => format!(
-                    "{} of {} of weights, the others brought for each pass",
+                    "{} of {} of weights, the others brought for each {}",
                     human_bytes(there),
-                    human_bytes(gpu.weight_bytes)
+                    human_bytes(gpu.weight_bytes),
+                    if self.guidance_batch.is_some() { "row" } else { "pass" }
                 ),
             };
             writeln!(
@@ -83,6 +84,13 @@ impl fmt::Display for PlanSummary {
                 human_bytes(kept.bytes),
                 kept.frames,
                 100.0 * kept.token_share
+            )?;
+        }
+        if let Some(batch) = &self.guidance_batch {
+            writeln!(
+                f,
+                "guidance   both passes of a row in one batch, which takes {} more",
+                human_bytes(batch.added_bytes)
             )?;
         }
         writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;

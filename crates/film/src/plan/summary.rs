@@ -4,6 +4,7 @@ use longreel_sampling::{KeptRow, Timetable, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
 
+use super::batch::{self, GuidanceBatchSummary};
 use super::cache::step_cache_bytes;
 use super::causal::{self, KvCacheSummary};
 use super::gpu::GpuPlan;
@@ -12,12 +13,12 @@ use super::{FilmPlan, ModelFacts};
 use crate::device::{Need, strips_in, strips_until};
 use crate::error::PlanError;
 use crate::estimate::{
-    ForwardFlops, decode_bytes, decode_flops, decoded_bytes, forward_bytes, forward_flops,
+    Batch, ForwardFlops, decode_bytes, decode_flops, decoded_bytes, forward_bytes, forward_flops,
     parked_bytes, probe_flops_per_second, tokens_per_frame,
 };
 use crate::finish::FinishBytes;
 use crate::memory::available_memory_bytes;
-use crate::request::{CacheChoice, Carry, FilmRequest, Finish, Length};
+use crate::request::{CacheChoice, Carry, FilmRequest, Finish, GuidanceBatchChoice, Length};
 use crate::sharing::Sharing;
 
 /// What a film will take. Printed by `longreel plan`.
@@ -59,6 +60,8 @@ pub struct PlanSummary {
     pub kv_cache: Option<KvCacheSummary>,
     /// Bytes of that for what `--teacache` keeps of a pass while another one runs.
     pub step_cache_bytes: u64,
+    /// What both passes of guidance take as one batch, if they are one.
+    pub guidance_batch: Option<GuidanceBatchSummary>,
     /// Memory available now, where the system tells.
     pub available_bytes: Option<u64>,
     /// How devices share the work.
@@ -154,26 +157,41 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let film_pixels = request.film_size().map(|side| side as u64).iter().product::<u64>();
     let counted = frames.unwrap_or(4 * latents as u64);
     let kv_cache = causal::summary(plan, model)?;
-    let step_cache_bytes = step_cache_bytes(request, model, tokens);
-    let kept_bytes = kept_bytes(kv_cache.as_ref(), step_cache_bytes);
+    let kept_keys = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
+    let kept = |plan: &FilmPlan| kept_keys + step_cache_bytes(plan, model, tokens);
+    let need = |plan: &FilmPlan| need_of(plan, model, tokens, kept(plan));
     let gpu = model.gpu.as_ref().map(|gpu| {
         let size = [height, width];
-        let need = Need::of_rank(model, plan.sharing, tokens, size, plan.strips, kept_bytes);
         let decoder = plan.sharing.decoder.then(|| Need::of_decoder(model, size, plan.strips));
-        GpuPlan::new(gpu, &need, decoder)
+        GpuPlan::new(gpu, &need(plan), decoder)
     });
     let frames_of_segments = 4 * kinds.iter().map(|(s, _)| s.new_latents).max().unwrap_or(0);
-    let memory = |request: &FilmRequest| {
+    let memory = |plan: &FilmPlan, request: &FilmRequest| {
         let finish = FinishBytes::of(request, model.upscaler, frames_of_segments as u64);
         match &gpu {
             Some(_) => {
-                let on_the_way = on_the_way(plan.sharing, model, tokens);
+                let on_the_way = on_the_way(plan.sharing, model, plan.batch(tokens));
                 let parked = parked_bytes(&model.vae, [height, width], plan.strips);
                 HOST_BYTES + on_the_way + parked + finish.frame + finish.part
             }
-            None => bytes_with(model, plan, tokens, finish) + kept_bytes,
+            None => bytes_with(model, plan, tokens, finish) + kept(plan),
         }
     };
+    let guidance_batch = plan.guidance_batch.then(|| {
+        let apart = FilmPlan { guidance_batch: false, ..plan.clone() };
+        let [together, apart] = [plan, &apart].map(|plan| match &gpu {
+            Some(_) => need(plan).activations,
+            None => memory(plan, request),
+        });
+        GuidanceBatchSummary { added_bytes: together.saturating_sub(apart) }
+    });
+    if request.guidance_batch == GuidanceBatchChoice::On && guidance_batch.is_none() {
+        let why = match plan.guidance.enabled() {
+            true => batch::obstacle(plan, model)?.unwrap_or("there is no room for it"),
+            false => "without guidance a row has one pass",
+        };
+        notes.push(format!("--guidance-batch on: there is no batch, since {why}"));
+    }
     if request.carry == Carry::Pixels {
         notes.push("--carry pixels encodes the history again in each segment, which drifts".into());
         if plan.sharing.devices() > 1 {
@@ -216,7 +234,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         forwards: work.forwards,
         forward_flops: work.longest,
         total_flops: flops + decode,
-        memory_bytes: memory(&plan.request),
+        memory_bytes: memory(plan, request),
         finish: (request.finish != Finish::default()).then(|| {
             let [width, height] = request.film_size();
             let plain = FilmRequest { finish: Finish::default(), ..request.clone() };
@@ -225,14 +243,15 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
                 height,
                 network: model.upscaler.filter(|_| request.finish.size.is_some()).map(|n| n.factor),
                 frames: request.finish.frames,
-                added_bytes: memory(request).saturating_sub(memory(&plain)),
+                added_bytes: memory(plan, request).saturating_sub(memory(plan, &plain)),
             }
         }),
         sharing: plan.sharing,
         decoder_strips: plan.strips,
         gpu,
         kv_cache,
-        step_cache_bytes,
+        step_cache_bytes: step_cache_bytes(plan, model, tokens),
+        guidance_batch,
         available_bytes: available_memory_bytes(),
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
         disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
@@ -318,7 +337,10 @@ fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize, finish: Finish
     let size = [plan.request.height, plan.request.width];
     let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
     // Groups run at the same time; the parts of one are a forward together.
-    let forwards = |tokens| plan.sharing.groups as u64 * forward_bytes(&model.transformer, tokens);
+    let forwards = |tokens| {
+        let all = plan.batch(tokens).all_tokens();
+        plan.sharing.groups as u64 * forward_bytes(&model.transformer, all)
+    };
     let latents = plan.kinds_of_segments().into_iter().map(|(s, _)| match plan.request.carry {
         Carry::Latents => s.new_latents,
         Carry::Pixels => s.film_latents(),
@@ -338,8 +360,9 @@ fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize, finish: Finish
 
 /// Bytes of the host that values on their way between GPUs take: of each query, key or value in turn,
 /// in bf16, what was given and not taken yet.
-fn on_the_way(sharing: Sharing, model: &ModelFacts, tokens: usize) -> u64 {
-    if sharing.strips == 1 { 0 } else { (2 * 2 * sharing.groups * tokens * model.dim()) as u64 }
+fn on_the_way(sharing: Sharing, model: &ModelFacts, batch: Batch) -> u64 {
+    let tokens = sharing.groups * batch.all_tokens();
+    if sharing.strips == 1 { 0 } else { (2 * 2 * tokens * model.dim()) as u64 }
 }
 
 /// In how many strips pictures are decoded: in as few as the memory allows. That of the processor counts only
@@ -369,15 +392,42 @@ pub(super) fn base_tokens(plan: &FilmPlan, model: &ModelFacts) -> usize {
     frames.unwrap_or(0) * tokens_per_frame(&model.transformer, request.height, request.width)
 }
 
-/// Bytes of what passes leave for later ones.
-fn kept_bytes(kv_cache: Option<&KvCacheSummary>, step_cache_bytes: u64) -> u64 {
-    kv_cache.map_or(0, |kept| kept.bytes) + step_cache_bytes
+/// Tokens of the longest pass.
+pub(super) fn longest_tokens(plan: &FilmPlan, model: &ModelFacts) -> Result<usize, PlanError> {
+    let request = &plan.request;
+    let mut frames = 0;
+    for (segment, _) in plan.kinds_of_segments() {
+        let rows = kept_rows(&plan.timetable(&segment)?, plan.keeping);
+        frames = rows.iter().map(|row| row.run.len()).fold(frames, usize::max);
+    }
+    Ok(frames * tokens_per_frame(&model.transformer, request.height, request.width))
+}
+
+/// Bytes of what passes of up to `tokens` tokens leave for later ones, on all devices together.
+pub(super) fn kept_bytes(
+    plan: &FilmPlan,
+    model: &ModelFacts,
+    tokens: usize,
+) -> Result<u64, PlanError> {
+    let keys = causal::summary(plan, model)?.map_or(0, |kept| kept.bytes);
+    Ok(keys + step_cache_bytes(plan, model, tokens))
+}
+
+/// What each GPU that denoises needs when the longest pass has so many tokens.
+pub(super) fn need_of(plan: &FilmPlan, model: &ModelFacts, tokens: usize, kept: u64) -> Need {
+    let size = [plan.request.height, plan.request.width];
+    Need::of_rank(model, plan.sharing, plan.batch(tokens), size, plan.strips, kept)
 }
 
 impl PlanSummary {
     /// Bytes of what passes leave for later ones, on all devices together.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        kept_bytes(self.kv_cache.as_ref(), self.step_cache_bytes)
+        self.kv_cache.as_ref().map_or(0, |kept| kept.bytes) + self.step_cache_bytes
+    }
+
+    /// The longest pass.
+    pub(crate) fn batch(&self) -> Batch {
+        Batch { tokens: self.tokens, samples: if self.guidance_batch.is_some() { 2 } else { 1 } }
     }
 
     pub(super) fn empty(sharing: Sharing) -> Self {
@@ -400,6 +450,7 @@ impl PlanSummary {
             finish: None,
             kv_cache: None,
             step_cache_bytes: 0,
+            guidance_batch: None,
             available_bytes: None,
             sharing,
             decoder_strips: 1,

@@ -63,6 +63,7 @@ impl Run<'_> {
             cond,
             uncond,
             guidance: plan.guidance,
+            guidance_batch: plan.guidance_batch,
             extra_channels: self.conditions.extra_channels.as_ref(),
             timetable: &timetable,
             schedule: &plan.schedule,

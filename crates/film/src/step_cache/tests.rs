@@ -55,7 +55,7 @@ struct Rows {
 const TIMESTEPS: [f32; 7] = [999.0, 990.0, 985.0, 700.0, 699.0, 698.0, 20.0];
 const FRAMES: usize = 3;
 
-fn rows(device: &Device, use_ret_steps: bool, copies: Option<&Copies>) -> Rows {
+fn rows(device: &Device, use_ret_steps: bool, batch: bool, copies: Option<&Copies>) -> Rows {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
     let folder = ModelFolder::open(&folder).expect("a model");
     let (config, source) = folder.transformer().expect("weights");
@@ -81,7 +81,7 @@ fn rows(device: &Device, use_ret_steps: bool, copies: Option<&Copies>) -> Rows {
     for (index, timestep) in TIMESTEPS.into_iter().enumerate() {
         let (options, contexts) = (&options, &contexts[..]);
         let timesteps = &[timestep; FRAMES];
-        let shown = ShownRow { index, input: &input, timesteps, options, contexts };
+        let shown = ShownRow { index, input: &input, timesteps, options, contexts, batch };
         let before = cached.cache.reused();
         copies.map(Copies::take);
         made.velocities.push(cached.evaluate(&denoisers, &shown).expect("velocities"));
@@ -94,13 +94,13 @@ fn rows(device: &Device, use_ret_steps: bool, copies: Option<&Copies>) -> Rows {
 #[test]
 fn a_step_cache_decides_on_a_gpu_as_on_the_processor_and_leaves_its_tensors_there() {
     for use_ret_steps in [false, true] {
-        let expected = rows(&Device::Cpu, use_ret_steps, None);
+        let expected = rows(&Device::Cpu, use_ret_steps, false, None);
         let kinds =
             [true, false].map(|kind| expected.reused.iter().filter(|r| **r == kind).count());
         assert!(kinds[0] > 0 && kinds[1] > 1, "{:?}", expected.reused);
         for (element, allowed) in [(Element::F32, 2e-5), (Element::Bf16, 3e-2)] {
             let Some((device, copies)) = device(element) else { return };
-            let found = rows(&device, use_ret_steps, Some(&copies));
+            let found = rows(&device, use_ret_steps, false, Some(&copies));
             assert_eq!(found.reused, expected.reused, "{element:?}");
             let both = found.velocities.iter().flatten().zip(expected.velocities.iter().flatten());
             for (found, expected) in both {
@@ -120,5 +120,19 @@ fn a_step_cache_decides_on_a_gpu_as_on_the_processor_and_leaves_its_tensors_ther
                 assert!(to_device.iter().filter(|bytes| **bytes == latents).count() == 2);
             }
         }
+    }
+}
+
+#[test]
+fn a_batch_of_both_passes_is_cached_as_one_after_the_other_in_every_bit() {
+    let mut devices = vec![Device::Cpu];
+    devices
+        .extend(Counting::new().map(|shim| Device::Gpu(Gpu::new(Box::new(shim), Element::Bf16))));
+    for device in &devices {
+        let apart = rows(device, false, false, None);
+        let together = rows(device, false, true, None);
+        assert_eq!(apart.reused, together.reused);
+        assert!(apart.reused.contains(&true) && apart.reused.contains(&false));
+        assert!(apart.velocities == together.velocities, "other velocities on {device:?}");
     }
 }

@@ -154,6 +154,21 @@ fn pieces_are_used_again_and_joined_but_never_across_slabs() {
 }
 
 #[test]
+fn slabs_that_nothing_is_in_make_room_for_a_larger_piece() {
+    let memory = Memory::of(48 << 20);
+    let mut arena = Arena::default();
+    let [kept, small] = [10, 20].map(|mib| arena.take(&memory, mib << 20).expect("room"));
+    arena.give(small);
+    let large = arena.take(&memory, 38 << 20).expect("the room of the small one too");
+    assert_eq!(arena.bytes().1, 48 << 20);
+    assert!(arena.take(&memory, 1).is_err(), "all of it is taken");
+    arena.give(large);
+    arena.give(kept);
+    arena.shrink(&memory);
+    assert!(lock(&memory.state).slabs.is_empty());
+}
+
+#[test]
 fn a_failure_is_kept_and_told_once_and_what_follows_is_skipped() {
     let memory = Memory::of(100 << 20);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::F32);
@@ -229,6 +244,26 @@ fn weights_that_do_not_fit_are_brought_ahead_and_each_once_a_forward() {
     assert!(gpu.bytes().1 <= plan.bytes() + 6 * 256, "{:?} of {plan:?}", gpu.bytes());
     drop(all);
     assert_eq!(gpu.bytes().1, 0);
+}
+
+/// As those of a context are, of which each sample of a batch has its own.
+#[test]
+fn weights_that_are_used_twice_in_a_row_are_brought_once_a_forward_and_ahead() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    gpu.plan_weights(WeightPlan { resident: 0, places: WeightPlan::PLACES, place: 3400 });
+    let all = weights(7, 3200);
+    let mut uploads = Vec::new();
+    for _ in 0..4 {
+        for weight in &all {
+            for _ in 0..2 {
+                forward(&gpu, &memory, std::slice::from_ref(weight));
+            }
+        }
+        uploads.push(memory.uploads().len());
+    }
+    // Each is ahead by the time it is used, so the last two begin the next forward.
+    assert_eq!(uploads, [7, 7 + 2, 7, 7]);
 }
 
 #[test]

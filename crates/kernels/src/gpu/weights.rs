@@ -227,7 +227,8 @@ impl Weights {
             self.places.push(Place { address, bytes, holds: None });
         }
         let last = self.last;
-        if let Some(last) = last {
+        // One that is used several times in a row is followed by what comes then.
+        if let Some(last) = last.filter(|&last| last != id) {
             self.after.insert(last, id);
         }
         let kept = [Some(id), last];

@@ -3,6 +3,8 @@
 
 mod group;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::Tensor;
@@ -12,7 +14,7 @@ use crate::gpu::ops::{self as body, Attend, Scores, Seen};
 use crate::simd::{Isa, dispatch};
 use crate::spans;
 
-use self::group::{Buffers, Group, KEYS, QUERIES};
+use self::group::{Buffers, Group, KEYS, QUERIES, Rows};
 use super::mask::Mask;
 
 /// How attention is computed.
@@ -40,98 +42,160 @@ pub enum Bias<'a> {
     LastKey(f32),
 }
 
+/// What the queries of one sample see, and how: rows `keys` of `k` `[.., heads * head_dim]` and of `v`.
+#[derive(Debug, Clone)]
+pub struct Sample<'a> {
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values. Their head size may differ from the keys'.
+    pub v: &'a Tensor,
+    /// Which rows of both.
+    pub keys: Range<usize>,
+    /// The number of heads is the same in all samples.
+    pub how: Attention<'a>,
+}
+
+impl<'a> Sample<'a> {
+    /// One that sees all of `k` and `v`.
+    pub fn of(k: &'a Tensor, v: &'a Tensor, how: Attention<'a>) -> Self {
+        Self { k, v, keys: 0..k.dim(0), how }
+    }
+
+    fn check(&self, q: &Tensor, queries: usize) {
+        let Self { k, v, keys, how } = self;
+        let (heads, window) = (how.heads, how.mask.window());
+        let count = keys.len();
+        assert!(
+            heads > 0
+                && q.dim(1) == k.dim(1)
+                && v.dim(0) == k.dim(0)
+                && keys.end <= k.dim(0)
+                && q.dim(1).is_multiple_of(heads)
+                && v.dim(1).is_multiple_of(heads)
+                && window.is_none_or(|window| window.tokens_per_block > 0 && queries <= count)
+                && match how.bias {
+                    Bias::Scores(bias) => bias.shape() == [heads, queries, count],
+                    Bias::None | Bias::LastKey(_) => true,
+                },
+            "attention: {queries} of {:?}, {keys:?} of {:?} and {:?}, {heads} heads, {:?}, {:?}",
+            q.shape(),
+            k.shape(),
+            v.shape(),
+            how.mask,
+            how.bias
+        );
+    }
+
+    /// Operations and values, without those of queries and result: scores and sums of what is seen.
+    fn cost(&self, queries: usize) -> (f64, usize) {
+        let widths = self.k.dim(1) + self.v.dim(1);
+        let pairs = self.how.mask.pairs(queries, self.keys.len());
+        (2.0 * pairs * widths as f64, self.keys.len() * widths)
+    }
+}
+
 /// Queries of one task at most: packing a block of keys and values is then a small part of the work.
 const GROUP: usize = 1152;
-
-/// Operations and values of [`attention`]: scores and sums of what is seen.
-fn cost(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> (f64, usize) {
-    let flops = 2.0 * how.mask.pairs(q.dim(0), k.dim(0)) * (k.dim(1) + v.dim(1)) as f64;
-    (flops, 2 * q.len() + k.len() + v.len())
-}
 
 /// Softmax attention. `q` `[queries, heads * head_dim]`, `k` and `v` `[keys, heads * head_dim]`,
 /// result `[queries, heads * head_dim]`. The value's head size may differ from the key's.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Tensor {
-    let (queries, keys, heads) = (q.dim(0), k.dim(0), how.heads);
-    let window = how.mask.window();
+    attention_of_samples(q, &[Sample::of(k, v, *how)])
+}
+
+/// [`attention`] of several samples, whose queries lie one behind the other and are equally many: `q`
+/// `[samples * queries, heads * head_dim]`. Each sees its own keys alone, at least one of them where there
+/// are several, and its result is the one that it has alone, bit for bit.
+pub fn attention_of_samples(q: &Tensor, samples: &[Sample<'_>]) -> Tensor {
+    let first = samples.first().expect("attention: no sample");
+    let (heads, width) = (first.how.heads, first.v.dim(1));
+    let queries = q.dim(0) / samples.len();
+    samples.iter().for_each(|sample| sample.check(q, queries));
+    let alike = |s: &Sample<'_>| s.how.heads == heads && s.v.dim(1) == width && !s.keys.is_empty();
     assert!(
-        heads > 0
-            && q.dim(1) == k.dim(1)
-            && v.dim(0) == keys
-            && q.dim(1).is_multiple_of(heads)
-            && v.dim(1).is_multiple_of(heads)
-            && window.is_none_or(|window| window.tokens_per_block > 0 && queries <= keys)
-            && match how.bias {
-                Bias::Scores(bias) => bias.shape() == [heads, queries, keys],
-                Bias::None | Bias::LastKey(_) => true,
-            },
-        "attention: {:?}, {:?}, {:?}, {heads} heads, {:?}, {:?}",
+        queries * samples.len() == q.dim(0) && (samples.len() == 1 || samples.iter().all(alike)),
+        "attention: {:?} of {} samples that differ in heads or see nothing",
         q.shape(),
-        k.shape(),
-        v.shape(),
-        how.mask,
-        how.bias
+        samples.len()
     );
-    let _span = spans::begin("attention", || cost(q, k, v, how));
-    let (key_size, value_size) = (q.dim(1) / heads, v.dim(1) / heads);
-    if keys == 0 || q.is_empty() || v.is_empty() {
-        return Tensor::zeros_on(&q.device(), &[queries, v.dim(1)]);
+    let _span = spans::begin("attention", || {
+        let costs = samples.iter().map(|sample| sample.cost(queries));
+        costs.fold((0.0, 2 * q.len()), |(flops, values), (f, v)| (flops + f, values + v))
+    });
+    let shape = [q.dim(0), width];
+    if first.keys.is_empty() || q.is_empty() || width == 0 {
+        return Tensor::zeros_on(&q.device(), &shape);
     }
     if let Some(q) = q.array() {
-        let out = on_gpu(q, k, v, queries, how);
-        return Tensor::from_array(&[queries, v.dim(1)], out);
+        return Tensor::from_array(&shape, on_gpu(q, shape, queries, samples));
     }
     let isa = Isa::current();
     let nr = isa.tile_columns();
     // Several tasks for each thread, if there are queries enough.
-    let wanted = wanted_tasks().div_ceil(heads);
+    let wanted = wanted_tasks().div_ceil(heads * samples.len());
     let group = queries.div_ceil(wanted).clamp(QUERIES, GROUP);
     let group = queries.div_ceil(queries.div_ceil(group)).next_multiple_of(QUERIES);
     let groups = queries.div_ceil(group);
-    let block = KEYS.min(keys).next_multiple_of(nr);
+    let (key_size, value_size) = (q.dim(1) / heads, width / heads);
     let wide = value_size.next_multiple_of(nr);
     let task = |index: usize, out: Shared| {
+        let (of, index) = (index / (heads * groups), index % (heads * groups));
+        let Sample { k, v, keys, how } = &samples[of];
         let (head, first) = (index / groups, index % groups * group);
         let rows = first..(first + group).min(queries);
         let n = rows.len();
+        let block = KEYS.min(keys.len()).next_multiple_of(nr);
         let lengths =
             [n * key_size, block * key_size, block * wide, QUERIES * block, n * wide, n, n];
+        let first_row = of * queries;
+        let q = Rows::of(q, first_row..first_row + queries);
+        let (k, v) = (Rows::of(k, keys.clone()), Rows::of(v, keys.clone()));
+        let window = how.mask.window();
         with_scratch(lengths, |[queries, keys, values, scores, sums, largest, total]| {
             let buffers = Buffers { queries, keys, values, scores, sums, largest, total };
-            let group = Group { q, k, v, how, window, head, rows, block, wide, buffers, out };
+            let group =
+                Group { q, k, v, how, window, head, rows, first_row, block, wide, buffers, out };
             dispatch(isa, group);
         });
     };
-    // SAFETY: the tasks' heads and rows cover the result, and each writes all of its own.
+    let tasks = samples.len() * heads * groups;
+    let pairs = queries * samples.iter().map(|sample| sample.keys.len()).sum::<usize>();
+    // SAFETY: the tasks' samples, heads and rows cover the result, and each writes all of its own.
     unsafe {
-        Tensor::fill(&[queries, v.dim(1)], |out| {
-            if queries * keys * q.dim(1) <= 1 << 15 {
-                (0..heads * groups).for_each(|index| task(index, out));
+        Tensor::fill(&shape, |out| {
+            if pairs * q.dim(1) <= 1 << 15 {
+                (0..tasks).for_each(|index| task(index, out));
             } else {
-                (0..heads * groups)
-                    .into_par_iter()
-                    .with_max_len(1)
-                    .for_each(|index| task(index, out));
+                (0..tasks).into_par_iter().with_max_len(1).for_each(|index| task(index, out));
             }
         })
     }
 }
 
-/// [`attention`] on a GPU, in what the queries are.
-fn on_gpu(q: &Array, k: &Tensor, v: &Tensor, queries: usize, how: &Attention<'_>) -> Array {
+/// [`attention_of_samples`] on a GPU, in what the queries are; the result is of `shape`.
+fn on_gpu(q: &Array, shape: [usize; 2], queries: usize, samples: &[Sample<'_>]) -> Array {
     let gpu = q.gpu();
-    let [keys, values] = [k, v].map(|tensor| tensor.array_as(gpu, q.element()));
-    let bias = match how.bias {
-        Bias::Scores(bias) => Some(bias.array_on(gpu)),
-        _ => None,
-    };
-    let added = match how.bias {
-        Bias::LastKey(added) => Scores::LastKey(added),
-        _ => bias.as_deref().map_or(Scores::None, Scores::All),
-    };
-    let seen = Seen::by(how.mask, queries, k.dim(0));
-    let attend = Attend { heads: how.heads, scale: how.scale, seen, added };
-    let out = body::attention(q, &keys, &values, queries, k.dim(0), &attend);
+    let mut out = Array::unset(gpu, q.element(), shape[0] * shape[1]);
+    for (index, Sample { k, v, keys, how }) in samples.iter().enumerate() {
+        let width = k.dim(1);
+        let [k, v] = [k, v].map(|tensor| tensor.array_as(gpu, q.element()));
+        let bias = match how.bias {
+            Bias::Scores(bias) => Some(bias.array_on(gpu)),
+            _ => None,
+        };
+        let added = match how.bias {
+            Bias::LastKey(added) => Scores::LastKey(added),
+            _ => bias.as_deref().map_or(Scores::None, Scores::All),
+        };
+        let seen = Seen::by(how.mask, queries, keys.len());
+        let attend = Attend { heads: how.heads, scale: how.scale, seen, added };
+        let rows = body::AttentionRows {
+            queries: index * queries..(index + 1) * queries,
+            keys: keys.clone(),
+            widths: [width, shape[1]],
+        };
+        body::attention_rows(&mut out, q, &k, &v, &rows, &attend);
+    }
     spans::settle(gpu);
     out
 }

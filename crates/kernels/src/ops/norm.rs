@@ -8,7 +8,8 @@ use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
 use crate::spans;
 use crate::{Activation, Tensor, Vector};
 
-/// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`.
+/// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`. Behind the last row the first one
+/// follows again: samples one behind the other share a table.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     /// `[tokens, head_dim / 2]`.
@@ -99,8 +100,9 @@ pub fn rms_norm_rope(
     }
     if let Some((table, heads)) = rope {
         let (cos, sin) = (table.cos.shape(), table.sin.shape());
+        let whole = x.dim(0) <= cos[0] || (cos[0] > 0 && x.dim(0).is_multiple_of(cos[0]));
         assert!(
-            cos == sin && cos[1] * 2 * heads == dim && cos[0] >= x.dim(0),
+            cos == sin && cos[1] * 2 * heads == dim && whole,
             "rms_norm_rope: tables {cos:?}, {sin:?} against {:?} in {heads} heads",
             x.shape()
         );
@@ -122,8 +124,8 @@ pub fn rms_norm_rope(
     for_each_rows(x.data_mut(), dim, |first, rows| {
         for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
             let angles = rope.map(|(table, heads)| {
-                let half = table.cos.dim(1);
-                let at = (first + i) * half;
+                let (rows, half) = (table.cos.dim(0), table.cos.dim(1));
+                let at = (first + i) % rows * half;
                 (&table.cos.data()[at..at + half], &table.sin.data()[at..at + half], heads)
             });
             dispatch(isa, RmsNormRope { row, weight, eps, angles });

@@ -1,5 +1,5 @@
-use longreel_kernels::ops::attention;
-use longreel_kernels::{Attention, Bias, Mask, Tensor};
+use longreel_kernels::ops::{attention, attention_of_samples};
+use longreel_kernels::{Attention, Bias, Mask, Sample, Tensor};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
@@ -168,6 +168,40 @@ fn queries_of_the_last_blocks_equal_those_of_all_bit_for_bit() {
                         assert!(part == whole.slice0(own), "{name}");
                     }
                 }
+            }
+        }
+    });
+}
+
+/// A batch: each sample sees rows of its own among all keys, or keys of its own.
+#[test]
+fn samples_equal_each_alone_bit_for_bit() {
+    on_every_isa(|isa| {
+        for (queries, heads, size) in [(1, 1, 8), (50, 2, 24), (700, 3, 16)] {
+            let mut numbers = Numbers::new(queries as u64);
+            let dim = heads * size;
+            let q = numbers.tensor(&[3 * queries, dim]);
+            let [k, v] = [(); 2].map(|()| numbers.tensor(&[2 * queries, dim]));
+            let [other_k, other_v] = [(); 2].map(|()| numbers.tensor(&[queries + 9, dim]));
+            let bias = numbers.tensor(&[heads, queries, queries]);
+            let of = |mask, bias| Attention { heads, scale: 0.3, mask, bias };
+            let causal = Mask::BlockCausal { tokens_per_block: 20 };
+            let samples = [
+                Sample { k: &k, v: &v, keys: 0..queries, how: of(causal, Bias::None) },
+                Sample {
+                    k: &k,
+                    v: &v,
+                    keys: queries..2 * queries,
+                    how: of(Mask::None, Bias::Scores(&bias)),
+                },
+                Sample::of(&other_k, &other_v, of(Mask::None, Bias::LastKey(2.5))),
+            ];
+            let together = attention_of_samples(&q, &samples);
+            for (index, Sample { k, v, keys, how }) in samples.iter().enumerate() {
+                let own = index * queries..(index + 1) * queries;
+                let (k, v) = (k.slice0(keys.clone()), v.slice0(keys.clone()));
+                let alone = attention(&q.slice0(own.clone()), &k, &v, how);
+                assert!(together.slice0(own) == alone, "{isa} {queries} {heads}x{size}, {index}");
             }
         }
     });

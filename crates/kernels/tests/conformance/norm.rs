@@ -102,6 +102,27 @@ fn rms_norm_and_rope_equal_the_reference() {
 }
 
 #[test]
+fn tokens_behind_the_last_angle_begin_again_with_the_first() {
+    on_every_isa(|isa| {
+        let (heads, half, rows) = (3, 10, 7);
+        let dim = 2 * heads * half;
+        let mut numbers = Numbers::new(1);
+        let [cos, sin] = [(); 2].map(|()| numbers.tensor(&[rows, half]));
+        let (table, weight) = (RopeTable { cos, sin }, Vector::from(numbers.vec(dim)));
+        let x = numbers.tensor(&[3 * rows, dim]);
+        let turned = |mut x: Tensor| {
+            rms_norm_rope(&mut x, Some(&weight), 1e-6, Some((&table, heads)));
+            x
+        };
+        let together = turned(x.clone());
+        for first in [0, rows, 2 * rows] {
+            let own = first..first + rows;
+            assert!(together.slice0(own.clone()) == turned(x.slice0(own)), "{isa}: {first}");
+        }
+    });
+}
+
+#[test]
 fn channel_norm_equals_the_reference() {
     on_every_isa(|isa| {
         for (i, dim) in [1, 3, 8, 12, 16, 40, 96, 384].into_iter().enumerate() {

@@ -2,14 +2,17 @@
 //!
 //! Reference: `SkyReelsV2TransformerBlock` / `WanTransformerBlock` of diffusers.
 
+use std::borrow::Borrow;
+
 use longreel_kernels::ranks::RankError;
 use longreel_kernels::{
-    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Tensor, Vector, ops,
+    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Sample, Tensor,
+    Vector, ops,
 };
 use longreel_weights::TensorSource;
 
 use super::cache::Before;
-use super::context::{BlockContext, KeyValue};
+use super::context::{BlockContext, Context, KeyValue};
 use super::strip::Exchange;
 use crate::ModelError;
 use crate::layers::{Affine, linear};
@@ -67,14 +70,13 @@ impl BlockShape {
 
 /// What all blocks of one forward share.
 pub(super) struct Shared<'a> {
-    /// `[rows, 6 * dim]`.
+    /// `[rows, 6 * dim]`: one row for all tokens, or one for each latent frame of each sample.
     pub time_proj: &'a Tensor,
     /// Of this rank's.
     pub tokens_per_frame: usize,
+    /// Of one sample's tokens.
     pub rope: &'a RopeTable,
     pub mask: Mask,
-    /// How many padded text positions the last text key stands for.
-    pub padding: usize,
     /// With the other ranks.
     pub exchange: Exchange<'a>,
 }
@@ -125,37 +127,60 @@ impl Block {
         })
     }
 
-    /// Keys and values of the conditioning, which no latent and no timestep changes.
-    pub fn context(&self, text: &Tensor, image: Option<&Tensor>) -> BlockContext {
+    /// Keys and values of the conditioning of each sample, which no latent and no timestep changes. Each
+    /// weight is used for all samples before the next one.
+    pub fn contexts(&self, given: &[&Context]) -> Vec<BlockContext> {
         let cross = &self.cross_attention;
-        let text = self.key_value(text, &cross.key, &cross.value, &cross.norm_key);
-        let image = image
-            .zip(self.image.as_ref())
-            .map(|(image, p)| self.key_value(image, &p.key, &p.value, &p.norm_key));
-        BlockContext { text, image }
+        let text: Vec<_> = given.iter().map(|context| &context.text).collect();
+        let text = self.key_values(&text, &cross.key, &cross.value, &cross.norm_key);
+        let image: Vec<_> = given.iter().filter_map(|context| context.image.as_ref()).collect();
+        let image = self
+            .image
+            .as_ref()
+            .filter(|_| !image.is_empty())
+            .map(|own| self.key_values(&image, &own.key, &own.value, &own.norm_key));
+        let mut image = image.into_iter().flatten();
+        let of = |(text, given): (KeyValue, &&Context)| BlockContext {
+            text,
+            image: image.next(),
+            padding: given.padding,
+        };
+        text.into_iter().zip(given).map(of).collect()
     }
 
-    fn key_value(&self, x: &Tensor, key: &Linear, value: &Linear, norm: &Vector) -> KeyValue {
-        let mut keys = ops::linear(x, key, Activation::None);
-        ops::rms_norm_rope(&mut keys, Some(norm), self.shape.eps, None);
-        KeyValue { keys, values: ops::linear(x, value, Activation::None) }
+    fn key_values(
+        &self,
+        given: &[&Tensor],
+        key: &Linear,
+        value: &Linear,
+        norm: &Vector,
+    ) -> Vec<KeyValue> {
+        let key = |x: &&Tensor| {
+            let mut keys = ops::linear(x, key, Activation::None);
+            ops::rms_norm_rope(&mut keys, Some(norm), self.shape.eps, None);
+            keys
+        };
+        let keys: Vec<_> = given.iter().map(key).collect();
+        let values = given.iter().map(|x| ops::linear(x, value, Activation::None));
+        keys.into_iter().zip(values).map(|(keys, values)| KeyValue { keys, values }).collect()
     }
 
-    /// `hidden` `[tokens, dim]` is updated in place. At the widest point five activations of its size
-    /// are alive: itself, query, key, value and the attention's result. `before` has the keys and
-    /// values of the tokens before these.
-    pub fn forward(
+    /// `hidden` `[samples * tokens, dim]` is updated in place, with a context for each sample. At the widest
+    /// point five activations of its size are alive: itself, query, key, value and the attention's
+    /// result. `before` has the keys and values of the tokens before these: of each sample, or nothing.
+    pub fn forward<C: Borrow<BlockContext>>(
         &self,
         hidden: &mut Tensor,
         shared: &Shared<'_>,
-        context: &BlockContext,
-        before: Option<Before<'_>>,
+        contexts: &[C],
+        before: &mut [Before<'_>],
     ) -> Result<(), RankError> {
         let rows = ops::split_modulation::<6>(shared.time_proj, &self.table);
         let frame =
             |i: usize| PerFrame { values: &rows[i], tokens_per_frame: shared.tokens_per_frame };
-        self.self_attention(hidden, shared, [frame(0), frame(1), frame(2)], before)?;
-        self.cross_attention(hidden, context, shared.padding);
+        let samples = contexts.len();
+        self.self_attention(hidden, shared, samples, [frame(0), frame(1), frame(2)], before)?;
+        self.cross_attention(hidden, contexts);
         let modulation = Modulation { shift: frame(3), scale: frame(4) };
         let normed = ops::layer_norm(hidden, None, self.shape.eps, Some(modulation));
         let activation = Activation::GeluTanh;
@@ -168,8 +193,9 @@ impl Block {
         &self,
         hidden: &mut Tensor,
         shared: &Shared<'_>,
+        samples: usize,
         [shift, scale, gate]: [PerFrame<'_>; 3],
-        before: Option<Before<'_>>,
+        before: &mut [Before<'_>],
     ) -> Result<(), RankError> {
         let p = &self.self_attention;
         let eps = self.shape.eps;
@@ -186,18 +212,14 @@ impl Block {
         let query = exchange.to_heads(query)?;
         let (key, value) = (exchange.to_heads(key)?, exchange.to_heads(value)?);
         let how = self.shape.attention(shared.mask, exchange.ranks.count());
-        let (key, value) = match before {
-            None => (key, value),
-            Some(before) => before.all(key, value),
-        };
-        let seen = ops::attention(&query, &key, &value, &how);
-        drop((query, key, value));
+        let seen = attend(&query, [key, value], samples, how, before);
+        drop(query);
         let seen = exchange.to_strip(seen)?;
         ops::linear_residual(hidden, &seen, &p.out, Some(gate));
         Ok(())
     }
 
-    fn cross_attention(&self, hidden: &mut Tensor, context: &BlockContext, padding: usize) {
+    fn cross_attention<C: Borrow<BlockContext>>(&self, hidden: &mut Tensor, contexts: &[C]) {
         let p = &self.cross_attention;
         let eps = self.shape.eps;
         let mut query = match &self.norm_cross {
@@ -209,16 +231,46 @@ impl Block {
         };
         ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, None);
         let how = self.shape.attention(Mask::None, 1);
-        let text = &context.text;
-        // See `Context`.
-        let bias =
-            if padding > 1 { Bias::LastKey((padding as f64).ln() as f32) } else { Bias::None };
-        let mut seen = ops::attention(&query, &text.keys, &text.values, &Attention { bias, ..how });
-        if let Some(image) = &context.image {
-            let image = ops::attention(&query, &image.keys, &image.values, &how);
+        let contexts = || contexts.iter().map(Borrow::<BlockContext>::borrow);
+        // For the bias see `Context`.
+        let texts = contexts().map(|BlockContext { text, padding, .. }| {
+            text.seen(Attention { bias: padding_bias(*padding), ..how })
+        });
+        let mut seen = ops::attention_of_samples(&query, &texts.collect::<Vec<_>>());
+        let images = contexts().filter_map(|context| context.image.as_ref());
+        let images: Vec<_> = images.map(|image| image.seen(how)).collect();
+        if !images.is_empty() {
+            let image = ops::attention_of_samples(&query, &images);
             ops::gate_residual(&mut seen, &image, None);
         }
         drop(query);
         ops::linear_residual(hidden, &seen, &p.out, None);
     }
+}
+
+/// What is added to the score of the key that stands for so many equal ones.
+fn padding_bias(padding: usize) -> Bias<'static> {
+    match padding {
+        0 | 1 => Bias::None,
+        padding => Bias::LastKey((padding as f64).ln() as f32),
+    }
+}
+
+/// What the queries of each sample see of its own keys and values, and of those before them.
+fn attend(
+    query: &Tensor,
+    [key, value]: [Tensor; 2],
+    samples: usize,
+    how: Attention<'static>,
+    before: &mut [Before<'_>],
+) -> Tensor {
+    if before.is_empty() {
+        let tokens = key.dim(0) / samples;
+        let rows = (0..samples).map(|sample| sample * tokens..(sample + 1) * tokens);
+        let all: Vec<_> = rows.map(|keys| Sample { k: &key, v: &value, keys, how }).collect();
+        return ops::attention_of_samples(query, &all);
+    }
+    let all = Before::all(before, key, value);
+    let all: Vec<_> = all.iter().map(|[keys, values]| Sample::of(keys, values, how)).collect();
+    ops::attention_of_samples(query, &all)
 }

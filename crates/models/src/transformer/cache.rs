@@ -77,7 +77,7 @@ impl KeyValueCache {
     }
 }
 
-/// The cache of one layer in one forward.
+/// The cache of one layer and sample in one forward.
 #[derive(Debug)]
 pub(super) struct Before<'a> {
     /// Of the tokens before those of the forward.
@@ -87,17 +87,41 @@ pub(super) struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// All keys and values up to the forward's last token.
-    pub fn all(self, keys: Tensor, values: Tensor) -> (Tensor, Tensor) {
-        let parts = [(&mut self.kept.keys, keys), (&mut self.kept.values, values)];
-        let [keys, values] = parts.map(|(kept, own)| {
-            let all = if kept.is_empty() { own } else { Tensor::concat0(&[kept, &own]) };
-            if self.keep > 0 {
-                let held = kept.dim(0);
-                kept.append0(&all.slice0(held..held + self.keep));
+    /// All keys and values of each sample up to the forward's last token; `keys` and `values` are those of the
+    /// forward's tokens, sample by sample.
+    pub fn all(before: &mut [Self], keys: Tensor, values: Tensor) -> Vec<[Tensor; 2]> {
+        let keys = Self::joined(before, keys, |kept| &mut kept.keys);
+        let values = Self::joined(before, values, |kept| &mut kept.values);
+        keys.into_iter().zip(values).map(|(keys, values)| [keys, values]).collect()
+    }
+
+    fn joined(
+        before: &mut [Self],
+        own: Tensor,
+        part: impl Fn(&mut KeyValue) -> &mut Tensor,
+    ) -> Vec<Tensor> {
+        let tokens = own.dim(0) / before.len();
+        if let [Self { kept, keep }] = before
+            && part(kept).is_empty()
+        {
+            if *keep > 0 {
+                part(kept).append0(&own.slice0(0..*keep));
+            }
+            return vec![own];
+        }
+        let of = |(sample, before): (usize, &mut Self)| {
+            let kept = part(before.kept);
+            let held = kept.dim(0);
+            let rows = sample * tokens..(sample + 1) * tokens;
+            let all = match held {
+                0 => own.slice0(rows),
+                _ => Tensor::concat_rows(&[(kept, 0..held), (&own, rows)]),
+            };
+            if before.keep > 0 {
+                kept.append0(&all.slice0(held..held + before.keep));
             }
             all
-        });
-        (keys, values)
+        };
+        before.iter_mut().enumerate().map(of).collect()
     }
 }

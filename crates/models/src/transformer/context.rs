@@ -1,6 +1,6 @@
 //! What depends on the conditioning alone, computed once for a whole film.
 
-use longreel_kernels::Tensor;
+use longreel_kernels::{Attention, Sample, Tensor};
 
 /// How a [`Context`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,17 +53,26 @@ impl Context {
 }
 
 /// Keys and values, both `[tokens, dim]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct KeyValue {
     pub keys: Tensor,
     pub values: Tensor,
 }
 
+impl KeyValue {
+    /// As a sample's queries see all of it.
+    pub fn seen<'a>(&'a self, how: Attention<'a>) -> Sample<'a> {
+        Sample::of(&self.keys, &self.values, how)
+    }
+}
+
 /// The conditioning as one block sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct BlockContext {
     pub text: KeyValue,
     pub image: Option<KeyValue>,
+    /// As [`Context::padding`].
+    pub padding: usize,
 }
 
 impl BlockContext {

@@ -1,8 +1,8 @@
 //! The diffusion transformer of SkyReels-V2 and Wan 2.1.
 //!
 //! One network under two class names in diffusers: `SkyReelsV2Transformer3DModel` (timesteps for each
-//! latent frame, frame-rate embedding, block-causal attention) and `WanTransformer3DModel`. Always one
-//! sample: batches of one keep memory down, and guidance runs two passes.
+//! latent frame, frame-rate embedding, block-causal attention) and `WanTransformer3DModel`. The samples of
+//! a batch have latents and timesteps in common and differ in their context, as the passes of guidance do.
 
 mod block;
 mod cache;
@@ -208,10 +208,13 @@ impl Transformer {
         let (rows, image) = (ops::narrowed(rows), image.map(ops::narrowed));
         let tokens = rows.dim(0) + image.as_ref().map_or(0, |i| i.dim(0));
         let bytes = tokens.saturating_mul(self.dim).saturating_mul(8 * self.blocks.len());
-        let blocks = (bytes <= options.cache_bytes)
-            .then(|| self.blocks.iter().map(|b| b.context(&rows, image.as_ref())).collect());
+        let mut context = Context { text: rows, image, padding, blocks: None };
+        if bytes <= options.cache_bytes {
+            let blocks = self.blocks.iter().flat_map(|block| block.contexts(&[&context]));
+            context.blocks = Some(blocks.collect());
+        }
         self.device.check()?;
-        Ok(Context { text: rows, image, padding, blocks })
+        Ok(context)
     }
 
     /// The predicted velocity `[T, out_channels, H, W]` for latents `[T, in_channels, H, W]`.
@@ -253,7 +256,7 @@ impl Transformer {
     ) -> Result<Tensor, ModelError> {
         self.check_keep(keep, latents, options)?;
         let mut pass = self.begin_at(cache.next_frame(), latents, timesteps, options, None)?;
-        pass.run(context, Some((cache, keep)), &Alone)?;
+        pass.run(&[context], &mut [cache], keep, &Alone)?;
         pass.finish()
     }
 

@@ -1,5 +1,6 @@
 //! One forward in three steps, so that a step cache can replace the middle one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use longreel_kernels::ranks::{Alone, Communicator};
@@ -15,6 +16,9 @@ use crate::error::input;
 /// A forward under way: [`Transformer::begin`], then [`run_blocks`](Self::run_blocks) or
 /// [`add_residual`](Self::add_residual), then [`finish`](Self::finish).
 ///
+/// It becomes that of a batch when its blocks are run with several contexts: the tokens of the samples lie
+/// one behind the other, and share the latents, the timesteps and every product.
+///
 /// Step caches (TeaCache and its kind) look at [`temb`](Self::temb) or
 /// [`time_proj`](Self::time_proj) to decide whether the blocks would change much, and otherwise add
 /// the residual of an earlier step.
@@ -24,9 +28,11 @@ pub struct Pass<'a> {
     /// Of this rank's strip.
     grid: [usize; 3],
     strip: Strip,
-    /// What the hidden state was made of, `[tokens, values of a patch]`.
+    /// What the hidden state is made of, `[tokens, values of a patch]`.
     patches: Tensor,
-    hidden: Tensor,
+    /// `[samples * tokens, dim]`, once there is something to add to the embedding of the patches.
+    hidden: Option<Tensor>,
+    samples: usize,
     temb: Tensor,
     time_proj: Tensor,
     rope: Arc<RopeTable>,
@@ -99,13 +105,20 @@ impl Transformer {
         let strip = strip.unwrap_or(Strip { first: 0, all: grid[1] });
         let mask = self.mask(strip.all * grid[2], options)?;
         let latents = latents.on(device)?;
-        let (patches, hidden) = in_pool(|| {
-            let patches = ops::patchify(&latents, self.patch());
-            let hidden = ops::linear_full(&patches, &self.patch_embedding);
-            (patches, hidden)
-        });
+        let patches = in_pool(|| ops::patchify(&latents, self.patch()));
         let rope = self.rope.table([first, strip.first], grid, device)?;
-        Ok(Pass { model: self, grid, strip, patches, hidden, temb, time_proj, rope, mask })
+        Ok(Pass {
+            model: self,
+            grid,
+            strip,
+            patches,
+            hidden: None,
+            samples: 1,
+            temb,
+            time_proj,
+            rope,
+            mask,
+        })
     }
 
     /// Which tokens a token sees, where a frame has `tokens`.
@@ -164,9 +177,9 @@ impl Pass<'_> {
         &self.time_proj
     }
 
-    /// The hidden state, `[tokens, dim]`, tokens in the order time, height, width.
-    pub fn hidden(&self) -> &Tensor {
-        &self.hidden
+    /// The shape of a sample's hidden state, `[tokens, dim]`, tokens in the order time, height, width.
+    pub fn hidden_shape(&self) -> [usize; 2] {
+        [self.patches.dim(0), self.model.dim]
     }
 
     /// Patches along time, height and width.
@@ -179,66 +192,86 @@ impl Pass<'_> {
     /// # Errors
     /// The context was made by another model.
     pub fn run_blocks(&mut self, context: &Context) -> Result<(), ModelError> {
-        self.run(context, None, &Alone)
+        self.run(&[context], &mut [], 0, &Alone)
     }
 
-    /// Runs all blocks, with the other ranks; behind what is in a cache, if there is one, which then
-    /// keeps the first so many of the frames.
+    /// Runs all blocks, once, with the other ranks: for a sample with each context, each behind what is in its
+    /// cache, if there are any, which then keep the first `keep` of the frames.
     pub(super) fn run(
         &mut self,
-        context: &Context,
-        mut cache: Option<(&mut KeyValueCache, usize)>,
+        contexts: &[&Context],
+        caches: &mut [&mut KeyValueCache],
+        keep: usize,
         ranks: &dyn Communicator,
     ) -> Result<(), ModelError> {
         let frame_tokens = self.strip.all * self.grid[2];
-        if let Some((cache, _)) = &cache {
-            let (layers, frame) = (cache.layers.len(), cache.tokens_per_frame);
-            if layers != self.model.blocks.len() || (frame != 0 && frame != frame_tokens) {
-                let own = self.model.blocks.len();
-                let rule = format!("this pass has {own} and {frame_tokens}");
-                return Err(input("the cache's layers and tokens a frame", [layers, frame], rule));
-            }
-        }
         let model = self.model;
         let layers = model.blocks.len();
-        let known = context.blocks.as_ref().is_none_or(|blocks| blocks.len() == layers);
-        if !known || context.text.dim(1) != model.dim {
+        for cache in caches.iter() {
+            let found = [cache.layers.len(), cache.tokens_per_frame];
+            if found[0] != layers || (found[1] != 0 && found[1] != frame_tokens) {
+                let rule = format!("this pass has {layers} and {frame_tokens}");
+                return Err(input("the cache's layers and tokens a frame", found, rule));
+            }
+        }
+        let known = |context: &&Context| {
+            let blocks = context.blocks.as_ref();
+            blocks.is_none_or(|blocks| blocks.len() == layers) && context.text.dim(1) == model.dim
+        };
+        if !contexts.iter().all(known) {
             return Err(input("the context", "another model's", "make it with this transformer"));
         }
+        let samples = contexts.len();
+        assert!(
+            self.hidden.is_none() && (caches.is_empty() || caches.len() == samples),
+            "Pass::run: {samples} contexts, {} caches",
+            caches.len()
+        );
+        let time_proj = of_samples(&self.time_proj, samples);
         let shared = Shared {
-            time_proj: &self.time_proj,
+            time_proj: &time_proj,
             tokens_per_frame: self.grid[1] * self.grid[2],
             rope: &self.rope,
             mask: self.mask,
-            padding: context.padding,
             exchange: Exchange {
                 ranks,
-                frames: self.grid[0],
+                frames: samples * self.grid[0],
                 rows: self.strip.all,
                 columns: self.grid[2],
             },
         };
-        let hidden = &mut self.hidden;
-        in_pool(|| {
+        let hidden = in_pool(|| {
+            let mut hidden = self.embedded(samples);
             for (index, block) in model.blocks.iter().enumerate() {
-                let before = cache.as_mut().map(|(cache, keep)| Before {
+                let before = caches.iter_mut().map(|cache| Before {
                     kept: &mut cache.layers[index],
-                    keep: *keep * frame_tokens,
+                    keep: keep * frame_tokens,
                 });
-                match &context.blocks {
-                    Some(blocks) => block.forward(hidden, &shared, &blocks[index], before)?,
-                    None => {
-                        let context = block.context(&context.text, context.image.as_ref());
-                        block.forward(hidden, &shared, &context, before)?;
-                    }
-                }
+                let mut before: Vec<_> = before.collect();
+                let made = contexts.iter().copied().filter(|context| context.blocks.is_none());
+                let mut made = block.contexts(&made.collect::<Vec<_>>()).into_iter();
+                let of_block = contexts.iter().map(|context| match &context.blocks {
+                    Some(blocks) => Cow::Borrowed(&blocks[index]),
+                    None => Cow::Owned(made.next().expect("one for each without")),
+                });
+                let of_block: Vec<_> = of_block.collect();
+                block.forward(&mut hidden, &shared, &of_block, &mut before)?;
             }
-            Ok::<_, ModelError>(())
+            Ok::<_, ModelError>(hidden)
         })?;
-        if let Some((cache, keep)) = cache {
-            cache.grow(keep, frame_tokens);
-        }
+        (self.hidden, self.samples) = (Some(hidden), samples);
+        caches.iter_mut().for_each(|cache| cache.grow(keep, frame_tokens));
         Ok(())
+    }
+
+    /// The embedded patches, `[samples * tokens, dim]`. They are the same for all samples, and made for each:
+    /// on a GPU no activation is of a size of its own.
+    fn embedded(&self, samples: usize) -> Tensor {
+        let patches = match samples {
+            1 => Cow::Borrowed(&self.patches),
+            _ => Cow::Owned(Tensor::concat0(&vec![&self.patches; samples])),
+        };
+        ops::linear_full(&patches, &self.model.patch_embedding)
     }
 
     /// Runs all blocks and returns what they added, `[tokens, dim]`, on the device: on a GPU in what it
@@ -247,21 +280,32 @@ impl Pass<'_> {
     /// # Errors
     /// As [`run_blocks`](Self::run_blocks).
     pub fn run_blocks_keeping_residual(&mut self, context: &Context) -> Result<Tensor, ModelError> {
-        self.run_keeping_residual(context, &Alone)
+        let mut residuals = self.run_keeping_residuals(&[context], &Alone)?;
+        Ok(residuals.pop().expect("of one sample"))
     }
 
-    /// As [`run_blocks_keeping_residual`](Self::run_blocks_keeping_residual), with the other ranks.
-    pub(super) fn run_keeping_residual(
+    /// As [`run_blocks_keeping_residual`](Self::run_blocks_keeping_residual), for a sample with each context,
+    /// with the other ranks.
+    pub(super) fn run_keeping_residuals(
         &mut self,
-        context: &Context,
+        contexts: &[&Context],
         ranks: &dyn Communicator,
-    ) -> Result<Tensor, ModelError> {
-        self.run(context, None, ranks)?;
+    ) -> Result<Vec<Tensor>, ModelError> {
+        self.run(contexts, &mut [], 0, ranks)?;
+        let hidden = self.hidden.as_ref().expect("just run");
         // Embedding the patches again takes next to no time, and keeping what it gave an activation in
         // every block.
         Ok(in_pool(|| {
-            let before = ops::linear_full(&self.patches, &self.model.patch_embedding);
-            ops::difference(&self.hidden, &before)
+            let before = self.embedded(1);
+            let tokens = before.dim(0);
+            let of = |sample: usize| match contexts.len() {
+                1 => ops::difference(hidden, &before),
+                _ => {
+                    let rows = sample * tokens..(sample + 1) * tokens;
+                    ops::difference(&hidden.slice0(rows), &before)
+                }
+            };
+            (0..contexts.len()).map(of).collect()
         }))
     }
 
@@ -270,35 +314,48 @@ impl Pass<'_> {
     /// # Errors
     /// The residual has another shape than the hidden state.
     pub fn add_residual(&mut self, residual: &Tensor) -> Result<(), ModelError> {
-        if residual.shape() != self.hidden.shape() {
-            let rule = format!("the hidden state is {:?}", self.hidden.shape());
+        if residual.shape() != self.hidden_shape() {
+            let rule = format!("the hidden state is {:?}", self.hidden_shape());
             return Err(input("the shape of the cached residual", residual.shape(), rule));
         }
         let residual = residual.on(&self.model.device)?;
-        ops::gate_residual(&mut self.hidden, &residual, None);
+        let mut hidden = in_pool(|| self.embedded(1));
+        ops::gate_residual(&mut hidden, &residual, None);
+        self.hidden = Some(hidden);
         Ok(())
     }
 
-    /// The output head: `[T, out_channels, H, W]`, on the host.
+    /// The output head: `[T, out_channels, H, W]` of each sample, on the host, one behind the other.
     ///
     /// # Errors
     /// What went wrong on the device, in this or before.
-    pub fn finish(self) -> Result<Tensor, ModelError> {
-        let model = self.model;
-        let [shift, scale] = ops::split_modulation::<2>(&self.temb, &model.table);
+    pub fn finish(mut self) -> Result<Tensor, ModelError> {
+        let (model, samples) = (self.model, self.samples);
+        let temb = of_samples(&self.temb, samples);
+        let [shift, scale] = ops::split_modulation::<2>(&temb, &model.table);
         let tokens_per_frame = self.grid[1] * self.grid[2];
         let modulation = Modulation {
             shift: PerFrame { values: &shift, tokens_per_frame },
             scale: PerFrame { values: &scale, tokens_per_frame },
         };
         let eps = model.config.eps as f32;
-        let (hidden, grid) = (self.hidden, self.grid);
+        let [frames, rows, columns] = self.grid;
         let velocity = in_pool(|| {
+            let hidden = self.hidden.take().unwrap_or_else(|| self.embedded(1));
             let normed = ops::layer_norm(&hidden, None, eps, Some(modulation));
             drop(hidden);
             let patches = ops::linear_full(&normed, &model.proj_out);
+            let grid = [samples * frames, rows, columns];
             ops::unpatchify(&patches, grid, model.patch, model.out_channels())
         });
         Ok(velocity.into_host()?)
+    }
+}
+
+/// Rows by latent frame for so many samples, whose frames are alike; a single row is that of all.
+fn of_samples(rows: &Tensor, samples: usize) -> Cow<'_, Tensor> {
+    match (samples, rows.dim(0)) {
+        (1, _) | (_, 1) => Cow::Borrowed(rows),
+        _ => Cow::Owned(Tensor::concat0(&vec![rows; samples])),
     }
 }

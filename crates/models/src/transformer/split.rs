@@ -38,6 +38,7 @@ pub struct SplitCache {
 pub struct SplitPass<'a> {
     model: &'a SplitTransformer,
     passes: Vec<Pass<'a>>,
+    samples: usize,
 }
 
 /// What the blocks added in a [`SplitPass`], of each rank's strip on its device.
@@ -100,7 +101,7 @@ impl SplitTransformer {
         SplitCache { ranks }
     }
 
-    /// As [`Transformer::forward`].
+    /// As [`Transformer::forward`], of a batch: a velocity with each context.
     ///
     /// # Errors
     /// As there; and fewer rows of patches than devices.
@@ -108,44 +109,54 @@ impl SplitTransformer {
         &self,
         latents: &Tensor,
         timesteps: &[f32],
-        context: &SplitContext,
+        contexts: &[&SplitContext],
         options: &ForwardOptions,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<Vec<Tensor>, ModelError> {
         self.ranks[0].check_window(latents, timesteps)?;
-        let parts = self.cut(0, latents)?.into_iter().zip(&context.ranks).collect();
-        let strips = self.group.run(parts, |ranks, ((strip, latents), context)| {
+        let strips = self.group.run(self.cut(0, latents)?, |ranks, (strip, latents)| {
             let model = &self.ranks[ranks.rank()];
             let mut pass = model.begin_at(0, &latents, timesteps, options, Some(strip))?;
-            pass.run(context, None, ranks)?;
+            pass.run(&of_rank(contexts, ranks.rank()), &mut [], 0, ranks)?;
             pass.finish()
         })?;
-        Ok(Strip::join(strips))
+        Ok(velocities(strips, contexts.len()))
     }
 
-    /// As [`Transformer::forward_after`].
+    /// As [`Transformer::forward_after`], of a batch: a velocity with each context, each behind its own cache.
+    /// The caches hold the same frames.
     ///
     /// # Errors
     /// As there; and fewer rows of patches than devices.
     pub fn forward_after(
         &self,
-        cache: &mut SplitCache,
+        caches: &mut [&mut SplitCache],
         keep: usize,
         latents: &Tensor,
         timesteps: &[f32],
-        context: &SplitContext,
+        contexts: &[&SplitContext],
         options: &ForwardOptions,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<Vec<Tensor>, ModelError> {
         self.ranks[0].check_keep(keep, latents, options)?;
-        let first = cache.next_frame();
-        let parts = self.cut(first, latents)?.into_iter().zip(&context.ranks);
-        let parts = parts.zip(&mut cache.ranks).collect();
-        let strips = self.group.run(parts, |ranks, (((strip, latents), context), cache)| {
+        let places: Vec<_> = caches.iter().map(|c| (c.next_frame(), c.held_frames())).collect();
+        let first = places.first().map_or(0, |(next, _)| *next);
+        if places.len() != contexts.len() || places.iter().any(|place| *place != places[0]) {
+            let rule =
+                format!("each of the {} samples has one, of the same frames", contexts.len());
+            return Err(input("the caches' next frames and frames held", places, rule));
+        }
+        let mut of_ranks: Vec<Vec<&mut KeyValueCache>> = Vec::new();
+        of_ranks.resize_with(self.ranks.len(), Vec::new);
+        for cache in caches {
+            of_ranks.iter_mut().zip(&mut cache.ranks).for_each(|(all, own)| all.push(own));
+        }
+        let parts = self.cut(first, latents)?.into_iter().zip(of_ranks).collect();
+        let strips = self.group.run(parts, |ranks, ((strip, latents), mut caches)| {
             let model = &self.ranks[ranks.rank()];
             let mut pass = model.begin_at(first, &latents, timesteps, options, Some(strip))?;
-            pass.run(context, Some((cache, keep)), ranks)?;
+            pass.run(&of_rank(contexts, ranks.rank()), &mut caches, keep, ranks)?;
             pass.finish()
         })?;
-        Ok(Strip::join(strips))
+        Ok(velocities(strips, contexts.len()))
     }
 
     /// As [`Transformer::begin`].
@@ -163,7 +174,7 @@ impl SplitTransformer {
             let model = &self.ranks[ranks.rank()];
             model.begin_at(0, &latents, timesteps, options, Some(strip))
         })?;
-        Ok(SplitPass { model: self, passes })
+        Ok(SplitPass { model: self, passes, samples: 1 })
     }
 
     /// Latents of a window from frame `first` on, as each rank gets them.
@@ -207,24 +218,28 @@ impl SplitPass<'_> {
         self.passes[0].time_proj()
     }
 
-    /// As [`Pass::run_blocks_keeping_residual`], each rank's on its device.
+    /// As [`Pass::run_blocks_keeping_residual`], each rank's on its device, of a batch: a residual with each
+    /// context.
     ///
     /// # Errors
     /// As there.
-    pub fn run_blocks_keeping_residual(
+    pub fn run_blocks_keeping_residuals(
         &mut self,
-        context: &SplitContext,
-    ) -> Result<SplitResidual, ModelError> {
-        let parts = self.passes.iter_mut().zip(&context.ranks).collect();
-        let ranks = self.model.group.run(parts, |ranks, (pass, context): (&mut Pass<'_>, _)| {
-            pass.run_keeping_residual(context, ranks)
+        contexts: &[&SplitContext],
+    ) -> Result<Vec<SplitResidual>, ModelError> {
+        let parts = self.passes.iter_mut().collect();
+        let of_ranks = self.model.group.run(parts, |ranks, pass: &mut Pass<'_>| {
+            pass.run_keeping_residuals(&of_rank(contexts, ranks.rank()), ranks)
         })?;
-        Ok(SplitResidual { ranks })
+        self.samples = contexts.len();
+        let mut of_ranks: Vec<_> = of_ranks.into_iter().map(Vec::into_iter).collect();
+        let mut next = || of_ranks.iter_mut().filter_map(Iterator::next).collect();
+        Ok(contexts.iter().map(|_| SplitResidual { ranks: next() }).collect())
     }
 
     /// Whether a residual can be added here.
     pub fn takes(&self, residual: &SplitResidual) -> bool {
-        let shapes = self.passes.iter().map(|pass| pass.hidden().shape());
+        let shapes = self.passes.iter().map(Pass::hidden_shape);
         shapes.eq(residual.ranks.iter().map(Tensor::shape))
     }
 
@@ -240,12 +255,27 @@ impl SplitPass<'_> {
         Ok(())
     }
 
-    /// As [`Pass::finish`].
+    /// As [`Pass::finish`], each sample's by itself.
     ///
     /// # Errors
     /// As there.
-    pub fn finish(self) -> Result<Tensor, ModelError> {
+    pub fn finish(self) -> Result<Vec<Tensor>, ModelError> {
         let strips = self.model.group.run(self.passes, |_, pass| pass.finish())?;
-        Ok(Strip::join(strips))
+        Ok(velocities(strips, self.samples))
     }
+}
+
+/// What a rank has of each context.
+fn of_rank<'a>(contexts: &[&'a SplitContext], rank: usize) -> Vec<&'a Context> {
+    contexts.iter().map(|context| &context.ranks[rank]).collect()
+}
+
+/// The velocities of so many samples, which lie one behind the other in each rank's strip.
+fn velocities(strips: Vec<Tensor>, samples: usize) -> Vec<Tensor> {
+    let all = Strip::join(strips);
+    if samples == 1 {
+        return vec![all];
+    }
+    let frames = all.dim(0) / samples;
+    (0..samples).map(|sample| all.slice0(sample * frames..(sample + 1) * frames)).collect()
 }

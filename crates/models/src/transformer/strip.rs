@@ -73,7 +73,7 @@ impl Strip {
 /// How a forward's ranks exchange what self-attention needs.
 pub(super) struct Exchange<'a> {
     pub ranks: &'a dyn Communicator,
-    /// Latent frames of the forward.
+    /// Latent frames of the forward, of all samples.
     pub frames: usize,
     /// Rows of patches of the picture.
     pub rows: usize,

@@ -4,6 +4,8 @@
 
 mod vendor;
 
+use std::ops::Range;
+
 use super::{int, kernel, pointer_or_none};
 use crate::Mask;
 use crate::gpu::{Address, Arg, Array, Element, Gpu, Launch};
@@ -83,18 +85,61 @@ pub fn attention(
     keys: usize,
     how: &Attend<'_>,
 ) -> Array {
-    let heads = how.heads;
-    let size = |array: &Array, rows: usize| array.len() / (rows * heads).max(1);
-    let (key_size, value_size) = (size(k, keys), size(v, keys));
-    let one_element = q.element() == k.element() && q.element() == v.element();
+    if keys == 0 || q.is_empty() {
+        // Nothing is seen. How wide values would be is not known then; as wide as queries, as in every
+        // model.
+        return Array::zeros(q.gpu(), q.element(), q.len());
+    }
+    let widths = [k.len() / keys, v.len() / keys];
+    assert!(
+        k.len() == keys * widths[0]
+            && v.len() == keys * widths[1]
+            && q.len() == queries * widths[0],
+        "attention: {q:?} of {queries} queries, {k:?} and {v:?} of {keys} keys"
+    );
+    let mut out = Array::unset(q.gpu(), q.element(), queries * widths[1]);
+    let rows = AttentionRows { queries: 0..queries, keys: 0..keys, widths };
+    attention_rows(&mut out, q, k, v, &rows, how);
+    out
+}
+
+/// Which rows of its arrays an attention is of.
+#[derive(Debug, Clone)]
+pub struct AttentionRows {
+    /// Of queries and result.
+    pub queries: Range<usize>,
+    /// Of keys and values, at least one.
+    pub keys: Range<usize>,
+    /// Values in a row of queries and keys, and of values and result.
+    pub widths: [usize; 2],
+}
+
+/// [`attention`] of some rows of `q` over some of `k` and `v`, into the same rows of `out`; all of one
+/// element.
+pub fn attention_rows(
+    out: &mut Array,
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    rows: &AttentionRows,
+    how: &Attend<'_>,
+) {
+    let (heads, [width, value_width]) = (how.heads, rows.widths);
+    let (queries, keys) = (rows.queries.len(), rows.keys.len());
+    let inside = |array: &Array, end: usize, width: usize| {
+        array.element() == q.element() && end * width <= array.len()
+    };
     assert!(
         heads > 0
-            && one_element
             && how.scale > 0.0
-            && k.len() == keys * heads * key_size
-            && v.len() == keys * heads * value_size
-            && (keys == 0 || q.len() == queries * heads * key_size),
-        "attention: {q:?} of {queries} queries, {k:?} and {v:?} of {keys} keys, {how:?}"
+            && keys > 0
+            && width.is_multiple_of(heads)
+            && value_width.is_multiple_of(heads)
+            && inside(q, rows.queries.end, width)
+            && inside(k, rows.keys.end, width)
+            && inside(v, rows.keys.end, value_width)
+            && inside(out, rows.queries.end, value_width),
+        "attention: {rows:?} of {q:?}, {k:?}, {v:?} and {out:?}, {how:?}"
     );
     let added = match how.added {
         Scores::All(bias) => Some(bias),
@@ -106,17 +151,20 @@ pub fn attention(
         }),
         "attention: {added:?} for {heads} heads, {queries} queries, {keys} keys"
     );
-    if keys == 0 || q.is_empty() {
-        // Nothing is seen. How wide values would be is not known then; as wide as queries, as in every
-        // model.
-        return Array::zeros(q.gpu(), q.element(), q.len());
-    }
-    let out = Array::unset(q.gpu(), q.element(), queries * heads * value_size);
+    let (key_size, value_size) = (width / heads, value_width / heads);
     let sizes = Sizes { queries, keys, key_size, value_size };
-    if !vendor::attention(q, k, v, &out, &sizes, how) {
-        start([q, k, v, &out].map(Array::address), q.gpu(), q.element(), &sizes, how);
+    let place = |array: &Array, row: usize, width: usize| {
+        array.address().plus(row * width * array.element().bytes())
+    };
+    let at = [
+        place(q, rows.queries.start, width),
+        place(k, rows.keys.start, width),
+        place(v, rows.keys.start, value_width),
+        place(out, rows.queries.start, value_width),
+    ];
+    if !vendor::attention(at, q.gpu(), q.element(), &sizes, how) {
+        start(at, q.gpu(), q.element(), &sizes, how);
     }
-    out
 }
 
 /// Lengths of an attention's arrays.

@@ -14,7 +14,7 @@ mod norm;
 mod per_frame;
 mod pointwise;
 
-pub use attention::{Attend, Scores, Seen, attention};
+pub use attention::{Attend, AttentionRows, Scores, Seen, attention, attention_rows};
 pub use conv::{
     Frames, Windows, conv3d, conv3d_add, quarter_weight, upsampled_conv, window_weight,
 };

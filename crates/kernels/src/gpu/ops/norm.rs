@@ -55,7 +55,7 @@ pub fn layer_norm(
 }
 
 /// [`crate::ops::rms_norm_rope`]: `x` `[tokens, dim]`, `weight` `[dim]`, `rope` cosines and sines
-/// `[tokens or more, head_dim / 2]` and the number of heads.
+/// `[tokens or more, head_dim / 2]`, or for each of several equal runs of tokens, and the number of heads.
 pub fn rms_norm_rope(
     x: &mut Array,
     dim: usize,
@@ -69,12 +69,15 @@ pub fn rms_norm_rope(
         check("rms_norm_rope", weight, dim);
     }
     let heads = rope.map_or(1, |(_, _, heads)| heads);
+    let half = dim / (2 * heads);
+    let rows = rope.map_or(0, |(cos, ..)| cos.len() / half.max(1));
     if let Some((cos, sin, _)) = rope {
-        let angles = tokens * dim / (2 * heads);
+        let whole = tokens <= rows || (rows > 0 && tokens.is_multiple_of(rows));
         assert!(
             dim.is_multiple_of(2 * heads)
-                && [cos, sin].iter().all(|t| t.element() == Element::F32 && t.len() >= angles),
-            "rms_norm_rope: tables of {} and {} values against {angles}",
+                && [cos, sin].iter().all(|t| t.element() == Element::F32 && t.len() == rows * half)
+                && whole,
+            "rms_norm_rope: tables of {} and {} values against {tokens} tokens of {half}",
             cos.len(),
             sin.len()
         );
@@ -87,6 +90,7 @@ pub fn rms_norm_rope(
         pointer_or_none(weight),
         pointer_or_none(rope.map(|(cos, ..)| cos)),
         pointer_or_none(rope.map(|(_, sin, _)| sin)),
+        int(rows),
         int(dim),
         int(dim / heads),
         Arg::Float(eps),

@@ -8,6 +8,22 @@ use crate::gemm::{Segment, Shared, Tile, pack_panels};
 use crate::ops::mask::{Mask, Window};
 use crate::simd::{Kernel, Simd, exp};
 
+/// Queries, keys or values of one sample: some rows of a tensor.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// `[count, width]`.
+    data: &'a [f32],
+    pub count: usize,
+    pub width: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub fn of(tensor: &'a Tensor, rows: Range<usize>) -> Self {
+        let (count, width) = (rows.len(), tensor.dim(1));
+        Self { data: &tensor.data()[rows.start * width..rows.end * width], count, width }
+    }
+}
+
 /// Queries whose scores stand in memory at once; whole tiles for every instruction set.
 pub(super) const QUERIES: usize = 24;
 /// Keys of one block. Fixed, because the order of the sums depends on it.
@@ -31,15 +47,18 @@ pub(super) struct Buffers<'a> {
     pub total: &'a mut [f32],
 }
 
-/// Some queries of one head against all keys they may see.
+/// Some queries of one sample and head against all keys they may see.
 pub(super) struct Group<'a> {
-    pub q: &'a Tensor,
-    pub k: &'a Tensor,
-    pub v: &'a Tensor,
+    pub q: Rows<'a>,
+    pub k: Rows<'a>,
+    pub v: Rows<'a>,
     pub how: &'a Attention<'a>,
     pub window: Option<Window>,
     pub head: usize,
+    /// Among the sample's queries.
     pub rows: Range<usize>,
+    /// Of the sample's queries in the result.
+    pub first_row: usize,
     pub block: usize,
     pub wide: usize,
     pub buffers: Buffers<'a>,
@@ -61,7 +80,7 @@ impl Kernel for Group<'_> {
                     let last = self.block_of(self.rows.end - 1, window);
                     let near = window.first_near(self.block_of(self.rows.start, window));
                     for block in (0..window.sink.min(near)).chain(near..last + 1) {
-                        let tokens = window.tokens(block, self.k.dim(0));
+                        let tokens = window.tokens(block, self.k.count);
                         for k0 in tokens.clone().step_by(KEYS) {
                             self.add_tile::<S>(k0..(k0 + KEYS).min(tokens.end), Some(block));
                         }
@@ -82,12 +101,12 @@ impl Kernel for Group<'_> {
 impl Group<'_> {
     /// The block of a query.
     fn block_of(&self, query: usize, window: Window) -> usize {
-        (query + self.k.dim(0) - self.q.dim(0)) / window.tokens_per_block
+        (query + self.k.count - self.q.count) / window.tokens_per_block
     }
 
     /// Where the keys end that a query sees.
     fn end(&self, query: usize) -> usize {
-        let keys = self.k.dim(0);
+        let keys = self.k.count;
         match self.window {
             None => keys,
             Some(window) => window.tokens(self.block_of(query, window), keys).end,
@@ -130,22 +149,22 @@ impl Group<'_> {
     }
 
     fn key_size(&self) -> usize {
-        self.q.dim(1) / self.how.heads
+        self.q.width / self.how.heads
     }
 
     fn value_size(&self) -> usize {
-        self.v.dim(1) / self.how.heads
+        self.v.width / self.how.heads
     }
 
     /// Copies the head's queries, scaled.
     #[inline(always)]
     unsafe fn take_queries<S: Simd>(&mut self) {
-        let (size, dim) = (self.key_size(), self.q.dim(1));
+        let (size, dim) = (self.key_size(), self.q.width);
         // SAFETY: see `run`.
         unsafe {
             let scale = S::splat(self.how.scale);
             for (r, row) in self.rows.clone().enumerate() {
-                let from = self.q.data().as_ptr().add(row * dim + self.head * size);
+                let from = self.q.data.as_ptr().add(row * dim + self.head * size);
                 let to = self.buffers.queries.as_mut_ptr().add(r * size);
                 let mut at = 0;
                 while at < size {
@@ -165,11 +184,11 @@ impl Group<'_> {
     /// Packs keys as columns and values as rows of panels.
     #[inline(always)]
     unsafe fn pack_block<S: Simd>(&mut self, keys: Range<usize>) {
-        let (size, dim) = (self.key_size(), self.k.dim(1));
-        let (value_size, value_dim) = (self.value_size(), self.v.dim(1));
+        let (size, dim) = (self.key_size(), self.k.width);
+        let (value_size, value_dim) = (self.value_size(), self.v.width);
         // SAFETY: see `run`.
         unsafe {
-            let from = self.k.data().as_ptr().add(keys.start * dim + self.head * size);
+            let from = self.k.data.as_ptr().add(keys.start * dim + self.head * size);
             let to = self.buffers.keys.as_mut_ptr();
             pack_panels::<S>(from, dim, keys.len(), size, to);
             for (panel, d0) in (0..value_size).step_by(S::NR).enumerate() {
@@ -177,7 +196,7 @@ impl Group<'_> {
                 let width = if inside <= S::LANES { S::LANES } else { S::NR };
                 let to = self.buffers.values.as_mut_ptr().add(panel * keys.len() * S::NR);
                 for (i, key) in keys.clone().enumerate() {
-                    let from = self.v.data().as_ptr();
+                    let from = self.v.data.as_ptr();
                     let from = from.add(key * value_dim + self.head * value_size + d0);
                     let mut at = 0;
                     while at < width {
@@ -233,7 +252,7 @@ impl Group<'_> {
         unsafe {
             let scores = self.buffers.scores.as_mut_ptr().add(line * self.block);
             let whole = seen.next_multiple_of(S::LANES);
-            let keys = self.k.dim(0);
+            let keys = self.k.count;
             if let Bias::LastKey(added) = self.how.bias
                 && k0 + seen == keys
                 && seen > 0
@@ -241,7 +260,7 @@ impl Group<'_> {
                 *scores.add(seen - 1) += added;
             }
             if let Bias::Scores(bias) = self.how.bias {
-                let queries = self.q.dim(0);
+                let queries = self.q.count;
                 let at = (self.head * queries + self.rows.start + r) * keys + k0;
                 let bias = bias.data().as_ptr().add(at);
                 let mut j = 0;
@@ -344,13 +363,13 @@ impl Group<'_> {
     /// Divides by the sum of the weights and writes the result.
     #[inline(always)]
     unsafe fn write<S: Simd>(&mut self) {
-        let (size, dim) = (self.value_size(), self.v.dim(1));
+        let (size, dim) = (self.value_size(), self.v.width);
         // SAFETY: see `run`; heads and rows are this task's own.
         unsafe {
             for (r, row) in self.rows.clone().enumerate() {
                 let inverse = S::splat(1.0 / self.buffers.total[r]);
                 let from = self.buffers.sums.as_ptr().add(r * self.wide);
-                let to = self.out.at(row * dim + self.head * size);
+                let to = self.out.at((self.first_row + row) * dim + self.head * size);
                 let mut at = 0;
                 while at < size {
                     let n = (size - at).min(S::LANES);

@@ -2,9 +2,10 @@
 //! it where nothing is masked, and otherwise block for block, whose queries all see the same run of keys.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Attend, Scores, Seen, Sizes, start};
-use crate::gpu::{Array, Element, SoftmaxAttention, Vendor};
+use crate::gpu::{Address, Array, Element, Gpu, SoftmaxAttention, Vendor};
 
 /// Operations of one piece at least: a way has to be compiled once, and for less than this our kernel takes
 /// a millisecond or less.
@@ -49,17 +50,17 @@ fn pieces(seen: &Seen, queries: usize, keys: usize) -> Option<Vec<Piece>> {
     Some(pieces)
 }
 
-/// Whether the library has done it; our kernel is to be used otherwise.
+/// Whether the library has done it, for arrays at these places: q, k, v and the result; our kernel is to be
+/// used otherwise.
 pub(super) fn attention(
-    q: &Array,
-    k: &Array,
-    v: &Array,
-    out: &Array,
+    [q, k, v, out]: [Address; 4],
+    gpu: &Arc<Gpu>,
+    element: Element,
     sizes: &Sizes,
     how: &Attend<'_>,
 ) -> bool {
     let &Sizes { queries, keys, key_size: size, value_size } = sizes;
-    let plain = q.element() == Element::Bf16
+    let plain = element == Element::Bf16
         && size == value_size
         && size.is_multiple_of(8)
         && size <= 128
@@ -75,17 +76,8 @@ pub(super) fn attention(
         return false;
     }
     let row_bytes = how.heads * size * Element::Bf16.bytes();
-    let whole = SoftmaxAttention {
-        q: q.address(),
-        k: k.address(),
-        v: v.address(),
-        out: out.address(),
-        queries,
-        keys,
-        heads: how.heads,
-        size,
-        scale: how.scale,
-    };
+    let whole =
+        SoftmaxAttention { q, k, v, out, queries, keys, heads: how.heads, size, scale: how.scale };
     pieces.iter().all(|piece| {
         let part = SoftmaxAttention {
             q: whole.q.plus(piece.queries.start * row_bytes),
@@ -97,17 +89,16 @@ pub(super) fn attention(
             ..whole
         };
         // After a failure nothing is started, by either way.
-        match q.gpu().attempt(|driver| driver.attention(&part)).unwrap_or(Vendor::Done) {
+        match gpu.attempt(|driver| driver.attention(&part)).unwrap_or(Vendor::Done) {
             Vendor::Done => true,
             Vendor::Refused => false,
-            Vendor::First => agrees(q, &part),
+            Vendor::First => agrees(gpu, &part),
         }
     })
 }
 
 /// Whether some rows of what the library did are what our kernel does; says so to the driver when not.
-fn agrees(q: &Array, part: &SoftmaxAttention) -> bool {
-    let gpu = q.gpu();
+fn agrees(gpu: &Arc<Gpu>, part: &SoftmaxAttention) -> bool {
     let &SoftmaxAttention { queries, heads, size, .. } = part;
     let rows = ROWS.min(queries);
     let row_bytes = heads * size * Element::Bf16.bytes();
