@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA card, in one go: what is found, the operations and networks against their references,
-# a film beside the processor's, and how fast the published models' shapes are. Prints a summary last.
+# a film beside the processor's, how fast the published models' shapes are, and how much faster several cards are.
+# Prints a summary last.
 #
 #   benches/gpu.sh [OUT]        results go to OUT (default: target/gpu); about ten minutes on a large card
+#
+# CUDA_VISIBLE_DEVICES chooses the cards, as for every program. With two, four and eight of them and more, films by so many
+# are compared with one card's, and a pass of a transformer is shared among them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/gpu}
@@ -30,19 +34,49 @@ if command -v cargo >/dev/null; then
     step networks cargo test --release -p longreel-models --test transformer --test vae --test text_encoder --test clip_vision --test key_value_cache
     unset LONGREEL_TEST_DEVICE
 fi
-film() { "$program" generate "a red circle moves right on a blue background" --seed 7 --overwrite -o "$out/$1.mp4" --device "$1" --dump-latents "$out/$1.safetensors"; }
-step film-cpu film cpu
-step film-cuda film cuda
+# Films by NAME on the devices that are named next; more words are flags.
+film() {
+    local name=$1 device=$2
+    shift 2
+    "$program" generate "a red circle moves right on a blue background" --seed 7 --overwrite -o "$out/$name.mp4" --device "$device" --dump-latents "$out/$name.safetensors" "$@"
+}
+step film-cpu film cpu cpu
+step film-cuda film cuda cuda
+step film-batch film batch cuda --guidance-batch on
+step film-no-batch film no-batch cuda --guidance-batch off
+# As many cards as the driver shows a program, named as it numbers them.
+cards=$(LC_ALL=C.UTF-8 "$program" doctor --offline 2>/dev/null | grep -c 'cuda:[0-9]* .* free of')
+several=()
+for count in 2 4 8; do
+    [ "$count" -le "$cards" ] && several+=("$count")
+done
+# The first COUNT cards.
+first() { seq -s, -f 'cuda:%g' 0 $(($1 - 1)); }
+for count in "${several[@]}"; do
+    # Both ways to share the work: a pass of guidance each, and strips of the picture alone, of which the demo model
+    # with its four heads has as many.
+    step "film-$count-cards" film "$count-cards" "$(first "$count")"
+    [ "$count" -le 4 ] && step "film-$count-strips" film "$count-strips" "$(first "$count")" --guidance-scale 1
+done
+[ "${#several[@]}" -gt 0 ] && step film-1-strip film 1-strip cuda --guidance-scale 1
 if command -v python3 >/dev/null; then
-    step distance python3 - "$out/cpu.safetensors" "$out/cuda.safetensors" <<'PYTHON'
+    pairs=(cpu cuda no-batch batch)
+    for count in "${several[@]}"; do
+        pairs+=(cuda "$count-cards")
+        [ "$count" -le 4 ] && pairs+=(1-strip "$count-strips")
+    done
+    step distance python3 - "$out" "${pairs[@]}" <<'PYTHON'
 import json, struct, sys
 def values(path):
     data = open(path, "rb").read()
     length = struct.unpack("<Q", data[:8])[0]
     begin, end = json.loads(data[8:8 + length])["final_latents"]["data_offsets"]
     return struct.unpack(f"<{(end - begin) // 4}f", data[8 + length + begin:8 + length + end])
-a, b = map(values, sys.argv[1:])
-print(f"latents: relative L2 {(sum((x - y) ** 2 for x, y in zip(a, b)) / sum(x * x for x in a)) ** 0.5:.1e}")
+folder, *names = sys.argv[1:]
+for first, second in zip(names[::2], names[1::2]):
+    a, b = (values(f"{folder}/{name}.safetensors") for name in (first, second))
+    off = (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(x * x for x in a)) ** 0.5
+    print(f"latents, {second} beside {first}: relative L2 {off:.1e}")
 PYTHON
 fi
 # The 14B models at both of their sizes, and LightX2V's case (81 frames at 480P).
@@ -52,9 +86,15 @@ step bench-14B-540P "$program" bench SkyReels-V2-DF-14B-540P
 # The same with our own kernel for attention, beside cuDNN's.
 step bench-14B-540P-own-attention env LONGREEL_CUDNN=off "$program" bench SkyReels-V2-DF-14B-540P
 step bench-14B-720P "$program" bench SkyReels-V2-DF-14B-720P --num-frames 121 --trace "$out/14B.json"
+# How much faster several are: 1.3B has 12 heads and is for up to four, 14B has 40.
+for count in "${several[@]}"; do
+    [ "$count" -le 4 ] && step "bench-1.3B-540P-$count-cards" "$program" bench SkyReels-V2-DF-1.3B-540P --device "$(first "$count")"
+    step "bench-14B-540P-$count-cards" "$program" bench SkyReels-V2-DF-14B-540P --device "$(first "$count")"
+done
 
 printf '\n== summary\n'
 cat "$out"/distance.txt 2>/dev/null
+grep -H "times as fast" "$out"/bench-*.txt 2>/dev/null | sed "s|^$out/bench-||"
 for bench in "$out"/bench-*.txt; do
     printf '%s\n' "--- $bench"
     cat "$bench"

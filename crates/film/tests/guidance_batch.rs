@@ -195,13 +195,10 @@ fn a_plan_says_what_a_batch_takes_or_why_there_is_none() {
         engine.plan(&request).expect("a plan").summary().clone()
     };
     let together = plan(1, &|_| {});
-    let batch = together.guidance_batch.expect("a batch");
-    // Twice the activations of a window.
-    let engine = engine("df", 1);
-    let dim = engine.facts().transformer.dim();
-    assert_eq!(batch.added_bytes, (4 * 6 * together.tokens * dim) as u64);
+    // Decoding takes more than two passes of so small a network.
+    assert_eq!(together.guidance_batch.expect("a batch").added_bytes, 0);
     let text = together.to_string();
-    assert!(text.contains("both passes of a row in one batch"), "{text}");
+    assert!(text.contains("both passes of a row in one batch, in what decoding takes"), "{text}");
 
     let reasons: [(usize, &dyn Fn(&mut FilmRequest), &str); 2] = [
         (2, &|_: &mut FilmRequest| {}, "devices of its own"),

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::{FilmPlan, ModelFacts};
 use crate::device::{GpuFacts, Need};
 
 /// A film on a GPU.
@@ -36,4 +37,10 @@ impl GpuPlan {
             weights_there: shares.map(|shares| shares.resident as u64),
         }
     }
+}
+
+/// What each GPU that denoises needs when the longest pass has so many tokens.
+pub(super) fn need_of(plan: &FilmPlan, model: &ModelFacts, tokens: usize, kept: u64) -> Need {
+    let size = [plan.request.height, plan.request.width];
+    Need::of_rank(model, plan.sharing, plan.batch(tokens), size, plan.strips, kept)
 }

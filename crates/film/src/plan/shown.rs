@@ -87,11 +87,11 @@ impl fmt::Display for PlanSummary {
             )?;
         }
         if let Some(batch) = &self.guidance_batch {
-            writeln!(
-                f,
-                "guidance   both passes of a row in one batch, which takes {} more",
-                human_bytes(batch.added_bytes)
-            )?;
+            let more = match batch.added_bytes {
+                0 => "in what decoding takes anyway".to_owned(),
+                bytes => format!("which takes {} more", human_bytes(bytes)),
+            };
+            writeln!(f, "guidance   both passes of a row in one batch, {more}")?;
         }
         writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;
         write!(

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::batch::{self, GuidanceBatchSummary};
 use super::cache::step_cache_bytes;
 use super::causal::{self, KvCacheSummary};
-use super::gpu::GpuPlan;
+use super::gpu::{GpuPlan, need_of};
 use super::savings::{Saving, savings};
 use super::{FilmPlan, ModelFacts};
 use crate::device::{Need, strips_in, strips_until};
@@ -390,33 +390,6 @@ pub(super) fn base_tokens(plan: &FilmPlan, model: &ModelFacts) -> usize {
     let request = &plan.request;
     let frames = plan.kinds_of_segments().iter().map(|(s, _)| s.window_latents()).max();
     frames.unwrap_or(0) * tokens_per_frame(&model.transformer, request.height, request.width)
-}
-
-/// Tokens of the longest pass.
-pub(super) fn longest_tokens(plan: &FilmPlan, model: &ModelFacts) -> Result<usize, PlanError> {
-    let request = &plan.request;
-    let mut frames = 0;
-    for (segment, _) in plan.kinds_of_segments() {
-        let rows = kept_rows(&plan.timetable(&segment)?, plan.keeping);
-        frames = rows.iter().map(|row| row.run.len()).fold(frames, usize::max);
-    }
-    Ok(frames * tokens_per_frame(&model.transformer, request.height, request.width))
-}
-
-/// Bytes of what passes of up to `tokens` tokens leave for later ones, on all devices together.
-pub(super) fn kept_bytes(
-    plan: &FilmPlan,
-    model: &ModelFacts,
-    tokens: usize,
-) -> Result<u64, PlanError> {
-    let keys = causal::summary(plan, model)?.map_or(0, |kept| kept.bytes);
-    Ok(keys + step_cache_bytes(plan, model, tokens))
-}
-
-/// What each GPU that denoises needs when the longest pass has so many tokens.
-pub(super) fn need_of(plan: &FilmPlan, model: &ModelFacts, tokens: usize, kept: u64) -> Need {
-    let size = [plan.request.height, plan.request.width];
-    Need::of_rank(model, plan.sharing, plan.batch(tokens), size, plan.strips, kept)
 }
 
 impl PlanSummary {

@@ -94,17 +94,22 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             print(&text);
         }
     };
-    if device.count() > 1 {
+    let (count, heads) = (device.count(), model.transformer.num_attention_heads);
+    let rows = size.height / 8 / model.transformer.patch_size[1];
+    let fits = |count: &usize| heads.is_multiple_of(*count) && *count <= rows;
+    if !fits(&count) {
+        let fewer = (1..count).rev().find(fits).unwrap_or(1);
         return Err(bad_input(format!(
-            "--device {device}: one device at a time is measured; name one"
+            "--device {device}: {count} devices cannot share the {heads} heads and {rows} rows of patches of \
+             this model; name {fewer}"
         )));
     }
-    let Opened { mut devices, warning } = device.open(None)?;
-    let device = devices.remove(0);
+    let Opened { devices, warning } = device.open(None)?;
+    let device = &devices[0];
     if let Some(warning) = warning {
         eprintln!("warning: {warning}");
     }
-    let peak = flops_per_second_of(&device)?;
+    let peak = flops_per_second_of(device)?;
     let what = device.gpu().map_or_else(|| "the processor".to_owned(), |gpu| gpu.name());
     let product = if device.gpu().is_some() { "bf16" } else { "f32" };
     let Size { width, height } = size;
@@ -116,12 +121,20 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     ));
     let window = networks::Window { latents, height, width };
     let layers = args.layers.map(usize::from);
-    measured.push(networks::transformer(&model, window, layers, budget, folder.path(), &device)?);
+    measured.push(networks::transformer(&model, window, layers, budget, folder.path(), device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
+    // The processor does neither by itself.
+    let ways = if devices.len() > 1 || device.gpu().is_some() {
+        let layers = (measured[0].layers.0 / 3).max(1);
+        networks::ways(&model, window, layers, folder.path(), &devices)?
+    } else {
+        Vec::new()
+    };
+    ways.iter().for_each(|way| say(table::of_way(way)));
     let shown = window.with_latents(latents.min(DECODED));
-    measured.push(networks::decoder(shown, budget * peak, folder.path(), &device)?);
+    measured.push(networks::decoder(shown, budget * peak, folder.path(), device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
-    measured.push(networks::text_encoder(budget, folder.path(), &device)?);
+    measured.push(networks::text_encoder(budget, folder.path(), device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
     let notes = device.gpu().map(|gpu| gpu.driver().notes()).unwrap_or_default();
     let notes: Vec<String> = notes.into_iter().map(|note| note.text).collect();
@@ -144,6 +157,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             "probe_flops_per_second": peak,
             "peak_memory_bytes": memory,
             "notes": notes,
+            "ways": ways.iter().map(table::json_of_way).collect::<Vec<_>>(),
             "networks": measured.iter().map(|network| table::json(network, peak)).collect::<Vec<_>>(),
         }));
     }

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use longreel_film::{decode_flops, forward_flops, tokens_per_frame};
-use longreel_kernels::Device;
 use longreel_kernels::spans::{Span, measured};
+use longreel_kernels::{Device, GpuError, Tensor};
 use longreel_models::{
-    ContextOptions, ForwardOptions, ModelError, TextEncoder, Transformer, Vae, VaeDecoderState,
+    ContextOptions, ForwardOptions, ModelError, SplitContext, SplitTransformer, TextEncoder,
+    Transformer, Vae, VaeDecoderState,
 };
 use longreel_weights::{
-    ExpectedTensor, PublishedModel, TensorSource, VaeConfig, published_text_encoder,
+    ExpectedTensor, PublishedModel, TensorSource, TransformerConfig, VaeConfig,
+    published_text_encoder,
 };
 
 use super::Measured;
@@ -81,6 +83,44 @@ fn counted_up(one: f64, some: f64, layers: usize, all: usize) -> f64 {
     if layers == 1 { one * all as f64 } else { one + layer * (all - 1) as f64 }
 }
 
+/// What the transformer is shown.
+struct Shown {
+    input: Tensor,
+    text: Tensor,
+    image: Option<Tensor>,
+    timesteps: Vec<f32>,
+    options: ForwardOptions,
+}
+
+impl Shown {
+    fn new(config: &TransformerConfig, window: Window) -> Self {
+        let Window { latents, height, width } = window;
+        let mut random = Random(7);
+        Self {
+            text: random.tensor(&[PROMPT_TOKENS, config.text_dim]),
+            image: config.image_dim.map(|dim| random.tensor(&[257, dim])),
+            input: random.tensor(&[latents, config.in_channels, height / 8, width / 8]),
+            timesteps: vec![500.0; latents],
+            options: ForwardOptions { fps: Some(24), ..Default::default() },
+        }
+    }
+
+    fn context(&self, network: &SplitTransformer) -> Result<SplitContext, ModelError> {
+        network.context(&self.text, self.image.as_ref(), &ContextOptions::default())
+    }
+
+    /// Seconds of a batch with these contexts.
+    fn seconds(
+        &self,
+        network: &SplitTransformer,
+        contexts: &[&SplitContext],
+    ) -> Result<f64, ModelError> {
+        let begun = Instant::now();
+        network.forward(&self.input, &self.timesteps, contexts, &self.options)?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+}
+
 /// One forward pass of the transformer.
 pub fn transformer(
     model: &PublishedModel,
@@ -98,13 +138,8 @@ pub fn transformer(
         config.num_layers = layers;
         let network =
             Transformer::load(&config, source(&config.expected_tensors(), folder)?)?.on(device);
-        let mut random = Random(7);
-        let text = random.tensor(&[PROMPT_TOKENS, config.text_dim]);
-        let image = config.image_dim.map(|dim| random.tensor(&[257, dim]));
+        let Shown { input, text, image, timesteps, options } = Shown::new(&config, window);
         let context = network.context(&text, image.as_ref(), &ContextOptions::default())?;
-        let input = random.tensor(&[latents, config.in_channels, height / 8, width / 8]);
-        let options = ForwardOptions { fps: Some(24), ..Default::default() };
-        let timesteps = vec![500.0; latents];
         let (velocity, seconds, spans) =
             timed(device, || network.forward(&input, &timesteps, &context, &options));
         if !velocity?.data().iter().all(|value| value.is_finite()) {
@@ -125,6 +160,62 @@ pub fn transformer(
         instead: (wanted < all).then(|| format!("{wanted} of {all} layers")),
         spans,
     })
+}
+
+/// Another way to run passes of the transformer.
+pub struct Way {
+    /// What is done, and beside what.
+    pub what: String,
+    /// How many times as fast that is; `None` where a GPU has no room for it.
+    pub times: Option<f64>,
+    /// Layers it was measured with.
+    pub layers: usize,
+}
+
+/// Rounds of each way, in turn; the fastest counts.
+const ROUNDS: usize = 3;
+
+/// Both passes of guidance as one batch, and the work of several devices, each beside what the first device
+/// does pass by pass, with `layers` layers.
+pub fn ways(
+    model: &PublishedModel,
+    window: Window,
+    layers: usize,
+    folder: &Path,
+    devices: &[Device],
+) -> Result<Vec<Way>> {
+    let config = TransformerConfig { num_layers: layers, ..model.transformer.clone() };
+    let network = Transformer::load(&config, source(&config.expected_tensors(), folder)?)?;
+    let shown = Shown::new(&config, window);
+    let one = SplitTransformer::new(vec![network.clone().on(&devices[0])])?;
+    let contexts = [shown.context(&one)?, shown.context(&one)?];
+    let [first, second] = contexts.each_ref();
+    let (mut apart, mut together, mut alone) = (f64::INFINITY, Some(f64::INFINITY), f64::INFINITY);
+    for _ in 0..ROUNDS {
+        let [a, b] = [shown.seconds(&one, &[first])?, shown.seconds(&one, &[second])?];
+        (apart, alone) = (apart.min(a + b), alone.min(a).min(b));
+        together = match (together, shown.seconds(&one, &[first, second])) {
+            (None, _) | (_, Err(ModelError::Gpu(GpuError::Memory { .. }))) => None,
+            (Some(least), seconds) => Some(least.min(seconds?)),
+        };
+    }
+    let what = "both passes of guidance in one batch, beside one after the other".to_owned();
+    let mut ways = vec![Way { what, times: together.map(|seconds| apart / seconds), layers }];
+    drop(contexts);
+    if devices.len() > 1 {
+        let mut ranks = one.into_ranks();
+        ranks.extend(devices[1..].iter().map(|device| network.clone().on(device)));
+        let all = SplitTransformer::new(ranks)?;
+        let context = shown.context(&all)?;
+        let mut split = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            split = split.min(shown.seconds(&all, &[&context])?);
+        }
+        let count = devices.len();
+        let what = format!("{count} devices, each with a strip of the picture, beside one");
+        ways.push(Way { what, times: Some(alone / split), layers });
+    }
+    Ok(ways)
 }
 
 /// The decoder over a few latent frames, of a smaller picture where one of this size would take more

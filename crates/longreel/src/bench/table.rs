@@ -8,6 +8,7 @@ use longreel_kernels::spans::Span;
 use serde_json::{Value, json};
 
 use super::Measured;
+use super::networks::Way;
 
 /// Sums over all calls of one operation.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,6 +61,19 @@ pub fn of(measured: &Measured, peak: f64) -> String {
         );
     }
     text
+}
+
+/// A line: how much faster another way is.
+pub fn of_way(way: &Way) -> String {
+    let Way { what, times, layers } = way;
+    let times =
+        times.map_or("no room for it".to_owned(), |times| format!("{times:.2} times as fast"));
+    format!("  {what}: {times} ({layers} layers)")
+}
+
+/// That for programs.
+pub fn json_of_way(way: &Way) -> Value {
+    json!({"what": way.what, "times_as_fast": way.times, "layers_measured": way.layers})
 }
 
 /// The same for programs.

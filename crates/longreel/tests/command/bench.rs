@@ -32,6 +32,22 @@ fn each_network_is_measured_by_operation_and_the_trace_holds_every_call() {
 }
 
 #[test]
+fn several_devices_and_a_batch_are_measured_beside_one_device_pass_by_pass() {
+    let place = Place::new();
+    let words = ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "1", "--budget", "1"];
+    let words: Vec<&str> = words.into_iter().chain(["--json", "--device", "cpu,cpu"]).collect();
+    let ran = place.run(&words).expect_code(0);
+    let report = &ran.events()[0];
+    let ways = report["ways"].as_array().expect("a list");
+    let what: Vec<&str> = ways.iter().filter_map(|way| way["what"].as_str()).collect();
+    assert!(what[0].contains("one batch") && what[1].starts_with("2 devices"), "{what:?}");
+    for way in ways {
+        let times = way["times_as_fast"].as_f64().expect("a number");
+        assert!(times > 0.05 && times < 20.0, "{way:#}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let place = Place::new();
     for (words, part) in [
@@ -39,6 +55,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["bench", "--num-frames", "96"], "93 or 97"),
         (&["bench", "--size", "100x100"], "16"),
         (&["bench", "--layers", "31"], "has 30"),
+        (&["bench", "--device", "cpu,cpu,cpu,cpu,cpu"], "5 devices cannot share the 12 heads"),
     ] {
         let ran = place.run(words).expect_code(2);
         assert!(ran.stderr.contains(part), "{words:?}: {}", ran.stderr);
