@@ -200,12 +200,10 @@ fn a_plan_says_what_a_batch_takes_or_why_there_is_none() {
     let text = together.to_string();
     assert!(text.contains("both passes of a row in one batch, in what decoding takes"), "{text}");
 
-    let reasons: [(usize, &dyn Fn(&mut FilmRequest), &str); 2] = [
-        (2, &|_: &mut FilmRequest| {}, "devices of its own"),
-        (1, &|r: &mut FilmRequest| r.guidance_scale = 1.0, "without guidance"),
-    ];
-    for (devices, change, why) in reasons {
-        let apart = plan(devices, change);
+    for (devices, guidance_scale, why) in
+        [(2, 4.0, "devices of its own"), (1, 1.0, "without guidance")]
+    {
+        let apart = plan(devices, &|r| r.guidance_scale = guidance_scale);
         assert_eq!(apart.guidance_batch, None);
         let text = apart.to_string();
         assert!(text.contains("--guidance-batch on: there is no batch") && text.contains(why));
