@@ -126,8 +126,7 @@ fn a_step_cache_decides_on_a_gpu_as_on_the_processor_and_leaves_its_tensors_ther
 #[test]
 fn a_batch_of_both_passes_is_cached_as_one_after_the_other_in_every_bit() {
     let mut devices = vec![Device::Cpu];
-    devices
-        .extend(Counting::new().map(|shim| Device::Gpu(Gpu::new(Box::new(shim), Element::Bf16))));
+    devices.extend(device(Element::Bf16).map(|(device, _)| device));
     for device in &devices {
         let apart = rows(device, false, false, None);
         let together = rows(device, false, true, None);
