@@ -34,14 +34,10 @@ impl Arena {
             Some(address) => address,
             None => {
                 let slab = if bytes > SMALL { bytes } else { SLAB };
-                if self.reserve(driver, slab).is_err() {
-                    // Slabs that nothing is in were for pieces of other sizes.
-                    self.shrink(driver);
-                    self.reserve(driver, slab).or_else(|error| match bytes < slab {
-                        true => self.reserve(driver, bytes),
-                        false => Err(error),
-                    })?;
-                }
+                self.reserve(driver, slab).or_else(|error| match bytes < slab {
+                    true => self.reserve(driver, bytes),
+                    false => Err(error),
+                })?;
                 self.fit(bytes).expect("a slab that large has just come")
             }
         };

@@ -154,21 +154,6 @@ fn pieces_are_used_again_and_joined_but_never_across_slabs() {
 }
 
 #[test]
-fn slabs_that_nothing_is_in_make_room_for_a_larger_piece() {
-    let memory = Memory::of(48 << 20);
-    let mut arena = Arena::default();
-    let [kept, small] = [10, 20].map(|mib| arena.take(&memory, mib << 20).expect("room"));
-    arena.give(small);
-    let large = arena.take(&memory, 38 << 20).expect("the room of the small one too");
-    assert_eq!(arena.bytes().1, 48 << 20);
-    assert!(arena.take(&memory, 1).is_err(), "all of it is taken");
-    arena.give(large);
-    arena.give(kept);
-    arena.shrink(&memory);
-    assert!(lock(&memory.state).slabs.is_empty());
-}
-
-#[test]
 fn a_failure_is_kept_and_told_once_and_what_follows_is_skipped() {
     let memory = Memory::of(100 << 20);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::F32);
