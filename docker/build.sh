@@ -9,8 +9,9 @@
 #   LONGREEL_MIRROR=china    mirrors of images, crates, packages and models, all at once
 #   LONGREEL_PROXY=URL       the proxy; `none` for none. Without it: that of the environment, else none
 #                            where the registry is reached without, else what is found on this machine
-#   REGISTRY, RUST_IMAGE, BASE_IMAGE, CUDA_VERSION, CUDA_IMAGE, CARGO_INDEX, APT_MIRROR, HF_ENDPOINT,
+#   REGISTRY, RUST_IMAGE, BASE_IMAGE, CUDA_VERSION, CUDA_IMAGE, CARGO_INDEX, APT_MIRROR, PIP_INDEX, HF_ENDPOINT,
 #   EXTRA_PACKAGES           as in docker/Dockerfile
+#   CA_BUNDLE=FILE           certificates (PEM) to trust while it fetches, where a proxy looks into TLS
 #   TAG                      of the image [longreel:cpu or longreel:gpu]
 #   NETWORK                  of the steps of the build, as `docker build --network` takes it
 #   PUSH=1                   push it to its registry with an SBOM and provenance attached (needs buildx)
@@ -34,7 +35,7 @@ setting() { # NAME: from .env, unless the environment has it
     export "$1=${line#*=}"
 }
 for name in LONGREEL_MIRROR LONGREEL_PROXY REGISTRY RUST_IMAGE BASE_IMAGE CUDA_VERSION CUDA_IMAGE \
-    CARGO_INDEX APT_MIRROR HF_ENDPOINT EXTRA_PACKAGES TAG NETWORK PUSH; do
+    CARGO_INDEX APT_MIRROR PIP_INDEX HF_ENDPOINT EXTRA_PACKAGES CA_BUNDLE TAG NETWORK PUSH; do
     setting "$name"
 done
 
@@ -43,9 +44,17 @@ case "${LONGREEL_MIRROR:-}" in
 china)
     : "${REGISTRY:=docker.m.daocloud.io}" "${CARGO_INDEX:=sparse+https://rsproxy.cn/index/}"
     : "${APT_MIRROR:=mirrors.tuna.tsinghua.edu.cn}" "${HF_ENDPOINT:=https://hf-mirror.com}"
+    : "${PIP_INDEX:=https://pypi.tuna.tsinghua.edu.cn/simple}"
     ;;
 *) fail "LONGREEL_MIRROR is '$LONGREEL_MIRROR'; it can be china, or empty" ;;
 esac
+
+if [ -n "${CA_BUNDLE:-}" ]; then
+    grep -qs 'BEGIN CERTIFICATE' "$CA_BUNDLE" ||
+        fail "CA_BUNDLE names '$CA_BUNDLE', which holds no certificate; it wants a file in PEM form that can be read"
+    # This script asks with the same ones.
+    export CURL_CA_BUNDLE=$CA_BUNDLE
+fi
 
 # What the Dockerfile says, where nobody says otherwise.
 default() { sed -n "s/^ARG $1=\(.*\)/\1/p" docker/Dockerfile | head -n 1; }
@@ -58,7 +67,7 @@ BASE_IMAGE=${BASE_IMAGE:-$(expand BASE_IMAGE)}
 CUDA_IMAGE=${CUDA_IMAGE:-$(expand CUDA_IMAGE)}
 
 images=("$RUST_IMAGE" "$BASE_IMAGE")
-[ "$target" = gpu ] && images+=("$CUDA_IMAGE")
+[ "$target" = cpu ] || images+=("$CUDA_IMAGE")
 
 say "engine"
 command -v docker >/dev/null || fail "there is no docker here; install Docker Engine or Docker Desktop"
@@ -116,7 +125,8 @@ if [ -n "$proxy" ]; then
     command+=(--build-arg "no_proxy=${no_proxy:-localhost,127.0.0.1}")
 fi
 [ -n "$network" ] && command+=(--network "$network")
-for name in REGISTRY RUST_IMAGE BASE_IMAGE CUDA_VERSION CUDA_IMAGE CARGO_INDEX APT_MIRROR HF_ENDPOINT \
+[ -z "${CA_BUNDLE:-}" ] || command+=(--secret "id=ca,src=$CA_BUNDLE")
+for name in REGISTRY RUST_IMAGE BASE_IMAGE CUDA_VERSION CUDA_IMAGE CARGO_INDEX APT_MIRROR PIP_INDEX HF_ENDPOINT \
     EXTRA_PACKAGES; do
     eval "value=\${$name:-}"
     [ -z "$value" ] || command+=(--build-arg "$name=$value")

@@ -176,14 +176,15 @@ sign_in() { # URL
     [ -z "$token" ] || token_header=(--header "Authorization: Bearer $token")
 }
 
-# Tags that end alike, so that a mistyped version is put right with one look.
+# Tags that are the same behind the version, so that a mistyped one is put right with one look.
 similar_tags() { # URL-OF-REPOSITORY TAG
     local through=() tags
     [ -n "$proxy" ] && ! is_loopback "$1" && through=(--proxy "$proxy")
     sign_in "$1/tags/list"
     tags=$(curl --silent --max-time 20 ${through[@]+"${through[@]}"} ${token_header[@]+"${token_header[@]}"} \
         "$1/tags/list" | tr ',[]' '\n\n\n' | sed -n 's/^ *"\([^"]*\)" *}*$/\1/p' |
-        grep -F -- "-${2#*-}" | sort -V | tail -n 5 | tr '\n' ' ') || true
+        awk -v kind="${2#*-}" '{tag = $0; sub(/^[^-]*-/, ""); if ($0 == kind) print tag}' |
+        sort -V | tail -n 5 | tr '\n' ' ') || true
     [ -z "$tags" ] || printf '\n   There are: %s' "$tags"
 }
 
@@ -217,8 +218,16 @@ explain() { # LOG
         "Memory ran out. Give the engine more (Docker Desktop: Settings, Resources), or close other programs"
     because 'the --mount option requires BuildKit|Unknown flag: mount|BuildKit is enabled but the buildx component is missing' \
         "The Dockerfile needs BuildKit; install the package docker-buildx-plugin, or Docker 20.10 and newer"
+    because 'certificate verify failed|SSL certificate problem|self.signed certificate|unable to get local issuer' \
+        "A proxy looks into TLS with certificates that the build does not know. CA_BUNDLE=FILE docker/build.sh
+   trusts those of FILE (PEM: the system's and the proxy's); ask whoever runs the proxy for them"
     because 'lock file .* needs to be updated' \
         "Cargo.lock does not fit the manifests; run cargo check, which writes it, and commit it"
-    because 'the CUDA image has no' "Choose another CUDA_IMAGE, one with cuDNN"
+    because 'the CUDA image has no' "Choose another CUDA_IMAGE, one with runtime in its name"
+    because 'docker/cudnn.txt has no cuDNN' \
+        "Write the line of that CUDA's package and its hashes into docker/cudnn.txt, or choose another CUDA_VERSION"
+    because 'from versions: none|No matching distribution|pip.*(timed out|Connection)|THESE PACKAGES DO NOT MATCH' \
+        "cuDNN's package was not fetched as docker/cudnn.txt has it. Behind a proxy: LONGREEL_PROXY=http://host:port;
+   in China: LONGREEL_MIRROR=china, or PIP_INDEX=https://pypi.tuna.tsinghua.edu.cn/simple"
     [ -n "$told" ] || note "The last lines above say why; all of them are in $1"
 }

@@ -65,7 +65,7 @@ fn answer(mut stream: TcpStream, port: u16, told: &Mutex<Vec<String>>) -> Option
         "/v2/nvidia/cuda/tags/list" => (
             "200 OK",
             String::new(),
-            r#"{"name": "nvidia/cuda", "tags": ["12.8.0-cudnn-runtime-ubuntu24.04", "12.9.1-cudnn-runtime-ubuntu24.04", "12.9.1-base-ubuntu24.04"]}"#,
+            r#"{"name": "nvidia/cuda", "tags": ["12.8.0-cudnn-runtime-ubuntu24.04", "12.8.0-runtime-ubuntu24.04", "12.9.1-runtime-ubuntu24.04", "12.9.1-base-ubuntu24.04"]}"#,
         ),
         _ => ("404 Not Found", String::new(), ""),
     };
@@ -136,11 +136,16 @@ fn an_image_that_does_not_exist_is_refused_with_those_that_do() {
     let (place, registry) = (Place::new(), Registry::start());
     let host = format!("127.0.0.1:{}", registry.port);
     let settings = [("REGISTRY", host.as_str()), ("CUDA_VERSION", "12.1")];
-    let ran = build(&place, &["gpu"], &settings).expect_code(1);
-    let tag = "12.1-cudnn-runtime-ubuntu24.04";
-    assert!(ran.stderr.contains(&format!("no tag {tag}")), "{}", ran.stderr);
-    assert!(ran.stderr.contains("12.9.1-cudnn-runtime-ubuntu24.04"), "{}", ran.stderr);
-    assert!(!ran.stderr.contains("12.9.1-base"), "{}", ran.stderr);
+    for target in ["gpu", "check"] {
+        let ran = build(&place, &[target], &settings).expect_code(1);
+        let tag = "12.1-runtime-ubuntu24.04";
+        assert!(ran.stderr.contains(&format!("no tag {tag}")), "{target}: {}", ran.stderr);
+        let there = "12.8.0-runtime-ubuntu24.04 12.9.1-runtime-ubuntu24.04";
+        assert!(ran.stderr.contains(there), "{target}: {}", ran.stderr);
+        for other in ["12.9.1-base", "-cudnn-"] {
+            assert!(!ran.stderr.contains(other), "{target}: {}", ran.stderr);
+        }
+    }
 }
 
 #[test]
@@ -210,9 +215,55 @@ fn one_setting_takes_everything_from_mirrors() {
     for part in [
         "CARGO_INDEX=sparse+https://rsproxy.cn",
         "APT_MIRROR=mirrors.tuna",
+        "PIP_INDEX=https://pypi.tuna",
         "HF_ENDPOINT=http://127.0.0.1:9",
     ] {
         assert!(line.contains(part), "no {part} in {line}");
+    }
+}
+
+#[test]
+fn certificates_of_a_proxy_are_lent_to_the_build_and_no_part_of_it() {
+    if !can_run() {
+        return;
+    }
+    let (place, registry) = (Place::new(), Registry::start());
+    let host = format!("127.0.0.1:{}", registry.port);
+    let bundle = place.write("company.pem", "-----BEGIN CERTIFICATE-----\n");
+    let bundle = bundle.display().to_string();
+    let settings = [("REGISTRY", host.as_str()), ("CA_BUNDLE", bundle.as_str())];
+    let ran = build(&place, &[], &settings).expect_code(0);
+    let line = ran.stdout.lines().last().expect("the command");
+    assert!(line.contains(&format!("--secret id=ca\\,src={bundle}")), "{line}");
+    assert!(!line.contains("--build-arg CA_BUNDLE"), "{line}");
+    for wrong in ["/nowhere.pem", "/etc/hostname"] {
+        let ran = build(&place, &[], &[settings[0], ("CA_BUNDLE", wrong)]).expect_code(1);
+        assert!(
+            ran.stderr.contains(&format!("'{wrong}', which holds no certificate")),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+/// The list is what decides which cuDNN there is: for each CUDA a version that our attention can use, with hashes.
+#[test]
+fn each_cuda_has_a_cudnn_that_is_new_enough_and_nailed_down_by_hashes() {
+    let list = read("docker/cudnn.txt");
+    let lines: Vec<&str> = list.lines().filter(|line| !line.starts_with('#')).collect();
+    let default = read("docker/Dockerfile");
+    let default = default.lines().find_map(|line| line.strip_prefix("ARG CUDA_VERSION="));
+    let major = default.and_then(|version| version.split('.').next()).expect("a version");
+    let name = format!("nvidia-cudnn-cu{major}==");
+    assert!(lines.iter().any(|line| line.starts_with(&name)), "no {name} in {list}");
+    for line in lines {
+        let version = line.split("==").nth(1).and_then(|rest| rest.split(' ').next());
+        let numbers = version.expect("a version").split('.').map(|n| n.parse().expect("a number"));
+        let numbers: Vec<u32> = numbers.collect();
+        assert!(numbers >= vec![9, 13, 1], "{line}");
+        let hashes: Vec<&str> = line.split("--hash=sha256:").skip(1).map(str::trim).collect();
+        assert_eq!(hashes.len(), 2, "x86-64 and aarch64: {line}");
+        assert!(hashes.iter().all(|hash| hash.len() == 64), "{line}");
     }
 }
 
