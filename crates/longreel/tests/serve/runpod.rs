@@ -29,6 +29,8 @@ struct Known {
     progress: Vec<Value>,
     parts: Vec<Value>,
     done: BTreeMap<String, Vec<Value>>,
+    /// Where results came, by job.
+    done_at: BTreeMap<String, String>,
     pings: Vec<String>,
     takes: Vec<String>,
     bucket: BTreeMap<String, Vec<u8>>,
@@ -170,6 +172,7 @@ fn answer(stream: &TcpStream, known: &Arc<(Mutex<Known>, Condvar)>) -> Option<()
                 ("502 Bad Gateway".to_owned(), String::new())
             }
             ("POST", "job-done") => {
+                known.done_at.insert(id(), target.clone());
                 known.done.entry(id()).or_default().push(json());
                 ("200 OK".to_owned(), String::new())
             }
@@ -206,6 +209,8 @@ fn a_job_of_the_queue_becomes_the_film_of_the_command_with_progress_and_parts_on
     let known = runpod.known();
     assert_eq!(known.wrong_keys, 0);
     assert_eq!(known.done["job-1"].len(), 1, "more than one result");
+    // As RunPod's own SDK ends a job that it gave parts of.
+    assert!(known.done_at["job-1"].ends_with("&isStream=true"), "{:?}", known.done_at);
     let kinds = |kind: &str| known.parts.iter().filter(|part| part["event"] == kind).count();
     assert_eq!((kinds("segment"), kinds("drift")), (6, 6), "{:?}", known.parts);
     assert!(kinds("preview") > 0, "no picture");
@@ -256,6 +261,7 @@ fn what_cannot_be_made_is_told_and_what_is_called_off_stops() {
     let told = runpod.result("wrong")["error"].as_str().expect("an error").to_owned();
     assert!(told.contains("num_frames 96") && told.contains("93 or 97"), "{told}");
     assert!(runpod.result("nothing")["error"].is_string());
+    assert!(runpod.known().done_at["wrong"].ends_with("&isStream=false"));
     runpod.wait("in work", |known| (!known.progress.is_empty()).then_some(()));
     runpod.known().stops.push("long".into());
     let told = runpod.result("long")["error"].as_str().expect("an error").to_owned();

@@ -106,7 +106,7 @@ impl Client {
     /// Says how far a job is. One that does not get there is followed by another.
     pub async fn progress(&self, job: &str, output: Value) {
         let body = json!({"status": "IN_PROGRESS", "output": output});
-        let told = self.post(&self.options.done, job, &body).await;
+        let told = self.post(&self.options.done, job, &body, false).await;
         if let Err(error) = told {
             tracing::debug!(job, error, "RunPod was not told how far it is");
         }
@@ -115,23 +115,31 @@ impl Client {
     /// Gives a part of a result.
     pub async fn stream(&self, job: &str, output: Value) {
         let Some(stream) = self.options.stream.clone() else { return };
-        self.deliver(&stream, job, &json!({"output": output})).await;
+        self.deliver(&stream, job, &json!({"output": output}), false).await;
     }
 
-    /// Gives the result: `{"output": …}` or `{"error": …}`.
-    pub async fn done(&self, job: &str, result: &Value) {
-        self.deliver(&self.options.done.clone(), job, result).await;
+    /// Gives the result: `{"output": …}` or `{"error": …}`; `has_parts` when parts of it were given before, which is
+    /// what its own SDK says of a worker that streams.
+    pub async fn done(&self, job: &str, result: &Value, has_parts: bool) {
+        let is_stream = has_parts && self.options.stream.is_some();
+        self.deliver(&self.options.done.clone(), job, result, is_stream).await;
     }
 
     /// Tries until it is there, or cannot be.
-    async fn deliver(&self, template: &str, job: &str, body: &Value) {
-        if let Err(error) = TRIES.of(|| self.post(template, job, body)).await {
+    async fn deliver(&self, template: &str, job: &str, body: &Value, is_stream: bool) {
+        if let Err(error) = TRIES.of(|| self.post(template, job, body, is_stream)).await {
             tracing::error!(job, error, "a result did not get to RunPod");
         }
     }
 
-    async fn post(&self, template: &str, job: &str, body: &Value) -> Result<(), String> {
-        let url = with_query(&template.replace("$ID", job), "isStream=false");
+    async fn post(
+        &self,
+        template: &str,
+        job: &str,
+        body: &Value,
+        is_stream: bool,
+    ) -> Result<(), String> {
+        let url = with_query(&template.replace("$ID", job), &format!("isStream={is_stream}"));
         let request = self
             .calls
             .post(url)

@@ -24,10 +24,11 @@ const ANSWER_BYTES: u64 = 7 << 20;
 
 /// Makes a job and gives its result.
 pub(super) async fn make(worker: &Worker, name: &str, input: Value) {
+    let mut has_parts = false;
     let result = match begin(worker, name, input).await {
         Ok(job) => {
             worker.in_work.with(|jobs| jobs.insert(name.to_owned(), Some(job)));
-            match follow(worker, name, job).await {
+            match follow(worker, name, job, &mut has_parts).await {
                 Some(result) => result,
                 // The server ends. The job is not done: another worker will have it from RunPod.
                 None => return,
@@ -35,7 +36,7 @@ pub(super) async fn make(worker: &Worker, name: &str, input: Value) {
         }
         Err(problem) => json!({"error": problem.in_words()}),
     };
-    worker.client.done(name, &result).await;
+    worker.client.done(name, &result, has_parts).await;
 }
 
 /// The job of ours that an input asks for: a body of `POST /v1/videos`. The same job that comes again
@@ -52,8 +53,9 @@ async fn begin(worker: &Worker, name: &str, input: Value) -> Result<JobId, Probl
     Ok(created.into_job().id)
 }
 
-/// Tells of a job until it has ended; its result. `None` when the server ends before.
-async fn follow(worker: &Worker, name: &str, job: JobId) -> Option<Value> {
+/// Tells of a job until it has ended; its result, and in `has_parts` whether parts were given. `None` when the server
+/// ends before.
+async fn follow(worker: &Worker, name: &str, job: JobId, has_parts: &mut bool) -> Option<Value> {
     let mut follower = Follower::new(&worker.shared, job, 0, None);
     let mut told: Option<Instant> = None;
     while let Some(Event { kind, data, .. }) = follower.next().await {
@@ -64,12 +66,14 @@ async fn follow(worker: &Worker, name: &str, job: JobId) -> Option<Value> {
             }
             EventKind::Preview => {
                 if let Some(picture) = picture(worker, job, &data).await {
+                    *has_parts = true;
                     worker.client.stream(name, picture).await;
                 }
             }
             EventKind::Segment | EventKind::Drift => {
                 let mut part = data;
                 part["event"] = kind.as_str().into();
+                *has_parts = true;
                 worker.client.stream(name, part).await;
             }
             _ => {}
