@@ -125,17 +125,31 @@ fn one(findings: &mut Findings, card: &Card) {
         return;
     }
     // Of the transformer's weights in bf16; what computing takes comes on top.
-    let fit: Vec<&str> = published_models()
-        .iter()
-        .filter(|model| model.transformer.bf16_bytes() < free)
-        .map(|model| model.name)
-        .collect();
-    let fit = fit.join(", ");
-    findings.note(
-        "card",
-        words!("bf16 weights that fit in it: {fit}", "可容纳 bf16 权重的模型：{fit}"),
-        None,
-    );
+    let models = published_models();
+    let names = |do_fit: bool| -> String {
+        let fitting =
+            models.iter().filter(|model| (model.transformer.bf16_bytes() < free) == do_fit);
+        fitting.map(|model| model.name).collect::<Vec<_>>().join(", ")
+    };
+    let (fit, others) = (names(true), names(false));
+    if !fit.is_empty() {
+        let found = words!("bf16 weights that fit in it: {fit}", "可容纳 bf16 权重的模型：{fit}");
+        findings.note("card", found, None);
+    }
+    if !others.is_empty() {
+        findings.note(
+            "card",
+            words!(
+                "bf16 weights that are larger and brought for each pass: {others}",
+                "bf16 权重更大、每次前向都要传输的模型：{others}"
+            ),
+            Some(words!(
+                "slower, and no error; fewer bits (`longreel models quantize`) or a card with more memory keep them \
+                 there, and ending other programs on the card may",
+                "会变慢，但不是错误；量化（`longreel models quantize`）或更大显存可让权重常驻，结束占用显存的其他程序也可能够用"
+            )),
+        );
+    }
 }
 
 fn libraries(findings: &mut Findings, found: &Probe) {
@@ -270,11 +284,41 @@ mod tests {
                 "nvidia-cublas-cu12",
                 "cuDNN 9.10.2",
                 "9.13.1",
+                "SkyReels-V2-DF-1.3B-540P",
             ] {
                 assert!(text.contains(part), "{part} is not in\n{text}");
             }
             assert!(!text.contains("NCCL"), "nobody need fetch it: {text}");
         }
+    }
+
+    #[test]
+    fn each_published_model_is_held_against_the_memory_that_a_card_has_free() {
+        let model_lines = |gib: u64| -> Vec<(String, bool)> {
+            let card = Card {
+                ordinal: 0,
+                name: "a card".into(),
+                capability: (8, 9),
+                total_bytes: 80 << 30,
+                free_bytes: Some(gib << 30),
+                multiprocessors: 1,
+                clock_khz: 1,
+            };
+            let mut findings = Findings::new(false);
+            one(&mut findings, &card);
+            let said = findings.all().iter().skip(1);
+            said.map(|finding| (finding.found.en.clone(), finding.cure.is_some())).collect()
+        };
+        // 14 billion values of two bytes are 26 GiB.
+        let told = model_lines(24);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].0.starts_with("bf16 weights that fit") && told[0].0.contains("-1.3B"));
+        assert!(!told[0].0.contains("14B"), "{told:?}");
+        assert!(told[1].0.contains("brought for each pass") && told[1].0.contains("-14B"));
+        assert!(told[1].1, "no cure: {told:?}");
+        let told = [1, 40].map(model_lines);
+        assert!(told.iter().all(|told| told.len() == 1), "{told:?}");
+        assert!(told[0][0].0.contains("brought") && told[1][0].0.contains("fit in it"), "{told:?}");
     }
 
     #[test]

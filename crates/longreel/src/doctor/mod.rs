@@ -33,6 +33,9 @@ pub struct DoctorArgs {
     /// The server's data folder [default: longreel-data]
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
+    /// Where the server is to write access.log and error.log
+    #[arg(long, value_name = "FOLDER")]
+    pub log_folder: Option<PathBuf>,
     /// Where the server is to listen [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
@@ -63,7 +66,7 @@ pub fn doctor(args: &DoctorArgs, common: &Common) -> Result<u8> {
     let listen = args.listen.unwrap_or(LISTEN);
     machine::look(&mut findings);
     cards::look(&mut findings);
-    storage::look(&mut findings, &data);
+    storage::look(&mut findings, &data, args.log_folder.as_deref());
     models::look(&mut findings, common.hub.map(Site::from));
     programs::look(&mut findings);
     network::look(&mut findings, listen, args.offline == Some(true));

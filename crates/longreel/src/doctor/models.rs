@@ -1,10 +1,13 @@
 //! The models on this machine, and whether they fit.
 
+use std::io::ErrorKind;
+
 use longreel_film::{available_memory_bytes, human_bytes};
 use longreel_hub::{Site, free_bytes};
 use longreel_weights::inspect;
 
 use super::finding::{Findings, words};
+use super::storage::can_write;
 use crate::demo::{self, NoDemo};
 use crate::model_name::caches;
 use crate::models::is_ours;
@@ -81,12 +84,25 @@ pub fn look(findings: &mut Findings, hub: Option<Site>) {
                 ),
             }
         }
-        if let Some(free) = free_bytes(cache.root()).filter(|&free| free < 20 << 30) {
-            let (root, free) = (cache.root().display(), human_bytes(free));
-            let variable = match cache.site() {
-                Site::HuggingFace => "HF_HOME",
-                Site::ModelScope => "MODELSCOPE_CACHE",
-            };
+        let root = cache.root().display();
+        let variable = match cache.site() {
+            Site::HuggingFace => "HF_HOME",
+            Site::ModelScope => "MODELSCOPE_CACHE",
+        };
+        if let Err(error) = can_write(cache.root()) {
+            let found = words!("{root} cannot be written to: {error}", "{root} 无法写入：{error}");
+            let cure = words!(
+                "models that are there are used, and none can be fetched into it: give it to the user that runs \
+                 this (chown), or name another folder by {variable}",
+                "其中已有的模型可以使用，但无法下载新模型：请把它交给当前用户（chown），或用 {variable} 另选文件夹"
+            );
+            // Whoever mounts it so means it so.
+            match error.kind() {
+                ErrorKind::ReadOnlyFilesystem => findings.note("models", found, Some(cure)),
+                _ => findings.warn("models", found, cure),
+            }
+        } else if let Some(free) = free_bytes(cache.root()).filter(|&free| free < 20 << 30) {
+            let free = human_bytes(free);
             findings.note(
                 "models",
                 words!("{root} has room for {free}", "{root} 剩余空间 {free}"),

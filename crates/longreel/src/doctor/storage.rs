@@ -1,4 +1,4 @@
-//! The data folder: who may write there, how much, how fast; its secrets and its database.
+//! The data folder: who may write there, how much, how fast; its secrets and its database. The folder of log files.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -22,14 +22,34 @@ const SLOW_SYNC: f64 = 0.1;
 /// Room that a film of some length and its parts take.
 const ROOM: u64 = 1 << 30;
 
-pub fn look(findings: &mut Findings, data: &Path) {
-    let shown = data.display();
+pub fn look(findings: &mut Findings, data: &Path, logs: Option<&Path>) {
+    if let Some(logs) = logs {
+        log_folder(findings, logs);
+    }
+    // Where it will be, when it is not there.
+    let mut here = first_there(data);
+    let (shown, in_the_way) = (data.display(), here.display());
+    if !here.is_dir() {
+        findings.error(
+            "data",
+            words!(
+                "{shown} cannot be the data folder: {in_the_way} is no folder",
+                "{shown} 不能作为数据文件夹：{in_the_way} 不是文件夹"
+            ),
+            words!(
+                "put {in_the_way} aside, or choose another folder with --data",
+                "请移走 {in_the_way}，或用 --data 另选文件夹"
+            ),
+        );
+        return;
+    }
     if !data.exists() {
         if findings.fix {
             match fs::create_dir_all(data) {
                 Ok(()) => findings.fixed("data", words!("{shown} was made", "已创建 {shown}")),
                 Err(error) => return no_way_in(findings, data, &error),
             }
+            here = data;
         } else {
             findings.note(
                 "data",
@@ -41,12 +61,12 @@ pub fn look(findings: &mut Findings, data: &Path) {
             );
         }
     }
-    // Where it will be, when it is not there.
-    let here = data.ancestors().find(|path| path.is_dir()).filter(|p| *p != Path::new(""));
-    let here = here.unwrap_or(Path::new("."));
     match speed(here) {
+        // Told of below, by what is free.
+        Err(error) if is_full(&error) => {}
+        Ok(None) => {}
         Err(error) => return no_way_in(findings, here, &error),
-        Ok((rate, sync)) => {
+        Ok(Some((rate, sync))) => {
             let (per_second, ms) = (human_bytes(rate as u64), (sync * 1e3).round());
             let words = words!(
                 "{per_second}/s, a short durable write takes {ms} ms",
@@ -88,6 +108,44 @@ pub fn look(findings: &mut Findings, data: &Path) {
     }
 }
 
+/// The folder itself, or the nearest one above it of which there is something.
+fn first_there(folder: &Path) -> &Path {
+    let mut named = folder.ancestors().map(|path| match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    });
+    // A link that leads nowhere is there, and in the way.
+    named.find(|path| path.exists() || path.is_symlink()).unwrap_or(Path::new("."))
+}
+
+/// Whether files can be made in this folder, or where it would be made.
+pub fn can_write(folder: &Path) -> io::Result<()> {
+    let trial = Trial::new(first_there(folder));
+    File::create(&trial.0)
+        .map(drop)
+        .or_else(|error| if is_full(&error) { Ok(()) } else { Err(error) })
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn log_folder(findings: &mut Findings, logs: &Path) {
+    let shown = logs.display();
+    match can_write(logs) {
+        Ok(()) => findings.ok("logs", words!("{shown} can be written to", "{shown} 可以写入")),
+        Err(error) => findings.error(
+            "logs",
+            words!("{shown} cannot be written to: {error}", "{shown} 无法写入：{error}"),
+            words!(
+                "give it to the user that runs this (chown), or choose another with --log-folder: the server does \
+                 not start without it",
+                "请把它交给当前用户（chown），或用 --log-folder 另选文件夹：否则服务无法启动"
+            ),
+        ),
+    }
+}
+
 fn no_way_in(findings: &mut Findings, folder: &Path, error: &io::Error) {
     let folder = folder.display();
     findings.error(
@@ -104,23 +162,32 @@ fn no_way_in(findings: &mut Findings, folder: &Path, error: &io::Error) {
 /// A file that goes again, whatever happens.
 struct Trial(PathBuf);
 
+impl Trial {
+    fn new(folder: &Path) -> Self {
+        Self(folder.join(format!(".longreel-doctor-{}", std::process::id())))
+    }
+}
+
 impl Drop for Trial {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Bytes a second of a large write, seconds of a short durable one.
-fn speed(folder: &Path) -> io::Result<(f64, f64)> {
-    let trial = Trial(folder.join(format!(".longreel-doctor-{}", std::process::id())));
+/// Bytes a second of a large write, seconds of a short durable one. Nothing where there is no room to try.
+fn speed(folder: &Path) -> io::Result<Option<(f64, f64)>> {
+    let trial = Trial::new(folder);
     let mut file = File::create(&trial.0)?;
     // What can be compressed says nothing.
     let block: Vec<u8> =
         (0..1_u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
-    let started = Instant::now();
     let free = free_bytes(folder).unwrap_or(u64::MAX) / 4;
     let count =
         (TRIAL / block.len()).min(usize::try_from(free).unwrap_or(usize::MAX) / block.len());
+    if count == 0 {
+        return Ok(None);
+    }
+    let started = Instant::now();
     for _ in 0..count {
         file.write_all(&block)?;
     }
@@ -129,7 +196,7 @@ fn speed(folder: &Path) -> io::Result<(f64, f64)> {
     let started = Instant::now();
     file.write_all(b"durable")?;
     file.sync_all()?;
-    Ok((rate, started.elapsed().as_secs_f64()))
+    Ok(Some((rate, started.elapsed().as_secs_f64())))
 }
 
 /// What signs cookies and webhooks is nobody else's to read.

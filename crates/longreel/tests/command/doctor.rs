@@ -84,6 +84,42 @@ fn a_port_that_is_taken_and_a_folder_that_cannot_be_written_are_told() {
     assert!(said.contains(&listen), "{said}");
     // A file stands where the folder should be; a folder of no rights would not stop root.
     place.write("in-the-way", "");
-    let ran = doctor(&place, &["--json", "--fix", "--data", "in-the-way/data"]).expect_code(1);
-    assert_eq!(found(&ran, "data")[0].0, "error");
+    for data in ["in-the-way/data", "in-the-way"] {
+        for words in [&["--json", "--data", data][..], &["--json", "--fix", "--data", data]] {
+            let ran = doctor(&place, words).expect_code(1);
+            let (level, said) = found(&ran, "data").remove(0);
+            assert_eq!(level, "error");
+            assert!(said.contains(data) && said.ends_with("in-the-way is no folder"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn folders_of_logs_and_models_that_cannot_be_written_are_told_and_leave_nothing_behind() {
+    let place = Place::new();
+    place.write("in-the-way", "");
+    let said = |logs: &str, home: &str| -> Ran {
+        let words =
+            ["doctor", "--offline", "--json", "--listen", "127.0.0.1:0", "--log-folder", logs];
+        let output = place
+            .command(&words)
+            .env_remove("HF_HUB_CACHE")
+            .env("HF_HOME", place.path(home))
+            .env("MODELSCOPE_CACHE", place.path("modelscope"))
+            .output();
+        Ran::of(output.expect("the program starts"))
+    };
+    let ran = said("logs", "models").expect_code(0);
+    assert_eq!(found(&ran, "logs")[0].0, "ok");
+    let warned = |ran: &Ran| {
+        let models = found(ran, "models").into_iter();
+        models.filter(|(level, _)| level == "warning").map(|(_, said)| said).collect::<Vec<_>>()
+    };
+    assert!(warned(&ran).is_empty(), "{:?}", warned(&ran));
+    assert_eq!(std::fs::read_dir(place.path("")).expect("a folder").count(), 1, "a leftover");
+    // The server would not start with these logs; models that are there can be used all the same.
+    let ran = said("in-the-way/logs", "in-the-way/models").expect_code(1);
+    assert_eq!(found(&ran, "logs")[0].0, "error");
+    let warned = warned(&ran);
+    assert!(warned.len() == 1 && warned[0].contains("in-the-way/models"), "{warned:?}");
 }
