@@ -73,6 +73,18 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The part of it that its functions are in. What they are called by loads it at the first call, and ends the
+    /// process where it is not there.
+    fn part(self) -> Option<&'static str> {
+        match self {
+            Self::Cudnn if cfg!(windows) => Some("cudnn_graph64_9.dll"),
+            Self::Cudnn => Some("libcudnn_graph.so.9"),
+            _ => None,
+        }
+    }
+}
+
 /// A file that is there and cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -182,18 +194,19 @@ impl Loaded {
     }
 
     fn load(kind: Kind, file: &Path, probed: &str) -> Result<Self, String> {
-        // SAFETY: NVIDIA's libraries do nothing harmful when they are loaded.
-        let library = unsafe { Library::new(file) }.map_err(|error| {
-            // What the linker says is behind the error itself.
-            error.source().map_or_else(|| error.to_string(), ToString::to_string)
-        })?;
-        let library = Box::leak(Box::new(library));
+        let library = open(file)?;
         let mut loaded = Self { kind, path: file.to_path_buf(), library };
         // SAFETY: the address is taken and nothing is called.
         let address = unsafe { loaded.library.get::<*const ()>(probed.as_bytes()) };
         let address = *address.map_err(|_| format!("it has no function {probed}"))?;
         if let Some(path) = file_of(address as usize) {
             loaded.path = path;
+        }
+        if let Some(part) = kind.part() {
+            // Beside it, or where the linker looks.
+            let beside = loaded.path.with_file_name(part);
+            let file = if beside.exists() { beside } else { part.into() };
+            open(&file).map_err(|reason| format!("its part cannot be loaded: {reason}"))?;
         }
         Ok(loaded)
     }
@@ -214,6 +227,16 @@ impl Loaded {
                 ),
             }),
         }
+    }
+}
+
+/// Loads a file for good; the linker's reason where it cannot be.
+fn open(file: &Path) -> Result<&'static Library, String> {
+    // SAFETY: NVIDIA's libraries do nothing harmful when they are loaded.
+    match unsafe { Library::new(file) } {
+        Ok(library) => Ok(Box::leak(Box::new(library))),
+        // What the linker says is behind the error itself.
+        Err(error) => Err(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
     }
 }
 

@@ -48,6 +48,44 @@ fn a_library_that_is_none_is_told_of_with_its_reason_and_the_package_that_has_it
     assert!(texts.iter().all(|text| text.len() < 700), "too long to be read: {texts:?}");
 }
 
+/// The real one ends the process at the first call where its part is missing, as in half of an installation.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cudnn_without_its_part_is_told_of_and_never_called() {
+    use std::process::Command;
+    if Command::new("cc").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no C compiler (cc)");
+        return;
+    }
+    let root = std::env::temp_dir().join(format!("longreel-half-{}", std::process::id()));
+    let lib = root.join("usr/local/cuda-12.9/lib64");
+    std::fs::create_dir_all(&lib).expect("ours");
+    let build = |library: &str, text: &str| {
+        std::fs::write(lib.join("source.c"), text).expect("ours");
+        let words = ["-shared", "-fPIC", "-o", library, "source.c"];
+        let ran = Command::new("cc").current_dir(&lib).args(words).output().expect("it ran before");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    build(
+        "libcudnn.so.9",
+        "#include <stdlib.h>\nunsigned long cudnnGetVersion(void) { abort(); }\n",
+    );
+    let cudnn = || {
+        let libraries = libraries_in(&Places::of(|_| None, &root), None);
+        libraries.into_iter().find(|(kind, _)| kind.name() == "cuDNN").expect("a row").1
+    };
+    let told = cudnn();
+    let file = lib.join("libcudnn.so.9");
+    if told.as_ref().is_ok_and(|found| found.path != file) {
+        eprintln!("skipped: the linker finds a whole cuDNN");
+    } else {
+        let text = told.expect_err("it has no part").to_string();
+        assert!(text.contains("lib64/libcudnn.so.9: its part cannot be loaded: "), "{text}");
+        assert!(text.contains("libcudnn_graph.so.9"), "{text}");
+    }
+    std::fs::remove_dir_all(&root).expect("ours");
+}
+
 #[test]
 fn errors_of_memory_have_the_numbers() {
     let error = GpuError::Memory { asked: 7 << 30, free: 1 << 30, total: 24 << 30 }.to_string();

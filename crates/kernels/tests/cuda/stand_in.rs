@@ -7,11 +7,13 @@ use std::process::Command;
 
 use crate::compiler::{CACHES, complaints};
 
-const SOURCES: [(&str, &str); 4] = [
+const SOURCES: [(&str, &str); 5] = [
     ("queue.h", include_str!("stand_in/queue.h")),
     ("driver.c", include_str!("stand_in/driver.c")),
     ("cublaslt.c", include_str!("stand_in/cublaslt.c")),
     ("cudnn.c", include_str!("stand_in/cudnn.c")),
+    // In the real one the functions are here; that it is there is looked at, and no more.
+    ("cudnn_graph.c", ""),
 ];
 
 /// A folder with the libraries; it goes with the test.
@@ -41,6 +43,7 @@ impl StandIn {
             ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda][..]),
             (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
             ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm"]),
+            ("libcudnn_graph.so.9", "cudnn_graph.c", &[]),
         ] {
             let ran = Command::new("cc")
                 .current_dir(&folder)
