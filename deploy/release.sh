@@ -11,9 +11,11 @@
 # and load NVIDIA's libraries where they are there. Those of musl need no library at all, and so can load
 # none: they compute on the processor.
 #
-# It wants `rustup target add TARGET` for targets other than the machine's, zig as a C and C++ compiler
-# (pip install ziglang cargo-zigbuild) and readelf (binutils). A program that cannot be run here is not
-# packed; for another processor's, qemu-user makes it run.
+# It wants `rustup target add TARGET` for targets other than the machine's (Debian's rustc takes those of its packages
+# libstd-rust-dev and libstd-rust-web-dev for arm64), zig as a C and C++ compiler (pip install ziglang
+# cargo-zigbuild) and readelf (binutils). A program that cannot be run here is not packed; for another processor's,
+# qemu-user makes it run, and its C library has to be here (Debian: libc6-arm64-cross; elsewhere QEMU_LD_PREFIX
+# says where).
 #
 # Settings, in the environment:
 #   OUT [dist]                where archives go
@@ -107,7 +109,8 @@ check() { # TARGET
 run() { # TARGET WORD...
     local runner=() target=$1
     shift
-    [ "${target%%-*}" = "$(uname -m)" ] || runner=("qemu-${target%%-*}")
+    [ "${target%%-*}" = "$(uname -m)" ] ||
+        runner=("qemu-${target%%-*}" -L "${QEMU_LD_PREFIX:-/usr/${target%%-*}-linux-gnu}")
     (cd "$scratch" && env -i HOME="$scratch/home" PATH=/usr/bin:/bin "${runner[@]}" "$program" "$@")
 }
 
@@ -115,7 +118,15 @@ package() { # TARGET
     local target=$1 name=longreel-$version-$1
     [ "${target%%-*}" = "$(uname -m)" ] || PATH=/usr/bin:/bin command -v "qemu-${target%%-*}" >/dev/null ||
         fail "$target cannot be run on $(uname -m), and what was not run is not packed; install qemu-user"
-    run "$target" generate "a red circle moves right on a blue background" --num-frames 33 --quiet -o film.mp4
+    local libraries=${QEMU_LD_PREFIX:-/usr/${target%%-*}-linux-gnu}
+    [ "${target%%-*}" = "$(uname -m)" ] || [ "${target##*-}" = musl ] || [ -d "$libraries/lib" ] ||
+        fail "$target needs its C library to be run here, and $libraries/lib is not there; install libc6-arm64-cross" \
+            "(Debian, for aarch64), or say where it is with QEMU_LD_PREFIX"
+    # An emulated processor takes minutes for what takes seconds: there the smallest film has to do.
+    local film=(--num-frames 33)
+    [ "${target%%-*}" = "$(uname -m)" ] ||
+        film=(--size 32x32 --num-frames 5 --base-num-frames 5 --overlap-history 5 --steps 1 --guidance-scale 1)
+    run "$target" generate "a red circle moves right on a blue background" "${film[@]}" --quiet -o film.mp4
     head -c 12 "$scratch/film.mp4" | grep -q ftyp || fail "$target makes no film"
     local folder=$scratch/$name
     mkdir -p "$folder/completions" "$folder/man"
