@@ -14,7 +14,7 @@ use crate::events::{Event, Observer};
 pub const MAX_TOKENS: usize = 512;
 
 /// A text encoder of more bytes than this leaves memory as soon as its prompts are encoded.
-const KEEP_BYTES: u64 = 512 << 20;
+pub(crate) const KEEP_BYTES: u64 = 512 << 20;
 
 /// Embeddings by prompt, and the encoder while it is worth keeping.
 #[derive(Default)]

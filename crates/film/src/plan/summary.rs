@@ -20,6 +20,7 @@ use crate::finish::FinishBytes;
 use crate::memory::available_memory_bytes;
 use crate::request::{CacheChoice, Carry, FilmRequest, Finish, GuidanceBatchChoice, Length};
 use crate::sharing::Sharing;
+use crate::texts::KEEP_BYTES;
 
 /// What a film will take. Printed by `longreel plan`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -335,7 +336,9 @@ impl Work {
 /// Expected peak memory without what is kept of finished blocks, when a pass has `tokens` tokens.
 fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize, finish: FinishBytes) -> u64 {
     let size = [plan.request.height, plan.request.width];
-    let weights = (model.transformer_bytes + model.other_bytes).max(model.text_encoder_bytes);
+    let text = model.text_encoder_bytes;
+    let stays = if text <= KEEP_BYTES { text } else { 0 };
+    let weights = model.transformer_bytes + model.other_bytes + stays;
     // Groups run at the same time; the parts of one are a forward together.
     let forwards = |tokens| {
         let all = plan.batch(tokens).all_tokens();
@@ -350,12 +353,13 @@ fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize, finish: Finish
     // While a frame is written the decoder does not work.
     let decoded = decoded_bytes(&model.vae, size, plan.strips, latents);
     let writing = decoded + finish.frame + finish.part;
-    weights
-        + match plan.sharing.decoder {
-            // With a device of its own the decoder works at the same time.
-            true => forwards(tokens) + decoding.max(writing),
-            false => forwards(tokens).max(decoding).max(forwards(0) + writing),
-        }
+    let film = match plan.sharing.decoder {
+        // With a device of its own the decoder works at the same time.
+        true => forwards(tokens) + decoding.max(writing),
+        false => forwards(tokens).max(decoding).max(forwards(0) + writing),
+    };
+    // A large encoder has gone before the film begins. Its own activations are those of 512 tokens at most.
+    (weights + film).max(text)
 }
 
 /// Bytes of the host that values on their way between GPUs take: of each query, key or value in turn,
@@ -434,5 +438,36 @@ impl PlanSummary {
             savings: Vec::new(),
             notes: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::{Engine, EngineOptions};
+    use crate::plan::plan;
+
+    #[test]
+    fn a_text_encoder_counts_beside_the_film_only_where_it_stays() {
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+        let engine = Engine::open(&EngineOptions::new(tiny)).expect("a model");
+        let request = engine.defaults(false).expect("defaults").request("a red circle");
+        let memory = |text_encoder_bytes| {
+            let facts = ModelFacts { text_encoder_bytes, ..engine.facts().clone() };
+            plan(&request, &facts, false).expect("a plan").summary().memory_bytes
+        };
+        let film = memory(0);
+        assert_eq!(memory(KEEP_BYTES), film + KEEP_BYTES, "one that is kept");
+        assert!(film < KEEP_BYTES, "{film} bytes: too many for this test");
+        for large in [KEEP_BYTES + 1, 11 << 30] {
+            assert_eq!(memory(large), large, "one that is gone before the film begins");
+        }
+        let beside = ModelFacts { transformer_bytes: 20 << 30, ..engine.facts().clone() };
+        let with = ModelFacts { text_encoder_bytes: 11 << 30, ..beside.clone() };
+        let [alone, with] = [beside, with]
+            .map(|facts| plan(&request, &facts, false).expect("a plan").summary().memory_bytes);
+        assert_eq!(with, alone, "one that is smaller than what comes after it");
     }
 }
