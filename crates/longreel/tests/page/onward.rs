@@ -32,7 +32,7 @@ fn a_finished_film_is_extended_and_remixed_and_each_knows_what_it_comes_from() {
     browser.write("dialog input[name=seconds]", "nonsense");
     browser.click("dialog button[type=submit]");
     // What is wrong is told in the dialog, and what was typed is still there.
-    browser.wait("document.querySelector('dialog .problem')?.innerText.includes('seconds')");
+    browser.wait("document.querySelector('dialog .problem')?.innerText.includes('Seconds')");
     browser.write("dialog input[name=seconds]", "1");
     browser.write("dialog textarea", "A blue square.");
     browser.click("dialog button[type=submit]");
