@@ -464,7 +464,8 @@ mod tests {
         for large in [KEEP_BYTES + 1, 11 << 30] {
             assert_eq!(memory(large), large, "one that is gone before the film begins");
         }
-        let beside = ModelFacts { transformer_bytes: 20 << 30, ..engine.facts().clone() };
+        let own = engine.facts().clone();
+        let beside = ModelFacts { transformer_bytes: 20 << 30, text_encoder_bytes: 0, ..own };
         let with = ModelFacts { text_encoder_bytes: 11 << 30, ..beside.clone() };
         let [alone, with] = [beside, with]
             .map(|facts| plan(&request, &facts, false).expect("a plan").summary().memory_bytes);
