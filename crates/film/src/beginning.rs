@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::append::AppendFile;
 use crate::checkpoint::{Checkpoint, Written};
-use crate::engine::{EngineOptions, current_folder};
+use crate::engine::EngineOptions;
 use crate::error::{FilmError, PlanError};
 use crate::outputs::Outputs;
 use crate::plan::{FilmPlan, ModelFacts, plan};
@@ -97,18 +97,7 @@ pub(crate) fn prepare(
         .write(&folder)
         .and_then(Written::publish)
         .map_err(FilmError::io("write a checkpoint in", &folder))?;
-    let file = RunFile {
-        program_version: outputs.program_version.clone(),
-        revision: facts.revision.clone(),
-        engine: engine.clone(),
-        request: request.clone(),
-        kept_frames: planned.kept_frames(),
-        decoder_strips: Some(planned.strips),
-        given_frames,
-        started_in: current_folder(),
-        guidance_batch: planned.guidance_batch,
-        outputs: outputs.clone(),
-    };
+    let file = RunFile::begun(planned, maker, outputs);
     // Last: what makes it a run is there when all else is.
     file.write(&folder)?;
     Ok(file)

@@ -222,19 +222,9 @@ impl Engine {
             fs::remove_dir_all(&folder).map_err(FilmError::io("remove", &folder))?;
         }
         fs::create_dir(&folder).map_err(FilmError::io("create", &folder))?;
-        let file = RunFile {
-            program_version: outputs.program_version.clone(),
-            revision: self.facts.revision.clone(),
-            engine: self.options.clone(),
-            request: plan.request().clone(),
-            kept_frames: plan.kept_frames(),
-            decoder_strips: Some(plan.strips),
-            given_frames,
-            started_in: current_folder(),
-            guidance_batch: plan.guidance_batch,
-            outputs: outputs.clone(),
-        };
-        file.write(&folder)?;
+        let (facts, engine, film) = (&self.facts, &self.options, &outputs.film);
+        let maker = Maker { facts, engine, film, given_frames };
+        RunFile::begun(plan, maker, outputs).write(&folder)?;
         let begun = Begun { film: outputs.film.clone(), given_frames, noise, checkpoint: None };
         let result = self.make(plan, outputs, begun, stop, observer);
         if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
@@ -450,11 +440,6 @@ impl Engine {
         let (config, source) = self.folder.vae()?;
         Ok(Vae::load(&config, source)?.on(device))
     }
-}
-
-/// Where relative paths start from; nothing where the system does not tell.
-pub(crate) fn current_folder() -> PathBuf {
-    std::env::current_dir().unwrap_or_default()
 }
 
 /// What a run begins with, or goes on with.

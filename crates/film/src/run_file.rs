@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::engine::EngineOptions;
 use crate::error::FilmError;
 use crate::outputs::Outputs;
-use crate::plan::ModelFacts;
+use crate::plan::{FilmPlan, ModelFacts};
 use crate::request::{FilmRequest, StartFrom};
 
 /// What a run's folder says of it, beside the checkpoints.
@@ -46,6 +46,23 @@ pub struct RunFile {
 }
 
 impl RunFile {
+    /// That of a run which begins here and now.
+    pub(crate) fn begun(plan: &FilmPlan, maker: Maker<'_>, outputs: &Outputs) -> Self {
+        Self {
+            program_version: outputs.program_version.clone(),
+            revision: maker.facts.revision.clone(),
+            engine: maker.engine.clone(),
+            request: plan.request().clone(),
+            kept_frames: plan.kept_frames(),
+            decoder_strips: Some(plan.strips),
+            given_frames: maker.given_frames,
+            // Nothing where the system does not tell.
+            started_in: std::env::current_dir().unwrap_or_default(),
+            guidance_batch: plan.guidance_batch,
+            outputs: outputs.clone(),
+        }
+    }
+
     /// Where it is kept in a run's folder.
     pub fn path(folder: &Path) -> PathBuf {
         folder.join("run.json")
