@@ -1,9 +1,12 @@
 //! Several devices make the film that one makes, byte for byte.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use common::{engine, fixture};
 use longreel_film::{
     CacheChoice, Carry, DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmPlan,
     FilmRequest, Leave, Length, Observer, Outputs, StartFrom, Stop, StopSignal, resume,
@@ -11,18 +14,6 @@ use longreel_film::{
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
 use longreel_shim::{Shim, Watch, Watched};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures").join(name)
-}
-
-fn engine(model: &str, processors: usize) -> Engine {
-    let options = EngineOptions {
-        device: DeviceChoice::Cpu(processors),
-        ..EngineOptions::new(fixture("models").join(model))
-    };
-    Engine::open(&options).expect("a model")
-}
 
 /// Two segments with guidance and overlap, six rows of patches high.
 fn request(engine: &Engine) -> FilmRequest {

@@ -1,26 +1,17 @@
 //! Both passes of guidance as one batch: the film is the same, and the plan says what it takes.
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::path::Path;
+
+use common::{engine, fixture};
 use longreel_film::{
-    CacheChoice, DeviceChoice, Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice,
-    KvCacheChoice, Length, Outputs, PlanSummary, RunFile, StartFrom, Stop, StopSignal,
+    CacheChoice, Engine, Event, FilmRequest, GuidanceBatchChoice, KvCacheChoice, Length, Outputs,
+    PlanSummary, RunFile, StartFrom, Stop, StopSignal,
 };
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Element, Gpu};
 use longreel_shim::Shim;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures").join(name)
-}
-
-fn engine(model: &str, processors: usize) -> Engine {
-    let options = EngineOptions {
-        device: DeviceChoice::Cpu(processors),
-        ..EngineOptions::new(fixture("models").join(model))
-    };
-    Engine::open(&options).expect("a model")
-}
 
 /// Two segments with guidance and overlap.
 fn request(engine: &Engine) -> FilmRequest {

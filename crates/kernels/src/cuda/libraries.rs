@@ -71,9 +71,7 @@ impl Kind {
             Self::Nccl => &[("libnccl.so.2", 0)],
         }
     }
-}
 
-impl Kind {
     /// The part of it that its functions are in. What they are called by loads it at the first call, and ends the
     /// process where it is not there.
     fn part(self) -> Option<&'static str> {
