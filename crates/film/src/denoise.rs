@@ -39,7 +39,7 @@ pub struct SegmentTask<'a> {
     pub solver: &'a SolverKind,
     /// What is kept of finished blocks; without it every row runs all frames. Not with a step cache.
     pub keeping: Option<Keeping>,
-    /// fps class and causal mask.
+    /// fps class and causal mask; which frames are answered for depends on the row.
     pub forward: ForwardOptions,
     /// Noise of conditions and of renoising solvers.
     pub noise: &'a NoiseSource,
@@ -108,13 +108,19 @@ pub fn denoise(
         let uncond = task.uncond.filter(|_| unconditional[index]);
         contexts.extend(uncond.map(|context| (Branch::Uncond, context)));
         let timesteps = &row.timesteps[row.interval.clone()];
-        let (options, contexts) = (&task.forward, &contexts[..]);
-        let batch = task.guidance_batch;
+        let answered = match reuse {
+            // Another row may move what this one leaves.
+            Reuse::Steps(_) => kept.run.clone(),
+            Reuse::Keys(_) => first_moved(task.timetable, row, kept)..kept.run.end,
+        };
+        let options =
+            &ForwardOptions { answer_from: answered.start - kept.run.start, ..task.forward };
+        let (batch, contexts) = (task.guidance_batch, &contexts[..]);
         let shown = ShownRow { index, input: &input, timesteps, options, contexts, batch };
-        let at_work = AtWork { row, kept, shown };
+        let at_work = AtWork { row, kept, answered, shown };
         let (mut velocity, other) = evaluate(task, &at_work, &mut reuse)?;
         if let Some(other) = other {
-            let timesteps = &row.timesteps[kept.run.clone()];
+            let timesteps = &row.timesteps[at_work.answered.clone()];
             task.guidance.combine(velocity.data_mut(), other.data(), timesteps)?;
         }
         if !velocity.data().iter().all(|v| v.is_finite()) {
@@ -135,10 +141,18 @@ pub fn denoise(
     Ok(true)
 }
 
+/// The first frame that a row's velocity moves: history's is never asked for.
+fn first_moved(timetable: &Timetable, row: &Row, kept: &KeptRow) -> usize {
+    let groups = row.updated_groups.iter().map(|&group| timetable.groups()[group].start);
+    groups.min().unwrap_or(kept.run.start)
+}
+
 /// A row, and what of it is run.
 struct AtWork<'a> {
     row: &'a Row,
     kept: &'a KeptRow,
+    /// The frames of the window that the velocity is of.
+    answered: Range<usize>,
     /// Of the frames that are run.
     shown: ShownRow<'a>,
 }
@@ -199,14 +213,13 @@ fn model_input(
 /// See [`RowDone::clean`]: x0 = x - sigma * v, of flow matching (Lipman et al. 2023), with sigma the
 /// timestep in thousandths.
 fn clean_latent(timetable: &Timetable, at_work: &AtWork<'_>, velocity: &Tensor) -> Tensor {
-    let AtWork { row, kept, shown } = at_work;
-    let run = kept.run.clone();
+    let AtWork { row, kept, answered, shown } = at_work;
     let moved = row.updated_groups.get(row.updated_groups.len() / 2);
-    let frames = moved.map_or(run.clone(), |&group| timetable.groups()[group].clone());
-    let frame = ((frames.start + frames.end) / 2).clamp(run.start, run.end - 1);
+    let frames = moved.map_or(answered.clone(), |&group| timetable.groups()[group].clone());
+    let frame = ((frames.start + frames.end) / 2).clamp(answered.start, answered.end - 1);
     let sigma = row.timesteps[frame] / 1000.0;
-    let of = |tensor: &Tensor| tensor.slice0(frame - run.start..frame - run.start + 1);
-    let (noised, velocity) = (of(shown.input), of(velocity));
+    let of = |tensor: &Tensor, first: usize| tensor.slice0(frame - first..frame - first + 1);
+    let (noised, velocity) = (of(shown.input, kept.run.start), of(velocity, answered.start));
     // Image-to-video models are shown more channels than they answer; the first ones are the latent.
     let values = noised.data().iter().zip(velocity.data()).map(|(x, v)| x - sigma * v).collect();
     Tensor::from_vec(velocity.shape(), values)
@@ -297,7 +310,7 @@ fn advance(
     frames: Range<usize>,
 ) -> Result<(), FilmError> {
     let frame_len: usize = window.shape()[1..].iter().product();
-    let shift = at_work.kept.run.start;
+    let shift = at_work.answered.start;
     let velocity =
         &velocity.data()[(frames.start - shift) * frame_len..(frames.end - shift) * frame_len];
     let noise = solver.wants_noise().then(|| {

@@ -8,12 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Fixture, assert_same_bits, noise};
+use common::{assert_same_bits, contexts, exact_devices, model, noise};
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
-    AttentionWindow, ContextOptions, ForwardOptions, SplitCache, SplitContext, SplitTransformer,
-    Transformer,
+    AttentionWindow, ForwardOptions, SplitCache, SplitContext, SplitTransformer,
 };
 use longreel_shim::{Shim, Watch, Watched};
 
@@ -27,41 +26,9 @@ const KINDS: [&str; 5] = [
 const FRAMES: usize = 6;
 const SIZE: [usize; 2] = [6, 4];
 
-/// The processor, and the GPU's kernels on it.
-fn devices() -> Vec<(&'static str, Device)> {
-    let mut devices = vec![("CPU", Device::Cpu)];
-    for (name, compute) in [("shim in f32", Element::F32), ("shim in bf16", Element::Bf16)] {
-        if let Some(shim) = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))) {
-            devices.push((name, Device::Gpu(Gpu::new(Box::new(shim), compute))));
-        }
-    }
-    devices
-}
-
-fn model(name: &str, devices: &[Device]) -> SplitTransformer {
-    let fixture = Fixture::open(name);
-    let model = Transformer::load(&fixture.config(), fixture.source()).expect(name);
-    let ranks = devices.iter().map(|device| model.clone().on(device)).collect();
-    SplitTransformer::new(ranks).expect("even heads")
-}
-
-/// A prompt, an empty one, and one without padding, of which only the keys of the first are kept.
-fn contexts(model: &SplitTransformer) -> [SplitContext; 3] {
-    let config = model.config();
-    let image = config.image_dim.map(|width| {
-        let tokens = config.pos_embed_seq_len.unwrap_or(5);
-        noise(4, &[tokens, width])
-    });
-    [(7, usize::MAX), (0, 0), (12, 0)].map(|(tokens, cache_bytes)| {
-        let text = noise(tokens as u64, &[tokens, config.text_dim]);
-        let options = ContextOptions { padded_tokens: 12, cache_bytes };
-        model.context(&text, image.as_ref(), &options).expect("a context")
-    })
-}
-
 fn options(causal_block: usize) -> ForwardOptions {
     let causal_block = Some(causal_block);
-    ForwardOptions { fps: Some(24), causal_block, attention_window: None }
+    ForwardOptions { fps: Some(24), causal_block, attention_window: None, answer_from: 0 }
 }
 
 fn latents(model: &SplitTransformer) -> Tensor {
@@ -79,7 +46,7 @@ fn assert_all_same(what: &str, together: &[Tensor], alone: &[Tensor]) {
 #[test]
 fn samples_of_a_batch_are_those_that_are_alone_in_every_bit() {
     let each = [900.0, 500.0, 500.0, 20.0, 0.0, 0.0];
-    for (on, device) in devices() {
+    for (on, device) in exact_devices() {
         // The kernels are the same for all of them, and slow here.
         let kinds = if on == "CPU" { &KINDS[..] } else { &KINDS[..2] };
         for name in kinds {
@@ -104,7 +71,7 @@ fn samples_of_a_batch_are_those_that_are_alone_in_every_bit() {
 fn samples_behind_kept_keys_are_those_that_are_alone_in_every_bit() {
     let timesteps = [0.0, 0.0, 437.0, 437.0, 999.0, 999.0];
     let window = Some(AttentionWindow { before: 1, sink: 0 });
-    for (on, device) in devices() {
+    for (on, device) in exact_devices() {
         for attention_window in [None, window] {
             let model = model("transformer_i2v", std::slice::from_ref(&device));
             let (contexts, latents) = (contexts(&model), latents(&model));
@@ -159,7 +126,7 @@ fn a_batch_in_strips_is_the_one_of_one_device_in_every_bit() {
 
 #[test]
 fn what_blocks_add_is_told_of_each_sample() {
-    for (on, device) in devices() {
+    for (on, device) in exact_devices() {
         let model = model("transformer_df", std::slice::from_ref(&device));
         let (contexts, latents) = (contexts(&model), latents(&model));
         let contexts: Vec<_> = contexts.iter().collect();

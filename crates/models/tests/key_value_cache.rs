@@ -29,8 +29,12 @@ fn setting(window: Option<AttentionWindow>, device: &Device) -> Setting {
         &[7, fixture.config::<serde_json::Value>()["text_dim"].as_u64().unwrap() as usize],
     );
     let context = model.context(&text, None, &ContextOptions::default()).expect("a context");
-    let options =
-        ForwardOptions { fps: Some(24), causal_block: Some(BLOCK), attention_window: window };
+    let options = ForwardOptions {
+        fps: Some(24),
+        causal_block: Some(BLOCK),
+        attention_window: window,
+        answer_from: 0,
+    };
     let latents = noise(5, &[FRAMES, 16, 6, 4]);
     let timesteps = [0.0, 20.0, 437.0, 800.0, 999.0].into_iter().flat_map(|t| [t; BLOCK]).collect();
     Setting { model, context, options, latents, timesteps }

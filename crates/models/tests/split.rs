@@ -67,7 +67,7 @@ impl Shown {
             options: ForwardOptions {
                 fps: Some(24),
                 causal_block: (causal_block > 1).then_some(causal_block),
-                attention_window: None,
+                ..ForwardOptions::default()
             },
         }
     }

@@ -38,7 +38,7 @@ fn cases(fixture: &Fixture) -> Vec<Case> {
                 fps: number("fps_index").map(|index| if index == 0 { 16 } else { 24 }),
                 // The reference counts 1 as no blocks.
                 causal_block: number("num_frame_per_block").filter(|&block| block > 1),
-                attention_window: None,
+                ..ForwardOptions::default()
             },
             name,
         }

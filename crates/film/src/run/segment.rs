@@ -73,6 +73,7 @@ impl Run<'_> {
                 fps: Some(request.fps),
                 causal_block: plan.causal_mask,
                 attention_window: plan.attention_window,
+                answer_from: 0,
             },
             noise: &self.noise,
             seed,

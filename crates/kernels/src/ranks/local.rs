@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Alone, Communicator, RankError};
-use crate::{Device, Tensor};
+use crate::{Device, Tensor, in_pool};
 
 /// Devices of one process as ranks. A tensor goes from hand to hand where both have the same memory,
 /// and through the host's otherwise.
@@ -50,7 +50,7 @@ impl LocalGroup {
     }
 
     /// Runs `body` for all ranks at the same time, each with its one of `parts`; results are in the
-    /// order of the ranks. A group of one runs it right here.
+    /// order of the ranks. A group of one runs it in the caller's pool.
     ///
     /// # Errors
     /// That of the rank that failed first; the others end at their next exchange.
@@ -70,7 +70,7 @@ impl LocalGroup {
         let count = self.count();
         assert_eq!(parts.len(), count, "LocalGroup::run: parts for {count} ranks");
         if self.pools.is_empty() {
-            return parts.into_iter().map(|part| body(&Alone, part)).collect();
+            return in_pool(|| parts.into_iter().map(|part| body(&Alone, part)).collect());
         }
         let exchange = Exchange::new(&self.devices);
         let (exchange, body) = (&exchange, &body);

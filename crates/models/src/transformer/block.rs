@@ -2,7 +2,8 @@
 //!
 //! Reference: `SkyReelsV2TransformerBlock` / `WanTransformerBlock` of diffusers.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
+use std::ops::Range;
 
 use longreel_kernels::ranks::RankError;
 use longreel_kernels::{
@@ -79,6 +80,22 @@ pub(super) struct Shared<'a> {
     pub mask: Mask,
     /// With the other ranks.
     pub exchange: Exchange<'a>,
+}
+
+/// The tokens that are asked about, where they are not all: the last frames of each sample. The others are
+/// only seen.
+pub(super) struct Asked<'a> {
+    /// Of these tokens.
+    pub shared: Shared<'a>,
+    /// Where they are among all, sample by sample.
+    pub rows: Vec<Range<usize>>,
+}
+
+impl Asked<'_> {
+    /// Their rows of a tensor of all tokens.
+    pub fn of(&self, all: &Tensor) -> Tensor {
+        Tensor::concat_rows(&self.rows.iter().map(|rows| (all, rows.clone())).collect::<Vec<_>>())
+    }
 }
 
 /// The weights of one block.
@@ -168,18 +185,24 @@ impl Block {
     /// `hidden` `[samples * tokens, dim]` is updated in place, with a context for each sample. At the widest
     /// point five activations of its size are alive: itself, query, key, value and the attention's
     /// result. `before` has the keys and values of the tokens before these: of each sample, or nothing.
+    /// Where not all tokens are `asked` about, only those are left in `hidden`.
     pub fn forward<C: Borrow<BlockContext>>(
         &self,
         hidden: &mut Tensor,
         shared: &Shared<'_>,
+        asked: Option<&Asked<'_>>,
         contexts: &[C],
         before: &mut [Before<'_>],
     ) -> Result<(), RankError> {
-        let rows = ops::split_modulation::<6>(shared.time_proj, &self.table);
-        let frame =
-            |i: usize| PerFrame { values: &rows[i], tokens_per_frame: shared.tokens_per_frame };
-        let samples = contexts.len();
-        self.self_attention(hidden, shared, samples, [frame(0), frame(1), frame(2)], before)?;
+        let all = ops::split_modulation::<6>(shared.time_proj, &self.table);
+        let rows = asked.map_or_else(
+            || all.each_ref().map(Cow::Borrowed),
+            |asked| ops::split_modulation(asked.shared.time_proj, &self.table).map(Cow::Owned),
+        );
+        let per_frame = |values| PerFrame { values, tokens_per_frame: shared.tokens_per_frame };
+        let frame = |i: usize| per_frame(&rows[i]);
+        let modulation = [per_frame(&all[0]), per_frame(&all[1]), frame(2)];
+        self.self_attention(hidden, shared, asked, contexts.len(), modulation, before)?;
         self.cross_attention(hidden, contexts);
         let modulation = Modulation { shift: frame(3), scale: frame(4) };
         let normed = ops::layer_norm(hidden, None, self.shape.eps, Some(modulation));
@@ -189,10 +212,12 @@ impl Block {
         Ok(())
     }
 
+    /// Shift and scale are those of all tokens, the gate of those that are asked about.
     fn self_attention(
         &self,
         hidden: &mut Tensor,
         shared: &Shared<'_>,
+        asked: Option<&Asked<'_>>,
         samples: usize,
         [shift, scale, gate]: [PerFrame<'_>; 3],
         before: &mut [Before<'_>],
@@ -201,20 +226,28 @@ impl Block {
         let eps = self.shape.eps;
         let modulation = Modulation { shift, scale };
         let normed = ops::layer_norm(hidden, None, eps, Some(modulation));
-        let mut query = ops::linear(&normed, &p.query, Activation::None);
         let mut key = ops::linear(&normed, &p.key, Activation::None);
         let value = ops::linear(&normed, &p.value, Activation::None);
+        let normed = match asked {
+            None => normed,
+            Some(asked) => {
+                *hidden = asked.of(hidden);
+                asked.of(&normed)
+            }
+        };
+        let mut query = ops::linear(&normed, &p.query, Activation::None);
         drop(normed);
-        let rope = Some((shared.rope, self.shape.heads));
-        ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, rope);
-        ops::rms_norm_rope(&mut key, Some(&p.norm_key), eps, rope);
+        let asking = asked.map_or(shared, |asked| &asked.shared);
+        let heads = self.shape.heads;
+        ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, Some((asking.rope, heads)));
+        ops::rms_norm_rope(&mut key, Some(&p.norm_key), eps, Some((shared.rope, heads)));
+        let query = asking.exchange.to_heads(query)?;
         let exchange = &shared.exchange;
-        let query = exchange.to_heads(query)?;
         let (key, value) = (exchange.to_heads(key)?, exchange.to_heads(value)?);
         let how = self.shape.attention(shared.mask, exchange.ranks.count());
         let seen = attend(&query, [key, value], samples, how, before);
         drop(query);
-        let seen = exchange.to_strip(seen)?;
+        let seen = asking.exchange.to_strip(seen)?;
         ops::linear_residual(hidden, &seen, &p.out, Some(gate));
         Ok(())
     }

@@ -41,6 +41,10 @@ pub struct ForwardOptions {
     pub causal_block: Option<usize>,
     /// Which earlier causal blocks a token sees; all when `None`.
     pub attention_window: Option<AttentionWindow>,
+    /// The first of the latent frames given whose velocity is asked for, as history's is not: answers
+    /// begin with it. Frames before it are seen by the others all the same, but the last block computes
+    /// nothing of them save keys and values.
+    pub answer_from: usize,
 }
 
 /// Which causal blocks before its own a token sees.
@@ -217,7 +221,8 @@ impl Transformer {
         Ok(context)
     }
 
-    /// The predicted velocity `[T, out_channels, H, W]` for latents `[T, in_channels, H, W]`.
+    /// The predicted velocity `[T, out_channels, H, W]` for latents `[T, in_channels, H, W]`, without
+    /// the frames before [`ForwardOptions::answer_from`].
     ///
     /// `timesteps` has one value in 0..=1000 for each latent frame, or one for all.
     ///

@@ -1,12 +1,13 @@
 //! One forward in three steps, so that a step cache can replace the middle one.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use longreel_kernels::ranks::{Alone, Communicator};
 use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
 
-use super::block::Shared;
+use super::block::{Asked, Shared};
 use super::cache::Before;
 use super::strip::{Exchange, Strip};
 use super::{AttentionWindow, Context, ForwardOptions, KeyValueCache, Transformer};
@@ -37,6 +38,10 @@ pub struct Pass<'a> {
     time_proj: Tensor,
     rope: Arc<RopeTable>,
     mask: Mask,
+    /// Frames before it are not answered for.
+    answer_from: usize,
+    /// Whether the hidden state has no token of those frames any more.
+    cut: bool,
 }
 
 impl Transformer {
@@ -87,6 +92,11 @@ impl Transformer {
         if let Some(bad) = timesteps.iter().find(|t| !t.is_finite()) {
             return Err(input("a timestep", bad, "it must be a finite number"));
         }
+        let answer_from = options.answer_from;
+        if answer_from >= grid[0] {
+            let rule = format!("it must be below the number of latent frames given, {}", grid[0]);
+            return Err(input("answer_from", answer_from, rule));
+        }
         let device = &self.device;
         let same = timesteps.iter().all(|t| *t == timesteps[0]);
         // The embeddings of the whole window, so that they are the same whichever frames are run.
@@ -118,6 +128,8 @@ impl Transformer {
             time_proj,
             rope,
             mask,
+            answer_from,
+            cut: false,
         })
     }
 
@@ -196,8 +208,21 @@ impl Pass<'_> {
     }
 
     /// Runs all blocks, once, with the other ranks: for a sample with each context, each behind what is in its
-    /// cache, if there are any, which then keep the first `keep` of the frames.
+    /// cache, if there are any, which then keep the first `keep` of the frames. The hidden state is that of
+    /// the frames that are answered for.
     pub(super) fn run(
+        &mut self,
+        contexts: &[&Context],
+        caches: &mut [&mut KeyValueCache],
+        keep: usize,
+        ranks: &dyn Communicator,
+    ) -> Result<(), ModelError> {
+        self.cut = self.answer_from > 0 && !self.model.blocks.is_empty();
+        self.run_to_end(contexts, caches, keep, ranks)
+    }
+
+    /// As [`run`](Self::run); the hidden state is that of all frames unless it is to be [`cut`](Self::cut).
+    fn run_to_end(
         &mut self,
         contexts: &[&Context],
         caches: &mut [&mut KeyValueCache],
@@ -240,6 +265,21 @@ impl Pass<'_> {
                 columns: self.grid[2],
             },
         };
+        let answered = self.cut.then(|| {
+            let each = shared.tokens_per_frame;
+            let rope = |part| self.of_answered(part, 1, each).into_owned();
+            let rope = RopeTable { cos: rope(&self.rope.cos), sin: rope(&self.rope.sin) };
+            (self.of_answered(&time_proj, samples, 1), rope)
+        });
+        let asked = answered.as_ref().map(|(time_proj, rope)| Asked {
+            shared: Shared {
+                time_proj,
+                rope,
+                exchange: Exchange { frames: samples * self.answered_frames(), ..shared.exchange },
+                ..shared
+            },
+            rows: self.answered_rows(samples, shared.tokens_per_frame),
+        });
         let hidden = in_pool(|| {
             let mut hidden = self.embedded(samples);
             for (index, block) in model.blocks.iter().enumerate() {
@@ -255,7 +295,8 @@ impl Pass<'_> {
                     None => Cow::Owned(made.next().expect("one for each without")),
                 });
                 let of_block: Vec<_> = of_block.collect();
-                block.forward(&mut hidden, &shared, &of_block, &mut before)?;
+                let asked = asked.as_ref().filter(|_| index + 1 == layers);
+                block.forward(&mut hidden, &shared, asked, &of_block, &mut before)?;
             }
             Ok::<_, ModelError>(hidden)
         })?;
@@ -291,7 +332,7 @@ impl Pass<'_> {
         contexts: &[&Context],
         ranks: &dyn Communicator,
     ) -> Result<Vec<Tensor>, ModelError> {
-        self.run(contexts, &mut [], 0, ranks)?;
+        self.run_to_end(contexts, &mut [], 0, ranks)?;
         let hidden = self.hidden.as_ref().expect("just run");
         // Embedding the patches again takes next to no time, and keeping what it gave an activation in
         // every block.
@@ -325,27 +366,56 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The output head: `[T, out_channels, H, W]` of each sample, on the host, one behind the other.
+    /// How many frames are answered for.
+    fn answered_frames(&self) -> usize {
+        self.grid[0] - self.answer_from
+    }
+
+    /// Their rows in a tensor of so many samples with `each` rows a frame.
+    fn answered_rows(&self, samples: usize, each: usize) -> Vec<Range<usize>> {
+        let frames = self.grid[0];
+        let of = |s: usize| (s * frames + self.answer_from) * each..(s + 1) * frames * each;
+        (0..samples).map(of).collect()
+    }
+
+    /// The rows of frames that are answered for, from a tensor of all, or of what is alike in all of them.
+    fn of_answered<'t>(&self, all: &'t Tensor, samples: usize, each: usize) -> Cow<'t, Tensor> {
+        if self.answer_from == 0 || all.dim(0) == 1 {
+            return Cow::Borrowed(all);
+        }
+        let rows = self.answered_rows(samples, each);
+        let rows: Vec<_> = rows.into_iter().map(|rows| (all, rows)).collect();
+        Cow::Owned(Tensor::concat_rows(&rows))
+    }
+
+    /// The output head: `[T, out_channels, H, W]` of each sample, on the host, one behind the other, of the
+    /// frames that are answered for.
     ///
     /// # Errors
     /// What went wrong on the device, in this or before.
     pub fn finish(mut self) -> Result<Tensor, ModelError> {
         let (model, samples) = (self.model, self.samples);
         let temb = of_samples(&self.temb, samples);
+        let temb = self.of_answered(&temb, samples, 1);
         let [shift, scale] = ops::split_modulation::<2>(&temb, &model.table);
-        let tokens_per_frame = self.grid[1] * self.grid[2];
+        let [_, rows, columns] = self.grid;
+        let tokens_per_frame = rows * columns;
         let modulation = Modulation {
             shift: PerFrame { values: &shift, tokens_per_frame },
             scale: PerFrame { values: &scale, tokens_per_frame },
         };
         let eps = model.config.eps as f32;
-        let [frames, rows, columns] = self.grid;
         let velocity = in_pool(|| {
             let hidden = self.hidden.take().unwrap_or_else(|| self.embedded(1));
-            let normed = ops::layer_norm(&hidden, None, eps, Some(modulation));
+            let answered = match self.cut {
+                true => Cow::Borrowed(&hidden),
+                false => self.of_answered(&hidden, samples, tokens_per_frame),
+            };
+            let normed = ops::layer_norm(&answered, None, eps, Some(modulation));
+            drop(answered);
             drop(hidden);
             let patches = ops::linear_full(&normed, &model.proj_out);
-            let grid = [samples * frames, rows, columns];
+            let grid = [samples * self.answered_frames(), rows, columns];
             ops::unpatchify(&patches, grid, model.patch, model.out_channels())
         });
         Ok(velocity.into_host()?)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use longreel_kernels::gpu::{Driver, Element, Gpu};
 use longreel_kernels::{DType, Device, Tensor, Weight, cuda};
+use longreel_models::{ContextOptions, SplitContext, SplitTransformer, Transformer};
 use longreel_shim::Shim;
 use longreel_weights::TensorSource;
 use serde_json::Value;
@@ -233,4 +234,37 @@ pub fn noise(seed: u64, shape: &[usize]) -> Tensor {
     let len = shape.iter().product();
     let values = (0..len).map(|_| (0..4).map(|_| uniform() - 0.5).sum::<f32>() * 1.73).collect();
     Tensor::from_vec(shape, values)
+}
+
+/// The processor, and the GPU's kernels on it as they round.
+pub fn exact_devices() -> Vec<(&'static str, Device)> {
+    let mut devices = vec![("CPU", Device::Cpu)];
+    for (name, compute) in [("shim in f32", Element::F32), ("shim in bf16", Element::Bf16)] {
+        if let Some(shim) = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))) {
+            devices.push((name, Device::Gpu(Gpu::new(Box::new(shim), compute))));
+        }
+    }
+    devices
+}
+
+/// A fixture's network on some devices, which share each forward.
+pub fn model(name: &str, devices: &[Device]) -> SplitTransformer {
+    let fixture = Fixture::open(name);
+    let model = Transformer::load(&fixture.config(), fixture.source()).expect(name);
+    let ranks = devices.iter().map(|device| model.clone().on(device)).collect();
+    SplitTransformer::new(ranks).expect("even heads")
+}
+
+/// A prompt, an empty one, and one without padding, of which only the keys of the first are kept.
+pub fn contexts(model: &SplitTransformer) -> [SplitContext; 3] {
+    let config = model.config();
+    let image = config.image_dim.map(|width| {
+        let tokens = config.pos_embed_seq_len.unwrap_or(5);
+        noise(4, &[tokens, width])
+    });
+    [(7, usize::MAX), (0, 0), (12, 0)].map(|(tokens, cache_bytes)| {
+        let text = noise(tokens as u64, &[tokens, config.text_dim]);
+        let options = ContextOptions { padded_tokens: 12, cache_bytes };
+        model.context(&text, image.as_ref(), &options).expect("a context")
+    })
 }
