@@ -30,11 +30,12 @@ pub fn patchify(x: &Tensor, patch: [usize; 2]) -> Tensor {
     }
     let mut out = Tensor::zeros(&[t * gh * gw, c * ph * pw]);
     let dim = c * ph * pw;
-    for (token, row) in out.data_mut().chunks_exact_mut(dim).enumerate() {
-        let (f, y, x0) = (token / (gh * gw), token / gw % gh, token % gw);
-        for (i, v) in row.iter_mut().enumerate() {
-            let (channel, dy, dx) = (i / (ph * pw), i / pw % ph, i % pw);
-            *v = x.data()[((f * c + channel) * h + y * ph + dy) * w + x0 * pw + dx];
+    let to = out.data_mut();
+    for (line, values) in x.data().chunks_exact(w.max(1)).enumerate() {
+        let (f, channel, y) = (line / (c * h), line / h % c, line % h);
+        let first = (f * gh + y / ph) * gw * dim + (channel * ph + y % ph) * pw;
+        for (column, values) in values.chunks_exact(pw).enumerate() {
+            to[first + column * dim..][..pw].copy_from_slice(values);
         }
     }
     out
@@ -55,11 +56,13 @@ pub fn unpatchify(x: &Tensor, grid: [usize; 3], patch: [usize; 2], channels: usi
     }
     let mut out = Tensor::zeros(&[t, channels, h, w]);
     let dim = ph * pw * channels;
-    for (token, row) in x.data().chunks_exact(dim).enumerate() {
-        let (f, y, x0) = (token / (gh * gw), token / gw % gh, token % gw);
-        for (i, v) in row.iter().enumerate() {
-            let (dy, dx, channel) = (i / (pw * channels), i / channels % pw, i % channels);
-            out.data_mut()[((f * channels + channel) * h + y * ph + dy) * w + x0 * pw + dx] = *v;
+    let from = x.data();
+    for (line, values) in out.data_mut().chunks_exact_mut(w.max(1)).enumerate() {
+        let (f, channel, y) = (line / (channels * h), line / h % channels, line % h);
+        let first = (f * gh + y / ph) * gw * dim + y % ph * pw * channels + channel;
+        for (column, values) in values.chunks_exact_mut(pw).enumerate() {
+            let from = from[first + column * dim..].iter().step_by(channels);
+            values.iter_mut().zip(from).for_each(|(to, &value)| *to = value);
         }
     }
     out
