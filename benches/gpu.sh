@@ -58,6 +58,14 @@ for count in "${several[@]}"; do
     step "film-$count-cards" film "$count-cards" "$(first "$count")"
     [ "$count" -le 4 ] && step "film-$count-strips" film "$count-strips" "$(first "$count")" --guidance-scale 1
 done
+# With one WAY between cards alone.
+by() { local way=$1 && shift && LONGREEL_EXCHANGE=$way "$@"; }
+ways=()
+[ "${#several[@]}" -gt 0 ] && ways=(nccl peer host)
+for way in "${ways[@]}"; do
+    command -v cargo >/dev/null && step "exchange-by-$way" by "$way" cargo test --release -p longreel-kernels --test cuda -- several:: --nocapture
+    step "film-2-by-$way" by "$way" film "2-by-$way" "$(first 2)" --guidance-scale 1
+done
 [ "${#several[@]}" -gt 0 ] && step film-1-strip film 1-strip cuda --guidance-scale 1
 if command -v python3 >/dev/null; then
     pairs=(cpu cuda no-batch batch)
@@ -65,6 +73,7 @@ if command -v python3 >/dev/null; then
         pairs+=(cuda "$count-cards")
         [ "$count" -le 4 ] && pairs+=(1-strip "$count-strips")
     done
+    for way in "${ways[@]}"; do pairs+=(1-strip "2-by-$way"); done
     step distance python3 - "$out" "${pairs[@]}" <<'PYTHON'
 import json, struct, sys
 def values(path):
@@ -90,6 +99,11 @@ step bench-14B-720P "$program" bench SkyReels-V2-DF-14B-720P --num-frames 121 --
 for count in "${several[@]}"; do
     [ "$count" -le 4 ] && step "bench-1.3B-540P-$count-cards" "$program" bench SkyReels-V2-DF-1.3B-540P --device "$(first "$count")"
     step "bench-14B-540P-$count-cards" "$program" bench SkyReels-V2-DF-14B-540P --device "$(first "$count")"
+done
+# Each way between as many cards as there are; above it is the first that works.
+for way in "${ways[@]}"; do
+    count=${several[-1]}
+    step "bench-14B-540P-$count-cards-by-$way" by "$way" "$program" bench SkyReels-V2-DF-14B-540P --layers 6 --device "$(first "$count")"
 done
 
 printf '\n== summary\n'

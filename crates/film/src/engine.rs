@@ -370,6 +370,14 @@ impl Engine {
             }
         };
         let denoisers = networks.denoisers.arranged(plan.sharing)?;
+        for message in denoisers.obstacles() {
+            observer.event(Event::Warning { message });
+        }
+        if let Some(way) = denoisers.way() {
+            observer.event(Event::Stage { what: format!("exchanging between devices by {way}") });
+            // NCCL has memory of its own on each card.
+            device::share(&devices, &self.facts, plan.summary())?;
+        }
         let mut networks = Networks { denoisers, ..networks };
         let decoder = plan.sharing.decoder_of(&devices);
         if networks.vae.decoder.device() != decoder {

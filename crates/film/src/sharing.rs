@@ -198,6 +198,16 @@ impl Denoisers {
         &self.groups[branch as usize % self.groups.len()]
     }
 
+    /// How what self-attention exchanges goes from one GPU of a group to another; none where none does.
+    pub fn way(&self) -> Option<String> {
+        self.groups.iter().find_map(SplitTransformer::way)
+    }
+
+    /// Why it goes no better way; the same again and again.
+    pub fn obstacles(&self) -> Vec<String> {
+        self.groups.iter().flat_map(SplitTransformer::warnings).map(str::to_owned).collect()
+    }
+
     /// What is not as good as it could be on a device, each told once.
     pub fn warnings(&self) -> Vec<String> {
         let gpus = self.groups.iter().flat_map(SplitTransformer::devices).filter_map(Device::gpu);

@@ -12,7 +12,7 @@ use longreel_film::{
     FilmRequest, Leave, Length, Observer, Outputs, StartFrom, Stop, StopSignal, resume,
 };
 use longreel_kernels::Device;
-use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
+use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch, LinkKind};
 use longreel_shim::{Shim, Watch, Watched};
 
 /// Two segments with guidance and overlap, six rows of patches high.
@@ -349,6 +349,43 @@ fn gpus_share_a_film_and_one_that_fails_ends_it_with_its_reason() {
             assert!(error.to_string().contains("fell off the bus"), "{error}");
             assert!(FilmError::gpu(&error).is_some() && !error.is_bad_input(), "{error}");
         }
+    }
+}
+
+#[test]
+fn gpus_that_reach_each_other_make_the_film_of_one_and_say_which_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gpu = |link: Option<LinkKind>| {
+        let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+        let shim = link.into_iter().fold(shim, Shim::with_link);
+        Some(Device::Gpu(Gpu::new(Box::new(shim), Element::Bf16)))
+    };
+    let small: Change<'_> = &|r| {
+        (r.width, r.height, r.length) = (32, 32, Length::Frames(1));
+        (r.base_num_frames, r.steps, r.guidance_scale) = (5, 1, 1.0);
+    };
+    let Some(one) = gpu(None) else { return };
+    let (expected, _) = film(&mut engine("t2v", 1).on(vec![one]), small, folder.path());
+    for (link, way) in
+        [(Some(LinkKind::Peer), "copies from shim to shim"), (None, "the host's memory")]
+    {
+        let devices = [(); 2].map(|()| gpu(link).expect("as before"));
+        let mut engine = engine("t2v", 1).on(devices.into());
+        let mut request = request(&engine);
+        small(&mut request);
+        let plan = engine.plan(&request).expect("a plan");
+        assert_eq!(shares(&plan), [1, 2, 0]);
+        let outputs = Outputs { overwrite: true, ..Outputs::new(folder.path().join("linked.mp4")) };
+        let mut told = Vec::new();
+        let mut observer = |event: Event| match event {
+            Event::Stage { what } => told.push(what),
+            Event::Warning { message } => panic!("{message}"),
+            _ => {}
+        };
+        engine.run(&plan, &outputs, &StopSignal::default(), &mut observer).expect("a film");
+        assert!(std::fs::read(&outputs.film).expect("a film") == expected, "another film by {way}");
+        let way = format!("exchanging between devices by {way}");
+        assert!(told.contains(&way), "{way}: {told:?}");
     }
 }
 

@@ -189,6 +189,17 @@ impl Tensor {
         })
     }
 
+    /// The same values on `device`, themselves where they are there.
+    ///
+    /// # Errors
+    /// As [`on`](Self::on).
+    pub fn into_device(self, device: &Device) -> Result<Self, GpuError> {
+        if let Cow::Owned(there) = self.on(device)? {
+            return Ok(there);
+        }
+        Ok(self)
+    }
+
     /// The same values on the host.
     ///
     /// # Errors

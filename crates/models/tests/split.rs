@@ -5,15 +5,16 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::{Fixture, TOLERANCE, assert_close, assert_same_bits, noise};
-use longreel_kernels::gpu::{Element, Gpu};
+use longreel_kernels::gpu::{Element, Gpu, LinkKind};
 use longreel_kernels::{Device, GpuError, Tensor, cuda};
 use longreel_models::{
     AttentionWindow, ContextOptions, ForwardOptions, KeyValueCache, ModelError, SplitTransformer,
     Transformer,
 };
-use longreel_shim::Shim;
+use longreel_shim::{Shim, StandInNccl};
 use longreel_weights::TransformerConfig;
 
 /// A fixture's network, its width cut into so many heads.
@@ -33,6 +34,13 @@ fn processors(count: usize) -> Vec<Device> {
 fn shims(count: usize, compute: Element) -> Option<Vec<Device>> {
     let shim = || Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")));
     (0..count).map(|_| Some(Device::Gpu(Gpu::new(Box::new(shim()?), compute)))).collect()
+}
+
+/// The same, which reach each other.
+fn linked_shims(count: usize, compute: Element, kind: LinkKind) -> Option<Vec<Device>> {
+    let shim = || Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let linked = |_| Some(Device::Gpu(Gpu::new(Box::new(shim()?.with_link(kind)), compute)));
+    (0..count).map(linked).collect()
 }
 
 fn on(model: &Transformer, devices: Vec<Device>) -> Result<SplitTransformer, ModelError> {
@@ -138,6 +146,62 @@ fn gpus_together_give_the_velocity_of_one_in_every_bit() {
             assert_same_bits(&format!("{name} on {count}, {compute:?}"), &together, &alone);
         }
     }
+}
+
+/// One of each kind of model by two and four GPUs that have no need of the host between them.
+fn linked_gpus_give_the_velocity_of_one(kind: LinkKind, way: &str) {
+    for (name, model, shown) in every_kind().into_iter().step_by(3) {
+        for compute in [Element::F32, Element::Bf16] {
+            let Some(one) = shims(1, compute) else { return };
+            let alone = shown.alone(&model.clone().on(&one[0]));
+            for count in [2, 4] {
+                if !model.config().num_attention_heads.is_multiple_of(count) {
+                    continue;
+                }
+                let devices = linked_shims(count, compute, kind).expect("there was one");
+                let split = on(&model, devices.clone()).expect("even heads");
+                assert_eq!(split.way().as_deref(), Some(way), "{name} on {count}");
+                assert_eq!(split.warnings().count(), 0);
+                let together = shown.split(&model, devices).expect("together");
+                let what = format!("{name} on {count}, {compute:?}, by {way}");
+                assert_same_bits(&what, &together, &alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn gpus_that_copy_to_each_other_give_the_velocity_of_one_in_every_bit() {
+    linked_gpus_give_the_velocity_of_one(LinkKind::Peer, "copies from shim to shim");
+}
+
+/// In a process that has the stand-in for NCCL, see below.
+#[test]
+fn gpus_with_nccl_give_the_velocity_of_one_in_every_bit() {
+    if std::env::var_os(STAND_IN).is_some() {
+        linked_gpus_give_the_velocity_of_one(LinkKind::Nccl, "NCCL 2.27.3");
+    }
+}
+
+const STAND_IN: &str = "LONGREEL_TEST_STAND_IN_NCCL";
+
+#[test]
+fn the_stand_in_for_nccl_brings_what_self_attention_exchanges_and_is_used_as_it_is_documented() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let Some(library) = StandInNccl::build(folder, "split") else { return };
+    if shims(1, Element::F32).is_none() {
+        return;
+    }
+    let ran = Command::new(std::env::current_exe().expect("this test"))
+        .args(["gpus_with_nccl_", "--nocapture"])
+        .env("LD_LIBRARY_PATH", library.folder())
+        .env_remove("LONGREEL_EXCHANGE")
+        .env(STAND_IN, "1")
+        .output()
+        .expect("this test runs");
+    let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+    assert!(!said.contains("NCCL MISUSE") && !said.contains("LEFT BEHIND"), "{said}");
 }
 
 /// One card as several: contexts of their own, and the way between them is that of several cards.

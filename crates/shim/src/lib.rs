@@ -10,6 +10,7 @@
 //!   of the wrong type, and launches larger than a card or the kernel takes fail the launch with the place.
 
 mod compile;
+mod link;
 mod memory;
 mod product;
 mod watched;
@@ -18,12 +19,15 @@ use std::ffi::CStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longreel_kernels::gpu::{Address, Arg, Driver, GpuError, Launch, MatMul, SOURCES, Stream};
+use longreel_kernels::gpu::{
+    Address, Arg, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, SOURCES, Stream,
+};
 use rayon::prelude::*;
 
 use compile::{Argument, Module};
+pub use link::{StandInNccl, nccl_source};
 use memory::Memory;
 pub use watched::{Watch, Watched};
 
@@ -50,6 +54,7 @@ pub struct Shim {
     /// The largest single allocation.
     largest_bytes: usize,
     products: bool,
+    link: Option<LinkKind>,
     /// Blocks that are run at either end of a launch, where not all are.
     ends: Option<u64>,
     launches: AtomicU64,
@@ -79,6 +84,7 @@ impl Shim {
             memory: Mutex::new(Memory::new(8 << 30)),
             largest_bytes: usize::MAX,
             products: false,
+            link: None,
             ends: None,
             launches: AtomicU64::new(0),
         })
@@ -112,6 +118,13 @@ impl Shim {
     #[must_use]
     pub fn with_products(self) -> Self {
         Self { products: true, ..self }
+    }
+
+    /// Reaches other shims in one way, as cards reach each other. Whoever wants NCCL's has its [stand-in](StandInNccl)
+    /// among the libraries of this process.
+    #[must_use]
+    pub fn with_link(self, kind: LinkKind) -> Self {
+        Self { link: Some(kind), ..self }
     }
 
     /// For arrays of real lengths: with so many bytes of memory, which holds zeros and takes none of the host's
@@ -278,6 +291,16 @@ impl Driver for Shim {
 
     fn follow(&self, _: Stream) -> Result<(), GpuError> {
         Ok(())
+    }
+
+    fn link(&self, kind: LinkKind, group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
+        match self.link {
+            Some(own) if own == kind => link::of(kind, group),
+            _ => Err(GpuError::Library {
+                library: kind.library(),
+                reason: "this shim has another way".into(),
+            }),
+        }
     }
 
     fn wait(&self) -> Result<(), GpuError> {

@@ -63,7 +63,7 @@ impl<W> fmt::Debug for Watched<W> {
     }
 }
 
-impl<W: Watch> Driver for Watched<W> {
+impl<W: Watch + 'static> Driver for Watched<W> {
     fn name(&self) -> String {
         self.shim.name()
     }

@@ -362,8 +362,8 @@ fn bytes_with(model: &ModelFacts, plan: &FilmPlan, tokens: usize, finish: Finish
     (weights + film).max(text)
 }
 
-/// Bytes of the host that values on their way between GPUs take: of each query, key or value in turn,
-/// in bf16, what was given and not taken yet.
+/// Bytes of the host that values on their way between GPUs take where no better way works, which a plan does not
+/// know: of each query, key or value in turn, in bf16, what was given and not taken yet.
 fn on_the_way(sharing: Sharing, model: &ModelFacts, batch: Batch) -> u64 {
     let tokens = sharing.groups * batch.all_tokens();
     if sharing.strips == 1 { 0 } else { (2 * 2 * tokens * model.dim()) as u64 }

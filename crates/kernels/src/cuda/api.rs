@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use cudarc::cublaslt::sys as cublaslt;
 use cudarc::cudnn::sys as cudnn;
 use cudarc::driver::sys as driver;
+use cudarc::nccl::sys as nccl;
 use cudarc::nvrtc::sys as nvrtc;
 
 use self::cublaslt::*;
@@ -16,6 +17,7 @@ use self::cudnn::{
     cudnnBackendDescriptorType_t, cudnnHandle_t,
 };
 use self::driver::*;
+use self::nccl::{ncclComm_t, ncclDataType_t, ncclResult_t};
 use self::nvrtc::nvrtcProgram;
 use super::Places;
 use super::libraries::{Kind, Loaded};
@@ -59,6 +61,8 @@ functions! {
     cuDevicePrimaryCtxRelease_v2(CUdevice);
     cuCtxSetCurrent(CUcontext);
     cuCtxSynchronize();
+    cuCtxEnablePeerAccess(CUcontext, c_uint);
+    cuDeviceCanAccessPeer(*mut c_int, CUdevice, CUdevice);
     cuStreamCreate(*mut CUstream, c_uint);
     cuStreamDestroy_v2(CUstream);
     cuStreamSynchronize(CUstream);
@@ -75,6 +79,7 @@ functions! {
     cuMemcpyHtoDAsync_v2(CUdeviceptr, *const c_void, usize, CUstream);
     cuMemcpyDtoHAsync_v2(*mut c_void, CUdeviceptr, usize, CUstream);
     cuMemcpyDtoDAsync_v2(CUdeviceptr, CUdeviceptr, usize, CUstream);
+    cuMemcpyPeerAsync(CUdeviceptr, CUcontext, CUdeviceptr, CUcontext, usize, CUstream);
     cuMemsetD8Async(CUdeviceptr, c_uchar, usize, CUstream);
     cuModuleLoadDataEx(*mut CUmodule, *const c_void, c_uint, *mut CUjit_option, *mut *mut c_void);
     cuModuleUnload(CUmodule);
@@ -156,6 +161,19 @@ functions! {
     cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t, cudnnBackendDescriptor_t);
 }
 
+functions! {
+    /// Exchanges between cards.
+    NcclApi: nccl, ncclResult_t;
+    ncclCommInitAll(*mut ncclComm_t, c_int, *const c_int);
+    ncclCommDestroy(ncclComm_t);
+    ncclCommAbort(ncclComm_t);
+    ncclCommGetAsyncError(ncclComm_t, *mut ncclResult_t);
+    ncclGroupStart();
+    ncclGroupEnd();
+    ncclSend(*const c_void, usize, ncclDataType_t, c_int, ncclComm_t, nccl::cudaStream_t);
+    ncclRecv(*mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, nccl::cudaStream_t);
+}
+
 /// A status of the driver in its own words.
 type Words = unsafe extern "C" fn(u32, *mut *const c_char) -> u32;
 
@@ -228,4 +246,49 @@ pub fn cudnn_api(places: &Places) -> Result<&'static Cudnn, GpuError> {
         Cudnn { api, name_of, last_words, number, path: library.path.clone() }
     };
     Ok(CUDNN.get_or_init(|| cudnn))
+}
+
+/// NCCL, loaded.
+#[derive(Debug)]
+pub struct NcclLibrary {
+    pub api: NcclApi,
+    pub name_of: unsafe extern "C" fn(u32) -> *const c_char,
+    /// What there is to say of the last failure; of any communicator where none is given.
+    pub last_words: unsafe extern "C" fn(ncclComm_t) -> *const c_char,
+    /// `22703` for 2.27.3.
+    pub number: usize,
+    pub path: PathBuf,
+}
+
+impl NcclLibrary {
+    /// Such as `2.27.3`.
+    pub fn version(&self) -> String {
+        written(Kind::Nccl, self.number)
+    }
+}
+
+/// The functions of NCCL. Loaded once, tried again after a failure.
+pub fn nccl_api(places: &Places) -> Result<&'static NcclLibrary, GpuError> {
+    static NCCL: OnceLock<NcclLibrary> = OnceLock::new();
+    if let Some(library) = NCCL.get() {
+        return Ok(library);
+    }
+    let library = Loaded::find(Kind::Nccl, places, None, "ncclGetVersion")?;
+    let api = NcclApi::of(&library)?;
+    let mut number: c_int = 0;
+    // SAFETY: as in nccl.h, but for the enumeration, whose values come from the library alone.
+    let nccl = unsafe {
+        let version: unsafe extern "C" fn(*mut c_int) -> u32 =
+            library.function("ncclGetVersion")?;
+        // A failure leaves 0, which is too old for everything.
+        version(&raw mut number);
+        NcclLibrary {
+            api,
+            name_of: library.function("ncclGetErrorString")?,
+            last_words: library.function("ncclGetLastError")?,
+            number: usize::try_from(number).unwrap_or(0),
+            path: library.path.clone(),
+        }
+    };
+    Ok(NCCL.get_or_init(|| nccl))
 }

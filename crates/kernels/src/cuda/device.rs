@@ -1,8 +1,9 @@
 //! A card as a [`Driver`].
 
+use std::any::Any;
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUstream,
@@ -15,11 +16,13 @@ use super::cudnn::Cudnn;
 use super::error::{OUT_OF_MEMORY, check, failed};
 use super::matmul::CublasLt;
 use super::modules::{Modules, about};
+use super::peers::Peers;
 use super::probe::{Card, card, start};
 use super::staging::{Ring, SLOTS};
-use super::{Cache, Places};
+use super::{Cache, Nccl, NcclMember, Places};
 use crate::gpu::{
-    Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
+    Address, Arg, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, Note, SoftmaxAttention,
+    Stream, Vendor,
 };
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
@@ -132,8 +135,22 @@ impl Device {
         Ok(device)
     }
 
+    /// A device of a group, if it is a card.
+    pub(super) fn of(gpu: &Gpu) -> Result<&Self, GpuError> {
+        let device: &dyn Any = gpu.driver();
+        device.downcast_ref().ok_or_else(|| GpuError::Call {
+            call: "connecting devices",
+            reason: format!("{} is no NVIDIA card", gpu.name()),
+        })
+    }
+
+    /// The driver, and what it knows the card, its context and the stream of the operations by.
+    pub(super) fn handles(&self) -> (&'static StartedDriver, CUdevice, CUcontext, CUstream) {
+        (self.driver, self.handle, self.context, self.compute())
+    }
+
     /// Makes the context that of this thread.
-    fn enter(&self) -> Result<(), GpuError> {
+    pub(super) fn enter(&self) -> Result<(), GpuError> {
         // SAFETY: the context is retained as long as the device lives.
         let status = unsafe { (self.driver.api.cuCtxSetCurrent)(self.context) };
         self.check("making the card's context current", status)
@@ -339,6 +356,22 @@ impl Driver for Device {
             self.check("marking a place in a stream", status)?;
             let status = (self.driver.api.cuStreamWaitEvent)(self.stream(stream), mark, 0);
             self.check("making a stream wait", status)
+        }
+    }
+
+    fn link(&self, kind: LinkKind, group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
+        let cards = group.iter().map(|gpu| Self::of(gpu)).collect::<Result<Vec<_>, _>>()?;
+        match kind {
+            LinkKind::Peer => Ok(Box::new(Peers::open(group, &cards)?)),
+            LinkKind::Nccl => {
+                let member = |card: &&Self| NcclMember {
+                    ordinal: card.card.ordinal,
+                    stream: card.compute() as usize,
+                };
+                let members: Vec<_> = cards.iter().map(member).collect();
+                // SAFETY: each stream is its card's, which the group keeps.
+                Ok(Box::new(unsafe { Nccl::open(group, &members)? }))
+            }
         }
     }
 

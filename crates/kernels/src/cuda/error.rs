@@ -8,6 +8,9 @@ use crate::gpu::GpuError;
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 pub const OUT_OF_MEMORY: u32 = 2;
 
+/// `CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED`.
+pub const PEERS_ALREADY: u32 = 704;
+
 /// Statuses of the driver (`CUresult`) with their names and what to do.
 const CURES: [(u32, &str, &str); 26] = [
     (1, "CUDA_ERROR_INVALID_VALUE", "this is a bug of longreel: please report it"),

@@ -1,6 +1,6 @@
 //! NVIDIA cards: what is there ([`probe`]), and a [`Driver`] for one of them ([`open`]).
 //!
-//! Nothing is linked. The driver, NVRTC, cuBLASLt and cuDNN are loaded when they are asked for, from wherever
+//! Nothing is linked. The driver, NVRTC, cuBLASLt, cuDNN and NCCL are loaded when they are asked for, from wherever
 //! [`Places`] finds them, and each function is looked up before anything is called: what is missing is an
 //! error with a way out. Signatures and constants are `cudarc`'s, which the compiler compares with ours;
 //! its loader is not used, since it panics where a library or a function is missing, knows no folders
@@ -16,6 +16,8 @@ mod libraries;
 mod management;
 mod matmul;
 mod modules;
+mod nccl;
+mod peers;
 mod places;
 mod probe;
 mod staging;
@@ -24,6 +26,7 @@ pub use self::cache::Cache;
 pub use self::compiler::{Compiled, Compiler, Target, source_of};
 pub use self::cudnn::Deviceless;
 pub use self::libraries::{Absent, Kind, Refusal};
+pub use self::nccl::{Nccl, NcclMember};
 pub use self::places::Places;
 pub use self::probe::{
     Card, DriverVersion, Found, NoDriver, Probe, cards, libraries_in, probe, probe_in,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use super::api::{StartedDriver, driver_api};
-use super::cudnn::{LEAST_VERSION, LEAST_VERSION_TEXT};
 use super::libraries::{Absent, Kind, Loaded};
 use super::management::Management;
-use super::{Places, error};
+use super::peers::reaches;
+use super::{Places, cudnn, error, nccl};
 use crate::gpu::GpuError;
 
 /// Bytes of a card's name.
@@ -23,6 +23,8 @@ pub struct Probe {
     pub driver: Result<DriverVersion, NoDriver>,
     /// The cards, in the order of their numbers; none without a driver.
     pub cards: Vec<Card>,
+    /// Pairs of them that do not reach each other's memory, by their numbers.
+    pub apart: Vec<[u32; 2]>,
     /// NVRTC, cuBLASLt, cuDNN and NCCL; nothing without a driver, see [`libraries_in`].
     pub libraries: Vec<(Kind, Result<Found, Absent>)>,
 }
@@ -103,20 +105,22 @@ pub fn cards() -> Vec<Card> {
 
 /// Looks at this machine, with other folders besides those of the system's linker.
 pub fn probe_in(places: &Places) -> Probe {
-    let (driver, cards) = match driver(places) {
+    let (driver, cards, apart) = match driver(places) {
         Ok((driver, version)) => {
             let management = Management::start(places);
             let version = DriverVersion {
                 version: management.as_ref().and_then(Management::driver_version),
                 ..version
             };
-            (Ok(version), cards_of(driver, management.as_ref()))
+            let cards = cards_of(driver, management.as_ref());
+            let apart = apart(driver, &cards);
+            (Ok(version), cards, apart)
         }
-        Err(why) => (Err(why), Vec::new()),
+        Err(why) => (Err(why), Vec::new(), Vec::new()),
     };
     let cuda = driver.as_ref().ok().map(|driver| driver.cuda.0);
     let libraries = cuda.map(|cuda| libraries_in(places, Some(cuda))).unwrap_or_default();
-    Probe { driver, cards, libraries }
+    Probe { driver, cards, apart, libraries }
 }
 
 /// NVRTC, cuBLASLt, cuDNN and NCCL, of which a driver of that CUDA could use none that is newer. Only who
@@ -188,6 +192,26 @@ fn cards_of(driver: &StartedDriver, management: Option<&Management>) -> Vec<Card
         .collect()
 }
 
+/// Pairs of cards that do not reach each other's memory.
+fn apart(driver: &StartedDriver, cards: &[Card]) -> Vec<[u32; 2]> {
+    let handle = |card: &Card| {
+        let (mut handle, number) = (0, c_int::try_from(card.ordinal).unwrap_or(c_int::MAX));
+        // SAFETY: the driver writes a handle.
+        let status = unsafe { (driver.api.cuDeviceGet)(&raw mut handle, number) };
+        (status == 0).then_some((card.ordinal, handle))
+    };
+    let handles: Vec<_> = cards.iter().filter_map(handle).collect();
+    let mut found = Vec::new();
+    for (n, &(first, one)) in handles.iter().enumerate() {
+        for &(second, other) in &handles[n + 1..] {
+            if !reaches(driver, one, other) || !reaches(driver, other, one) {
+                found.push([first, second]);
+            }
+        }
+    }
+    found
+}
+
 /// What the driver tells of a card.
 pub(super) fn card(
     driver: &StartedDriver,
@@ -246,7 +270,12 @@ fn library(kind: Kind, places: &Places, driver: Option<u32>) -> Result<Found, Ab
     };
     let loaded = Loaded::find(kind, places, driver, function)?;
     let (number, version) = version(&loaded, function).unwrap_or_default();
-    let least = (kind == Kind::Cudnn && number < LEAST_VERSION).then_some(LEAST_VERSION_TEXT);
+    let (needed, text) = match kind {
+        Kind::Cudnn => (cudnn::LEAST_VERSION, cudnn::LEAST_VERSION_TEXT),
+        Kind::Nccl => (nccl::LEAST_VERSION, nccl::LEAST_VERSION_TEXT),
+        _ => (0, ""),
+    };
+    let least = (number < needed).then_some(text);
     Ok(Found { version, path: loaded.path, least })
 }
 

@@ -1,6 +1,10 @@
 //! What a GPU has to offer, so that everything above it runs on a card and, in tests, without one.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
+
+use super::{Gpu, Link, LinkKind};
 
 /// An address in a device's memory; 0 is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,7 +128,7 @@ pub struct Note {
 /// A device: memory, copies, kernels. Calls return before the work is done, in the order of their
 /// stream, but for [`alloc`](Self::alloc), [`free`](Self::free), [`download`](Self::download) and
 /// [`wait`](Self::wait).
-pub trait Driver: fmt::Debug + Send + Sync {
+pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// What to call it.
     fn name(&self) -> String;
 
@@ -201,6 +205,17 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the card refuses.
     fn follow(&self, stream: Stream) -> Result<(), GpuError>;
+
+    /// Connects the devices of a group, of which this is the first: `group` has each once, in the order of their
+    /// ranks.
+    ///
+    /// # Errors
+    /// Why it cannot be done in this way: [`GpuError::Library`] when something is not there, which is no fault of
+    /// the devices.
+    fn link(&self, kind: LinkKind, _group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
+        let reason = format!("{} has no such way", self.name());
+        Err(GpuError::Library { library: kind.library(), reason })
+    }
 
     /// Waits until everything that was asked for is done.
     ///

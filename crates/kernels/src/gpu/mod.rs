@@ -9,6 +9,7 @@ mod arena;
 mod check;
 mod driver;
 mod layer;
+mod link;
 pub mod ops;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use self::driver::{
     Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
 };
 pub(crate) use self::layer::{Layer, Ready};
+pub use self::link::{Link, LinkKind, Transfer};
 pub use self::weights::WeightPlan;
 use self::weights::Weights;
 use self::weights::{Handle, Present};

@@ -1,29 +1,41 @@
 //! Ranks as threads of one process, each with a device of its own.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::meeting::Meeting;
+use super::route::Route;
 use super::{Alone, Communicator, RankError};
-use crate::{Device, Tensor, in_pool};
+use crate::gpu::Link;
+use crate::{Device, GpuError, Tensor, in_pool};
 
-/// Devices of one process as ranks. A tensor goes from hand to hand where both have the same memory,
-/// and through the host's otherwise.
+/// How often it is looked whether what is under way between devices still goes on.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long ranks may be at work without an exchange before the way between their devices is given up. The longest
+/// wait is for the end of a forward, whose work a device may still have before it: minutes for the largest model at its
+/// largest picture on the slowest card.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Devices of one process as ranks. A tensor goes from hand to hand where both have the same memory, and otherwise from
+/// card to card by the [way](Self::way) that was found when the group was made.
 #[derive(Debug)]
 pub struct LocalGroup {
+    route: Route,
     devices: Vec<Device>,
     /// Of each rank; none for a single one, which is the caller. A rank waits for others inside its
     /// pool, and in a common one those might be waiting for its thread.
     pools: Vec<ThreadPool>,
+    look: Duration,
+    patience: Duration,
 }
 
 impl LocalGroup {
-    /// A group of `devices`, one rank each.
+    /// A group of `devices`, one rank each. GPUs are connected, and the connection is tried.
     ///
     /// # Errors
-    /// When the system gives no threads.
+    /// When the system gives no threads; when the way that `LONGREEL_EXCHANGE` asks for does not work.
     pub fn new(devices: Vec<Device>) -> Result<Self, RankError> {
         let count = devices.len();
         assert!(count > 0, "LocalGroup::new: no device");
@@ -36,7 +48,14 @@ impl LocalGroup {
             })
             .collect::<Result<_, _>>()
             .map_err(|error| RankError::Threads { count, reason: error.to_string() })?;
-        Ok(Self { devices, pools })
+        let route = Route::find(&devices)?;
+        Ok(Self { route, devices, pools, look: LOOK, patience: PATIENCE })
+    }
+
+    /// Looked after as often as that, with so much patience.
+    #[cfg(test)]
+    pub(super) fn looked_after(self, look: Duration, patience: Duration) -> Self {
+        Self { look, patience, ..self }
     }
 
     /// Ranks of the group.
@@ -49,11 +68,23 @@ impl LocalGroup {
         &self.devices
     }
 
+    /// How tensors go from one GPU of the group to another, such as `NCCL 2.27.3`; none where there are no
+    /// several GPUs.
+    pub fn way(&self) -> Option<String> {
+        self.route.name(&self.devices)
+    }
+
+    /// Why they do not go by another way that would have come first, where that is not for want of a library.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.route.notes.iter().filter(|note| note.warning).map(|note| &*note.text)
+    }
+
     /// Runs `body` for all ranks at the same time, each with its one of `parts`; results are in the
     /// order of the ranks. A group of one runs it in the caller's pool.
     ///
     /// # Errors
-    /// That of the rank that failed first; the others end at their next exchange.
+    /// That of the rank that failed first; the others end at their next exchange. What went wrong on the way
+    /// between the devices, whatever the ranks made of it.
     ///
     /// # Panics
     /// When a rank does; the others end before.
@@ -65,34 +96,38 @@ impl LocalGroup {
     where
         P: Send,
         R: Send,
-        E: Send,
+        E: Send + From<RankError>,
     {
         let count = self.count();
         assert_eq!(parts.len(), count, "LocalGroup::run: parts for {count} ranks");
         if self.pools.is_empty() {
             return in_pool(|| parts.into_iter().map(|part| body(&Alone, part)).collect());
         }
-        let exchange = Exchange::new(&self.devices);
-        let (exchange, body) = (&exchange, &body);
-        let ended: Vec<_> = std::thread::scope(|scope| {
+        let link = self.route.link.as_deref();
+        let meeting = Meeting::new(&self.devices, link);
+        let (meeting, body) = (&meeting, &body);
+        let (ended, broken) = std::thread::scope(|scope| {
             let ranks: Vec<_> = parts
                 .into_iter()
                 .zip(&self.pools)
                 .enumerate()
                 .map(|(rank, (part, pool))| {
                     scope.spawn(move || {
-                        let local = Local { rank, exchange };
+                        let local = Local { rank, meeting };
                         let work = || pool.install(|| body(&local, part));
                         // The results are not looked at when one of them is a panic.
                         let ended = catch_unwind(AssertUnwindSafe(work));
-                        exchange.leave(rank, matches!(ended, Ok(Ok(_))));
+                        meeting.leave(rank, matches!(ended, Ok(Ok(_))));
                         ended
                     })
                 })
                 .collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap_or_else(Err)).collect()
+            let broken = link.and_then(|link| self.watch(meeting, link));
+            let ended: Vec<_> =
+                ranks.into_iter().map(|rank| rank.join().unwrap_or_else(Err)).collect();
+            (ended, broken)
         });
-        let first = lock(&exchange.state).first_failed;
+        let first = meeting.first_failed();
         let (mut results, mut failure) = (Vec::with_capacity(count), None);
         for (rank, ended) in ended.into_iter().enumerate() {
             match ended.unwrap_or_else(|panic| resume_unwind(panic)) {
@@ -101,14 +136,46 @@ impl LocalGroup {
                 Err(_) => {}
             }
         }
-        failure.map_or(Ok(results), Err)
+        match broken {
+            Some(error) => Err(E::from(RankError::Gpu(error))),
+            None => failure.map_or(Ok(results), Err),
+        }
+    }
+
+    /// Stays until all ranks have left. When what is under way between their devices fails or does not come to an
+    /// end, it is ended, and with it whatever waits for it.
+    fn watch(&self, meeting: &Meeting<'_>, link: &dyn Link) -> Option<GpuError> {
+        let (mut exchanges, mut since) = (0, Instant::now());
+        while let Some(now) = meeting.all_left_within(self.look) {
+            if now != exchanges {
+                (exchanges, since) = (now, Instant::now());
+            }
+            let waited = since.elapsed();
+            let stalled = || {
+                (waited > self.patience).then(|| GpuError::Call {
+                    call: "exchanging between cards",
+                    reason: format!(
+                        "nothing came within {} seconds; LONGREEL_EXCHANGE=peer or host takes another way, and \
+                         `longreel resume` goes on",
+                        waited.as_secs()
+                    ),
+                })
+            };
+            if let Some(error) = link.check().err().or_else(stalled)
+                && link.abort()
+            {
+                meeting.end(error.clone());
+                return Some(error);
+            }
+        }
+        None
     }
 }
 
 /// A rank of a [`LocalGroup`] while it runs.
 struct Local<'a> {
     rank: usize,
-    exchange: &'a Exchange<'a>,
+    meeting: &'a Meeting<'a>,
 }
 
 impl Communicator for Local<'_> {
@@ -117,79 +184,13 @@ impl Communicator for Local<'_> {
     }
 
     fn count(&self) -> usize {
-        self.exchange.devices.len()
+        self.meeting.devices.len()
     }
 
     fn all_to_all(&self, parts: Vec<Tensor>) -> Result<Vec<Tensor>, RankError> {
         assert_eq!(parts.len(), self.count(), "all_to_all: parts for {} ranks", self.count());
-        let (exchange, rank) = (self.exchange, self.rank);
-        let own = &exchange.devices[rank];
-        for (to, part) in parts.into_iter().enumerate() {
-            // What went wrong on this rank's device is this rank's to tell, so it brings the values
-            // out; as they are, of however many bits.
-            let part = if exchange.devices[to] == *own { part } else { part.parked()? };
-            exchange.give(rank, to, part);
-        }
-        (0..self.count()).map(|from| Ok(exchange.take(from, rank)?.on(own)?.into_owned())).collect()
+        self.meeting.all_to_all(self.rank, parts)
     }
-}
-
-/// What is on its way between ranks.
-struct Exchange<'a> {
-    devices: &'a [Device],
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    /// From rank `i` to rank `j` at `i * count + j`, oldest first; two at most, since a rank gives the
-    /// next ones only when it has taken everything that was given before.
-    on_the_way: Vec<VecDeque<Tensor>>,
-    left: Vec<bool>,
-    first_failed: Option<usize>,
-}
-
-impl<'a> Exchange<'a> {
-    fn new(devices: &'a [Device]) -> Self {
-        let count = devices.len();
-        let on_the_way = (0..count * count).map(|_| VecDeque::new()).collect();
-        let state = State { on_the_way, left: vec![false; count], first_failed: None };
-        Self { devices, state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    fn give(&self, from: usize, to: usize, part: Tensor) {
-        lock(&self.state).on_the_way[from * self.devices.len() + to].push_back(part);
-        self.changed.notify_all();
-    }
-
-    fn take(&self, from: usize, to: usize) -> Result<Tensor, RankError> {
-        let count = self.devices.len();
-        let mut state = lock(&self.state);
-        loop {
-            if let Some(part) = state.on_the_way[from * count + to].pop_front() {
-                return Ok(part);
-            }
-            if state.left[from] {
-                return Err(RankError::Left { rank: from, count });
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn leave(&self, rank: usize, well: bool) {
-        let mut state = lock(&self.state);
-        state.left[rank] = true;
-        if !well {
-            state.first_failed.get_or_insert(rank);
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-}
-
-/// No panic leaves it half-changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

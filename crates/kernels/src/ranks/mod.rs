@@ -2,6 +2,10 @@
 //! exchange what another one's part needs.
 
 mod local;
+mod meeting;
+mod route;
+#[cfg(test)]
+mod tests;
 
 use crate::{GpuError, Tensor};
 
@@ -61,6 +65,14 @@ pub enum RankError {
         /// Ranks of the group.
         count: usize,
         /// What the system says.
+        reason: String,
+    },
+    /// The way from one device to another does not work.
+    #[error("devices cannot exchange by {way}: {reason}")]
+    Route {
+        /// Its name.
+        way: String,
+        /// Why, and what to do.
         reason: String,
     },
     /// A device that could not go on.

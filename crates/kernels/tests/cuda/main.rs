@@ -4,6 +4,7 @@ mod card;
 mod compiler;
 mod machine;
 mod nothing;
+mod several;
 #[cfg(target_os = "linux")]
 mod stand_in;
 

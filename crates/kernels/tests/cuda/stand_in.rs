@@ -1,5 +1,5 @@
-//! The tests for a card, on a driver, a cuBLASLt and a cuDNN that are written in C here and keep to what NVIDIA
-//! documents: what we call, in which order, with which arguments, and what is left behind. What a real card
+//! The tests for a card and for several, on a driver, a cuBLASLt, a cuDNN and an NCCL that are written in C here and
+//! keep to what NVIDIA documents: what we call, in which order, with which arguments, and what is left behind. What a real card
 //! computes they cannot say.
 
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ impl StandIn {
         let folder = Path::new(CACHES).join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("writable");
         let stand_in = Self(folder.clone());
-        for (file, text) in SOURCES {
+        for (file, text) in SOURCES.into_iter().chain([("nccl.c", longreel_shim::nccl_source())]) {
             std::fs::write(folder.join(file), text).expect("writable");
         }
         // Of the NVRTC at hand, which a driver of another CUDA would not fit.
@@ -44,6 +44,7 @@ impl StandIn {
             (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
             ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm"]),
             ("libcudnn_graph.so.9", "cudnn_graph.c", &[]),
+            ("libnccl.so.2", "nccl.c", &["-l:libcuda.so.1"]),
         ] {
             let ran = Command::new("cc")
                 .current_dir(&folder)
@@ -62,16 +63,33 @@ impl StandIn {
     fn card_tests(&self, nvrtc: &Path, variable: Option<(&str, &str)>) -> (bool, String) {
         card_tests(&format!("{}:{}", self.0.display(), nvrtc.display()), variable)
     }
+
+    /// What the tests for several cards say with eight of them, and whether they pass.
+    fn tests_of_several(&self, nvrtc: &Path, variables: &[(&str, &str)]) -> (bool, String) {
+        let libraries = format!("{}:{}", self.0.display(), nvrtc.display());
+        let variables = variables.iter().copied().chain([("STAND_IN_CARDS", "8")]);
+        tests(&["several::", "--test-threads=1"], &libraries, variables)
+    }
 }
 
 /// What the tests for a card say with these folders of libraries, and whether they pass.
 fn card_tests(libraries: &str, variable: Option<(&str, &str)>) -> (bool, String) {
+    tests(&["card::", "--test-threads=2"], libraries, variable)
+}
+
+fn tests<'a>(
+    which: &[&str],
+    libraries: &str,
+    variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> (bool, String) {
     let ran = Command::new(std::env::current_exe().expect("this test"))
-        .args(["card::", "--nocapture", "--test-threads=2"])
+        .args(which)
+        .arg("--nocapture")
         .env("LD_LIBRARY_PATH", libraries)
         .env("XDG_CACHE_HOME", CACHES)
         .env("RUST_BACKTRACE", "0")
-        .envs(variable)
+        .env_remove("LONGREEL_EXCHANGE")
+        .envs(variables)
         .output()
         .expect("this test runs");
     let said = [ran.stdout, ran.stderr].concat();
@@ -113,6 +131,79 @@ fn a_cudnn_that_is_of_no_use_leaves_attention_to_our_kernel_and_is_told_of() {
         assert!(passed, "{variable:?}: {said}");
         assert!(said.contains("cuDNN is not there") && said.contains(reason), "{said}");
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
+    }
+}
+
+/// What no way may leave or do.
+const BAD: [&str; 4] = ["LEFT BEHIND", "NCCL MISUSE", "DEADLOCK", "skipped"];
+
+#[test]
+fn several_cards_exchange_by_each_way_in_the_order_of_their_streams() {
+    let Some((stand_in, nvrtc)) = StandIn::build("several") else { return };
+    let (copies, through) = ("copies from card to card", "the driver's copies, which go through");
+    for (variables, way) in [
+        (&[][..], "NCCL 2.27.3"),
+        (&[("LONGREEL_EXCHANGE", "nccl")], "NCCL 2.27.3"),
+        (&[("LONGREEL_EXCHANGE", "peer")], copies),
+        (&[("LONGREEL_EXCHANGE", "peer"), ("STAND_IN_APART", "1")], through),
+        (&[("LONGREEL_EXCHANGE", "host")], "the host's memory"),
+    ] {
+        let (passed, said) = stand_in.tests_of_several(&nvrtc, variables);
+        assert!(passed, "{variables:?}: {said}");
+        for count in [2, 4, 8] {
+            assert!(said.contains(&format!("way of {count}: {way}")), "{variables:?}: {said}");
+        }
+        assert!(!BAD.iter().any(|bad| said.contains(bad)), "{variables:?}: {said}");
+        assert!(!said.contains("warning: "), "{variables:?}: {said}");
+    }
+}
+
+#[test]
+fn an_nccl_that_is_of_no_use_is_left_for_the_drivers_copies_and_those_for_the_host() {
+    let Some((stand_in, nvrtc)) = StandIn::build("fallback") else { return };
+    let (copies, host) = ("copies from card to card", "the host's memory");
+    for (variables, way, warning) in [
+        (&[("STAND_IN_NCCL_INIT", "2")][..], copies, "unhandled system error (as it was asked to)"),
+        (&[("STAND_IN_NCCL_SEND", "2")], copies, "LONGREEL_EXCHANGE=peer does without it"),
+        (&[("STAND_IN_NCCL_DAMAGE", "1")], copies, "what device 0 sent is not what came to device"),
+        // No fault of the machine's: doctor tells of it.
+        (&[("STAND_IN_NCCL_VERSION", "21200")], copies, ""),
+        (
+            &[("STAND_IN_NCCL_INIT", "2"), ("STAND_IN_PEERS_DAMAGE", "1")],
+            host,
+            "devices do not exchange by peer: ",
+        ),
+    ] {
+        let (passed, said) = stand_in.tests_of_several(&nvrtc, variables);
+        assert!(passed, "{variables:?}: {said}");
+        // Of the send, the first group alone.
+        assert!(said.contains(&format!("way of 2: {way}")), "{variables:?}: {said}");
+        assert_eq!(said.contains("warning: "), !warning.is_empty(), "{variables:?}: {said}");
+        assert!(said.contains(warning), "{variables:?}: {said}");
+        assert!(!BAD.iter().any(|bad| said.contains(bad)), "{variables:?}: {said}");
+    }
+    let asked_for = [("STAND_IN_NCCL_VERSION", "21200"), ("LONGREEL_EXCHANGE", "nccl")];
+    let (passed, said) = stand_in.tests_of_several(&nvrtc, &asked_for);
+    assert!(!passed && said.contains("2.12.0, and 2.18.0 is the oldest that is used"), "{said}");
+    assert!(said.contains("without LONGREEL_EXCHANGE another way is taken"), "{said}");
+}
+
+#[test]
+fn an_nccl_that_fails_in_the_middle_of_a_film_ends_it_and_nobody_waits() {
+    let Some((stand_in, nvrtc)) = StandIn::build("middle") else { return };
+    // Refused when it is asked for, and found out by looking while the cards wait for each other.
+    for variable in [("STAND_IN_NCCL_SEND", "9"), ("STAND_IN_NCCL_TELLS", "5")] {
+        let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+        let variables = [variable, ("STAND_IN_NCCL_FAILS_LATER", "1"), ("STAND_IN_CARDS", "2")];
+        let which = ["several::a_way_that_fails", "--test-threads=1"];
+        let (passed, said) = tests(&which, &libraries, variables);
+        assert!(passed, "{variable:?}: {said}");
+        assert!(
+            said.contains("failed: the GPU failed at exchanging between cards by NCCL"),
+            "{said}"
+        );
+        assert!(said.contains("again: ") && said.contains("LONGREEL_EXCHANGE=peer"), "{said}");
+        assert!(!BAD.iter().any(|bad| said.contains(bad)), "{variable:?}: {said}");
     }
 }
 

@@ -206,13 +206,15 @@ pub fn ways(
         let mut ranks = one.into_ranks();
         ranks.extend(devices[1..].iter().map(|device| network.clone().on(device)));
         let all = SplitTransformer::new(ranks)?;
+        all.warnings().for_each(|warning| eprintln!("warning: {warning}"));
         let context = shown.context(&all)?;
         let mut split = f64::INFINITY;
         for _ in 0..ROUNDS {
             split = split.min(shown.seconds(&all, &[&context])?);
         }
         let count = devices.len();
-        let what = format!("{count} devices, each with a strip of the picture, beside one");
+        let by = all.way().map(|way| format!(", exchanging by {way}")).unwrap_or_default();
+        let what = format!("{count} devices, each with a strip of the picture{by}, beside one");
         ways.push(Way { what, times: Some(alone / split), layers });
     }
     Ok(ways)

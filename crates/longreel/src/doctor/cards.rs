@@ -36,7 +36,32 @@ fn tell(findings: &mut Findings, found: &Probe, hidden: Option<&str>) {
     for card in &found.cards {
         one(findings, card);
     }
+    if found.cards.len() > 1 {
+        between(findings, &found.apart);
+    }
     libraries(findings, found);
+}
+
+/// How several cards are connected.
+fn between(findings: &mut Findings, apart: &[[u32; 2]]) {
+    if apart.is_empty() {
+        let found = words!("the cards reach each other's memory", "各显卡可直接访问彼此的显存");
+        return findings.ok("card", found);
+    }
+    let pairs: Vec<_> = apart.iter().map(|[a, b]| format!("cuda:{a}-cuda:{b}")).collect();
+    let pairs = pairs.join(", ");
+    findings.note(
+        "card",
+        words!(
+            "cards that do not reach each other's memory: {pairs}",
+            "无法直接访问彼此显存的显卡：{pairs}"
+        ),
+        Some(words!(
+            "what they exchange goes through the host, which is slower and no error; so it is with cards for games. \
+             `nvidia-smi topo -p2p r` says why",
+            "它们之间的数据经过主机内存，速度较慢，但不是错误；游戏显卡一般如此。原因见 `nvidia-smi topo -p2p r`"
+        )),
+    );
 }
 
 /// A driver without cards, and why they may be missing.
@@ -158,15 +183,12 @@ fn libraries(findings: &mut Findings, found: &Probe) {
         let absent = match result {
             Ok(library) => {
                 let (version, path) = (&library.version, library.path.display());
-                let (en, zh) = match (is_used(*kind), library.least) {
-                    (true, None) => (String::new(), String::new()),
-                    (true, Some(least)) => (
+                let (en, zh) = match library.least {
+                    None => (String::new(), String::new()),
+                    Some(least) => (
                         format!(" (not used: it is older than {least}, the oldest that is)"),
                         format!("（未使用：低于所需的最低版本 {least}）"),
                     ),
-                    (false, _) => {
-                        (" (this version does not use it)".into(), "（此版本不使用）".into())
-                    }
                 };
                 findings.ok(
                     "cuda",
@@ -175,7 +197,7 @@ fn libraries(findings: &mut Findings, found: &Probe) {
                 continue;
             }
             // Nobody need fetch what is of no use.
-            Err(_) if !is_used(*kind) => continue,
+            Err(_) if *kind == Kind::Nccl && found.cards.len() < 2 => continue,
             Err(absent) => absent,
         };
         let refused = refusals(absent);
@@ -193,6 +215,10 @@ fn libraries(findings: &mut Findings, found: &Probe) {
                 "{name} is not found: our own kernel computes attention",
                 "未找到 {name}：注意力将使用自带内核"
             ),
+            (Kind::Nccl, true) => words!(
+                "{name} is not found: the driver copies from card to card",
+                "未找到 {name}：显卡之间由驱动复制数据"
+            ),
             (_, true) => words!("{name} is not found", "未找到 {name}"),
         };
         let package = kind.package().unwrap_or("?");
@@ -207,11 +233,6 @@ fn libraries(findings: &mut Findings, found: &Probe) {
             _ => findings.note("cuda", without, Some(cure)),
         }
     }
-}
-
-/// Whether the kernels call it.
-fn is_used(kind: Kind) -> bool {
-    matches!(kind, Kind::Nvrtc | Kind::CublasLt | Kind::Cudnn)
 }
 
 /// Files of a library that could not be used, and why.
@@ -266,6 +287,7 @@ mod tests {
                 multiprocessors: 128,
                 clock_khz: 2_520_000,
             }],
+            apart: Vec::new(),
             libraries: vec![
                 (Kind::Nvrtc, Ok(nvrtc)),
                 blas,
@@ -290,6 +312,41 @@ mod tests {
             }
             assert!(!text.contains("NCCL"), "nobody need fetch it: {text}");
         }
+    }
+
+    #[test]
+    fn several_cards_are_told_of_with_what_is_between_them() {
+        let card = |ordinal| Card {
+            ordinal,
+            name: "a card".into(),
+            capability: (9, 0),
+            total_bytes: 80 << 30,
+            free_bytes: None,
+            multiprocessors: 132,
+            clock_khz: 1_830_000,
+        };
+        let found = |apart, nccl| Probe {
+            driver: Ok(DriverVersion { cuda: (12, 8), version: None, path: "libcuda.so.1".into() }),
+            cards: vec![card(0), card(1), card(2)],
+            apart,
+            libraries: vec![nccl],
+        };
+        for text in told(&found(vec![[0, 2]], absent(Kind::Nccl)), None) {
+            for part in ["cuda:0-cuda:2", "topo -p2p", "NCCL", "nvidia-nccl-cu12"] {
+                assert!(text.contains(part), "{part} is not in\n{text}");
+            }
+            assert!(!text.contains("cuda:0-cuda:1"), "{text}");
+        }
+        let old = Found {
+            version: "2.12.0".into(),
+            path: "/opt/libnccl.so.2".into(),
+            least: Some("2.18.0"),
+        };
+        let [english, chinese] = told(&found(Vec::new(), (Kind::Nccl, Ok(old))), None);
+        for text in [&english, &chinese] {
+            assert!(text.contains("/opt/libnccl.so.2") && text.contains("2.18.0"), "{text}");
+        }
+        assert!(english.contains("reach each other's memory") && chinese.contains("彼此的显存"));
     }
 
     #[test]
@@ -326,6 +383,7 @@ mod tests {
         let found = |status, name: &str, cure| Probe {
             driver: Err(NoDriver::Refuses { status, name: name.into(), cure }),
             cards: Vec::new(),
+            apart: Vec::new(),
             libraries: Vec::new(),
         };
         for text in told(&found(100, "CUDA_ERROR_NO_DEVICE", None), Some("-1")) {

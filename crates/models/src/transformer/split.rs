@@ -78,6 +78,16 @@ impl SplitTransformer {
         self.group.devices()
     }
 
+    /// How tensors go from one GPU to another, as [`LocalGroup::way`].
+    pub fn way(&self) -> Option<String> {
+        self.group.way()
+    }
+
+    /// Why they do not go by another way, as [`LocalGroup::warnings`].
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.group.warnings()
+    }
+
     /// As [`Transformer::context`].
     ///
     /// # Errors

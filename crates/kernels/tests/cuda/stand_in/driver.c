@@ -1,7 +1,8 @@
 // A driver of a card that is not there. It keeps to the order that CUDA promises and to nothing more: what
 // a stream is asked for is done when somebody waits for it and not before, memory of the program is read
 // at that time, and calls are refused as they are by the real one: without a context, outside of the
-// card's memory, with more shared memory than was asked for.
+// card's memory, with more shared memory than was asked for. There are STAND_IN_CARDS of it (one without), which reach
+// each other's memory unless STAND_IN_APART is there.
 #define _GNU_SOURCE
 #include "queue.h"
 
@@ -12,27 +13,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK, INVALID_VALUE, OUT_OF_MEMORY, NO_CONTEXT = 201, NOT_FOUND = 500 };
-enum { MOST = 1 << 16, ARGUMENTS = 48 };
+enum { OK, INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE = 101, NO_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500 };
+enum { PEERS_ALREADY = 704, NO_WAY = 217 };
+enum { MOST = 1 << 16, ARGUMENTS = 48, CARDS = 8, STREAMS = 32 };
 #define TOTAL ((size_t)24 << 30)
 #define SHARED_PLAIN (48 << 10)
 #define SHARED_MOST (163 << 10)
 
 typedef struct { Work work; void *what; } Item;
-typedef struct { Item *items; size_t done, count; } Queue;
-typedef struct { Queue *queue; size_t at; } Event;
+typedef struct { Item *items; size_t done, count; int card, busy; } Queue;
+typedef struct { Queue *queue; size_t at; int card; } Event;
 typedef struct { char name[64]; unsigned shared; } Function;
-typedef struct { unsigned long long start; size_t bytes; } Piece;
+typedef struct { unsigned long long start; size_t bytes; int card; } Piece;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static __thread int has_context;
+// The card whose context is current, from 1; 0 is none.
+static __thread int current;
 static Piece pieces[MOST];
-static size_t piece_count, taken;
-static Queue *queues[8];
-static int retained, streams, events, modules, pinned;
+static size_t piece_count, taken[CARDS];
+static Queue *queues[STREAMS];
+static int retained[CARDS], reaches[CARDS][CARDS], streams, events, modules, pinned;
+#define CARD (current - 1)
 
 #define ENTER                                  \
-    if (!has_context) return NO_CONTEXT;       \
+    if (!current) return NO_CONTEXT;           \
     pthread_mutex_lock(&mutex)
 #define LEAVE(status)                          \
     do {                                       \
@@ -41,17 +45,29 @@ static int retained, streams, events, modules, pinned;
         return result;                         \
     } while (0)
 
+static int cards(void) {
+    const char *count = getenv("STAND_IN_CARDS");
+    return count ? atoi(count) : 1;
+}
+
 static void run(Queue *queue, size_t until) {
+    // What is at work now comes before `done`.
+    if (queue->busy && until >= queue->done) {
+        fprintf(stderr, "DEADLOCK: two streams wait for each other\n");
+        abort();
+    }
     while (queue->done < until) {
         Item item = queue->items[queue->done++];
+        queue->busy = 1;
         item.work(item.what);
+        queue->busy = 0;
         free(item.what);
     }
 }
 
-static void run_all(void) {
-    for (int n = 0; n < 8; n++)
-        if (queues[n]) run(queues[n], queues[n]->count);
+static void run_all(int card) {
+    for (int n = 0; n < STREAMS; n++)
+        if (queues[n] && queues[n]->card == card) run(queues[n], queues[n]->count);
 }
 
 static int ask(Queue *queue, Work work, const void *what, size_t bytes) {
@@ -68,10 +84,43 @@ int stand_in_ask(void *stream, Work work, const void *what, size_t bytes) {
     LEAVE(ask(stream, work, what, bytes));
 }
 
-int stand_in_has(unsigned long long address, size_t bytes) {
+int stand_in_card_has(int card, unsigned long long address, size_t bytes) {
     for (size_t n = 0; n < piece_count; n++)
-        if (address >= pieces[n].start && address - pieces[n].start + bytes <= pieces[n].bytes) return 1;
+        if (pieces[n].card == card && address >= pieces[n].start && address - pieces[n].start + bytes <= pieces[n].bytes)
+            return 1;
     return 0;
+}
+int stand_in_has(unsigned long long address, size_t bytes) { return stand_in_card_has(CARD, address, bytes); }
+
+// Of several streams: what is left of it when all have come is freed.
+typedef struct { Queue *queues[CARDS]; size_t at[CARDS]; int count, left, done; Work work; void *what; } Meeting;
+static void meet(void *what) {
+    Meeting *meeting = *(Meeting **)what;
+    if (!meeting->done) {
+        meeting->done = 1;
+        for (int n = 0; n < meeting->count; n++)
+            if (meeting->queues[n]->done <= meeting->at[n]) run(meeting->queues[n], meeting->at[n]);
+        meeting->work(meeting->what);
+    }
+    if (--meeting->left == 0) {
+        free(meeting->what);
+        free(meeting);
+    }
+}
+int stand_in_meet(void **streams, int count, Work work, const void *what, size_t bytes) {
+    pthread_mutex_lock(&mutex);
+    if (count > CARDS) LEAVE(INVALID_VALUE);
+    Meeting *meeting = calloc(1, sizeof(Meeting));
+    meeting->count = meeting->left = count;
+    meeting->work = work;
+    meeting->what = malloc(bytes);
+    memcpy(meeting->what, what, bytes);
+    for (int n = 0; n < count; n++) {
+        meeting->queues[n] = streams[n];
+        meeting->at[n] = meeting->queues[n]->count;
+        ask(streams[n], meet, &meeting, sizeof meeting);
+    }
+    LEAVE(OK);
 }
 
 int cuInit(unsigned flags) {
@@ -90,18 +139,20 @@ int cuGetErrorString(unsigned status, const char **text) {
     return *text ? OK : INVALID_VALUE;
 }
 
-int cuDeviceGetCount(int *count) { return *count = 1, OK; }
+int cuDeviceGetCount(int *count) { return *count = cards(), OK; }
 int cuDeviceGet(int *device, int ordinal) {
-    if (ordinal != 0) return 101;
-    return *device = 0, OK;
+    if (ordinal < 0 || ordinal >= cards()) return NO_DEVICE;
+    return *device = ordinal, OK;
 }
 int cuDeviceGetName(char *name, int bytes, int device) {
-    return device ? 101 : (snprintf(name, bytes, "a card that is not there"), OK);
+    return device >= cards() ? NO_DEVICE : (snprintf(name, bytes, "a card that is not there"), OK);
 }
 int cuDeviceGetPCIBusId(char *name, int bytes, int device) {
-    return device ? 101 : (snprintf(name, bytes, "0000:00:00.0"), OK);
+    return device >= cards() ? NO_DEVICE : (snprintf(name, bytes, "0000:%02x:00.0", device), OK);
 }
-int cuDeviceTotalMem_v2(size_t *bytes, int device) { return device ? 101 : (*bytes = TOTAL, OK); }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) {
+    return device >= cards() ? NO_DEVICE : (*bytes = TOTAL, OK);
+}
 int cuDeviceGetAttribute(int *value, int which, int device) {
     switch (which) {
     case 13: *value = 1410000; break;
@@ -110,26 +161,45 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     case 76: *value = 0; break;
     default: return INVALID_VALUE;
     }
-    return device ? 101 : OK;
+    return device >= cards() ? NO_DEVICE : OK;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
+    if (device >= cards()) return NO_DEVICE;
     pthread_mutex_lock(&mutex);
-    retained++;
-    *context = &retained;
-    LEAVE(device ? 101 : OK);
+    retained[device]++;
+    *context = &retained[device];
+    LEAVE(OK);
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
     pthread_mutex_lock(&mutex);
-    if (--retained == 0 && (streams || events || modules || pinned))
+    int all = 0;
+    retained[device]--;
+    for (int n = 0; n < CARDS; n++) all += retained[n];
+    if (all == 0 && (streams || events || modules || pinned))
         fprintf(stderr, "LEFT BEHIND: %d streams, %d events, %d modules, %d pinned buffers\n", streams,
                 events, modules, pinned);
-    LEAVE(device ? 101 : OK);
+    LEAVE(OK);
 }
-int cuCtxSetCurrent(void *context) { return has_context = context == &retained, OK; }
+static int card_of(void *context) {
+    int *place = context;
+    return place >= retained && place < retained + CARDS && *place ? (int)(place - retained) : -1;
+}
+int cuCtxSetCurrent(void *context) { return current = card_of(context) + 1, current ? OK : NO_CONTEXT; }
 int cuCtxSynchronize(void) {
     ENTER;
-    run_all();
+    run_all(CARD);
     LEAVE(OK);
+}
+int cuDeviceCanAccessPeer(int *can, int card, int other) {
+    if (card >= cards() || other >= cards()) return NO_DEVICE;
+    return *can = card != other && !getenv("STAND_IN_APART"), OK;
+}
+int cuCtxEnablePeerAccess(void *context, unsigned flags) {
+    ENTER;
+    int other = card_of(context);
+    if (flags || other < 0 || other == CARD) LEAVE(INVALID_VALUE);
+    if (getenv("STAND_IN_APART")) LEAVE(NO_WAY);
+    LEAVE(reaches[CARD][other]++ ? PEERS_ALREADY : OK);
 }
 
 int cuStreamCreate(void **stream, unsigned flags) {
@@ -139,6 +209,7 @@ int cuStreamCreate(void **stream, unsigned flags) {
     int n = 0;
     while (queues[n]) n++;
     queues[n] = calloc(1, sizeof(Queue));
+    queues[n]->card = CARD;
     streams++;
     *stream = queues[n];
     LEAVE(OK);
@@ -146,7 +217,7 @@ int cuStreamCreate(void **stream, unsigned flags) {
 int cuStreamDestroy_v2(void *stream) {
     ENTER;
     streams--;
-    for (int n = 0; n < 8; n++)
+    for (int n = 0; n < STREAMS; n++)
         if (queues[n] == stream) queues[n] = NULL;
     LEAVE(OK);
 }
@@ -159,6 +230,7 @@ int cuEventCreate(void **event, unsigned flags) {
     ENTER;
     events++;
     *event = calloc(1, sizeof(Event));
+    ((Event *)*event)->card = CARD;
     LEAVE(flags & 2 ? OK : INVALID_VALUE);
 }
 int cuEventDestroy_v2(void *event) {
@@ -169,7 +241,10 @@ int cuEventDestroy_v2(void *event) {
 }
 int cuEventRecord(void *event, void *stream) {
     ENTER;
-    *(Event *)event = (Event){stream, ((Queue *)stream)->count};
+    // A stream marks events of its own card alone; any may wait for them.
+    int card = ((Event *)event)->card;
+    if (card != CARD || card != ((Queue *)stream)->card) LEAVE(INVALID_HANDLE);
+    *(Event *)event = (Event){stream, ((Queue *)stream)->count, card};
     LEAVE(OK);
 }
 static void run_to(void *what) {
@@ -189,22 +264,22 @@ int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
 int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
     ENTER;
     if (bytes == 0) LEAVE(INVALID_VALUE);
-    if (bytes > TOTAL - taken || piece_count == MOST) LEAVE(OUT_OF_MEMORY);
+    if (bytes > TOTAL - taken[CARD] || piece_count == MOST) LEAVE(OUT_OF_MEMORY);
     size_t whole = (bytes + 255) / 256 * 256;
     void *memory = aligned_alloc(256, whole);
     if (!memory) LEAVE(OUT_OF_MEMORY);
     memset(memory, 0xcd, whole);
-    pieces[piece_count++] = (Piece){(uintptr_t)memory, bytes};
-    taken += bytes;
+    pieces[piece_count++] = (Piece){(uintptr_t)memory, bytes, CARD};
+    taken[CARD] += bytes;
     *address = (uintptr_t)memory;
     LEAVE(OK);
 }
 int cuMemFree_v2(unsigned long long address) {
     ENTER;
     for (size_t n = 0; n < piece_count; n++) {
-        if (pieces[n].start != address) continue;
-        run_all();
-        taken -= pieces[n].bytes;
+        if (pieces[n].start != address || pieces[n].card != CARD) continue;
+        run_all(CARD);
+        taken[CARD] -= pieces[n].bytes;
         pieces[n] = pieces[--piece_count];
         free((void *)(uintptr_t)address);
         LEAVE(OK);
@@ -213,7 +288,7 @@ int cuMemFree_v2(unsigned long long address) {
 }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
     ENTER;
-    *free_bytes = TOTAL - taken;
+    *free_bytes = TOTAL - taken[CARD];
     *total = TOTAL;
     LEAVE(OK);
 }
@@ -231,11 +306,13 @@ int cuMemFreeHost(void *memory) {
     LEAVE(OK);
 }
 
-typedef struct { void *to; const void *from; size_t bytes; } Copy;
+typedef struct { void *to; const void *from; size_t bytes; int spoils; } Copy;
 static void copy(void *what) {
     Copy *copy = what;
     if (copy->from) memmove(copy->to, copy->from, copy->bytes);
     else memset(copy->to, 0, copy->bytes);
+    // As where an IOMMU is in the way of the cards.
+    if (copy->spoils) ((char *)copy->to)[copy->bytes / 2] ^= 1;
 }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) {
     ENTER;
@@ -252,6 +329,17 @@ int cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t 
     Copy what = {(void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes};
     int fits = stand_in_has(to, bytes) && stand_in_has(from, bytes);
     LEAVE(fits ? ask(stream, copy, &what, sizeof what) : INVALID_VALUE);
+}
+int cuMemcpyPeerAsync(unsigned long long to, void *to_context, unsigned long long from, void *from_context, size_t bytes,
+                      void *stream) {
+    ENTER;
+    Copy what = {(void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes};
+    int there = card_of(to_context), here = card_of(from_context);
+    int fits = stand_in_card_has(there, to, bytes) && stand_in_card_has(here, from, bytes);
+    // In the order of a stream of the card whose context is current.
+    if (!fits || ((Queue *)stream)->card != CARD || (CARD != there && CARD != here)) LEAVE(INVALID_VALUE);
+    what.spoils = getenv("STAND_IN_PEERS_DAMAGE") != NULL;
+    LEAVE(ask(stream, copy, &what, sizeof what));
 }
 int cuMemsetD8Async(unsigned long long to, unsigned char value, size_t bytes, void *stream) {
     ENTER;
