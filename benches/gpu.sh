@@ -108,7 +108,7 @@ done
 
 printf '\n== summary\n'
 cat "$out"/distance.txt 2>/dev/null
-grep -H "times as fast" "$out"/bench-*.txt 2>/dev/null | sed "s|^$out/bench-||"
+grep -H -e "times as fast" -e "exchange in a layer" "$out"/bench-*.txt 2>/dev/null | sed "s|^$out/bench-||"
 for bench in "$out"/bench-*.txt; do
     printf '%s\n' "--- $bench"
     cat "$bench"

@@ -1,6 +1,7 @@
 //! `longreel bench`: how fast this machine is at the shapes of the published models, with random
 //! weights, so that nothing has to be fetched for it.
 
+mod exchange;
 mod networks;
 mod random;
 mod table;
@@ -131,6 +132,11 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
         Vec::new()
     };
     ways.iter().for_each(|way| say(table::of_way(way)));
+    let exchange = match &devices[..] {
+        [_] => None,
+        several => Some(exchange::Exchange::of(&model, window, several)?),
+    };
+    exchange.iter().for_each(|exchange| say(exchange.line()));
     let shown = window.with_latents(latents.min(DECODED));
     measured.push(networks::decoder(shown, budget * peak, folder.path(), device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
@@ -157,6 +163,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             "probe_flops_per_second": peak,
             "peak_memory_bytes": memory,
             "notes": notes,
+            "exchange": exchange.as_ref().map(exchange::Exchange::json),
             "ways": ways.iter().map(table::json_of_way).collect::<Vec<_>>(),
             "networks": measured.iter().map(|network| table::json(network, peak)).collect::<Vec<_>>(),
         }));

@@ -45,6 +45,10 @@ fn several_devices_and_a_batch_are_measured_beside_one_device_pass_by_pass() {
         let times = way["times_as_fast"].as_f64().expect("a number");
         assert!(times > 0.05 && times < 20.0, "{way:#}");
     }
+    // Half of the tokens (two latent frames of 16) of half of the heads to the other one, four times.
+    let exchange = &report["exchange"];
+    assert_eq!(exchange["bytes"], 4 * 16 * 768 * 4, "{exchange:#}");
+    assert!(exchange["seconds"].as_f64() > Some(0.0) && exchange["way"].is_null(), "{exchange:#}");
 }
 
 #[test]
