@@ -31,7 +31,7 @@ step doctor "$program" doctor --offline
 if command -v cargo >/dev/null; then
     export LONGREEL_TEST_DEVICE=cuda
     step kernels cargo test --release -p longreel-kernels --test gpu --test cuda
-    step networks cargo test --release -p longreel-models --test transformer --test vae --test text_encoder --test clip_vision --test key_value_cache
+    step networks cargo test --release -p longreel-models --test transformer --test fp8 --test vae --test text_encoder --test clip_vision --test key_value_cache
     unset LONGREEL_TEST_DEVICE
 fi
 # Films by NAME on the devices that are named next; more words are flags.
@@ -44,6 +44,9 @@ step film-cpu film cpu cpu
 step film-cuda film cuda cuda
 step film-batch film batch cuda --guidance-batch on
 step film-no-batch film no-batch cuda --guidance-batch off
+# Products of 8-bit floats, beside the processor that rounds in the same way, and beside bf16.
+step film-fp8-cpu film fp8-cpu cpu --dtype fp8
+step film-fp8 film fp8 cuda --dtype fp8
 # As many cards as the driver shows a program, named as it numbers them.
 cards=$(LC_ALL=C.UTF-8 "$program" doctor --offline 2>/dev/null | grep -c 'cuda:[0-9]* .* free of')
 several=()
@@ -68,7 +71,7 @@ for way in "${ways[@]}"; do
 done
 [ "${#several[@]}" -gt 0 ] && step film-1-strip film 1-strip cuda --guidance-scale 1
 if command -v python3 >/dev/null; then
-    pairs=(cpu cuda no-batch batch)
+    pairs=(cpu cuda no-batch batch fp8-cpu fp8 cuda fp8)
     for count in "${several[@]}"; do
         pairs+=(cuda "$count-cards")
         [ "$count" -le 4 ] && pairs+=(1-strip "$count-strips")
@@ -94,6 +97,10 @@ step bench-14B-480P "$program" bench SkyReels-V2-DF-14B-540P --size 832x480 --nu
 step bench-14B-540P "$program" bench SkyReels-V2-DF-14B-540P
 # The same with our own kernel for attention, beside cuDNN's.
 step bench-14B-540P-own-attention env LONGREEL_CUDNN=off "$program" bench SkyReels-V2-DF-14B-540P
+# Products of 8-bit floats, by cuBLASLt where it has them, beside bf16 above.
+step bench-1.3B-540P-fp8 "$program" bench SkyReels-V2-DF-1.3B-540P --dtype fp8
+step bench-14B-480P-fp8 "$program" bench SkyReels-V2-DF-14B-540P --size 832x480 --num-frames 81 --dtype fp8
+step bench-14B-540P-fp8 "$program" bench SkyReels-V2-DF-14B-540P --dtype fp8
 step bench-14B-720P "$program" bench SkyReels-V2-DF-14B-720P --num-frames 121 --trace "$out/14B.json"
 # How much faster several are: 1.3B has 12 heads and is for up to four, 14B has 40.
 for count in "${several[@]}"; do

@@ -28,7 +28,7 @@ pub struct Opened {
 
 impl DeviceChoice {
     /// Opens the devices. On a GPU weights asked for as `f32` are computed with as that, and others in
-    /// bf16.
+    /// bf16; products of 8-bit floats are tried first where `dtype` has them.
     ///
     /// # Errors
     /// When a GPU was asked for that cannot be used.
@@ -40,6 +40,9 @@ impl DeviceChoice {
         let gpu = |ordinal| {
             let gpu = Gpu::new(cuda::open(ordinal)?, compute);
             gpu.check_arithmetic()?;
+            if dtype == Some(WeightDtype::Fp8) {
+                gpu.check_8_bit_products()?;
+            }
             Ok::<_, GpuError>(Device::Gpu(gpu))
         };
         let cpu = |count, warning| Opened { devices: vec![Device::Cpu; count], warning };
@@ -163,12 +166,17 @@ impl Need {
         let values = transformer_values(transformer);
         let bytes = model.transformer_bytes.min(2 * values);
         let largest = dim * ffn.max(6 * dim);
+        // A byte for each value that a product in 8 bits is given.
+        let codes = match model.has_8_bit_products() {
+            true => batch.all_tokens() as u64 * dim,
+            false => 0,
+        };
         // Those that are brought in turn come as they are in the file, singles too.
         let stored = model.transformer_bytes as f64 / values as f64;
         Self {
             weights: bytes + model.other_bytes,
             largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
-            activations: gpu_forward_bytes(transformer, batch) + kept,
+            activations: gpu_forward_bytes(transformer, batch) + codes + kept,
             state: gpu_state_bytes(&model.vae, size, strips),
             decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
         }
@@ -344,6 +352,7 @@ mod tests {
                 scheduler: SchedulerConfig::default(),
                 transformer_bytes: bytes,
                 text_encoder_bytes: 0,
+                converted: None,
                 other_bytes: 254 << 20,
                 upscaler: None,
                 gpu: None,

@@ -24,7 +24,9 @@ use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
 use crate::noise::NoiseSource;
 use crate::outputs::{Outputs, check_writable, run_folder};
-use crate::plan::{FilmPlan, ModelFacts, check_inputs, plan, step_cache, video_history_frames};
+use crate::plan::{
+    Converted, FilmPlan, ModelFacts, check_inputs, plan, step_cache, video_history_frames,
+};
 use crate::prompts::{Prompter, prompts_of};
 use crate::request::{FilmRequest, StartFrom};
 use crate::room::check_room;
@@ -121,6 +123,11 @@ impl Engine {
             vae: folder.vae_config().clone(),
             scheduler,
             transformer_bytes: folder.transformer_bytes(),
+            converted: options.dtype.map(|dtype| Converted {
+                dtype,
+                stored_bytes: folder.transformer_bytes_stored(),
+                memory_bytes: folder.transformer_bytes_converted(),
+            }),
             text_encoder_bytes: folder.text_encoder_bytes(),
             other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
             upscaler: upscaler.map(|upscaler| upscaler.shape()),

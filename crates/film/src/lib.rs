@@ -80,8 +80,9 @@ pub use memory::{
 };
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    Beyond, FilmPlan, FinishSummary, GpuPlan, GuidanceBatchSummary, KvCacheSummary, ModelFacts,
-    PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes, human_seconds, plan,
+    Beyond, Converted, FilmPlan, FinishSummary, GpuPlan, GuidanceBatchSummary, KvCacheSummary,
+    ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes, human_seconds,
+    plan,
 };
 pub use request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,

@@ -15,6 +15,11 @@ struct __align__(2) bf16 {
     u16 bits;
 };
 
+// 8-bit floats of four bits of exponent: `float8_e4m3fn`.
+struct e4m3 {
+    u8 bits;
+};
+
 #ifndef LONGREEL_SHIM
 
 // The block's dynamic shared memory, under `name`.
@@ -45,6 +50,19 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float *d, const unsigned *a, c
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// Cards from Ada on multiply e4m3, and compilers from CUDA 12.4 on say so to all of them.
+#if __CUDA_ARCH__ >= 890 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1204
+#define MMA_E4M3
+// d += a b, for e4m3 a (16 x 32, rows) and b (32 x 8, columns), by the whole warp.
+__device__ __forceinline__ void mma_m16n8k32_e4m3(float *d, const unsigned *a, const unsigned *b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
 
 // Lane 8 j + i gives the address of row i (8 values of 16 bits, in shared memory) of matrix j. r[j]
 // becomes values 2 (lane % 4) and the next of row lane / 4 of matrix j, or of its transpose.
@@ -108,6 +126,24 @@ __device__ __forceinline__ float to_f32(float v) { return v; }
 __device__ __forceinline__ float to_f32(bf16 v) { return __uint_as_float((unsigned)v.bits << 16); }
 __device__ __forceinline__ void set(float &to, float v) { to = v; }
 __device__ __forceinline__ void set(bf16 &to, float v) { to.bits = f32_to_bf16_bits(v); }
+
+__device__ __forceinline__ float to_f32(e4m3 v) {
+    unsigned magnitude = v.bits & 0x7f;
+    // Moved to a single's places it reads as a number 2^120 too small, subnormals included.
+    float scaled = __fmul_rn(__uint_as_float(magnitude << 20), __uint_as_float((127 + 120) << 23));
+    unsigned special = magnitude == 0x7f ? 0x7fc00000 : 0;
+    return __uint_as_float(__float_as_uint(scaled) | special | (v.bits & 0x80u) << 24);
+}
+// To the nearest, ties to even; what is too large becomes 448, as the format has no infinity.
+__device__ __forceinline__ void set(e4m3 &to, float v) {
+    unsigned bits = __float_as_uint(v), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
+    // Below 2^-6 multiples of 2^-9, which is the last place of 2^14.
+    unsigned small = __float_as_uint(__fadd_rn(__uint_as_float(magnitude), 16384.0f)) - 0x46800000u;
+    // Above it three bits behind the exponent, whose bias is 127 there and 7 here.
+    unsigned normal = (magnitude - (120u << 23) + 0x7ffff + (magnitude >> 20 & 1)) >> 20;
+    unsigned code = magnitude < 0x3c800000u ? small : normal < 0x7e ? normal : 0x7e;
+    to.bits = (u8)(sign | (magnitude > 0x7f800000u ? 0x7f : code));
+}
 
 // Writes a kernel for each element, or for each pair of them: `DEFINE(A)`, `DEFINE(A, B)`.
 #define FOR_EACH_ELEMENT(DEFINE) DEFINE(f32) DEFINE(bf16)

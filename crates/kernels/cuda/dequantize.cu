@@ -9,13 +9,6 @@ __device__ __forceinline__ float f16_to_f32(unsigned half) {
     return __uint_as_float(__float_as_uint(scaled) | special | (half & 0x8000) << 16);
 }
 
-__device__ __forceinline__ float f8_e4m3_to_f32(unsigned byte) {
-    unsigned magnitude = byte & 0x7f;
-    float scaled = __fmul_rn(__uint_as_float(magnitude << 20), __uint_as_float((127 + 120) << 23));
-    unsigned special = magnitude == 0x7f ? 0x7fc00000 : 0;
-    return __uint_as_float(__float_as_uint(scaled) | special | (byte & 0x80) << 24);
-}
-
 // Formats of single values: what they are stored as, what eight of them are read in, and their value.
 struct F32 {
     typedef unsigned Stored;
@@ -35,7 +28,7 @@ struct BF16 {
 struct F8E4M3 {
     typedef u8 Stored;
     typedef uint2 Word;
-    static __device__ __forceinline__ float value(unsigned v) { return f8_e4m3_to_f32(v); }
+    static __device__ __forceinline__ float value(unsigned v) { return to_f32(e4m3{(u8)v}); }
 };
 struct F8E5M2 {
     typedef u8 Stored;

@@ -1,19 +1,10 @@
 // Fully connected layers: out[rows][outputs] from x[rows][inputs] and w[outputs][inputs], all row-major.
 
-// The product's rows are those of the result.
-struct Straight {
-    Finish finish;
-
-    __device__ int rows() const { return finish.rows; }
-    __device__ int columns() const { return finish.columns; }
-    __device__ i64 place(int row) const { return row; }
-};
-
 #define GEMM_PARAMETERS(Left, Right)                                                              \
     const Left *x, const Right *w, void *out, int out_bf16, const float *bias, const float *gate, \
         int tokens_per_frame, int first_token, int activation, int add, int rows, int inputs, int outputs
 #define GEMM_OUT \
-    Straight { {out, out_bf16, bias, gate, tokens_per_frame, first_token, activation, add, rows, outputs} }
+    Straight<Finish> { {out, out_bf16, bias, gate, tokens_per_frame, first_token, activation, add, rows, outputs} }
 
 // Rows of a multiple of 8 values that begin at multiples of 16 bytes.
 #define GEMM_TENSOR(name, ROWS, COLUMNS, WARP_ROWS, WARP_COLUMNS)                               \
@@ -37,22 +28,6 @@ GEMM_PLAIN(gemm_f32_f32, float, float)
 GEMM_PLAIN(gemm_f32_bf16, float, bf16)
 GEMM_PLAIN(gemm_bf16_f32, bf16, float)
 GEMM_PLAIN(gemm_bf16_bf16, bf16, bf16)
-
-// What is left of a layer after a product by a vendor's library: from sums[rows][outputs] by bias,
-// activation and gate. `sums` may be `out` itself.
-template <class T>
-__device__ void finish_sums(const T* sums, const Finish& finish) {
-    const int quads = ceil_div(finish.columns, 4);
-    const i64 step = (i64)gridDim.x * blockDim.x;
-    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (i64)finish.rows * quads; i += step) {
-        const int row[1] = {(int)(i / quads)}, column[1] = {(int)(i % quads) * 4};
-        const i64 to[1] = {row[0]};
-        float values[1][4];
-        Finish::read(values[0], sums + to[0] * finish.columns + column[0], finish.columns % 4 == 0,
-                     finish.columns - column[0]);
-        finish.quads(row, to, column, values);
-    }
-}
 
 #define GEMM_FINISH(name, T)                                                                       \
     extern "C" __global__ void __launch_bounds__(256)                                              \

@@ -122,6 +122,16 @@ struct Finish {
     }
 };
 
+// The product's rows are those of the result.
+template <class F>
+struct Straight {
+    F finish;
+
+    __device__ int rows() const { return finish.rows; }
+    __device__ int columns() const { return finish.columns; }
+    __device__ i64 place(int row) const { return row; }
+};
+
 // Which tile of `tiles_down` x `tiles_across` this block computes: groups of 16 rows of tiles, so that
 // the blocks that run at one time share what they read.
 struct TilePlace {
@@ -137,11 +147,17 @@ struct TilePlace {
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Products on the tensor cores, of bf16 with sums in f32. A block of 128 threads computes ROWS x
-// COLUMNS, a warp WARP_ROWS x WARP_COLUMNS of them. Stages of 32 values along k are copied ahead into
-// shared memory. A line of a stage is 64 bytes, four pieces of 16; piece c of line r is kept at place
-// c ^ (r / 2 % 4), so that eight lines' pieces at one k are in different banks.
-template <int ROWS, int COLUMNS, int WARP_ROWS, int WARP_COLUMNS>
+// sums += left right, of a warp's fragments of 16 x 16 and 16 x 8 values.
+__device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&left)[4], const unsigned* right, bf16) {
+    mma_m16n8k16_bf16(sums, left, right);
+}
+
+// Products on the tensor cores, with sums in f32. A block of 128 threads computes ROWS x COLUMNS, a warp
+// WARP_ROWS x WARP_COLUMNS of them. Stages of 32 units of 16 bits along k, a bf16 each or what else
+// `multiply` takes, are copied ahead into shared memory. A line of a stage is 64 bytes, four pieces of 16;
+// piece c of line r is kept at place c ^ (r / 2 % 4), so that eight lines' pieces at one k are in
+// different banks.
+template <int ROWS, int COLUMNS, int WARP_ROWS, int WARP_COLUMNS, class Unit = bf16>
 struct TensorTile {
     static constexpr int THREADS = 128, DEPTH = 32, STAGES = 3;
     static constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;
@@ -153,33 +169,33 @@ struct TensorTile {
 
     template <int LINES, class Side>
     static __device__ void bring(const Side& side, const typename Side::Slot (&slots)[(LINES + 31) / 32],
-                                 const typename Side::Walk& walk, bf16* stage) {
+                                 const typename Side::Walk& walk, Unit* stage) {
         const int line = threadIdx.x / 4, piece = threadIdx.x % 4;
 #pragma unroll
         for (int i = 0; i < (LINES + 31) / 32; ++i) {
             if (LINES % 32 == 0 || line + i * 32 < LINES) {
-                const bf16* from = side.find(slots[i], walk);
+                const Unit* from = side.find(slots[i], walk);
                 cp_async_16(stage + place(line + i * 32, piece), from != nullptr ? from : side.base(), from != nullptr ? 16 : 0);
             }
         }
     }
 
     template <class Left, class Out>
-    static __device__ void run(const Left& left, const Plain<bf16>& right, int depth, bf16* shared, const Out& out) {
+    static __device__ void run(const Left& left, const Plain<Unit>& right, int depth, Unit* shared, const Out& out) {
         const TilePlace tile(ceil_div(out.rows(), ROWS), ceil_div(out.columns(), COLUMNS));
         const int first_row = tile.down * ROWS, first_column = tile.across * COLUMNS;
         const int line = threadIdx.x / 4, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
         typename Left::Slot left_slots[ROWS / 32];
-        typename Plain<bf16>::Slot right_slots[(COLUMNS + 31) / 32];
+        typename Plain<Unit>::Slot right_slots[(COLUMNS + 31) / 32];
 #pragma unroll
         for (int i = 0; i < ROWS / 32; ++i) left_slots[i] = left.slot(first_row + line + i * 32);
 #pragma unroll
         for (int i = 0; i < (COLUMNS + 31) / 32; ++i) right_slots[i] = right.slot(first_column + line + i * 32);
         typename Left::Walk left_walk = left.walk(threadIdx.x % 4 * 8);
-        typename Plain<bf16>::Walk right_walk = right.walk(threadIdx.x % 4 * 8);
+        typename Plain<Unit>::Walk right_walk = right.walk(threadIdx.x % 4 * 8);
         auto bring_stage = [&](int stage) {
-            bf16* to = shared + stage * STAGE_VALUES;
+            Unit* to = shared + stage * STAGE_VALUES;
             bring<ROWS>(left, left_slots, left_walk, to);
             bring<COLUMNS>(right, right_slots, right_walk, to + ROWS * DEPTH);
             left_walk.advance(DEPTH);
@@ -202,8 +218,8 @@ struct TensorTile {
             __syncthreads();
             if (step + STAGES - 1 < steps) bring_stage(stage == 0 ? STAGES - 1 : stage - 1);
             cp_async_commit();
-            const bf16* lefts = shared + stage * STAGE_VALUES;
-            const bf16* rights = lefts + ROWS * DEPTH;
+            const Unit* lefts = shared + stage * STAGE_VALUES;
+            const Unit* rights = lefts + ROWS * DEPTH;
 #pragma unroll
             for (int k = 0; k < DEPTH / 8; k += 2) {
                 unsigned a[DOWN][4], b[ACROSS / 2][4];
@@ -220,7 +236,7 @@ struct TensorTile {
                 for (int i = 0; i < DOWN; ++i) {
 #pragma unroll
                     for (int j = 0; j < ACROSS; ++j) {
-                        mma_m16n8k16_bf16(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
+                        multiply(sums[i][j], a[i], &b[j / 2][j % 2 * 2], Unit());
                     }
                 }
             }
@@ -328,4 +344,20 @@ __device__ void plain_tile(const Left& left, const Right& right, int depth, cons
         to[i] = out.place(rows[i]);
     }
     out.finish.quads(rows, to, columns, sums);
+}
+
+// What is left of a layer after a product by a vendor's library: from sums[rows][outputs] by bias,
+// activation and gate. `sums` may be `out` itself.
+template <class T, class F>
+__device__ void finish_sums(const T* sums, const F& finish) {
+    const int quads = ceil_div(finish.columns, 4);
+    const i64 step = (i64)gridDim.x * blockDim.x;
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (i64)finish.rows * quads; i += step) {
+        const int row[1] = {(int)(i / quads)}, column[1] = {(int)(i % quads) * 4};
+        const i64 to[1] = {row[0]};
+        float values[1][4];
+        F::read(values[0], sums + to[0] * finish.columns + column[0], finish.columns % 4 == 0,
+                finish.columns - column[0]);
+        finish.quads(row, to, column, values);
+    }
 }

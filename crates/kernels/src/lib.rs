@@ -14,6 +14,7 @@ pub mod cuda;
 mod dequantize;
 mod device;
 mod dtype;
+mod fp8;
 mod gemm;
 pub mod gpu;
 mod host;

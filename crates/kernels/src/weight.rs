@@ -134,7 +134,7 @@ impl Weight {
     }
 
     /// What the stored values are multiplied by, in equal parts.
-    pub(crate) fn scales(&self) -> Option<&[f32]> {
+    pub fn scales(&self) -> Option<&[f32]> {
         self.scales.as_deref()
     }
 

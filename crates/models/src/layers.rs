@@ -17,6 +17,18 @@ pub(crate) fn linear(
     Ok(Linear::new(weight, Some(bias)))
 }
 
+/// As [`linear`], for a large layer of a block that runs in every pass: with products in 8 bits where the source
+/// is for those.
+pub(crate) fn block_linear(
+    source: &mut TensorSource,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+) -> Result<Linear, ModelError> {
+    let layer = linear(source, name, inputs, outputs)?;
+    Ok(if source.has_8_bit_products() { layer.with_8_bit_products() } else { layer })
+}
+
 /// A linear layer without bias: `{name}.weight` `[outputs, inputs]`.
 pub(crate) fn linear_without_bias(
     source: &mut TensorSource,

@@ -1,5 +1,5 @@
 // The instructions of tensor cores and asynchronous copies, as the PTX ISA describes them (chapters
-// "Matrix fragments for mma.m16n8k16", "ldmatrix", "cp.async"). On a card `common.cu` has the same
+// "Matrix fragments for mma.m16n8k16" and "mma.m16n8k32", "ldmatrix", "cp.async"). On a card `common.cu` has the same
 // functions as inline PTX.
 
 namespace shim {
@@ -14,13 +14,53 @@ struct MmaResult {
     float d[4];
 };
 
-// Where value `i` of lane `lane` stands in A (16 x 16), B (16 x 8) and C (16 x 8).
-inline int a_row(int lane, int i) { return lane / 4 + (i / 2 % 2) * 8; }
-inline int a_column(int lane, int i) { return lane % 4 * 2 + i % 2 + (i / 4) * 8; }
-inline int b_row(int lane, int i) { return lane % 4 * 2 + i % 2 + (i / 2) * 8; }
+// e4m3 has no infinity, and one NaN of either sign.
+inline float from_e4m3(unsigned bits) {
+    int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float magnitude = exponent == 0 ? ldexpf(mantissa, -9) : ldexpf(8 + mantissa, exponent - 10);
+    if ((bits & 0x7f) == 0x7f) magnitude = NAN;
+    return bits & 0x80 ? -magnitude : magnitude;
+}
+
+// Where value `i` of lane `lane` stands in A (16 x 8 N), B (8 N x 8) and C (16 x 8), for registers of N values.
+template <int N>
+inline int a_row(int lane, int i) { return lane / 4 + (i / N % 2) * 8; }
+template <int N>
+inline int a_column(int lane, int i) { return lane % 4 * N + i % N + (i / (2 * N)) * 4 * N; }
+template <int N>
+inline int b_row(int lane, int i) { return lane % 4 * N + i % N + (i / N) * 4 * N; }
 inline int b_column(int lane, int) { return lane / 4; }
 inline int c_row(int lane, int i) { return lane / 4 + (i / 2) * 8; }
 inline int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
+
+// d += a b, whose registers hold N values each; `Value` makes a number of the bits of one.
+template <int N, float Value(unsigned)>
+static inline void mma(float *d, const unsigned *a, const unsigned *b) {
+    MmaFragments mine;
+    memcpy(mine.a, a, sizeof mine.a);
+    memcpy(mine.b, b, sizeof mine.b);
+    memcpy(mine.c, d, sizeof mine.c);
+    auto result = collective<MmaFragments, MmaResult>(~0u, mine, [](auto in, auto out, unsigned arrived) {
+        if (arrived != ~0u) fail("mma without all lanes of the warp");
+        constexpr int DEPTH = 8 * N, BITS = 32 / N;
+        constexpr unsigned MASK = (1u << BITS) - 1;
+        float a[16][DEPTH], b[DEPTH][8];
+        for (int lane = 0; lane < 32; lane++) {
+            for (int i = 0; i < 4 * N; i++)
+                a[a_row<N>(lane, i)][a_column<N>(lane, i)] = Value(in[lane]->a[i / N] >> (i % N * BITS) & MASK);
+            for (int i = 0; i < 2 * N; i++)
+                b[b_row<N>(lane, i)][b_column(lane, i)] = Value(in[lane]->b[i / N] >> (i % N * BITS) & MASK);
+        }
+        for (int lane = 0; lane < 32; lane++)
+            for (int i = 0; i < 4; i++) {
+                int row = c_row(lane, i), column = c_column(lane, i);
+                float sum = in[lane]->c[i];
+                for (int k = 0; k < DEPTH; k++) sum += a[row][k] * b[k][column];
+                out[lane]->d[i] = sum;
+            }
+    });
+    memcpy(d, result.d, sizeof result.d);
+}
 
 template <int N>
 struct Registers {
@@ -56,33 +96,16 @@ static inline void load_matrices(unsigned *r, const void *row) {
 
 }  // namespace shim
 
+#define MMA_E4M3
+
 // d += a b, for bf16 a (16 x 16, rows) and b (16 x 8, columns), by the whole warp.
 static inline void mma_m16n8k16_bf16(float *d, const unsigned *a, const unsigned *b) {
-    shim::MmaFragments mine;
-    memcpy(mine.a, a, sizeof mine.a);
-    memcpy(mine.b, b, sizeof mine.b);
-    memcpy(mine.c, d, sizeof mine.c);
-    auto result = shim::collective<shim::MmaFragments, shim::MmaResult>(
-        ~0u, mine, [](auto in, auto out, unsigned arrived) {
-            if (arrived != ~0u) shim::fail("mma without all lanes of the warp");
-            float a[16][16], b[16][8];
-            for (int lane = 0; lane < 32; lane++) {
-                for (int i = 0; i < 8; i++)
-                    a[shim::a_row(lane, i)][shim::a_column(lane, i)] =
-                        shim::from_bf16(in[lane]->a[i / 2] >> (i % 2 * 16) & 0xffff);
-                for (int i = 0; i < 4; i++)
-                    b[shim::b_row(lane, i)][shim::b_column(lane, i)] =
-                        shim::from_bf16(in[lane]->b[i / 2] >> (i % 2 * 16) & 0xffff);
-            }
-            for (int lane = 0; lane < 32; lane++)
-                for (int i = 0; i < 4; i++) {
-                    int row = shim::c_row(lane, i), column = shim::c_column(lane, i);
-                    float sum = in[lane]->c[i];
-                    for (int k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
-                    out[lane]->d[i] = sum;
-                }
-        });
-    memcpy(d, result.d, sizeof result.d);
+    shim::mma<2, shim::from_bf16>(d, a, b);
+}
+
+// d += a b, for e4m3 a (16 x 32, rows) and b (32 x 8, columns), by the whole warp.
+static inline void mma_m16n8k32_e4m3(float *d, const unsigned *a, const unsigned *b) {
+    shim::mma<4, shim::from_e4m3>(d, a, b);
 }
 
 // Lane 8 j + i gives the address of row i (8 values of 16 bits, in shared memory) of matrix j. r[j]

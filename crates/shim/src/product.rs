@@ -1,6 +1,7 @@
 //! The matrix product that a vendor's library would do, in plain loops.
 
-use longreel_kernels::gpu::{Address, Element, GpuError, MatMul};
+use longreel_kernels::gpu::{Address, Element, GpuError, MatMul, Operands};
+use longreel_kernels::{DType, dequantize};
 
 use crate::memory::Memory;
 
@@ -16,6 +17,26 @@ fn read(memory: &Memory, at: Address, len: usize, element: Element) -> Result<Ve
         }
     };
     Ok((0..len).map(value).collect())
+}
+
+/// Rows of `len / count` values of e4m3, each by its factor if there are any.
+fn read_codes(
+    memory: &Memory,
+    at: Address,
+    len: usize,
+    factors: Option<(Address, usize)>,
+) -> Result<Vec<f32>, GpuError> {
+    let from = memory.range("matmul", at, len)?;
+    // SAFETY: the range is in an allocation.
+    let codes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), len) };
+    let mut values = vec![0.0; len];
+    dequantize(DType::F8E4M3, codes, &mut values);
+    if let Some((factors, count)) = factors {
+        let factors = read(memory, factors, count, Element::F32)?;
+        let rows = values.chunks_mut((len / count).max(1));
+        rows.zip(factors).for_each(|(row, factor)| row.iter_mut().for_each(|v| *v *= factor));
+    }
+    Ok(values)
 }
 
 fn write(memory: &Memory, at: Address, values: &[f32], element: Element) -> Result<(), GpuError> {
@@ -38,9 +59,21 @@ fn write(memory: &Memory, at: Address, values: &[f32], element: Element) -> Resu
 }
 
 pub(crate) fn run(memory: &Memory, what: &MatMul) -> Result<(), GpuError> {
-    let MatMul { rows, inputs, outputs, element, out_element, .. } = *what;
-    let x = read(memory, what.x, rows * inputs, element)?;
-    let weight = read(memory, what.weight, outputs * inputs, element)?;
+    let MatMul { rows, inputs, outputs, out_element, .. } = *what;
+    let (x, weight) = match what.operands {
+        Operands::Plain(element) => (
+            read(memory, what.x, rows * inputs, element)?,
+            read(memory, what.weight, outputs * inputs, element)?,
+        ),
+        Operands::E4m3 { factors } => {
+            let [x, weight] =
+                [0, 1].map(|n| factors.map(|factors| (factors[n], [rows, outputs][n])));
+            (
+                read_codes(memory, what.x, rows * inputs, x)?,
+                read_codes(memory, what.weight, outputs * inputs, weight)?,
+            )
+        }
+    };
     let bias = what.bias.map(|bias| read(memory, bias, outputs, Element::F32)).transpose()?;
     let mut out = match what.add {
         true => read(memory, what.out, rows * outputs, out_element)?,

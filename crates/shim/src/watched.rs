@@ -25,6 +25,14 @@ pub trait Watch: Send + Sync {
         shim.launch(launch, args)
     }
 
+    /// See [`Driver::matmul`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn matmul(&self, shim: &Shim, what: &MatMul) -> Result<bool, GpuError> {
+        shim.matmul(what)
+    }
+
     /// See [`Driver::attention`].
     ///
     /// # Errors
@@ -103,7 +111,7 @@ impl<W: Watch + 'static> Driver for Watched<W> {
     }
 
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
-        self.shim.matmul(what)
+        self.watch.matmul(&self.shim, what)
     }
 
     fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use longreel_kernels::gpu::{Address, Arg, Driver, Element, Launch, MatMul, SOURCES, Stream};
+use longreel_kernels::gpu::{
+    Address, Arg, Driver, Element, Launch, MatMul, Operands, SOURCES, Stream,
+};
 use longreel_shim::{Shim, Sources};
 
 static KERNELS: Sources = &[("common", SOURCES[0].1), ("probe", include_str!("probe.cu"))];
@@ -301,7 +303,7 @@ fn the_library_of_products_is_there_when_it_is_asked_for() {
         rows: 2,
         inputs: 2,
         outputs: 3,
-        element: Element::Bf16,
+        operands: Operands::Plain(Element::Bf16),
         out_element: Element::F32,
         gelu: false,
         add: true,
@@ -313,4 +315,15 @@ fn the_library_of_products_is_there_when_it_is_asked_for() {
     assert_eq!(shim.matmul(&gelu), Ok(true));
     let found = download(&shim, out, 6);
     assert!((found[0] - 2.4849).abs() < 1e-3 && (found[2] - 1.9546).abs() < 1e-3, "{found:?}");
+    // 1, 2, -3, 0.5 by 1, 1, 2, -1 in e4m3, alone and with a factor for each row of either.
+    let x = upload(&shim, [[0x38], [0x40], [0xc4], [0x30]]);
+    let weight = upload(&shim, [[0x38], [0x38], [0x40], [0xb8]]);
+    let factors = Some([floats(&shim, [1.0, 10.0]), floats(&shim, [1.0, 0.5])]);
+    for (factors, expected) in [(None, [3.0, 0.0, -2.5, -6.5]), (factors, [3.0, 0.0, -25.0, -32.5])]
+    {
+        let operands = Operands::E4m3 { factors };
+        let codes = MatMul { x, weight, outputs: 2, gelu: false, operands, ..gelu };
+        assert_eq!(shim.matmul(&codes), Ok(true));
+        assert_eq!(download(&shim, out, 4), expected);
+    }
 }

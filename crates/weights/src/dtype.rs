@@ -3,8 +3,8 @@
 use longreel_kernels::DType;
 use serde::{Deserialize, Serialize};
 
-/// A plain format for the matrices of a network in memory. Norms, biases and tables are `f32` always,
-/// as are all sums.
+/// A format for the matrices of a network in memory. Norms, biases and tables are `f32` always, as are all
+/// sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightDtype {
@@ -14,6 +14,9 @@ pub enum WeightDtype {
     F16,
     /// 2 bytes a value.
     Bf16,
+    /// A byte a value and a factor a row (`e4m3`), for the matrices of the transformer's blocks, whose products
+    /// are of 8-bit floats then; everything else stays as it is in the files.
+    Fp8,
 }
 
 impl From<WeightDtype> for DType {
@@ -22,6 +25,7 @@ impl From<WeightDtype> for DType {
             WeightDtype::F32 => Self::F32,
             WeightDtype::F16 => Self::F16,
             WeightDtype::Bf16 => Self::BF16,
+            WeightDtype::Fp8 => Self::F8E4M3,
         }
     }
 }
@@ -32,6 +36,7 @@ impl std::fmt::Display for WeightDtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
         })
     }
 }

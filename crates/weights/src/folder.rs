@@ -7,8 +7,6 @@ mod survey;
 
 use std::path::{Path, PathBuf};
 
-use longreel_kernels::DType;
-
 use crate::WeightsError;
 use crate::config::{ClipVisionConfig, TextConfig, TransformerConfig, VaeConfig};
 use crate::container::Extent;
@@ -94,8 +92,8 @@ impl ModelFolder {
     }
 
     /// The same model with its transformer and encoders of text and images converted to `dtype` when
-    /// they are loaded, instead of computed with as they are in the files. The autoencoder stays as it
-    /// is: it is small, and what it loses is seen at once.
+    /// they are loaded, instead of computed with as they are in the files; as `Fp8` the matrices of the
+    /// transformer's blocks alone. The autoencoder stays as it is: it is small, and what it loses is seen at once.
     #[must_use]
     pub fn in_dtype(self, dtype: WeightDtype) -> Self {
         Self { dtype: Some(dtype), ..self }
@@ -220,6 +218,16 @@ impl ModelFolder {
         self.bytes(&self.transformer)
     }
 
+    /// Bytes of those of the transformer's tensors that are converted, and lie in memory instead of the files.
+    pub fn transformer_bytes_converted(&self) -> u64 {
+        self.dtype.map_or(0, |dtype| self.transformer.bytes_in(dtype).1)
+    }
+
+    /// Bytes of the transformer's tensors in the files.
+    pub fn transformer_bytes_stored(&self) -> u64 {
+        self.transformer.bytes()
+    }
+
     /// Bytes of the autoencoder's tensors in the files.
     pub fn vae_bytes(&self) -> u64 {
         self.vae.bytes()
@@ -252,10 +260,7 @@ impl ModelFolder {
     }
 
     fn bytes<C>(&self, part: &Part<C>) -> u64 {
-        match self.dtype.map(DType::from) {
-            Some(dtype) => part.parameters() * dtype.block_bytes() as u64,
-            None => part.bytes(),
-        }
+        self.dtype.map_or_else(|| part.bytes(), |dtype| part.bytes_in(dtype).0)
     }
 }
 

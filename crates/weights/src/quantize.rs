@@ -4,7 +4,7 @@
 //! last layer stay as they are in the source, bit by bit where the target's container has their format. One
 //! tensor is in memory at a time: sizes are known from shapes, so the header is written first.
 
-mod choose;
+pub(crate) mod choose;
 mod folder;
 mod gguf;
 mod safetensors;

@@ -13,7 +13,8 @@ use crate::container::{self, Container};
 use crate::dtype::WeightDtype;
 use crate::error::some_names;
 use crate::lora::Delta;
-use crate::names::Named;
+use crate::names::{Component, Named};
+use crate::quantize::choose::is_matrix;
 use stored::Stored;
 
 /// The tensors of one network under their canonical names, whatever the files call them.
@@ -76,7 +77,8 @@ impl TensorSource {
         Self { tensors: tensors.collect(), dtype: None, searched: false, origin: origin.into() }
     }
 
-    /// The same tensors, taken as `dtype` instead of in their own formats.
+    /// The same tensors, taken as `dtype` instead of in their own formats. As `Fp8` only the matrices of a
+    /// transformer's blocks are taken; those that are e4m3 already are taken as they are.
     #[must_use]
     pub fn in_dtype(self, dtype: WeightDtype) -> Self {
         Self { dtype: Some(dtype.into()), ..self }
@@ -87,6 +89,11 @@ impl TensorSource {
     #[must_use]
     pub fn searched(self) -> Self {
         Self { searched: true, ..self }
+    }
+
+    /// Whether the matrices of the blocks are to have products of 8-bit floats.
+    pub fn has_8_bit_products(&self) -> bool {
+        self.dtype == Some(DType::F8E4M3)
     }
 
     /// Whether there is a tensor of this name that nobody took.
@@ -112,11 +119,15 @@ impl TensorSource {
     /// the source is [`searched`](Self::searched), also when it holds NaN or infinity.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
         let stored = self.take_stored(name, shape)?;
+        let dtype = match self.dtype {
+            Some(DType::F8E4M3) if !is_matrix(Component::Transformer, name) => None,
+            dtype => dtype,
+        };
         if !self.searched {
-            return stored.weight(name, shape, self.dtype);
+            return stored.weight(name, shape, dtype);
         }
         let origin = stored.origin().to_owned();
-        let weight = stored.weight(name, shape, self.dtype)?;
+        let weight = stored.weight(name, shape, dtype)?;
         all_finite(name, &origin, &weight.to_f32())?;
         Ok(weight)
     }

@@ -13,14 +13,15 @@ use longreel_models::{
 };
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{
-    ExpectedTensor, ModelKind, TensorSource, TransformerConfig, VaeConfig, published_models,
+    ExpectedTensor, ModelKind, TensorSource, TransformerConfig, VaeConfig, WeightDtype,
+    published_models,
 };
 use memmap2::Mmap;
 
 use super::{Need, strips_in};
 use crate::condition::VAE_BUDGET_BYTES;
 use crate::estimate::{Batch, tokens_per_frame};
-use crate::plan::ModelFacts;
+use crate::plan::{Converted, ModelFacts};
 use crate::sharing::Sharing;
 
 /// A card of so many bytes that only keeps accounts.
@@ -110,8 +111,8 @@ impl Driver for Card {
     }
 }
 
-/// Weights in bf16 of which no byte is anywhere.
-fn holes(tensors: &[ExpectedTensor]) -> TensorSource {
+/// Weights in bf16 of which no byte is anywhere; those that `in_8_bits` picks are e4m3.
+fn holes(tensors: &[ExpectedTensor], in_8_bits: fn(&str) -> bool) -> TensorSource {
     let bytes = |shape: &[usize]| 2 * shape.iter().product::<usize>();
     let longest = tensors.iter().map(|(_, shape)| bytes(shape)).max().expect("tensors");
     let file: File = tempfile::tempfile().expect("a file");
@@ -119,10 +120,17 @@ fn holes(tensors: &[ExpectedTensor]) -> TensorSource {
     // SAFETY: nobody else has the file.
     let map: Arc<Mmap> = Arc::new(unsafe { Mmap::map(&file) }.expect("a mapping"));
     let weight = |(name, shape): &ExpectedTensor| {
-        let bytes = Bytes::view(map.clone(), 0..bytes(shape)).expect("inside");
-        (name.clone(), Weight::new(shape, DType::BF16, bytes).expect("as long as that"))
+        let dtype = if in_8_bits(name) { DType::F8E4M3 } else { DType::BF16 };
+        let bytes = bytes(shape) / 2 * dtype.block_bytes();
+        let bytes = Bytes::view(map.clone(), 0..bytes).expect("inside");
+        (name.clone(), Weight::new(shape, dtype, bytes).expect("as long as that"))
     };
     TensorSource::from_tensors(tensors.iter().map(weight).collect())
+}
+
+/// Whether a tensor of the transformer is one of the matrices of its blocks.
+fn is_matrix(name: &str) -> bool {
+    name.starts_with("blocks.") && name.ends_with(".weight") && !name.contains("norm")
 }
 
 /// A model at work on a card.
@@ -152,6 +160,7 @@ impl Case {
             revision: String::new(),
             transformer_bytes: bytes(transformer.expected_tensors()),
             transformer,
+            converted: None,
             text_encoder_bytes: 0,
             other_bytes: bytes(vae.expected_tensors()),
             vae,
@@ -161,6 +170,19 @@ impl Case {
             devices: 1,
         };
         Self { facts, latents, width, height, card }
+    }
+
+    /// The same with the matrices of the blocks, and what is multiplied with them, in 8 bits.
+    fn in_8_bits(mut self) -> Self {
+        let bytes = |(name, shape): &ExpectedTensor| {
+            let values = shape.iter().product::<usize>() as u64;
+            if is_matrix(name) { values } else { 2 * values }
+        };
+        let stored_bytes = self.facts.transformer_bytes;
+        self.facts.transformer_bytes = self.config().expected_tensors().iter().map(bytes).sum();
+        let dtype = WeightDtype::Fp8;
+        self.facts.converted = Some(Converted { dtype, stored_bytes, memory_bytes: 0 });
+        self
     }
 
     fn config(&self) -> &TransformerConfig {
@@ -193,7 +215,11 @@ impl Case {
     }
 
     fn transformer(&self) -> Transformer {
-        let weights = holes(&self.config().expected_tensors());
+        let tensors = self.config().expected_tensors();
+        let weights = match self.facts.has_8_bit_products() {
+            true => holes(&tensors, is_matrix).in_dtype(WeightDtype::Fp8),
+            false => holes(&tensors, |_| false),
+        };
         Transformer::load(self.config(), weights).expect("a model")
     }
 
@@ -216,7 +242,8 @@ fn measured(case: &Case, samples: usize, need: &Need, strips: usize) -> (usize, 
     let transformer = case.transformer().on(&device);
     let transformer = SplitTransformer::new(vec![transformer]).expect("one device");
     let vae = &case.facts.vae;
-    let mut vae = Vae::load(vae, holes(&vae.expected_tensors())).expect("a VAE").on(&device);
+    let mut vae =
+        Vae::load(vae, holes(&vae.expected_tensors(), |_| false)).expect("a VAE").on(&device);
     vae.decoder.set_strips(strips);
     let (latents, text) = case.given();
     let contexts = [(); 2].map(|()| transformer.context(&text, None, &ContextOptions::default()));
@@ -275,25 +302,53 @@ fn peaks_are_what_the_plan_says_at_the_real_models_shapes() {
         let case = Case::new(model, latents, size, card);
         let strips = strips_in(&case.facts, case.size(), case.free());
         assert_eq!(strips, expected_strips, "{model} on {card} GiB");
-        let need = Need::of(&case.facts, case.batch(samples), case.size(), strips, 0);
-        let (denoising, decoding, copied) = measured(&case, samples, &need, strips);
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let shares = need.shares(case.free()).expect("a card for it");
-        let weights = (shares.bytes() as u64).min(need.weights);
-        let expected = need.activations + weights;
-        println!(
-            "{model} {size:?} on {card} GiB, {samples} at once: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding \
-             {:.2} GiB ({:.2} planned), {:.2} GiB copied each time",
-            gib(denoising as u64),
-            gib(expected),
-            gib(weights),
-            gib(decoding as u64),
-            gib(need.decoding),
-            gib(copied),
-        );
-        assert_near("denoising", denoising, expected);
-        assert_near("decoding", decoding, need.decoding);
+        assert_peaks_near(&case, samples, strips);
     }
+}
+
+#[test]
+fn peaks_in_8_bits_are_what_the_plan_says_and_half_the_weights() {
+    for (model, latents, size, card, samples) in [
+        (SMALL, 25, [960, 544], 24, 1),
+        (LARGE, 25, [960, 544], 24, 1),
+        (LARGER, 31, [1280, 720], 24, 1),
+        (LARGE, 25, [960, 544], 12, 1),
+        (LARGE, 25, [960, 544], 24, 2),
+    ] {
+        let plain = Case::new(model, latents, size, card);
+        let need = |case: &Case| Need::of(&case.facts, case.batch(1), case.size(), 1, 0).weights;
+        let plain_weights = need(&plain);
+        let case = plain.in_8_bits();
+        let share = need(&case) as f64 / plain_weights as f64;
+        assert!((0.5..0.6).contains(&share), "{model}: {share:.2} of the weights in bf16");
+        let strips = strips_in(&case.facts, case.size(), case.free());
+        assert_peaks_near(&case, samples, strips);
+    }
+}
+
+/// Measures a case, and compares with its plan.
+#[track_caller]
+fn assert_peaks_near(case: &Case, samples: usize, strips: usize) {
+    let Case { facts, width, height, card, .. } = case;
+    let (model, size) = (&facts.name, [width, height]);
+    let need = Need::of(&case.facts, case.batch(samples), case.size(), strips, 0);
+    let (denoising, decoding, copied) = measured(case, samples, &need, strips);
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let shares = need.shares(case.free()).expect("a card for it");
+    let weights = (shares.bytes() as u64).min(need.weights);
+    let expected = need.activations + weights;
+    println!(
+        "{model} {size:?} on {card} GiB, {samples} at once: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding \
+         {:.2} GiB ({:.2} planned), {:.2} GiB copied each time",
+        gib(denoising as u64),
+        gib(expected),
+        gib(weights),
+        gib(decoding as u64),
+        gib(need.decoding),
+        gib(copied),
+    );
+    assert_near("denoising", denoising, expected);
+    assert_near("decoding", decoding, need.decoding);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use longreel_sampling::{
     Guidance, Keeping, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
     TimetableShape,
 };
-use longreel_weights::{ModelKind, TransformerConfig, VaeConfig};
+use longreel_weights::{ModelKind, TransformerConfig, VaeConfig, WeightDtype};
 
 pub use self::batch::GuidanceBatchSummary;
 pub(crate) use self::cache::step_cache;
@@ -58,8 +58,10 @@ pub struct ModelFacts {
     pub vae: VaeConfig,
     /// The scheduler's configuration.
     pub scheduler: SchedulerConfig,
-    /// Bytes of the transformer's weights as stored.
+    /// Bytes of the transformer's weights as stored, or as what they are converted to.
     pub transformer_bytes: u64,
+    /// What the transformer's weights are converted to when they are loaded, if they are.
+    pub converted: Option<Converted>,
     /// Bytes of the text encoder's weights as stored.
     pub text_encoder_bytes: u64,
     /// Bytes of VAE and image encoder as stored.
@@ -72,7 +74,23 @@ pub struct ModelFacts {
     pub devices: usize,
 }
 
+/// Weights that are converted when they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Converted {
+    /// What to.
+    pub dtype: WeightDtype,
+    /// Bytes that they take in the files.
+    pub stored_bytes: u64,
+    /// Bytes of those that lie in memory for it, and not in the files.
+    pub memory_bytes: u64,
+}
+
 impl ModelFacts {
+    /// Whether the products of the transformer's blocks are of 8-bit floats.
+    pub(crate) fn has_8_bit_products(&self) -> bool {
+        self.converted.is_some_and(|converted| converted.dtype == WeightDtype::Fp8)
+    }
+
     /// The transformer's width.
     pub(crate) fn dim(&self) -> usize {
         self.transformer.num_attention_heads * self.transformer.attention_head_dim

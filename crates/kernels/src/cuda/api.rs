@@ -206,9 +206,22 @@ pub fn nvrtc_api(places: &Places, driver: Option<u32>) -> Result<(NvrtcApi, Load
     Ok((NvrtcApi::of(&library)?, library))
 }
 
-/// The functions of cuBLASLt, for a driver of this CUDA version.
-pub fn cublaslt_api(places: &Places, driver: Option<u32>) -> Result<CublasLtApi, GpuError> {
-    CublasLtApi::of(&Loaded::find(Kind::CublasLt, places, driver, "cublasLtGetVersion")?)
+/// cuBLASLt, loaded.
+#[derive(Debug)]
+pub struct CublasLt {
+    pub api: CublasLtApi,
+    /// `120901` for 12.9.1.
+    pub number: usize,
+}
+
+/// cuBLASLt for a driver of this CUDA version.
+pub fn cublaslt_api(places: &Places, driver: Option<u32>) -> Result<CublasLt, GpuError> {
+    const VERSION: &str = "cublasLtGetVersion";
+    let library = Loaded::find(Kind::CublasLt, places, driver, VERSION)?;
+    let api = CublasLtApi::of(&library)?;
+    // SAFETY: as in cublasLt.h.
+    let number = unsafe { library.function::<unsafe extern "C" fn() -> usize>(VERSION)?() };
+    Ok(CublasLt { api, number })
 }
 
 /// cuDNN, loaded.

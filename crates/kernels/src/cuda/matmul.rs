@@ -1,6 +1,13 @@
 //! Matrix products by cuBLASLt, which counts in columns: our row-major `out = x W^T` is its
 //! `D = A^T B` with `A = W` (`[inputs, outputs]`), `B = x` (`[inputs, rows]`), `D = out`
 //! (`[outputs, rows]`), without any copy.
+//!
+//! 8-bit floats (e4m3) are taken by cards from Ada on where `A` is transposed and `B` is not, as here, and
+//! where addresses and the lengths of columns are multiples of 16 bytes; factors of rows and columns by CUDA
+//! 12.9 and newer on Hopper and newer. Which of it a library and a card have together is its own answer.
+//! Sums are kept in full f32: fast accumulation is off unless it is asked for.
+
+mod key;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -9,34 +16,30 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::cublaslt::sys::{
     cublasComputeType_t as ComputeType, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t,
     cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as DescAttribute,
-    cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreference_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t,
-    cublasStatus_t as Status, cudaDataType_t as DataType,
+    cublasLtMatmulHeuristicResult_t, cublasLtMatmulMatrixScale_t as MatrixScale,
+    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as Preference,
+    cublasLtMatrixLayout_t, cublasStatus_t as Status, cudaDataType_t as DataType,
 };
 use cudarc::driver::sys::CUstream;
 
+use self::key::{BIAS_VALUES, Key, Kind, data_type, key};
 use super::Places;
-use super::api::{CublasLtApi, StartedDriver, cublaslt_api};
+use super::api::{self, CublasLtApi, StartedDriver, cublaslt_api};
 use super::error::check;
-use crate::gpu::{Address, Arg, Driver, Element, GpuError, Launch, MatMul};
+use crate::gpu::{Address, Arg, Driver, Element, GpuError, Launch, MatMul, Operands};
 
 /// What the library may use beside its operands, in bytes; NVIDIA recommends 32 MiB for Hopper and newer
 /// and 4 MiB for others, and more lets it split long sums.
 const WORKSPACE_BYTES: [usize; 2] = [32 << 20, 64 << 20];
 /// Shapes whose way is remembered; a film has some dozens.
 const PLANS: usize = 1024;
-/// Values of a bias at most: a feed-forward network's of the largest models is a fourth of it.
-const BIAS_VALUES: usize = 1 << 16;
-/// What addresses need to be a multiple of for the library's fast ways, in bytes.
-const ALIGN: u64 = 256;
 /// `CUBLAS_OP_T` of cublas_api.h, which cuBLASLt's own header has from there.
 const TRANSPOSED: u32 = 1;
-/// And a bias at least.
-const BIAS_ALIGN: u64 = 16;
-
 /// The library, with a handle and memory of its own on a card.
 pub struct CublasLt {
     api: CublasLtApi,
+    /// `120901` for 12.9.1.
+    version: usize,
     handle: cublasLtHandle_t,
     workspace: u64,
     workspace_bytes: usize,
@@ -44,21 +47,6 @@ pub struct CublasLt {
     bias: u64,
     /// `None` for what the library has no way for.
     plans: Mutex<HashMap<Key, Option<Plan>>>,
-}
-
-/// What a way depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-    element: Element,
-    out_element: Element,
-    has_bias: bool,
-    gelu: bool,
-    add: bool,
-    /// What the addresses of weight, x and out are multiples of.
-    aligned: [u32; 3],
 }
 
 /// How a product is done.
@@ -77,7 +65,7 @@ impl CublasLt {
         cuda: u32,
         hopper: bool,
     ) -> Result<Self, GpuError> {
-        let api = cublaslt_api(places, Some(cuda))?;
+        let api::CublasLt { api, number } = cublaslt_api(places, Some(cuda))?;
         let (mut handle, mut workspace, mut bias) = (std::ptr::null_mut(), 0, 0);
         let workspace_bytes = WORKSPACE_BYTES[usize::from(hopper)];
         // SAFETY: library and driver write a handle and addresses.
@@ -95,7 +83,7 @@ impl CublasLt {
             }
         }
         let plans = Mutex::default();
-        Ok(Self { api, handle, workspace, workspace_bytes, bias, plans })
+        Ok(Self { api, version: number, handle, workspace, workspace_bytes, bias, plans })
     }
 
     /// Does a product; `false` when there is no way for one of this kind.
@@ -108,7 +96,7 @@ impl CublasLt {
         if what.rows == 0 || what.outputs == 0 {
             return Ok(true);
         }
-        let Some(key) = key(what) else { return Ok(false) };
+        let Some(key) = key(what, self.version) else { return Ok(false) };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.len() >= PLANS && !plans.contains_key(&key) {
             plans.drain().filter_map(|(_, plan)| plan).for_each(|plan| plan.destroy(&self.api));
@@ -119,7 +107,7 @@ impl CublasLt {
         };
         let Some(plan) = known else { return Ok(false) };
         if let Some(bias) = what.bias {
-            let bias = match what.out_element {
+            let bias = match key.operands.bias(what.out_element) {
                 Element::F32 => bias,
                 Element::Bf16 => {
                     self.narrow(device, bias, what.outputs)?;
@@ -127,6 +115,10 @@ impl CublasLt {
                 }
             };
             plan.set(&self.api, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.0)?;
+        }
+        if let Operands::E4m3 { factors: Some([x, weight]) } = what.operands {
+            plan.set(&self.api, DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &weight.0)?;
+            plan.set(&self.api, DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x.0)?;
         }
         let (alpha, beta) = (1.0_f32, if what.add { 1.0_f32 } else { 0.0 });
         let [a, b, d] = plan.layouts;
@@ -154,7 +146,7 @@ impl CublasLt {
                 stream.cast(),
             )
         };
-        if status == Status::CUBLAS_STATUS_NOT_SUPPORTED as u32 {
+        if is_refusal(status, matches!(key.operands, Kind::Codes { .. })) {
             if let Some(plan) = known.take() {
                 plan.destroy(&self.api);
             }
@@ -217,7 +209,7 @@ impl CublasLt {
             (false, true) => Epilogue::CUBLASLT_EPILOGUE_GELU,
             (true, true) => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
-        let (of, out) = (data_type(key.element), data_type(key.out_element));
+        let (of, out) = (key.operands.data_type(), data_type(key.out_element));
         let (m, n, k) = (key.outputs as u64, key.rows as u64, key.inputs as u64);
         // Sums are f32, also of f32 (and not of TF32).
         let compute = ComputeType::CUBLAS_COMPUTE_32F;
@@ -230,6 +222,27 @@ impl CublasLt {
             plan.set(api, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
             if key.has_bias {
                 plan.set(api, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &self.bias)?;
+                let bias = key.operands.bias(key.out_element);
+                if bias != key.out_element {
+                    let bias = data_type(bias) as u32;
+                    plan.set(api, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias)?;
+                }
+            }
+            if let Kind::Codes { with_factors: true } = key.operands {
+                let outer = MatrixScale::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F as u32;
+                // Any address: what is chosen does not depend on it, and it is set for each product.
+                for what in [
+                    DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+                    DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+                ] {
+                    plan.set(api, what, &self.bias)?;
+                }
+                for what in [
+                    DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE,
+                    DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE,
+                ] {
+                    plan.set(api, what, &outer)?;
+                }
             }
             let shapes = [(of, k, m), (of, k, n), (out, m, n)];
             for (layout, (of, rows, columns)) in plan.layouts.iter_mut().zip(shapes) {
@@ -273,7 +286,8 @@ impl CublasLt {
                 result.as_mut_ptr(),
                 &raw mut count,
             );
-            if status == Status::CUBLAS_STATUS_NOT_SUPPORTED as u32 || (status == 0 && count == 0) {
+            let codes = matches!(key.operands, Kind::Codes { .. });
+            if is_refusal(status, codes) || (status == 0 && count == 0) {
                 return Ok(false);
             }
             check_status("finding a way for a product", status)?;
@@ -323,35 +337,12 @@ impl Plan {
     }
 }
 
-fn data_type(element: Element) -> DataType {
-    match element {
-        Element::F32 => DataType::CUDA_R_32F,
-        Element::Bf16 => DataType::CUDA_R_16BF,
-    }
-}
-
-/// What a way for a product depends on; `None` for what the library does not have: f32 factors with a bf16
-/// result, GELU of what is added to, and a bias that is too long or not aligned.
-fn key(what: &MatMul) -> Option<Key> {
-    let narrows = what.element == Element::F32 && what.out_element == Element::Bf16;
-    let bias_fits = what
-        .bias
-        .is_none_or(|bias| bias.0.is_multiple_of(BIAS_ALIGN) && what.outputs <= BIAS_VALUES);
-    if narrows || (what.gelu && what.add) || !bias_fits || what.inputs == 0 {
-        return None;
-    }
-    Some(Key {
-        rows: what.rows,
-        inputs: what.inputs,
-        outputs: what.outputs,
-        element: what.element,
-        out_element: what.out_element,
-        has_bias: what.bias.is_some(),
-        gelu: what.gelu,
-        add: what.add,
-        aligned: [what.weight, what.x, what.out]
-            .map(|address| 1 << (address.0 | ALIGN).trailing_zeros()),
-    })
+/// Whether a status says that there is no way for a product. For 8-bit floats not all versions and cards say
+/// it by the same one.
+fn is_refusal(status: u32, codes: bool) -> bool {
+    let of = |known: Status| status == known as u32;
+    let others = [Status::CUBLAS_STATUS_INVALID_VALUE, Status::CUBLAS_STATUS_ARCH_MISMATCH];
+    of(Status::CUBLAS_STATUS_NOT_SUPPORTED) || (codes && others.into_iter().any(of))
 }
 
 /// `Ok` for status 0.
@@ -371,42 +362,4 @@ fn check_status(call: &'static str, status: u32) -> Result<(), GpuError> {
         }
     };
     Err(GpuError::Call { call, reason: reason.to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plain() -> MatMul {
-        MatMul {
-            x: Address(0x1000),
-            weight: Address(0x2010),
-            out: Address(0x3001),
-            bias: Some(Address(0x4000)),
-            rows: 5,
-            inputs: 64,
-            outputs: 96,
-            element: Element::Bf16,
-            out_element: Element::Bf16,
-            gelu: false,
-            add: false,
-        }
-    }
-
-    #[test]
-    fn what_the_library_does_not_have_is_left_to_our_kernels() {
-        assert!(key(&plain()).is_some());
-        let f32_to_bf16 = MatMul { element: Element::F32, ..plain() };
-        let gelu_of_a_sum = MatMul { gelu: true, add: true, ..plain() };
-        let bias_anywhere = MatMul { bias: Some(Address(0x4004)), ..plain() };
-        let long_bias = MatMul { outputs: BIAS_VALUES + 1, ..plain() };
-        for what in [f32_to_bf16, gelu_of_a_sum, bias_anywhere, long_bias] {
-            assert_eq!(key(&what), None, "{what:?}");
-        }
-    }
-
-    #[test]
-    fn a_way_is_found_anew_where_addresses_are_aligned_otherwise() {
-        assert_eq!(key(&plain()).expect("one").aligned, [16, 256, 1]);
-    }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Gpu, GpuError};
 use crate::ops::{self, Attention, Bias, Mask, RopeTable};
-use crate::{Activation, Conv3d, DType, Device, Linear, Tensor, Vector, Weight, quantize};
+use crate::{
+    Activation, Conv3d, DType, Device, Linear, PerFrame, Tensor, Vector, Weight, quantize,
+};
 
 /// Relative L2 distance that is allowed: bf16 gives some thousandths.
 const TOLERANCE: f64 = 2e-2;
@@ -21,36 +23,76 @@ fn numbers(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_vec(shape, (0..shape.iter().product()).map(value).collect())
 }
 
+/// On a device, as its operations keep what they compute.
+fn brought(tensor: &Tensor, device: &Device) -> Result<Tensor, GpuError> {
+    Ok(ops::narrowed(tensor.on(device)?.into_owned()))
+}
+
 impl Gpu {
+    /// As [`check_arithmetic`](Self::check_arithmetic), of products in 8 bits.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_8_bit_products(self: &Arc<Self>) -> Result<(), GpuError> {
+        // What bf16 holds becomes the same codes on both sides; rows and columns differ in size.
+        let sized = |seed, [rows, columns]: [usize; 2]| {
+            let mut values = numbers(seed, &[rows, columns]).into_vec();
+            for (n, row) in values.chunks_mut(columns).enumerate() {
+                row.iter_mut().for_each(|v| *v *= (1 + n % 4) as f32);
+            }
+            Weight::narrowed(&[rows, columns], &values, DType::BF16).to_f32()
+        };
+        let x = Tensor::from_vec(&[150, 128], sized(11, [150, 128]));
+        let weight = Weight::e4m3(&[192, 128], &sized(12, [192, 128]));
+        let layer = Linear::new(weight, Some(numbers(13, &[192]).into_vec()));
+        let layer = layer.with_8_bit_products();
+        let gate = Vector::from(numbers(14, &[192]).into_vec());
+        self.compare("a product in 8 bits", &|device| {
+            Ok(ops::linear(&brought(&x, device)?, &layer, Activation::GeluTanh))
+        })?;
+        self.compare("a residual in 8 bits", &|device| {
+            let mut into = Tensor::zeros_on(device, &[150, 192]);
+            let gate = Tensor::from_vec(&[1, 192], gate.to_vec()).on(device)?.into_owned();
+            let gate = PerFrame { values: &gate, tokens_per_frame: 150 };
+            ops::linear_residual(&mut into, &brought(&x, device)?, &layer, Some(gate));
+            Ok(into)
+        })
+    }
+
+    /// Compares what `body` computes on this device with what it does on the processor.
+    fn compare(
+        self: &Arc<Self>,
+        what: &str,
+        body: &dyn Fn(&Device) -> Result<Tensor, GpuError>,
+    ) -> Result<(), GpuError> {
+        let expected = body(&Device::Cpu)?;
+        let found = body(&Device::Gpu(self.clone()))?.into_host()?;
+        let square = |values: &mut dyn Iterator<Item = f32>| {
+            values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+        };
+        let pairs = found.data().iter().zip(expected.data());
+        let off =
+            square(&mut pairs.map(|(a, b)| a - b)) / square(&mut expected.data().iter().copied());
+        // A NaN is not within it.
+        if off <= TOLERANCE {
+            return Ok(());
+        }
+        Err(GpuError::Call {
+            call: "checking its arithmetic",
+            reason: format!(
+                "{what} is off by {off:.1e} of its size, and {TOLERANCE:e} is allowed: its driver and the \
+                 kernels do not fit each other; a newer driver or NVRTC may"
+            ),
+        })
+    }
+
     /// Compares the operations that films are made of with those of the processor, on small values.
     ///
     /// # Errors
     /// What went wrong, or which operation is off by how much.
     pub fn check_arithmetic(self: &Arc<Self>) -> Result<(), GpuError> {
-        let device = Device::Gpu(self.clone());
         let compare = |what: &str, body: &dyn Fn(&Device) -> Result<Tensor, GpuError>| {
-            let expected = body(&Device::Cpu)?;
-            let found = body(&device)?.into_host()?;
-            let square = |values: &mut dyn Iterator<Item = f32>| {
-                values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
-            };
-            let pairs = found.data().iter().zip(expected.data());
-            let off = square(&mut pairs.map(|(a, b)| a - b))
-                / square(&mut expected.data().iter().copied());
-            // A NaN is not within it.
-            if off <= TOLERANCE {
-                return Ok(());
-            }
-            Err(GpuError::Call {
-                call: "checking its arithmetic",
-                reason: format!(
-                    "{what} is off by {off:.1e} of its size, and {TOLERANCE:e} is allowed: its driver \
-                     and the kernels do not fit each other; a newer driver or NVRTC may"
-                ),
-            })
-        };
-        let brought = |tensor: &Tensor, device: &Device| {
-            Ok::<_, GpuError>(ops::narrowed(tensor.on(device)?.into_owned()))
+            self.compare(what, body)
         };
         let x = numbers(1, &[150, 128]);
         let weight = numbers(2, &[192, 128]);

@@ -54,6 +54,19 @@ pub enum Stream {
     Copy,
 }
 
+/// What a matrix product multiplies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Operands {
+    /// Values of this type.
+    Plain(super::Element),
+    /// 8-bit floats (`float8_e4m3fn`).
+    E4m3 {
+        /// What rows of `x` and rows of `weight` are multiplied by, `[rows]` and `[outputs]` of f32; nothing
+        /// where the product is one of the codes alone.
+        factors: Option<[Address; 2]>,
+    },
+}
+
 /// A matrix product that a vendor's library may do faster than our kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MatMul {
@@ -71,8 +84,8 @@ pub struct MatMul {
     pub inputs: usize,
     /// Columns of `out`.
     pub outputs: usize,
-    /// Of `x` and `weight`.
-    pub element: super::Element,
+    /// What `x` and `weight` are.
+    pub operands: Operands,
     /// Of `out`.
     pub out_element: super::Element,
     /// Whether GELU (tanh) follows the bias.

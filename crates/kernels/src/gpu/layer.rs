@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::ops::{Dense, dequantize};
+use super::ops::{Dense, DenseCodes, dequantize};
 use super::{Address, Array, Element, Gpu, Handle, Present};
 use crate::{DType, Vector, Weight};
 
@@ -11,6 +11,7 @@ use crate::{DType, Vector, Weight};
 pub(crate) struct Layer {
     handle: Handle,
     scales: OnceLock<Option<Vector>>,
+    factors: OnceLock<Vector>,
 }
 
 /// A weight to compute with, and its memory where it was made for this use.
@@ -20,7 +21,42 @@ pub(crate) struct Ready {
     _array: Option<Array>,
 }
 
+/// A weight to compute with in 8 bits.
+#[derive(Debug)]
+pub(crate) struct ReadyCodes {
+    address: Address,
+    factors: Arc<Array>,
+    inputs: usize,
+}
+
+impl ReadyCodes {
+    pub fn weight(&self) -> DenseCodes<'_> {
+        DenseCodes { address: self.address, factors: &self.factors, inputs: self.inputs }
+    }
+}
+
 impl Layer {
+    /// A weight of e4m3, seen as `[outputs, inputs]`, as it is, with a factor for each row; it stays as one of
+    /// [`ready`](Self::ready) does.
+    pub fn ready_codes(
+        &self,
+        gpu: &Arc<Gpu>,
+        weight: &Weight,
+        [outputs, inputs]: [usize; 2],
+    ) -> ReadyCodes {
+        assert_eq!(weight.dtype(), DType::F8E4M3, "Layer::ready_codes");
+        // The element is that of the other products, of which this is none.
+        let present = self.handle.bring(gpu, weight, Element::Bf16);
+        let factors = self.factors.get_or_init(|| {
+            let scales = weight.scales().unwrap_or(&[1.0]);
+            let each = outputs / scales.len();
+            let factors = scales.iter().flat_map(|&scale| std::iter::repeat_n(scale, each));
+            factors.collect::<Vec<_>>().into()
+        });
+        let address = present.map_or(Address(0), |present| present.address);
+        ReadyCodes { address, factors: factors.on(gpu), inputs }
+    }
+
     /// The weight, seen as `[outputs, inputs]`, as `element`; it stays until the next but one is asked
     /// for.
     pub fn ready(

@@ -22,9 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::arena::Arena;
 pub use self::driver::{
-    Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
+    Address, Arg, Driver, GpuError, Launch, MatMul, Note, Operands, SoftmaxAttention, Stream,
+    Vendor,
 };
-pub(crate) use self::layer::{Layer, Ready};
+pub(crate) use self::layer::{Layer, Ready, ReadyCodes};
 pub use self::link::{Link, LinkKind, Transfer};
 pub use self::weights::WeightPlan;
 use self::weights::Weights;
@@ -38,6 +39,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("conv", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/conv.cu"))),
     ("attention", include_str!("../../cuda/attention.cu")),
     ("dequantize", include_str!("../../cuda/dequantize.cu")),
+    ("fp8", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/fp8.cu"))),
     ("layout", include_str!("../../cuda/layout.cu")),
     ("norm", include_str!("../../cuda/norm.cu")),
     ("pointwise", include_str!("../../cuda/pointwise.cu")),

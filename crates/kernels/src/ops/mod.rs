@@ -18,7 +18,9 @@ pub use conv::{CONV_SQUARE, Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled
 pub use layout::{
     columns, embedding, interleave0, join_columns, patchify, split_modulation, unpatchify,
 };
-pub use linear::{Linear, feed_forward_residual, linear, linear_full, linear_residual};
+pub use linear::{
+    Linear, feed_forward_residual, linear, linear_each, linear_full, linear_residual,
+};
 pub use mask::Mask;
 pub use norm::{
     RopeTable, channel_norm, channel_normed, layer_norm, layer_norm_full, rms_norm_rope,

@@ -271,3 +271,28 @@ fn a_nan_in_the_weights_reaches_the_result() {
         }
     });
 }
+
+#[test]
+fn products_in_8_bits_are_those_of_rounded_rows_whatever_rows_are_beside_them() {
+    on_every_isa(|isa| {
+        for (i, [rows, n, k]) in SHAPES.into_iter().enumerate() {
+            let mut numbers = Numbers::new(i as u64);
+            let (x, w, bias) = (numbers.tensor(&[rows, k]), numbers.vec(n * k), numbers.vec(n));
+            let weight = Weight::e4m3(&[n, k], &w);
+            let rounded = Weight::e4m3(&[rows, k], x.data()).to_f32();
+            let expected = product(&rounded, &weight.to_f32(), Some(&bias), n, k);
+            let layer = Linear::new(weight, Some(bias.clone())).with_8_bit_products();
+            let none = Activation::None;
+            let found = linear(&x, &layer, none);
+            assert_close(&format!("{isa} 8-bit linear {rows}x{n}x{k}"), found.data(), &expected);
+            let mut into = Tensor::zeros(&[rows, n]);
+            linear_residual(&mut into, &x, &layer, None);
+            assert_close(&format!("{isa} 8-bit residual {rows}x{n}x{k}"), into.data(), &expected);
+            // Large products of few rows may be summed otherwise (`DOTS`), as those of any weights.
+            if rows > 64 {
+                let part = linear(&x.slice0(rows / 2..rows), &layer, none);
+                assert_eq!(part.data(), &found.data()[rows / 2 * n..], "{isa} {rows}x{n}x{k}");
+            }
+        }
+    });
+}

@@ -2,7 +2,8 @@
 
 use longreel_kernels::cuda::{open, probe};
 use longreel_kernels::gpu::{
-    Address, Arg, Driver, Element, GpuError, Launch, MatMul, SoftmaxAttention, Stream, Vendor,
+    Address, Arg, Driver, Element, GpuError, Launch, MatMul, Operands, SoftmaxAttention, Stream,
+    Vendor,
 };
 
 /// The first card, or a word about why the test is skipped.
@@ -161,7 +162,7 @@ fn products_by_the_vendor_have_the_operands_in_their_places() {
                 rows,
                 inputs,
                 outputs,
-                element,
+                operands: Operands::Plain(element),
                 out_element,
                 gelu: false,
                 add,
@@ -188,6 +189,84 @@ fn products_by_the_vendor_have_the_operands_in_their_places() {
     }
 }
 
+/// Whole numbers in e4m3, with a factor for each row and column, or none.
+#[test]
+fn products_of_eight_bits_have_operands_and_factors_in_their_places() {
+    let Some(card) = card() else { return };
+    let (rows, inputs, outputs) = (21, 64, 48);
+    let (x, w, b) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
+    let before = numbers(rows * outputs, 4);
+    let code = |&value: &f32| match value.abs() as u8 {
+        0 => 0,
+        size => [0x38, 0x40, 0x44][usize::from(size) - 1] | if value < 0.0 { 0x80 } else { 0 },
+    };
+    let put_codes = |values: &[f32]| {
+        let bytes: Vec<u8> = values.iter().map(code).collect();
+        let address = card.alloc(bytes.len()).expect("a little memory");
+        card.upload(Stream::Compute, address, &bytes).expect("to copy");
+        address
+    };
+    let of_row = |row: usize| [1.0, 2.0, 0.5, -4.0][row % 4];
+    let of_column = |column: usize| [0.25, -1.0, 8.0][column % 3];
+    let factors = [
+        put(&*card, &(0..rows).map(of_row).collect::<Vec<_>>()),
+        put(&*card, &(0..outputs).map(of_column).collect::<Vec<_>>()),
+    ];
+    let (x_codes, weight, bias) = (put_codes(&x), put_codes(&w), put(&*card, &b));
+    let product = |n: usize| -> f32 {
+        let (row, column) = (n / outputs, n % outputs);
+        (0..inputs).map(|k| x[row * inputs + k] * w[column * inputs + k]).sum()
+    };
+    for (factors, has_bias, add, out_element) in [
+        (None, false, false, Element::Bf16),
+        (Some(factors), false, false, Element::Bf16),
+        (Some(factors), true, false, Element::Bf16),
+        (Some(factors), true, true, Element::F32),
+        (Some(factors), true, false, Element::F32),
+    ] {
+        let out = match out_element {
+            Element::Bf16 => put_bf16(&*card, &before),
+            Element::F32 => put(&*card, &before),
+        };
+        let what = MatMul {
+            x: x_codes,
+            weight,
+            out,
+            bias: has_bias.then_some(bias),
+            rows,
+            inputs,
+            outputs,
+            operands: Operands::E4m3 { factors },
+            out_element,
+            gelu: false,
+            add,
+        };
+        if !card.matmul(&what).expect("no failure") {
+            eprintln!("cuBLASLt has no 8-bit way for {what:?}");
+            continue;
+        }
+        let got = match out_element {
+            Element::Bf16 => get_bf16(&*card, out, rows * outputs),
+            Element::F32 => get(&*card, out, rows * outputs),
+        };
+        for (n, got) in got.into_iter().enumerate() {
+            let (row, column) = (n / outputs, n % outputs);
+            let mut expected = product(n);
+            expected *= if factors.is_some() { of_row(row) * of_column(column) } else { 1.0 };
+            expected += if has_bias { b[column] } else { 0.0 };
+            expected += if add { before[n] } else { 0.0 };
+            let expected = match out_element {
+                Element::Bf16 => half::bf16::from_f32(expected).to_f32(),
+                Element::F32 => expected,
+            };
+            assert_eq!(got, expected, "value {n} of {what:?}");
+        }
+        // What is not at multiples of 16 bytes is ours to do.
+        let elsewhere = MatMul { inputs: 40, ..what };
+        assert_eq!(card.matmul(&elsewhere), Ok(false));
+    }
+}
+
 #[test]
 fn gelu_follows_the_bias() {
     let Some(card) = card() else { return };
@@ -204,7 +283,7 @@ fn gelu_follows_the_bias() {
         rows,
         inputs,
         outputs,
-        element: Element::Bf16,
+        operands: Operands::Plain(Element::Bf16),
         out_element: Element::F32,
         gelu: true,
         add: false,

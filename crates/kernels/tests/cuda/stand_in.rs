@@ -109,11 +109,23 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
     for variable in [None, Some(("STAND_IN_NOT_PINNED", "1"))] {
         let (passed, said) = stand_in.card_tests(&nvrtc, variable);
         assert!(passed, "{variable:?}: {said}");
-        for left_out in ["skipped", "cuBLASLt is not there", "cuDNN is not there"] {
+        for left_out in ["skipped", "cuBLASLt", "cuDNN is not there"] {
             assert!(!said.contains(left_out), "{left_out}: {said}");
         }
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
     }
+}
+
+#[test]
+fn a_cublaslt_without_factors_of_rows_is_asked_for_products_of_eight_bits_alone() {
+    let Some((stand_in, nvrtc)) = StandIn::build("cublaslt") else { return };
+    let variable = ("STAND_IN_CUBLASLT_VERSION", "120804");
+    let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
+    assert!(passed, "{said}");
+    let refused: Vec<_> = said.lines().filter(|line| line.contains("no 8-bit way")).collect();
+    assert_eq!(refused.len(), 4, "{said}");
+    assert!(refused.iter().all(|line| line.contains("factors: Some")), "{said}");
+    assert!(!said.contains("LEFT BEHIND"), "{said}");
 }
 
 #[test]

@@ -24,7 +24,9 @@ fn a_device_that_computes_rightly_passes_its_check() {
     for element in crate::ELEMENTS {
         let (Some(plain), Some(with_products)) = (shim(), shim()) else { return };
         for shim in [plain, with_products.with_products()] {
-            Gpu::new(Box::new(shim), element).check_arithmetic().expect("the same results");
+            let gpu = Gpu::new(Box::new(shim), element);
+            gpu.check_arithmetic().expect("the same results");
+            gpu.check_8_bit_products().expect("the same results");
         }
     }
 }
@@ -33,6 +35,7 @@ fn a_device_that_computes_rightly_passes_its_check() {
 fn a_device_that_gets_an_operation_wrong_is_refused_by_its_name() {
     for (module, named) in [
         ("gemm", "product"),
+        ("fp8", "product in 8 bits"),
         ("attention", "attention of heads of 64"),
         ("conv", "convolution"),
         ("norm", "norms"),
@@ -41,7 +44,11 @@ fn a_device_that_gets_an_operation_wrong_is_refused_by_its_name() {
         let Some(shim) = shim() else { return };
         let driver = Watched::new(shim, Arc::new(Without(module)));
         let gpu = Gpu::new(Box::new(driver), Element::Bf16);
-        let error = gpu.check_arithmetic().expect_err("wrong results").to_string();
+        let checked = match module {
+            "fp8" => gpu.check_8_bit_products(),
+            _ => gpu.check_arithmetic(),
+        };
+        let error = checked.expect_err("wrong results").to_string();
         assert!(error.to_lowercase().contains(named), "{module}: {error}");
     }
 }

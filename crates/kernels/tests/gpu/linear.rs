@@ -3,7 +3,7 @@ use std::sync::Arc;
 use longreel_kernels::Activation;
 use longreel_kernels::gpu::{Arg, Array, Element, Gpu, Launch, ops};
 
-use crate::{ELEMENTS, Numbers, array, assert_close, device, device_with_products, rounded};
+use crate::{ELEMENTS, Numbers, array, assert_close, device, device_with_products, rounded, wide};
 
 const ACTIVATIONS: [Activation; 5] = [
     Activation::None,
@@ -13,7 +13,7 @@ const ACTIVATIONS: [Activation; 5] = [
     Activation::Silu,
 ];
 
-fn activated(x: f64, activation: Activation) -> f64 {
+pub(crate) fn activated(x: f64, activation: Activation) -> f64 {
     let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
     match activation {
         Activation::None => x,
@@ -248,4 +248,36 @@ fn rows_of_a_later_token_use_its_gate() {
         gpu.driver().launch(&launch, &args).expect("it runs");
         assert_close(kernel, out, &expected, 3e-6);
     }
+}
+
+/// Why f16 files need no products of their own: what bf16 takes of their weights is no more than what it takes of
+/// what they are multiplied with.
+#[test]
+fn half_precision_weights_lose_less_in_bf16_than_activations_do() {
+    let Some(gpu) = device() else { return };
+    let [rows, inputs, outputs] = [48, 256, 96];
+    let layer = Layer::new(rows, inputs, outputs);
+    let half: Vec<f32> = layer.weight.iter().map(|&w| half::f16::from_f32(w).to_f32()).collect();
+    let product = |x: &[f32], w: &[f32]| -> Vec<f64> {
+        let value = |i: usize| {
+            let pairs = x[i / outputs * inputs..][..inputs].iter();
+            let pairs = pairs.zip(&w[i % outputs * inputs..][..inputs]);
+            pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+        };
+        (0..rows * outputs).map(value).collect()
+    };
+    let exact = product(&layer.x, &half);
+    let distance = |found: &[f64]| {
+        let error: f64 = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum();
+        (error / exact.iter().map(|v| v * v).sum::<f64>()).sqrt()
+    };
+    let activations = distance(&product(&rounded(&layer.x, Element::Bf16), &half));
+    let (x, weight) = (array(&gpu, &layer.x, Element::Bf16), array(&gpu, &half, Element::Bf16));
+    let weight = ops::Dense::of(&weight, outputs, inputs);
+    let both = ops::linear(&x, rows, &weight, None, Activation::None, Element::F32);
+    let both = distance(&wide(&both.to_host().expect("it runs")));
+    println!("activations in bf16 {activations:.1e}, weights too {both:.1e}");
+    // Two errors of one size, of which neither knows of the other.
+    assert!((1e-4..2e-3).contains(&activations), "{activations:.1e}");
+    assert!(both < 1.6 * activations, "{both:.1e} against {activations:.1e}");
 }

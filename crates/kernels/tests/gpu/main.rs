@@ -7,6 +7,7 @@ mod common;
 mod conv;
 mod convert;
 mod dequantize;
+mod fp8;
 mod large;
 mod layout;
 mod linear;

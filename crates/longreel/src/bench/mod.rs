@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use longreel_film::{DeviceChoice, Opened, flops_per_second_of, human_bytes, peak_memory_bytes};
-use longreel_weights::{PublishedModel, published_models};
+use longreel_weights::{PublishedModel, WeightDtype, published_models};
 use serde_json::json;
 
+use crate::args::DtypeArg;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
 use crate::values::{Size, check_frames, check_size};
@@ -22,9 +23,10 @@ pub const BENCH_EXAMPLES: &str = "\
 Examples:
   longreel bench
   longreel bench SkyReels-V2-DF-14B-720P --size 1280x720 --num-frames 121 --layers 1
+  longreel bench SkyReels-V2-DF-14B-540P --dtype fp8
   longreel bench --trace trace.json          then open it at https://ui.perfetto.dev
 
-Weights are random, of the model's own shapes, in bf16, in a file for temporary use. A network of many
+Weights are random, of the model's own shapes, in bf16 or what --dtype makes of it, in a file for temporary use. A network of many
 like layers is measured with as many as --budget allows and counted up; what was measured is said.";
 
 /// Frames that the autoencoder decodes at once here, at most.
@@ -41,6 +43,9 @@ pub struct BenchArgs {
     /// Pixel frames of a window, 4n+1
     #[arg(long, value_name = "N", default_value_t = 97)]
     pub num_frames: u64,
+    /// What the transformer's weights are: fp8 has products of 8-bit floats in its blocks [default: bf16]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub dtype: Option<DtypeArg>,
     /// Layers of the transformer to measure, instead of as many as there is time for
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub layers: Option<u16>,
@@ -105,7 +110,8 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
              this model; name {fewer}"
         )));
     }
-    let Opened { devices, warning } = device.open(None)?;
+    let dtype = args.dtype.map(WeightDtype::from);
+    let Opened { devices, warning } = device.open(dtype)?;
     let device = &devices[0];
     if let Some(warning) = warning {
         eprintln!("warning: {warning}");
@@ -115,19 +121,21 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     let product = if device.gpu().is_some() { "bf16" } else { "f32" };
     let Size { width, height } = size;
     say(format!(
-        "{} at {width}x{height}, {} frames, on {what}; a large {product} product reaches {:.0} GFLOP/s",
+        "{}{} at {width}x{height}, {} frames, on {what}; a large {product} product reaches {:.0} GFLOP/s",
         model.name,
+        dtype.map_or(String::new(), |dtype| format!(" in {dtype}")),
         args.num_frames,
         peak / 1e9
     ));
     let window = networks::Window { latents, height, width };
     let layers = args.layers.map(usize::from);
-    measured.push(networks::transformer(&model, window, layers, budget, folder.path(), device)?);
+    let weights = networks::Weights { folder: folder.path(), dtype };
+    measured.push(networks::transformer(&model, window, layers, budget, weights, device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
     // The processor does neither by itself.
     let ways = if devices.len() > 1 || device.gpu().is_some() {
         let layers = (measured[0].layers.0 / 3).max(1);
-        networks::ways(&model, window, layers, folder.path(), &devices)?
+        networks::ways(&model, window, layers, weights, &devices)?
     } else {
         Vec::new()
     };
@@ -160,6 +168,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             "size": format!("{width}x{height}"),
             "num_frames": args.num_frames,
             "device": what,
+            "dtype": dtype.unwrap_or(WeightDtype::Bf16),
             "probe_flops_per_second": peak,
             "peak_memory_bytes": memory,
             "notes": notes,

@@ -12,7 +12,7 @@ use longreel_models::{
     Transformer, Vae, VaeDecoderState,
 };
 use longreel_weights::{
-    ExpectedTensor, PublishedModel, TensorSource, TransformerConfig, VaeConfig,
+    ExpectedTensor, PublishedModel, TensorSource, TransformerConfig, VaeConfig, WeightDtype,
     published_text_encoder,
 };
 
@@ -55,6 +55,25 @@ fn source(tensors: &[ExpectedTensor], folder: &Path) -> Result<TensorSource> {
         )
     })?;
     Ok(TensorSource::open_file(&file)?)
+}
+
+/// Random weights of a transformer.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// Where their file is.
+    pub folder: &'a Path,
+    /// What they are converted to; bf16 as they are.
+    pub dtype: Option<WeightDtype>,
+}
+
+impl Weights<'_> {
+    fn of(&self, config: &TransformerConfig) -> Result<TensorSource> {
+        let source = source(&config.expected_tensors(), self.folder)?;
+        Ok(match self.dtype {
+            Some(dtype) => source.in_dtype(dtype),
+            None => source,
+        })
+    }
 }
 
 /// A pass, its seconds, and its operations. On a GPU the first pass brings weights and compiles
@@ -127,7 +146,7 @@ pub fn transformer(
     window: Window,
     layers: Option<usize>,
     budget: f64,
-    folder: &Path,
+    weights: Weights<'_>,
     device: &Device,
 ) -> Result<Measured> {
     let mut config = model.transformer.clone();
@@ -136,8 +155,7 @@ pub fn transformer(
     let per_frame = tokens_per_frame(&config, height, width);
     let mut pass = |layers: usize| -> Result<(f64, Vec<_>)> {
         config.num_layers = layers;
-        let network =
-            Transformer::load(&config, source(&config.expected_tensors(), folder)?)?.on(device);
+        let network = Transformer::load(&config, weights.of(&config)?)?.on(device);
         let Shown { input, text, image, timesteps, options } = Shown::new(&config, window);
         let context = network.context(&text, image.as_ref(), &ContextOptions::default())?;
         let (velocity, seconds, spans) =
@@ -181,11 +199,11 @@ pub fn ways(
     model: &PublishedModel,
     window: Window,
     layers: usize,
-    folder: &Path,
+    weights: Weights<'_>,
     devices: &[Device],
 ) -> Result<Vec<Way>> {
     let config = TransformerConfig { num_layers: layers, ..model.transformer.clone() };
-    let network = Transformer::load(&config, source(&config.expected_tensors(), folder)?)?;
+    let network = Transformer::load(&config, weights.of(&config)?)?;
     let shown = Shown::new(&config, window);
     let one = SplitTransformer::new(vec![network.clone().on(&devices[0])])?;
     let contexts = [shown.context(&one)?, shown.context(&one)?];

@@ -16,7 +16,7 @@ use super::cache::Before;
 use super::context::{BlockContext, Context, KeyValue};
 use super::strip::Exchange;
 use crate::ModelError;
-use crate::layers::{Affine, linear};
+use crate::layers::{Affine, block_linear, linear};
 
 /// Query, key, value and output of one attention, with its norms over all heads together.
 #[derive(Debug, Clone)]
@@ -30,12 +30,18 @@ struct Projections {
 }
 
 impl Projections {
-    fn load(source: &mut TensorSource, name: &str, dim: usize) -> Result<Self, ModelError> {
+    /// `given` is what makes keys and values.
+    fn load(
+        source: &mut TensorSource,
+        name: &str,
+        dim: usize,
+        given: fn(&mut TensorSource, &str, usize, usize) -> Result<Linear, ModelError>,
+    ) -> Result<Self, ModelError> {
         Ok(Self {
-            query: linear(source, &format!("{name}.to_q"), dim, dim)?,
-            key: linear(source, &format!("{name}.to_k"), dim, dim)?,
-            value: linear(source, &format!("{name}.to_v"), dim, dim)?,
-            out: linear(source, &format!("{name}.to_out.0"), dim, dim)?,
+            query: block_linear(source, &format!("{name}.to_q"), dim, dim)?,
+            key: given(source, &format!("{name}.to_k"), dim, dim)?,
+            value: given(source, &format!("{name}.to_v"), dim, dim)?,
+            out: block_linear(source, &format!("{name}.to_out.0"), dim, dim)?,
             norm_query: source.take_f32(&format!("{name}.norm_q.weight"), &[dim])?.into(),
             norm_key: source.take_f32(&format!("{name}.norm_k.weight"), &[dim])?.into(),
         })
@@ -133,14 +139,16 @@ impl Block {
             shape,
             image: image.transpose()?,
             table: source.take_f32(&format!("{name}.scale_shift_table"), &[1, 6, dim])?.into(),
-            self_attention: Projections::load(source, &format!("{name}.attn1"), dim)?,
-            cross_attention: Projections::load(source, &format!("{name}.attn2"), dim)?,
+            self_attention: Projections::load(source, &format!("{name}.attn1"), dim, block_linear)?,
+            // Keys and values of text and image are made once a prompt: there is nothing to gain from fewer bits
+            // of what they are made of.
+            cross_attention: Projections::load(source, &format!("{name}.attn2"), dim, linear)?,
             norm_cross: shape
                 .cross_attn_norm
                 .then(|| Affine::load(source, &format!("{name}.norm2"), dim))
                 .transpose()?,
-            up: linear(source, &format!("{name}.ffn.net.0.proj"), dim, ffn_dim)?,
-            down: linear(source, &format!("{name}.ffn.net.2"), ffn_dim, dim)?,
+            up: block_linear(source, &format!("{name}.ffn.net.0.proj"), dim, ffn_dim)?,
+            down: block_linear(source, &format!("{name}.ffn.net.2"), ffn_dim, dim)?,
         })
     }
 
@@ -226,16 +234,18 @@ impl Block {
         let eps = self.shape.eps;
         let modulation = Modulation { shift, scale };
         let normed = ops::layer_norm(hidden, None, eps, Some(modulation));
-        let mut key = ops::linear(&normed, &p.key, Activation::None);
-        let value = ops::linear(&normed, &p.value, Activation::None);
-        let normed = match asked {
-            None => normed,
+        let (mut query, mut key, value) = match asked {
+            None => {
+                let layers = [&p.query, &p.key, &p.value];
+                let [query, key, value] = ops::linear_each(&normed, layers);
+                (query, key, value)
+            }
             Some(asked) => {
+                let [key, value] = ops::linear_each(&normed, [&p.key, &p.value]);
                 *hidden = asked.of(hidden);
-                asked.of(&normed)
+                (ops::linear(&asked.of(&normed), &p.query, Activation::None), key, value)
             }
         };
-        let mut query = ops::linear(&normed, &p.query, Activation::None);
         drop(normed);
         let asking = asked.map_or(shared, |asked| &asked.shared);
         let heads = self.shape.heads;

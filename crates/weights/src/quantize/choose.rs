@@ -64,7 +64,7 @@ fn one(component: Component, target: Target, named: &Named) -> Chosen {
 }
 
 /// Whether a tensor is one of the matrices in the blocks, which hold nearly all of the values.
-fn is_matrix(component: Component, name: &str) -> bool {
+pub(crate) fn is_matrix(component: Component, name: &str) -> bool {
     let ends =
         |layers: &[&str]| layers.iter().any(|layer| name.ends_with(&format!(".{layer}.weight")));
     match component {

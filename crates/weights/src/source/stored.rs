@@ -47,7 +47,7 @@ impl Stored {
         self.deltas.push(delta);
     }
 
-    /// The tensor in `wanted`, or else in the file's format, or in `bf16` when it had to be computed
+    /// The tensor in `wanted` (a plain format or e4m3), or else in the file's format, or in `bf16` when it had to be computed
     /// from a format that cannot take the result. `shape` is the tensor's own but for axes of length 1.
     pub fn weight(
         self,
@@ -68,6 +68,9 @@ impl Stored {
             if shape.last().is_none_or(|row| row.is_multiple_of(dtype.block_len())) {
                 return view.reshape(shape).map_err(bytes);
             }
+        }
+        if wanted == Some(DType::F8E4M3) {
+            return Ok(Weight::e4m3(shape, &self.values(name)?));
         }
         let dtype = match wanted.unwrap_or(stored) {
             plain @ (DType::F32 | DType::F16 | DType::BF16) => plain,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::pointwise::activation_code;
 use super::{PerFrame, blocks, each, int, kernel, pointer_or_none};
 use crate::Activation;
-use crate::gpu::{Address, Arg, Array, Element, Gpu, MatMul};
+use crate::gpu::{Address, Arg, Array, Element, Gpu, MatMul, Operands};
 
 /// A weight in a device's memory, row-major `[outputs, inputs]`. An [`Array`] or what a layer brought.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +69,7 @@ pub fn linear_residual(
 }
 
 /// Bytes of the hidden layer that stand in memory at once.
-const HIDDEN_BYTES: usize = 256 << 20;
+pub(super) const HIDDEN_BYTES: usize = 256 << 20;
 
 /// `into += gate * down(act(up(y)))` in slices of rows, so that the wide hidden layer never stands in
 /// memory as a whole. `into` is `[rows, outputs of down]`, `y` `[rows, inputs of up]`; a layer is a
@@ -124,7 +124,7 @@ pub(super) struct Product<'a> {
 }
 
 /// Bytes of the sums that wait for their gate at once.
-const SUMS_BYTES: usize = 64 << 20;
+pub(super) const SUMS_BYTES: usize = 64 << 20;
 /// The fewest blocks that fill a card: large ones have about so many multiprocessors.
 pub(super) const FILLING: usize = 128;
 
@@ -162,7 +162,7 @@ impl<'a> Product<'a> {
         assert_eq!(x.len(), rows * inputs, "{name}: {rows} rows of {inputs} inputs");
     }
 
-    fn check_output(&self, name: &str, out: &Array) {
+    pub fn check_output(&self, name: &str, out: &Array) {
         let (rows, outputs) = (self.rows, self.weight.outputs);
         assert_eq!(out.len(), rows * outputs, "{name}: {rows} rows of {outputs} outputs");
         let is_f32 = |array: &Array| array.element() == Element::F32;
@@ -201,7 +201,7 @@ impl<'a> Product<'a> {
             rows: self.rows,
             inputs: self.weight.inputs,
             outputs: self.weight.outputs,
-            element: self.x_element,
+            operands: Operands::Plain(self.x_element),
             out_element: self.out_element,
             gelu: self.activation == Activation::GeluTanh,
             add: self.add,
@@ -259,7 +259,7 @@ impl<'a> Product<'a> {
     }
 
     /// From `out` to `add`, as the kernels take them.
-    fn finish_args(&self) -> [Arg; 8] {
+    pub fn finish_args(&self) -> [Arg; 8] {
         let gate = self.gate.filter(|_| self.add);
         [
             Arg::Pointer(self.out),

@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod convert;
 mod dequantize;
+mod fp8;
 mod layout;
 mod linear;
 mod norm;
@@ -20,6 +21,9 @@ pub use conv::{
 };
 pub use convert::convert;
 pub use dequantize::dequantize;
+pub use fp8::{
+    Codes, DenseCodes, feed_forward_residual_codes, linear_codes, linear_residual_codes,
+};
 pub use layout::{
     add_row, columns, interleave, join_columns, patchify, split_modulation, unpatchify,
 };

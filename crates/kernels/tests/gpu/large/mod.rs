@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longreel_kernels::gpu::{Array, Element, Gpu, Stream, ops};
-use longreel_kernels::{Activation, DType};
+use longreel_kernels::{Activation, DType, Weight};
 use longreel_shim::Shim;
 
 use crate::{Numbers, device, on_card, rounded};
@@ -106,6 +106,39 @@ fn products_reach_the_last_rows_of_long_inputs() {
         };
         let expected: Vec<f64> = (0..2 * outputs).map(product).collect();
         close("a product", &get(&out, (rows - 2) * outputs..rows * outputs), &expected, 1e-4);
+    }
+}
+
+#[test]
+fn products_in_8_bits_reach_the_last_rows_of_long_inputs() {
+    let Some(gpu) = large() else { return };
+    // On the tensor cores, and for rows that are not in pieces of 16 bytes.
+    for (inputs, outputs) in [(13_824, 40), (1001, 5)] {
+        let rows = MANY.div_ceil(inputs);
+        let Some(x) = unset(&gpu, Element::Bf16, rows * inputs) else { return };
+        let mut numbers = Numbers::new(inputs as u64);
+        let (last, weight) = (numbers.vec(inputs), weights(&mut numbers, outputs, inputs));
+        put(&x, (rows - 1) * inputs, &last);
+        let codes = ops::Codes::of(&x, rows, inputs);
+        drop(x);
+        let weight = Weight::e4m3(&[outputs, inputs], &weight);
+        let mut bytes = weight.bytes().to_vec();
+        bytes.resize(bytes.len().next_multiple_of(2), 0);
+        let there = Array::from_bytes(&gpu, Element::Bf16, &bytes);
+        let factors = Array::from_host(&gpu, weight.scales().expect("a factor a row"));
+        let dense = ops::DenseCodes { address: there.address(), factors: &factors, inputs };
+        let out = ops::linear_codes(&codes, &dense, None, Activation::None, Element::F32);
+        let last = rounded(&last, Element::Bf16);
+        let last = Weight::e4m3(&[1, inputs], &last).to_f32();
+        let last: Vec<f64> = last.into_iter().map(f64::from).collect();
+        let weight: Vec<f64> = weight.to_f32().into_iter().map(f64::from).collect();
+        let expected: Vec<f64> = weight.chunks(inputs).map(|w| dot(&last, w)).collect();
+        close(
+            "an 8-bit product",
+            &get(&out, (rows - 1) * outputs..rows * outputs),
+            &expected,
+            1e-4,
+        );
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::gpu::ops::{Codes, DenseCodes, feed_forward_residual_codes};
 use crate::gpu::{Driver, GpuError, Launch, Stream, lock};
 
 /// Addresses without memory, and a list of the products and launches.
@@ -170,4 +171,80 @@ fn a_slice_that_a_library_has_no_way_for_is_added_once_by_our_kernel() {
     }
     assert_eq!(first, ROWS);
     assert!(ours > 0 && ours < launches.len(), "{ours} of {}", launches.len());
+}
+
+/// The same layer in 8 bits: codes of what is read, of the hidden layer and of the weights, a byte a value.
+fn feed_forward_in_codes(asked: &Arc<Asked>) -> Array {
+    let gpu = Gpu::new(Box::new(asked.clone()), Element::Bf16);
+    let mut into = Array::unset(&gpu, Element::F32, ROWS * DIM);
+    let y = Array::unset(&gpu, Element::Bf16, ROWS * DIM);
+    let weights = Array::unset(&gpu, Element::Bf16, HIDDEN * DIM);
+    let factors = [HIDDEN, DIM].map(|outputs| Array::unset(&gpu, Element::F32, outputs));
+    let address = weights.address();
+    let [up, down] = [(0, DIM), (1, HIDDEN)].map(|(n, inputs)| DenseCodes {
+        address,
+        factors: &factors[n],
+        inputs,
+    });
+    let gates = Array::unset(&gpu, Element::F32, 21 * DIM);
+    let gate = Some(PerFrame { values: &gates, tokens_per_frame: 3600 });
+    let (y, gelu) = (Codes::of(&y, ROWS, DIM), Activation::GeluTanh);
+    feed_forward_residual_codes(
+        &mut into,
+        &y,
+        (&up, None),
+        (&down, None),
+        gelu,
+        gate,
+        Element::Bf16,
+    );
+    gpu.check().expect("nothing failed");
+    into
+}
+
+#[test]
+fn slices_of_a_feed_forward_in_8_bits_follow_each_other_with_their_tokens() {
+    let asked = Asked::new(usize::MAX);
+    let into = feed_forward_in_codes(&asked);
+    let launches = lock(&asked.launches);
+    // The codes of what is read, then two layers and the hidden layer's codes in turn. A library's refusal of the
+    // gates comes behind the first of their factors.
+    let known: Vec<_> = launches[1..].iter().filter(|row| row.0 != "fp8_fold_gate").collect();
+    assert_eq!(launches[0].0, "quantize_rows_bf16");
+    assert!(known.len() > 3 && known.len().is_multiple_of(3), "{}", known.len());
+    let mut first = 0;
+    for three in known.as_chunks::<3>().0 {
+        let [(_, up), (quantize, codes), (_, down)] = three;
+        assert_eq!(*quantize, "quantize_rows_bf16");
+        // As `fp8.cu` has them: x, w, two factors, out, .., the first token, .., rows, inputs, outputs.
+        let rows = whole(up[12]);
+        let Arg::Pointer(codes_of_y) = launches[0].1[0] else { panic!("no pointer") };
+        let Arg::Pointer(factors_of_y) = launches[0].1[1] else { panic!("no pointer") };
+        assert_eq!(up[0], Arg::Pointer(codes_of_y.plus(first * DIM)));
+        assert_eq!(up[2], Arg::Pointer(factors_of_y.plus(first * 4)));
+        assert_eq!((up[4], codes[0], codes[1]), (codes[2], down[0], down[2]));
+        assert_eq!(down[4], Arg::Pointer(into.address().plus(first * DIM * 4)));
+        assert_eq!((whole(down[9]), whole(down[12])), (first, rows));
+        assert!(rows * HIDDEN * 2 <= HIDDEN_BYTES);
+        first += rows;
+    }
+    assert_eq!(first, ROWS);
+}
+
+#[test]
+fn frames_whose_gates_go_into_factors_are_products_of_their_own() {
+    let asked = Asked::new(1);
+    let into = feed_forward_in_codes(&asked);
+    let products = lock(&asked.products);
+    let mut first = 0;
+    for product in products.iter().filter(|product| product.outputs == DIM) {
+        assert!(product.add && product.bias.is_some(), "{product:?}");
+        assert_eq!(product.out, into.address().plus(first * DIM * 4));
+        let within = first % 3600;
+        assert!(product.rows <= 3600 - within, "{product:?} from row {first} is of two frames");
+        first += product.rows;
+    }
+    assert_eq!(first, ROWS);
+    let finished = lock(&asked.launches).iter().filter(|row| row.0 == "fp8_finish").count();
+    assert_eq!(finished, 0, "sums that waited for their gate");
 }

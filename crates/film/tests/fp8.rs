@@ -1,0 +1,97 @@
+//! Films with products of 8-bit floats: what the plan says of them, and that nothing else about a film changes.
+
+use std::path::Path;
+
+use longreel_film::{
+    DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmRequest, GuidanceBatchChoice,
+    Length, Outputs, RunFile, Stop, StopSignal, resume,
+};
+use longreel_weights::WeightDtype;
+
+fn options(dtype: Option<WeightDtype>) -> EngineOptions {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+    EngineOptions { dtype, device: DeviceChoice::Cpu(1), ..EngineOptions::new(model) }
+}
+
+/// Three segments with guidance and overlap.
+fn request(engine: &Engine) -> FilmRequest {
+    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
+    (request.width, request.height) = (48, 32);
+    request.length = Length::Frames(41);
+    (request.base_num_frames, request.overlap_history) = (17, 5);
+    (request.steps, request.seed, request.guidance_scale) = (3, 7, 4.0);
+    request
+}
+
+fn outputs(folder: &Path) -> Outputs {
+    let dump = folder.join("latents.safetensors");
+    Outputs { dump_latents: Some(dump), ..Outputs::new(folder.join("film.mp4")) }
+}
+
+/// The film's latents and file.
+fn made(folder: &Path) -> [Vec<u8>; 2] {
+    ["latents.safetensors", "film.mp4"].map(|name| std::fs::read(folder.join(name)).expect(name))
+}
+
+fn film(dtype: Option<WeightDtype>, batch: GuidanceBatchChoice) -> [Vec<u8>; 2] {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = Engine::open(&options(dtype)).expect("a model");
+    let plan = engine.plan(&FilmRequest { guidance_batch: batch, ..request(&engine) });
+    let (plan, outputs) = (plan.expect("a plan"), outputs(folder.path()));
+    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
+    made(folder.path())
+}
+
+#[test]
+fn a_film_in_8_bits_is_another_one_and_the_same_in_a_batch_and_after_a_pause() {
+    let whole = film(Some(WeightDtype::Fp8), GuidanceBatchChoice::Off);
+    assert_ne!(whole[0], film(None, GuidanceBatchChoice::Off)[0], "nothing was rounded");
+    let batch = film(Some(WeightDtype::Fp8), GuidanceBatchChoice::On);
+    assert!(whole[0] == batch[0], "the latents depend on what is beside them");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let outputs = outputs(folder.path());
+    let mut engine = Engine::open(&options(Some(WeightDtype::Fp8))).expect("a model");
+    let request = FilmRequest { guidance_batch: GuidanceBatchChoice::Off, ..request(&engine) };
+    let plan = engine.plan(&request).expect("a plan");
+    let stop = StopSignal::default();
+    let stopper = stop.clone();
+    let mut observer = |event: Event| {
+        if let Event::Part { .. } = event {
+            stopper.request(Stop::AfterSegment);
+        }
+    };
+    assert!(engine.run(&plan, &outputs, &stop, &mut observer).expect("a part").stopped);
+    let run = RunFile::path(&outputs.run_folder());
+    let run = std::fs::read_to_string(run).expect("an unfinished run");
+    assert!(run.contains(r#""dtype": "fp8""#), "{run}");
+    // Not by a model as its files have it.
+    let mut plain = Engine::open(&options(None)).expect("a model");
+    let refused = plain.resume(&outputs.film, &StopSignal::default(), &mut |_: Event| {});
+    assert!(matches!(refused, Err(FilmError::OtherEngine { .. })), "{:?}", refused.err());
+    resume(&outputs.film, None, &StopSignal::default(), &mut |_: Event| {}).expect("the rest");
+    assert!(made(folder.path()) == whole, "resumed in another way");
+}
+
+#[test]
+fn a_plan_says_what_8_bits_save_and_that_the_film_changes() {
+    let plan = |dtype| {
+        let engine = Engine::open(&options(dtype)).expect("a model");
+        let planned = engine.plan(&request(&engine)).expect("a plan");
+        (engine.facts().transformer_bytes, planned.summary().clone())
+    };
+    let ((full, plain), (fewer, in_8_bits)) = (plan(None), plan(Some(WeightDtype::Fp8)));
+    let note = |summary: &longreel_film::PlanSummary| {
+        summary.notes.iter().find(|note| note.contains("--dtype fp8")).cloned()
+    };
+    assert_eq!(note(&plain), None);
+    let said = note(&in_8_bits).expect("a note");
+    for part in
+        [longreel_film::human_bytes(full), longreel_film::human_bytes(fewer), "changes".into()]
+    {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+    // The tiny model is in f32, and most of it is embeddings that stay.
+    assert!(fewer < full, "{fewer} of {full}");
+    assert!(in_8_bits.memory_bytes < plain.memory_bytes);
+}
