@@ -21,7 +21,7 @@ fn forward(config: &TransformerConfig, source: TensorSource, device: &Device) ->
     let context = model.context(&text, image.as_ref(), &options).expect("a context");
     let latents = noise(3, &[3, model.in_channels(), 8, 6]);
     let fps = config.inject_sample_info.then_some(24);
-    let options = ForwardOptions { fps, causal_block: None, attention_window: None };
+    let options = ForwardOptions { fps, ..Default::default() };
     model.forward(&latents, &[700.0], &context, &options).expect("a velocity")
 }
 
