@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{fixtures, take_all};
 use longreel_kernels::{Bytes, DType, Weight};
-use longreel_weights::{TensorSource, WeightDtype};
+use longreel_weights::{ModelFolder, TensorSource, WeightDtype};
 
 /// Every tensor of the file as f32.
 fn values(path: &Path) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
@@ -113,5 +113,54 @@ fn weights_are_converted_from_every_format_to_the_one_asked_for() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn fp8_is_for_the_matrices_of_blocks_alone_and_takes_the_memory_that_is_told() {
+    let model = fixtures("models/df");
+    let plain = ModelFolder::open(&model).expect("a model");
+    let in_8_bits = ModelFolder::open(&model).expect("a model").in_dtype(WeightDtype::Fp8);
+    let taken = |folder: &ModelFolder| take_all(folder.transformer().expect("a source").1);
+    let (stored, fp8) = (taken(&plain), taken(&in_8_bits));
+    let (mut bytes, mut made) = (0, 0);
+    for (name, weight) in &fp8 {
+        let matrix =
+            name.starts_with("blocks.") && name.ends_with(".weight") && !name.contains("norm");
+        let before = &stored[name];
+        bytes += weight.bytes().len() as u64;
+        if !matrix {
+            assert_eq!(
+                (weight.dtype(), weight.bytes()),
+                (before.dtype(), before.bytes()),
+                "{name}"
+            );
+            continue;
+        }
+        let rows = weight.shape()[0];
+        assert_eq!(weight.dtype(), DType::F8E4M3, "{name}");
+        assert_eq!(weight.scales().map(<[f32]>::len), Some(rows), "{name}");
+        let row = weight.len() / rows;
+        for (found, exact) in weight.to_f32().chunks(row).zip(before.to_f32().chunks(row)) {
+            let largest = exact.iter().fold(0f32, |most, v| most.max(v.abs()));
+            for (found, exact) in found.iter().zip(exact) {
+                // Three bits behind the first, and fewer far below the largest of the row.
+                let allowed = (exact.abs() / 15.9).max(largest / 448.0 / 1023.0);
+                assert!((found - exact).abs() <= allowed, "{name}: {exact} became {found}");
+            }
+        }
+        let factors = 4 * rows as u64;
+        bytes += factors;
+        made += weight.bytes().len() as u64 + factors;
+    }
+    assert!(made > 0 && made < bytes);
+    assert_eq!(in_8_bits.transformer_bytes(), bytes);
+    assert_eq!(in_8_bits.transformer_bytes_converted(), made);
+    assert_eq!(in_8_bits.transformer_bytes_stored(), plain.transformer_bytes());
+    // Encoders are as they were.
+    assert_eq!(in_8_bits.text_encoder_bytes(), plain.text_encoder_bytes());
+    let text = |folder: &ModelFolder| take_all(folder.text_encoder().expect("a source").1);
+    for (name, weight) in text(&in_8_bits) {
+        assert_eq!(weight.dtype(), text(&plain)[&name].dtype(), "{name}");
     }
 }
