@@ -219,7 +219,7 @@ pub enum FilmError {
     /// The GPU is too small for the film.
     #[error(
         "this film needs at least {needed} of the GPU's memory and {free} are free; use a smaller --size \
-         or --base-num-frames, weights of fewer bits (`longreel models quantize`), or --device cpu"
+         or --base-num-frames, weights of fewer bits (--dtype fp8, `longreel models quantize`), or --device cpu"
     )]
     GpuMemory {
         /// What it needs.

@@ -366,8 +366,8 @@ pub fn plan(
                 human_bytes(gpu.free_bytes)
             ),
             format!(
-                "use {}a smaller --size or --base-num-frames, weights of fewer bits (`longreel models \
-                 quantize`), or --device cpu",
+                "use {}a smaller --size or --base-num-frames, weights of fewer bits (--dtype fp8, \
+                 `longreel models quantize`), or --device cpu",
                 if plan.guidance_batch { "--guidance-batch auto, " } else { "" }
             ),
         ));

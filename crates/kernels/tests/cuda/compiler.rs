@@ -70,6 +70,24 @@ fn every_kernel_compiles_for_every_card_without_a_warning() {
 }
 
 #[test]
+fn cards_from_ada_on_multiply_8_bit_floats_and_others_go_by_way_of_bf16() {
+    let Some(compiler) = compiler() else { return };
+    if compiler.version() < (12, 4) {
+        eprintln!("skipped: before CUDA 12.4 all cards go by way of bf16");
+        return;
+    }
+    let source = source_of("fp8").expect("one of the list");
+    let uses = |card| {
+        let compiled = compiler.compile("fp8", &source, Target::Portable(card));
+        let text = String::from_utf8(compiled.expect("it compiles").code).expect("PTX is text");
+        ["m16n8k32.row.col.f32.e4m3", "m16n8k16.row.col.f32.bf16"].map(|mma| text.contains(mma))
+    };
+    for (card, expected) in [(80, [false, true]), (89, [true, false]), (120, [true, false])] {
+        assert_eq!(uses(card), expected, "sm_{card}");
+    }
+}
+
+#[test]
 fn a_mistake_and_a_doubt_are_told_with_their_lines() {
     let Some(compiler) = compiler() else { return };
     let doubtful = "__global__ void f(int* x) {\n    int never;\n    *x = 1;\n}";

@@ -32,6 +32,18 @@ fn each_network_is_measured_by_operation_and_the_trace_holds_every_call() {
 }
 
 #[test]
+fn products_in_8_bits_are_measured_and_said() {
+    let place = Place::new();
+    let words = ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "1", "--budget", "1"];
+    let words: Vec<&str> = words.into_iter().chain(["--json", "--dtype", "fp8"]).collect();
+    let ran = place.run(&words).expect_code(0);
+    let report = &ran.events()[0];
+    assert_eq!(report["dtype"], "fp8");
+    let rate = report["networks"][0]["flops_per_second"].as_f64();
+    assert!(rate > Some(1e6), "{report:#}");
+}
+
+#[test]
 fn several_devices_and_a_batch_are_measured_beside_one_device_pass_by_pass() {
     let place = Place::new();
     let words = ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "1", "--budget", "1"];

@@ -10,7 +10,7 @@ pub const BIAS_VALUES: usize = 1 << 16;
 const ALIGN: u64 = 256;
 /// And a bias at least.
 const BIAS_ALIGN: u64 = 16;
-/// And 8-bit floats, with what they become, in bytes; their columns too.
+/// And 8-bit floats, with their factors and what they become, in bytes; their columns too.
 const CODES_ALIGN: u64 = 16;
 /// The first version that takes a factor for each row and column: 12.9.
 const OUTER_VECTORS: usize = 120_900;
@@ -72,7 +72,8 @@ pub fn key(what: &MatMul, version: usize) -> Option<Key> {
     if let Operands::E4m3 { factors } = what.operands {
         let fits = |n: u64| n.is_multiple_of(CODES_ALIGN);
         let columns = [what.inputs, what.outputs * what.out_element.bytes()];
-        let aligned = [what.x, what.weight, what.out].into_iter().all(|at| fits(at.0))
+        let addresses = [what.x, what.weight, what.out].into_iter();
+        let aligned = addresses.chain(factors.into_iter().flatten()).all(|at| fits(at.0))
             && columns.into_iter().all(|bytes| fits(bytes as u64));
         if !aligned || (factors.is_some() && version < OUTER_VECTORS) {
             return None;
@@ -145,8 +146,11 @@ mod tests {
             operands: Operands::E4m3 { factors: None },
             ..plain()
         };
-        let factors = Some([Address(0x5004), Address(0x6004)]);
-        let with_factors = MatMul { operands: Operands::E4m3 { factors }, ..codes };
+        let by = |x, weight| {
+            let factors = Some([Address(x), Address(weight)]);
+            MatMul { operands: Operands::E4m3 { factors }, ..codes }
+        };
+        let with_factors = by(0x5000, 0x6010);
         assert!(key(&codes).is_some() && key(&with_factors).is_some());
         assert_ne!(key(&codes), key(&with_factors));
         assert!(super::key(&codes, OUTER_VECTORS - 1).is_some());
@@ -157,6 +161,8 @@ mod tests {
             MatMul { out: Address(0x3008), ..codes },
             MatMul { inputs: 72, ..codes },
             MatMul { outputs: 92, ..codes },
+            by(0x5004, 0x6010),
+            by(0x5000, 0x6008),
         ] {
             assert_eq!(key(&what), None, "{what:?}");
         }

@@ -122,7 +122,8 @@ pub fn feed_forward_residual_codes(
     let weight = Dense { outputs: down.0.outputs(), ..all.weight };
     Product { weight, bias: down.1, gate, ..all }.check_output(NAME, into);
     let bytes = y.rows * width * hidden.bytes();
-    let slice = y.rows.div_ceil(bytes.div_ceil(HIDDEN_BYTES).max(1)).max(1);
+    // Whole fours of rows, so that the factors of a slice begin where the library wants them.
+    let slice = y.rows.div_ceil(bytes.div_ceil(HIDDEN_BYTES).max(1)).max(1).next_multiple_of(4);
     let wide = Array::unset(gpu, hidden, slice * width);
     let codes = Codes::room(gpu, slice, width);
     for first in (0..y.rows).step_by(slice) {
