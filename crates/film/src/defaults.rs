@@ -164,6 +164,8 @@ impl Defaults {
             causal_attention: None,
             attention_window: None,
             attention_sink: None,
+            sparse_attention: None,
+            sparse_after: None,
             addnoise_condition: self.addnoise_condition,
             start: StartFrom::Prompt,
             end_image: None,

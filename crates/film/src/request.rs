@@ -178,6 +178,12 @@ pub struct FilmRequest {
     /// First latent frames of a segment that every block sees besides; one block when `None`.
     #[serde(default)]
     pub attention_sink: Option<usize>,
+    /// Share of attention's weights that is kept, above 0; with 1 and with `None` nothing is left out.
+    #[serde(default)]
+    pub sparse_attention: Option<f32>,
+    /// Share of a frame's first steps in which nothing is left out; a quarter when `None`.
+    #[serde(default)]
+    pub sparse_after: Option<f32>,
     /// Noise mixed into the history, in thousandths; 0 is off.
     pub addnoise_condition: f32,
     /// What the film starts from.

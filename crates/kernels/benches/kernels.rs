@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use longreel_kernels::ops::*;
 use longreel_kernels::{
-    Activation, Attention, Bytes, Conv3d, DType, Isa, Linear, Mask, Tensor, UpsampledConv, Weight,
+    Activation, Attention, Bytes, Conv3d, DType, Device, Isa, Linear, Mask, Sample, Sparse, Tensor,
+    UpsampledConv, Weight,
 };
 
 fn main() {
@@ -103,6 +104,37 @@ fn attention_case(heads: usize, queries: usize, keys: usize, size: usize) -> Cas
     )
 }
 
+/// Attention of a video whose quarters have nothing to do with each other, all of it and what `mass` keeps, which
+/// is about a quarter; both are given the operations of all of it.
+fn video_attention_case(heads: usize, size: usize, grid: [usize; 3], mass: f32) -> Case {
+    let [frames, rows, columns] = grid;
+    let tokens = frames * rows * columns;
+    let how =
+        Attention { heads, scale: 1.0 / (size as f32).sqrt(), mask: Mask::None, bias: Bias::None };
+    (
+        format!("attention {heads}x{frames}x{rows}x{columns}x{size}, {mass} kept"),
+        Work::Flops(4.0 * (heads * tokens * tokens * size) as f64),
+        Box::new(move || {
+            let of_quarters = tensor(&[4, heads * size]);
+            let mut qk = tensor(&[tokens, heads * size]);
+            for (token, values) in qk.data_mut().chunks_exact_mut(heads * size).enumerate() {
+                let place = [token / columns % rows * 2 / rows, token % columns * 2 / columns];
+                let quarter = (place[0] * 2 + place[1]) * heads * size;
+                let common = &of_quarters.data()[quarter..];
+                values.iter_mut().zip(common).for_each(|(value, common)| *value += 3.0 * common);
+            }
+            let v = tensor(&[tokens, heads * size]);
+            let blocks = TokenBlocks::new(frames, [rows, columns], frames, &Device::Cpu);
+            let blocks = blocks.expect("on the host");
+            Box::new(move || {
+                let sparse = Sparse { blocks: &blocks, mass, whole: &[] };
+                let sample = Sample::of(&qk, &v, how);
+                drop(black_box(sparse_attention_of_samples(&qk, &[sample], &sparse)));
+            })
+        }),
+    )
+}
+
 fn conv_case(size: [usize; 3], i: usize, o: usize, kernel: [usize; 3]) -> Case {
     let [t, h, w] = size;
     let [kt, kh, kw] = kernel;
@@ -149,6 +181,8 @@ fn cases() -> Vec<Case> {
     cases.push(attention_case(4, 900, 64, 48));
     cases.push(attention_case(2, 500, 500, 20));
     cases.push(attention_case(6, 144, 144, 32));
+    cases.push(video_attention_case(3, 128, [4, 30, 52], 1.0));
+    cases.push(video_attention_case(3, 128, [4, 30, 52], 0.9));
     cases.push(attention_case(6, 144, 12, 32));
     cases.push(conv_case([4, 120, 208], 96, 96, [3, 3, 3]));
     cases.push(conv_case([1, 30, 52], 384, 384, [3, 3, 3]));

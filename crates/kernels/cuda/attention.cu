@@ -2,9 +2,6 @@
 // q[queries][heads * key_size], k[keys][heads * key_size], v[keys][heads * value_size] to
 // out[queries][heads * value_size].
 
-// The score of a key that is not seen.
-#define LOWEST __int_as_float(0xff800000)
-
 // 2^x to about two units in the last place; 0 for the lowest.
 __device__ __forceinline__ float exp2_fast(float x) {
 #ifdef LONGREEL_SHIM
@@ -16,59 +13,9 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #endif
 }
 
-// Which keys a query sees. Tokens stand in blocks of `tokens_per_block` (0: everything is seen);
-// a query sees its own block, the `window` before it and the first `sink` of all, none after it.
-struct Seen {
-    int keys, first_query, tokens_per_block, window, sink;
-
-    __device__ int block(int query) const { return (first_query + query) / tokens_per_block; }
-    // The first key behind those that the query sees.
-    __device__ int end(int query) const {
-        if (tokens_per_block == 0) return keys;
-        const i64 end = ((i64)block(query) + 1) * tokens_per_block;
-        return end < keys ? (int)end : keys;
-    }
-    // The first key of its window.
-    __device__ int start(int query) const {
-        if (tokens_per_block == 0) return 0;
-        const int block = this->block(query);
-        return block > window ? (block - window) * tokens_per_block : 0;
-    }
-    // The first key behind the blocks that all see.
-    __device__ int sink_end() const {
-        const i64 end = (i64)sink * tokens_per_block;
-        return end < keys ? (int)end : keys;
-    }
-};
-
-// The tiles of `size` keys that any of the queries first..last sees, in order.
-struct KeyTiles {
-    int sink_end, window_start, end, at;
-
-    __device__ KeyTiles(const Seen& seen, int first, int last, int size) {
-        end = (seen.end(last) + size - 1) / size;
-        sink_end = (seen.sink_end() + size - 1) / size;
-        window_start = seen.start(first) / size;
-        at = -1;
-        advance();
-    }
-    __device__ void advance() {
-        ++at;
-        if (at >= sink_end && at < window_start) at = window_start;
-    }
-    __device__ bool more() const { return at < end; }
-};
-
-#define ATTENTION_PARAMETERS(T)                                                                            \
-    const T *q, const T *k, const T *v, T *out, const float *bias, int queries, int keys, int key_size,    \
-        int value_size, float scale, float last_key_bias, int first_query, int tokens_per_block,           \
-        int window, int sink
-#define SEEN \
-    Seen { keys, first_query, tokens_per_block, window, sink }
-
 // On the tensor cores, for heads of a multiple of 8 values, at most SIZE (what is missing counts as
-// zeros). Four warps, each with FRAGMENTS x 16 queries and all KEYS keys of a tile. blockIdx.x: tile of
-// queries, the last first, because under a causal mask it sees the most; blockIdx.y: head.
+// zeros). Four warps, each with FRAGMENTS x 16 queries and all KEYS keys of a tile. `walk` says which these
+// are; blockIdx.y: head.
 //
 // While the scores are computed the values are on their way, and the next keys while the values are
 // summed. A line of shared memory is SIZE values; of each eight pieces of 16 bytes, piece c of line r
@@ -82,25 +29,25 @@ struct TensorAttention {
         return lines + line * SIZE + (piece & ~7) * 8 + ((piece ^ line) & 7) * 8;
     }
 
-    // Begins the copy of `COUNT` lines from `first` on; those behind `all`, and pieces behind the head's
-    // `size`, are zeros.
-    template <int COUNT>
-    static __device__ void bring(bf16* lines, const bf16* from, int first, int all, int size, int row_values) {
+    // Begins the copy of `COUNT` lines, line i from row `row(i)`; lines without a row (below 0), and pieces
+    // behind the head's `size`, are zeros.
+    template <int COUNT, class Row>
+    static __device__ __forceinline__ void bring(bf16* lines, const bf16* from, Row row, int size, int row_values) {
         static_assert(COUNT * PIECES % THREADS == 0, "the same for each thread");
 #pragma unroll
         for (int i = 0; i < COUNT * PIECES / THREADS; ++i) {
             const int index = i * THREADS + threadIdx.x, line = index / PIECES, piece = index % PIECES;
-            const bool present = first + line < all && piece * 8 < size;
-            const bf16* at = from + (i64)(first + line) * row_values + piece * 8;
+            const int at_row = row(line);
+            const bool present = at_row >= 0 && piece * 8 < size;
+            const bf16* at = from + (i64)at_row * row_values + piece * 8;
             cp_async_16(place(lines, line, piece), present ? at : from, present ? 16 : 0);
         }
     }
 
-    static __device__ void run(ATTENTION_PARAMETERS(bf16), bf16* shared) {
-        const Seen seen = SEEN;
+    template <class Walk>
+    static __device__ __forceinline__ void run(Walk walk, const bf16* q, const bf16* k, const bf16* v, bf16* out, int key_size,
+                                               int value_size, float scale, bf16* shared) {
         const int heads = gridDim.y, head = blockIdx.y;
-        const int first = (gridDim.x - 1 - blockIdx.x) * QUERIES;
-        const int last = (first + QUERIES < queries ? first + QUERIES : queries) - 1;
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         const int key_row = heads * key_size, value_row = heads * value_size;
         bf16 *query_lines = shared, *key_lines = query_lines + QUERIES * SIZE, *value_lines = key_lines + KEYS * SIZE;
@@ -119,16 +66,17 @@ struct TensorAttention {
             total[f][0] = total[f][1] = 0.0f;
         }
 
-        KeyTiles tile(seen, first, last, KEYS);
-        bring<QUERIES>(query_lines, q, first, queries, key_size, key_row);
-        if (tile.more()) bring<KEYS>(key_lines, k, tile.at * KEYS, keys, key_size, key_row);
+        auto query = [&](int line) { return walk.query(line); };
+        auto key = [&](int line) { return walk.key(line); };
+        bring<QUERIES>(query_lines, q, query, key_size, key_row);
+        if (walk.more()) bring<KEYS>(key_lines, k, key, key_size, key_row);
         cp_async_commit();
-        while (tile.more()) {
-            const int first_key = tile.at * KEYS;
+        while (walk.more()) {
+            const Walk now = walk;
             cp_async_wait<0>();
             // The keys are there for all, and all are done with the values before.
             __syncthreads();
-            bring<KEYS>(value_lines, v, first_key, keys, value_size, value_row);
+            bring<KEYS>(value_lines, v, key, value_size, value_row);
             cp_async_commit();
 
             float scores[FRAGMENTS][KEYS / 8][4] = {};
@@ -154,33 +102,23 @@ struct TensorAttention {
             cp_async_wait<0>();
             // The values are there for all, and all are done with the keys.
             __syncthreads();
-            tile.advance();
-            if (tile.more()) bring<KEYS>(key_lines, k, tile.at * KEYS, keys, key_size, key_row);
+            walk.advance();
+            if (walk.more()) bring<KEYS>(key_lines, k, key, key_size, key_row);
             cp_async_commit();
 
-            const int end_key = first_key + KEYS;
-            const bool all_seen = end_key <= seen.end(first) && (first_key >= seen.start(last) || end_key <= seen.sink_end());
-            if (!all_seen || bias != nullptr || (last_key_bias != 0.0f && end_key >= keys)) {
+            if (!now.is_plain()) {
 #pragma unroll
                 for (int f = 0; f < FRAGMENTS; ++f) {
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
-                        const int row = first + (warp * FRAGMENTS + f) * 16 + half * 8 + lane / 4;
-                        const int query = row < queries ? row : queries - 1;
-                        const int start = seen.start(query), end = seen.end(query);
-                        const float* added = bias == nullptr ? nullptr : bias + ((i64)head * queries + query) * keys;
+                        const auto row = now.row((warp * FRAGMENTS + f) * 16 + half * 8 + lane / 4);
 #pragma unroll
                         for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
                             for (int i = 0; i < 2; ++i) {
-                                const int key = first_key + n * 8 + lane % 4 * 2 + i;
+                                const int column = n * 8 + lane % 4 * 2 + i;
                                 float& score = scores[f][n][half * 2 + i];
-                                if (key >= end || (key < start && key >= seen.sink_end())) {
-                                    score = LOWEST;
-                                } else {
-                                    const float more = (added != nullptr ? added[key] : 0.0f) + (key == keys - 1 ? last_key_bias : 0.0f);
-                                    score += more / scale;
-                                }
+                                score = row.sees(column) ? score + row.added(column) / scale : LOWEST;
                             }
                         }
                     }
@@ -263,8 +201,8 @@ struct TensorAttention {
                 all += __shfl_xor_sync(0xffffffffu, all, 1);
                 all += __shfl_xor_sync(0xffffffffu, all, 2);
                 const float inverse = all > 0.0f ? 1.0f / all : 0.0f;
-                const int row = first + (warp * FRAGMENTS + f) * 16 + half * 8 + lane / 4;
-                if (row < queries) {
+                const int row = walk.query((warp * FRAGMENTS + f) * 16 + half * 8 + lane / 4);
+                if (row >= 0) {
                     bf16* to = out + (i64)row * value_row + head * value_size;
 #pragma unroll
                     for (int n = 0; n < SIZE / 8; ++n) {
@@ -280,32 +218,18 @@ struct TensorAttention {
     }
 };
 
-#define ATTENTION_TENSOR(name, SIZE, FRAGMENTS, KEYS)                                                      \
-    extern "C" __global__ void __launch_bounds__(128) name(ATTENTION_PARAMETERS(bf16)) {                   \
-        DYNAMIC_SHARED(shared); \
-        TensorAttention<SIZE, FRAGMENTS, KEYS>::run(q, k, v, out, bias, queries, keys, key_size,           \
-                                                    value_size, scale, last_key_bias, first_query,         \
-                                                    tokens_per_block, window, sink,                        \
-                                                    (bf16*)shared);                              \
-    }
-
-ATTENTION_TENSOR(attention_64, 64, 2, 32)
-ATTENTION_TENSOR(attention_128, 128, 2, 32)
-ATTENTION_TENSOR(attention_256, 256, 1, 32)
-ATTENTION_TENSOR(attention_384, 384, 1, 16)
-
 // In f32 throughout, for any heads and types: 16 queries a block, 32 keys at a time, 128 threads, each
 // with up to four columns of the values. blockIdx.x: queries; y: head; z: 512 columns of the values.
-template <class T>
-__device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
-    constexpr int QUERIES = 16, KEYS = 32, THREADS = 128, PART = 128, COLUMNS = 4;
+constexpr int PLAIN_QUERIES = 16, PLAIN_KEYS = 32;
+
+template <class Walk, class T>
+__device__ void plain_attention(Walk walk, const T* q, const T* k, const T* v, T* out, int key_size, int value_size, float scale) {
+    constexpr int QUERIES = PLAIN_QUERIES, KEYS = PLAIN_KEYS, THREADS = 128, PART = 128, COLUMNS = 4;
     // Lines of four values more than a part, so that threads with neighbouring lines read different banks.
     __shared__ __align__(16) float query_lines[QUERIES][PART + 4], key_lines[KEYS][PART + 4];
     __shared__ __align__(16) float scores[QUERIES][KEYS];
     __shared__ float shrinks[QUERIES], totals[QUERIES];
-    const Seen seen = SEEN;
-    const int heads = gridDim.y, head = blockIdx.y, first = blockIdx.x * QUERIES, first_column = blockIdx.z * THREADS * COLUMNS;
-    const int last = (first + QUERIES < queries ? first + QUERIES : queries) - 1;
+    const int heads = gridDim.y, head = blockIdx.y, first_column = blockIdx.z * THREADS * COLUMNS;
     const int key_row = heads * key_size, value_row = heads * value_size;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     q += (i64)head * key_size;
@@ -315,8 +239,7 @@ __device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
     // Warp w has queries 4 w..4 w + 3; each of its lanes one key.
     float largest[4] = {LOWEST, LOWEST, LOWEST, LOWEST}, total[4] = {};
 
-    for (KeyTiles tile(seen, first, last, KEYS); tile.more(); tile.advance()) {
-        const int first_key = tile.at * KEYS, key = first_key + lane;
+    for (; walk.more(); walk.advance()) {
         float products[4] = {};
         for (int part = 0; part < key_size; part += PART) {
             const int size = key_size - part < PART ? key_size - part : PART, whole = (size + 3) / 4 * 4;
@@ -324,12 +247,11 @@ __device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
             for (int i = thread; i < (QUERIES + KEYS) * PART; i += THREADS) {
                 const int line = i / PART, d = i % PART;
                 if (line < QUERIES) {
-                    const bool inside = d < size && first + line < queries;
-                    query_lines[line][d] = inside ? to_f32(q[(i64)(first + line) * key_row + part + d]) : 0.0f;
+                    const int at = walk.query(line);
+                    query_lines[line][d] = d < size && at >= 0 ? to_f32(q[(i64)at * key_row + part + d]) : 0.0f;
                 } else {
-                    const int at = first_key + line - QUERIES;
-                    const bool inside = d < size && at < keys;
-                    key_lines[line - QUERIES][d] = inside ? to_f32(k[(i64)at * key_row + part + d]) : 0.0f;
+                    const int at = walk.key(line - QUERIES);
+                    key_lines[line - QUERIES][d] = d < size && at >= 0 ? to_f32(k[(i64)at * key_row + part + d]) : 0.0f;
                 }
             }
             __syncthreads();
@@ -347,14 +269,8 @@ __device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
         }
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-            const int row = first + warp * 4 + r, query = row < queries ? row : queries - 1;
-            float score = products[r] * scale;
-            if (key >= seen.end(query) || (key < seen.start(query) && key >= seen.sink_end())) {
-                score = LOWEST;
-            } else {
-                if (bias != nullptr) score += bias[((i64)head * queries + query) * keys + key];
-                if (key == keys - 1) score += last_key_bias;
-            }
+            const auto row = walk.row(warp * 4 + r);
+            const float score = row.sees(lane) ? products[r] * scale + row.added(lane) : LOWEST;
             float most = score;
 #pragma unroll
             for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
@@ -367,7 +283,7 @@ __device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
             if (lane == 0) shrinks[warp * 4 + r] = shrink;
         }
         __syncthreads();
-        const int there = keys - first_key < KEYS ? keys - first_key : KEYS;
+        const int there = walk.there();
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
             const int column = first_column + c * THREADS + thread;
@@ -375,7 +291,7 @@ __device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
 #pragma unroll
                 for (int r = 0; r < QUERIES; ++r) sums[r][c] *= shrinks[r];
                 for (int j = 0; j < there; ++j) {
-                    const float value = to_f32(v[(i64)(first_key + j) * value_row + column]);
+                    const float value = to_f32(v[(i64)walk.key(j) * value_row + column]);
 #pragma unroll
                     for (int r = 0; r < QUERIES; ++r) sums[r][c] = fmaf(scores[r][j], value, sums[r][c]);
                 }
@@ -390,21 +306,13 @@ __device__ void plain_attention(ATTENTION_PARAMETERS(T)) {
     __syncthreads();
 #pragma unroll
     for (int r = 0; r < QUERIES; ++r) {
-        if (first + r >= queries) break;
+        const int row = walk.query(r);
+        if (row < 0) break;
         const float inverse = totals[r] > 0.0f ? 1.0f / totals[r] : 0.0f;
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
             const int column = first_column + c * THREADS + thread;
-            if (column < value_size) set(out[(i64)(first + r) * value_row + head * value_size + column], sums[r][c] * inverse);
+            if (column < value_size) set(out[(i64)row * value_row + head * value_size + column], sums[r][c] * inverse);
         }
     }
 }
-
-#define ATTENTION_PLAIN(name, T)                                                                           \
-    extern "C" __global__ void __launch_bounds__(128) name(ATTENTION_PARAMETERS(T)) {                      \
-        plain_attention<T>(q, k, v, out, bias, queries, keys, key_size, value_size, scale,                 \
-                           last_key_bias, first_query, tokens_per_block, window, sink);                    \
-    }
-
-ATTENTION_PLAIN(attention_f32, float)
-ATTENTION_PLAIN(attention_bf16, bf16)

@@ -34,7 +34,7 @@ pub use dtype::DType;
 pub use gpu::GpuError;
 pub use ops::{
     Activation, Attention, Bias, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, Sample,
-    UpsampledConv,
+    Sparse, TokenBlocks, UpsampledConv,
 };
 pub use quantize::quantize;
 pub use simd::Isa;

@@ -418,6 +418,13 @@ pub struct SpeedArgs {
     /// memory [default: auto]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub guidance_batch: Option<GuidanceBatchArg>,
+    /// Leave out of self-attention what weighs little: keep this share of its weights, such as 0.9; look at the
+    /// quality [default: all]
+    #[arg(long, value_name = "SHARE")]
+    pub sparse_attention: Option<f32>,
+    /// Share of a frame's first steps that see everything before --sparse-attention begins [default: 0.25]
+    #[arg(long, value_name = "SHARE")]
+    pub sparse_after: Option<f32>,
 }
 
 #[derive(Debug, Clone, Args)]

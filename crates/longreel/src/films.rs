@@ -24,7 +24,7 @@ use crate::settings::{self, Ended};
 use crate::{demo, remake, schema};
 
 /// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 36] = [
     "addnoise_condition",
     "ar_step",
     "attention_sink",
@@ -53,6 +53,8 @@ const KEYS: [&str; 34] = [
     "shift",
     "size",
     "solver",
+    "sparse_after",
+    "sparse_attention",
     "steps",
     "teacache",
     "teacache_thresh",

@@ -76,6 +76,12 @@ fn words(
     if let Some(frames) = request.attention_sink {
         flag("--attention-sink", frames.to_string());
     }
+    if let Some(share) = request.sparse_attention {
+        flag("--sparse-attention", share.to_string());
+    }
+    if let Some(share) = request.sparse_after {
+        flag("--sparse-after", share.to_string());
+    }
     match request.kv_cache {
         KvCacheChoice::Auto => {}
         KvCacheChoice::On => flag("--kv-cache", "on".into()),
@@ -194,6 +200,8 @@ mod tests {
             causal_attention: Some(false),
             attention_window: Some(9),
             attention_sink: Some(6),
+            sparse_attention: Some(0.9),
+            sparse_after: Some(0.3),
             addnoise_condition: 12.5,
             start: StartFrom::Image("first image.png".into()),
             end_image: Some("-last.png".into()),

@@ -188,6 +188,8 @@ pub fn request(
         causal_attention: history.causal_attention,
         attention_window: history.attention_window,
         attention_sink: history.attention_sink,
+        sparse_attention: args.speed.sparse_attention,
+        sparse_after: args.speed.sparse_after,
         addnoise_condition: history.addnoise_condition.unwrap_or(defaults.addnoise_condition),
         start,
         end_image: picture.end_image.clone(),

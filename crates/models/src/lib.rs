@@ -20,8 +20,8 @@ pub use clip::{ClipPreprocess, ClipVision};
 pub use error::ModelError;
 pub use text::{Prompt, TextEncoder, Tokenizer, clean_prompt};
 pub use transformer::{
-    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, SplitCache,
-    SplitContext, SplitPass, SplitResidual, SplitTransformer, Transformer,
+    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Pass, SparseAttention,
+    SplitCache, SplitContext, SplitPass, SplitResidual, SplitTransformer, Transformer,
 };
 pub use upscaler::{Upscaler, UpscalerShape};
 pub use vae::{Vae, VaeDecoder, VaeDecoderState, VaeEncoder, VaeEncoderState, VaeTile, VaeTiles};

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{assert_same_bits, contexts, exact_devices, model, noise};
+use common::{areas, assert_other, assert_same_bits, contexts, exact_devices, model, noise};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
-    AttentionWindow, ForwardOptions, SplitCache, SplitContext, SplitTransformer,
+    AttentionWindow, ForwardOptions, SparseAttention, SplitCache, SplitContext, SplitTransformer,
 };
 
 const FRAMES: usize = 6;
@@ -58,6 +58,26 @@ fn frames_that_are_asked_about_are_those_of_the_whole_answer() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A block of queries has tokens of frames that are asked about and of others.
+#[test]
+fn frames_that_are_asked_about_leave_out_the_keys_that_all_leave_out() {
+    let model = model("transformer_df", &[Device::Cpu]);
+    let contexts = contexts(&model);
+    let latents = areas(2, [FRAMES, model.config().in_channels, 24, 24]);
+    let sparse = Some(SparseAttention { mass: 0.3, dense_above: 1000.0 });
+    for options in every_mask() {
+        let run = |answer_from: usize, sparse| {
+            let options = ForwardOptions { answer_from, sparse, ..options };
+            model.forward(&latents, &EACH, &[&contexts[0]], &options).expect("runs")
+        };
+        let whole = run(0, sparse);
+        assert_other(&format!("{options:?}"), &whole[0], &run(0, None)[0]);
+        for from in [1, 3, FRAMES - 1] {
+            assert_same(&format!("from {from}, {options:?}"), &run(from, sparse), &whole, from);
         }
     }
 }

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{assert_same_bits, contexts, exact_devices, model, noise};
+use common::{areas, assert_other, assert_same_bits, contexts, exact_devices, model, noise};
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
-    AttentionWindow, ForwardOptions, SplitCache, SplitContext, SplitTransformer,
+    AttentionWindow, ForwardOptions, SparseAttention, SplitCache, SplitContext, SplitTransformer,
 };
 use longreel_shim::{Shim, Watch, Watched};
 
@@ -27,8 +27,7 @@ const FRAMES: usize = 6;
 const SIZE: [usize; 2] = [6, 4];
 
 fn options(causal_block: usize) -> ForwardOptions {
-    let causal_block = Some(causal_block);
-    ForwardOptions { fps: Some(24), causal_block, attention_window: None, answer_from: 0 }
+    ForwardOptions { fps: Some(24), causal_block: Some(causal_block), ..ForwardOptions::default() }
 }
 
 fn latents(model: &SplitTransformer) -> Tensor {
@@ -64,6 +63,25 @@ fn samples_of_a_batch_are_those_that_are_alone_in_every_bit() {
                 seen.extend(alone);
             }
         }
+    }
+}
+
+/// Each sample leaves out keys of its own.
+#[test]
+fn samples_of_a_batch_leave_out_what_they_leave_out_alone() {
+    for (on, device) in exact_devices() {
+        let model = model("transformer_df", std::slice::from_ref(&device));
+        let contexts = contexts(&model);
+        let contexts: Vec<_> = contexts[..2].iter().collect();
+        let latents = areas(2, [4, model.config().in_channels, 16, 20]);
+        let run = |contexts: &[&SplitContext], sparse| {
+            let options = ForwardOptions { sparse, ..options(2) };
+            model.forward(&latents, &[500.0], contexts, &options).expect("runs")
+        };
+        let sparse = Some(SparseAttention { mass: 0.3, dense_above: 600.0 });
+        let alone: Vec<_> = contexts.iter().flat_map(|context| run(&[*context], sparse)).collect();
+        assert_all_same(on, &run(&contexts, sparse), &alone);
+        assert_other(on, &run(&contexts[..1], None)[0], &alone[0]);
     }
 }
 

@@ -29,12 +29,7 @@ fn velocity(gpu: &Arc<Gpu>) -> Result<Tensor, ModelError> {
     let options = ContextOptions { padded_tokens: 8, cache_bytes: 0 };
     let context = model.context(&text, None, &options)?;
     let latents = noise(2, &[3, model.in_channels(), 4, 4]);
-    let options = ForwardOptions {
-        fps: Some(24),
-        causal_block: None,
-        attention_window: None,
-        answer_from: 0,
-    };
+    let options = ForwardOptions { fps: Some(24), ..ForwardOptions::default() };
     // The second pass is one that knows the order of the weights.
     model.forward(&latents, &[900.0, 500.0, 0.0], &context, &options)?;
     model.forward(&latents, &[900.0, 500.0, 0.0], &context, &options)

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{Fixture, On, assert_close, assert_same_bits, devices, noise};
+use common::{Fixture, On, areas, assert_close, assert_other, assert_same_bits, devices, noise};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
-    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, Transformer,
+    AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, SparseAttention,
+    Transformer,
 };
 
 const BLOCK: usize = 2;
@@ -34,6 +35,7 @@ fn setting(window: Option<AttentionWindow>, device: &Device) -> Setting {
         causal_block: Some(BLOCK),
         attention_window: window,
         answer_from: 0,
+        sparse: None,
     };
     let latents = noise(5, &[FRAMES, 16, 6, 4]);
     let timesteps = [0.0, 20.0, 437.0, 800.0, 999.0].into_iter().flat_map(|t| [t; BLOCK]).collect();
@@ -104,6 +106,34 @@ fn blocks_that_a_window_hides_may_be_forgotten() {
             bytes.push(cache.bytes());
         }
         assert_eq!(bytes[1..], [bytes[1]; 4], "memory grows on {}", on.name);
+    }
+}
+
+/// Which keys are left out of a block's attention hangs on what it sees, and on its own timestep.
+#[test]
+fn blocks_leave_out_the_same_keys_behind_kept_ones() {
+    for on in &devices() {
+        let window = Some(AttentionWindow { before: 1, sink: 1 });
+        // The kernels are the same without one, and slow here.
+        let windows = if on.name == "CPU" { &[None, window][..] } else { &[window] };
+        for &window in windows {
+            let mut setting = setting(window, &on.device);
+            setting.latents = areas(5, [FRAMES, 16, 16, 16]);
+            let all = setting.whole();
+            // The last two blocks see all.
+            setting.options.sparse = Some(SparseAttention { mass: 0.3, dense_above: 500.0 });
+            let whole = setting.whole();
+            assert_other(on.name, &whole, &all);
+            let mut cache = KeyValueCache::new(&setting.model);
+            for block in 0..FRAMES / BLOCK {
+                let own = setting.after(&mut cache, BLOCK, BLOCK);
+                let frames = block * BLOCK..(block + 1) * BLOCK;
+                assert_same("a block", on, &own, &whole.slice0(frames));
+                if window.is_some() && cache.held_frames() > 2 * BLOCK {
+                    cache.forget(BLOCK..cache.held_frames() - BLOCK);
+                }
+            }
+        }
     }
 }
 

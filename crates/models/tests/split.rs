@@ -7,12 +7,12 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Fixture, TOLERANCE, assert_close, assert_same_bits, noise};
+use common::{Fixture, TOLERANCE, areas, assert_close, assert_same_bits, distance, noise};
 use longreel_kernels::gpu::{Element, Gpu, LinkKind};
 use longreel_kernels::{Device, GpuError, Tensor, cuda};
 use longreel_models::{
-    AttentionWindow, ContextOptions, ForwardOptions, KeyValueCache, ModelError, SplitTransformer,
-    Transformer,
+    AttentionWindow, ContextOptions, ForwardOptions, KeyValueCache, ModelError, SparseAttention,
+    SplitTransformer, Transformer,
 };
 use longreel_shim::{Shim, StandInNccl};
 use longreel_weights::TransformerConfig;
@@ -131,6 +131,22 @@ fn processors_together_give_the_velocity_of_one_in_every_bit() {
             assert_same_bits(&format!("{name} on {count}"), &together, &alone);
         }
     }
+}
+
+/// A rank has all tokens of its heads, so it leaves out the keys that one device would.
+#[test]
+fn devices_together_leave_out_the_keys_that_one_leaves_out() {
+    let mut left_out = 0;
+    for (name, model, mut shown) in every_kind() {
+        shown.latents = areas(2, [5, model.in_channels(), 24, 24]);
+        let all = shown.alone(&model);
+        shown.options.sparse = Some(SparseAttention { mass: 0.3, dense_above: 950.0 });
+        let alone = shown.alone(&model);
+        left_out += usize::from(distance(alone.data(), all.data()) > 1e-3);
+        let together = shown.split(&model, processors(2)).expect("together");
+        assert_same_bits(name, &together, &alone);
+    }
+    assert!(left_out > 0, "no model leaves anything out");
 }
 
 #[test]

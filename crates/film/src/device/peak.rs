@@ -231,8 +231,13 @@ impl Case {
 }
 
 /// How each pass is run.
-const OPTIONS: ForwardOptions =
-    ForwardOptions { fps: Some(24), causal_block: None, attention_window: None, answer_from: 0 };
+const OPTIONS: ForwardOptions = ForwardOptions {
+    fps: Some(24),
+    causal_block: None,
+    attention_window: None,
+    answer_from: 0,
+    sparse: None,
+};
 
 /// Peaks while denoising, so many passes at once, and, without the transformer's weights, while decoding;
 /// bytes copied by the second round.

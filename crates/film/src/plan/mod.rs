@@ -9,6 +9,7 @@ mod gpu;
 mod prompts;
 mod savings;
 mod shown;
+mod sparse;
 mod summary;
 mod words;
 
@@ -16,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longreel_media::{VideoOptions, VideoReader};
-use longreel_models::{AttentionWindow, UpscalerShape};
+use longreel_models::{AttentionWindow, SparseAttention, UpscalerShape};
 use longreel_sampling::{
     Guidance, Keeping, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
     TimetableShape,
@@ -105,6 +106,7 @@ pub struct FilmPlan {
     pub(crate) causal_block: usize,
     pub(crate) causal_mask: Option<usize>,
     pub(crate) attention_window: Option<AttentionWindow>,
+    pub(crate) sparse: Option<SparseAttention>,
     pub(crate) keeping: Option<Keeping>,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) solver: SolverKind,
@@ -326,12 +328,14 @@ pub fn plan(
     step_cache(request, model)?;
     let ways = Sharing::ways(model.devices, segments.count(), request, &model.transformer)?;
     let attention_window = causal::attention_window(request, causal_mask)?;
+    let sparse = sparse::sparse_attention(request, &schedule, model)?;
     let base = FilmPlan {
         request: request.clone(),
         segments,
         causal_block,
         causal_mask,
         attention_window,
+        sparse,
         keeping: None,
         schedule,
         solver,

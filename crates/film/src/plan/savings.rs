@@ -4,9 +4,9 @@ use longreel_sampling::{Guidance, GuidanceInterval};
 use serde::Serialize;
 
 use super::cache::teacache_family;
-use super::causal;
 use super::summary::Work;
 use super::{FilmPlan, ModelFacts};
+use super::{causal, sparse};
 use crate::error::PlanError;
 use crate::request::{CacheChoice, KvCacheChoice, SolverChoice};
 
@@ -54,6 +54,7 @@ pub(super) fn savings(
         let mut changed = plan.clone();
         change(&mut changed);
         changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
+        changed.sparse = sparse::sparse_attention(&changed.request, &changed.schedule, model)?;
         changed.keeping = causal::keeping(&changed, model)?;
         let part = Work::of(&changed, model)? / now;
         if part < 0.97 {
@@ -88,6 +89,11 @@ pub(super) fn savings(
             let window = |plan: &mut FilmPlan| plan.request.attention_window = Some(frames);
             other(&format!("--attention-window {frames}"), what, &window)?;
         }
+    }
+    if request.sparse_attention.is_none() {
+        let what =
+            "attention leaves out what weighs little, half of its keys or so; try the quality";
+        other("--sparse-attention 0.9", what, &|plan| plan.request.sparse_attention = Some(0.9))?;
     }
     Ok(savings)
 }

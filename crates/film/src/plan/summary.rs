@@ -10,7 +10,7 @@ use super::causal::{self, KvCacheSummary};
 use super::gpu::{GpuPlan, need_of};
 use super::savings::{Saving, savings};
 use super::words::human_bytes;
-use super::{FilmPlan, ModelFacts};
+use super::{FilmPlan, ModelFacts, sparse};
 use crate::device::{Need, strips_in, strips_until};
 use crate::error::PlanError;
 use crate::estimate::{
@@ -155,6 +155,10 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             human_bytes(model.transformer_bytes),
             human_bytes(converted.stored_bytes),
         ));
+    }
+    if let Some(mass) = request.sparse_attention {
+        let all = FilmPlan { sparse: None, ..plan.clone() };
+        notes.push(sparse::note(mass, flops / Work::of(&all, model)?.max(1.0)));
     }
     let latents = latents_of(plan);
     let decode = decoding_of(plan, model);
@@ -326,10 +330,12 @@ impl Work {
         let causal = plan.causal_mask.map(|block| (block, plan.attention_window));
         let step_cache = request.cache != CacheChoice::Off;
         let twice = plan.guidance.unconditional_rows(timetable.rows(), kept, step_cache);
-        for (kept, twice) in kept.iter().zip(twice) {
+        for ((row, kept), twice) in timetable.rows().iter().zip(kept).zip(twice) {
             let passes = if twice { 2 } else { 1 };
             self.forwards += times * passes;
-            let forward = forward_flops(&model.transformer, kept.run.clone(), per_frame, causal);
+            let mut forward =
+                forward_flops(&model.transformer, kept.run.clone(), per_frame, causal);
+            forward.attention *= sparse::kept_share(plan, model, row, kept);
             self.flops += (times * passes) as f64 * forward.total();
             if forward.total() > self.longest.total() {
                 self.longest = forward;

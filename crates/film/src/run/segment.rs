@@ -74,6 +74,7 @@ impl Run<'_> {
                 causal_block: plan.causal_mask,
                 attention_window: plan.attention_window,
                 answer_from: 0,
+                sparse: plan.sparse,
             },
             noise: &self.noise,
             seed,

@@ -37,7 +37,23 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("convert", include_str!("../../cuda/convert.cu")),
     ("gemm", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/gemm.cu"))),
     ("conv", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/conv.cu"))),
-    ("attention", include_str!("../../cuda/attention.cu")),
+    (
+        "attention",
+        concat!(
+            include_str!("../../cuda/keys.cu"),
+            include_str!("../../cuda/attention.cu"),
+            include_str!("../../cuda/attention_all.cu")
+        ),
+    ),
+    (
+        "sparse",
+        concat!(
+            include_str!("../../cuda/keys.cu"),
+            include_str!("../../cuda/select.cu"),
+            include_str!("../../cuda/attention.cu"),
+            include_str!("../../cuda/attention_kept.cu")
+        ),
+    ),
     ("dequantize", include_str!("../../cuda/dequantize.cu")),
     ("fp8", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/fp8.cu"))),
     ("layout", include_str!("../../cuda/layout.cu")),

@@ -1,7 +1,11 @@
 //! Softmax attention in tiles, with an online softmax (Dao et al. 2022, FlashAttention, algorithm 1):
 //! the scores of a few queries against one block of keys are all that ever stands in memory.
 
+mod blocks;
 mod group;
+mod kept;
+mod select;
+mod sparse;
 
 use std::ops::Range;
 
@@ -14,7 +18,10 @@ use crate::gpu::ops::{self as body, Attend, Scores, Seen};
 use crate::simd::{Isa, dispatch};
 use crate::spans;
 
+pub use self::blocks::{KEY_BLOCK, QUERY_BLOCK, TokenBlocks};
 use self::group::{Buffers, Group, KEYS, QUERIES, Rows};
+pub use self::select::LEAST_LIKENESS;
+pub use self::sparse::{Sparse, sparse_attention_of_samples};
 use super::mask::Mask;
 
 /// How attention is computed.
@@ -107,6 +114,34 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Ten
 /// `[samples * queries, heads * head_dim]`. Each sees its own keys alone, at least one of them where there
 /// are several, and its result is the one that it has alone, bit for bit.
 pub fn attention_of_samples(q: &Tensor, samples: &[Sample<'_>]) -> Tensor {
+    let _span = spans::begin("attention", || cost(q, samples));
+    let Some((queries, shape)) = checked(q, samples) else { return nothing(q, samples) };
+    let parts = samples.iter().enumerate().map(|(index, sample)| Part {
+        sample,
+        keys: sample.keys.clone(),
+        rows: index * queries..(index + 1) * queries,
+    });
+    let parts: Vec<_> = parts.collect();
+    if let Some(q) = q.array() {
+        let mut out = Array::unset(q.gpu(), q.element(), shape[0] * shape[1]);
+        parts.iter().for_each(|part| part.on_gpu(&mut out, q));
+        spans::settle(q.gpu());
+        return Tensor::from_array(&shape, out);
+    }
+    // SAFETY: the parts' rows cover the result.
+    unsafe { Tensor::fill(&shape, |out| on_cpu(q, &parts, out)) }
+}
+
+/// Operations, and values that are read and written.
+fn cost(q: &Tensor, samples: &[Sample<'_>]) -> (f64, usize) {
+    let queries = q.dim(0) / samples.len().max(1);
+    let costs = samples.iter().map(|sample| sample.cost(queries));
+    costs.fold((0.0, 2 * q.len()), |(flops, values), (f, v)| (flops + f, values + v))
+}
+
+/// The queries of a sample and the shape of the result, unless nothing is seen or asked for; see
+/// [`attention_of_samples`] for what has to hold.
+fn checked(q: &Tensor, samples: &[Sample<'_>]) -> Option<(usize, [usize; 2])> {
     let first = samples.first().expect("attention: no sample");
     let (heads, width) = (first.how.heads, first.v.dim(1));
     let queries = q.dim(0) / samples.len();
@@ -118,66 +153,28 @@ pub fn attention_of_samples(q: &Tensor, samples: &[Sample<'_>]) -> Tensor {
         q.shape(),
         samples.len()
     );
-    let _span = spans::begin("attention", || {
-        let costs = samples.iter().map(|sample| sample.cost(queries));
-        costs.fold((0.0, 2 * q.len()), |(flops, values), (f, v)| (flops + f, values + v))
-    });
-    let shape = [q.dim(0), width];
-    if first.keys.is_empty() || q.is_empty() || width == 0 {
-        return Tensor::zeros_on(&q.device(), &shape);
-    }
-    if let Some(q) = q.array() {
-        return Tensor::from_array(&shape, on_gpu(q, shape, queries, samples));
-    }
-    let isa = Isa::current();
-    let nr = isa.tile_columns();
-    // Several tasks for each thread, if there are queries enough.
-    let wanted = wanted_tasks().div_ceil(heads * samples.len());
-    let group = queries.div_ceil(wanted).clamp(QUERIES, GROUP);
-    let group = queries.div_ceil(queries.div_ceil(group)).next_multiple_of(QUERIES);
-    let groups = queries.div_ceil(group);
-    let (key_size, value_size) = (q.dim(1) / heads, width / heads);
-    let wide = value_size.next_multiple_of(nr);
-    let task = |index: usize, out: Shared| {
-        let (of, index) = (index / (heads * groups), index % (heads * groups));
-        let Sample { k, v, keys, how } = &samples[of];
-        let (head, first) = (index / groups, index % groups * group);
-        let rows = first..(first + group).min(queries);
-        let n = rows.len();
-        let block = KEYS.min(keys.len()).next_multiple_of(nr);
-        let lengths =
-            [n * key_size, block * key_size, block * wide, QUERIES * block, n * wide, n, n];
-        let first_row = of * queries;
-        let q = Rows::of(q, first_row..first_row + queries);
-        let (k, v) = (Rows::of(k, keys.clone()), Rows::of(v, keys.clone()));
-        let window = how.mask.window();
-        with_scratch(lengths, |[queries, keys, values, scores, sums, largest, total]| {
-            let buffers = Buffers { queries, keys, values, scores, sums, largest, total };
-            let group =
-                Group { q, k, v, how, window, head, rows, first_row, block, wide, buffers, out };
-            dispatch(isa, group);
-        });
-    };
-    let tasks = samples.len() * heads * groups;
-    let pairs = queries * samples.iter().map(|sample| sample.keys.len()).sum::<usize>();
-    // SAFETY: the tasks' samples, heads and rows cover the result, and each writes all of its own.
-    unsafe {
-        Tensor::fill(&shape, |out| {
-            if pairs * q.dim(1) <= 1 << 15 {
-                (0..tasks).for_each(|index| task(index, out));
-            } else {
-                (0..tasks).into_par_iter().with_max_len(1).for_each(|index| task(index, out));
-            }
-        })
-    }
+    let anything = !first.keys.is_empty() && !q.is_empty() && width > 0;
+    anything.then_some((queries, [q.dim(0), width]))
 }
 
-/// [`attention_of_samples`] on a GPU, in what the queries are; the result is of `shape`.
-fn on_gpu(q: &Array, shape: [usize; 2], queries: usize, samples: &[Sample<'_>]) -> Array {
-    let gpu = q.gpu();
-    let mut out = Array::unset(gpu, q.element(), shape[0] * shape[1]);
-    for (index, Sample { k, v, keys, how }) in samples.iter().enumerate() {
-        let width = k.dim(1);
+fn nothing(q: &Tensor, samples: &[Sample<'_>]) -> Tensor {
+    Tensor::zeros_on(&q.device(), &[q.dim(0), samples[0].v.dim(1)])
+}
+
+/// Some queries of a sample, and all of its keys up to the last that they may see.
+struct Part<'a> {
+    sample: &'a Sample<'a>,
+    keys: Range<usize>,
+    /// Of the queries of all samples, and of the result.
+    rows: Range<usize>,
+}
+
+impl Part<'_> {
+    /// Computes it on a GPU, in what the queries are.
+    fn on_gpu(&self, out: &mut Array, q: &Array) {
+        let Sample { k, v, how, .. } = self.sample;
+        let gpu = q.gpu();
+        let widths = [k.dim(1), v.dim(1)];
         let [k, v] = [k, v].map(|tensor| tensor.array_as(gpu, q.element()));
         let bias = match how.bias {
             Bias::Scores(bias) => Some(bias.array_on(gpu)),
@@ -187,15 +184,65 @@ fn on_gpu(q: &Array, shape: [usize; 2], queries: usize, samples: &[Sample<'_>]) 
             Bias::LastKey(added) => Scores::LastKey(added),
             _ => bias.as_deref().map_or(Scores::None, Scores::All),
         };
-        let seen = Seen::by(how.mask, queries, keys.len());
+        let seen = Seen::by(how.mask, self.rows.len(), self.keys.len());
         let attend = Attend { heads: how.heads, scale: how.scale, seen, added };
-        let rows = body::AttentionRows {
-            queries: index * queries..(index + 1) * queries,
-            keys: keys.clone(),
-            widths: [width, shape[1]],
-        };
-        body::attention_rows(&mut out, q, &k, &v, &rows, &attend);
+        let (queries, keys) = (self.rows.clone(), self.keys.clone());
+        let rows = body::AttentionRows { queries, keys, widths };
+        body::attention_rows(out, q, &k, &v, &rows, &attend);
     }
-    spans::settle(gpu);
-    out
+}
+
+/// Computes parts on the processor. Each writes its rows of the result.
+fn on_cpu(q: &Tensor, parts: &[Part<'_>], out: Shared) {
+    let isa = Isa::current();
+    let nr = isa.tile_columns();
+    let Some(longest) = parts.iter().map(|part| part.rows.len()).max() else { return };
+    let (heads, width) = (parts[0].sample.how.heads, parts[0].sample.v.dim(1));
+    // Several tasks for each thread, if there are queries enough.
+    let wanted = wanted_tasks().div_ceil(heads * parts.len());
+    let group = longest.div_ceil(wanted).clamp(QUERIES, GROUP);
+    let group = longest.div_ceil(longest.div_ceil(group)).next_multiple_of(QUERIES);
+    let (key_size, value_size) = (q.dim(1) / heads, width / heads);
+    let wide = value_size.next_multiple_of(nr);
+    let task = |(Part { sample, keys, rows: all }, head, first): (&Part<'_>, usize, usize)| {
+        let Sample { k, v, how, .. } = sample;
+        let rows = first..(first + group).min(all.len());
+        let n = rows.len();
+        let block = KEYS.min(keys.len()).next_multiple_of(nr);
+        let lengths =
+            [n * key_size, block * key_size, block * wide, QUERIES * block, n * wide, n, n];
+        let q = Rows::of(q, all.clone());
+        let (k, v) = (Rows::of(k, keys.clone()), Rows::of(v, keys.clone()));
+        let (first_row, window) = (all.start, how.mask.window());
+        with_scratch(lengths, |[queries, keys, values, scores, sums, largest, total]| {
+            let buffers = Buffers { queries, keys, values, scores, sums, largest, total };
+            let group = Group {
+                q,
+                k,
+                v,
+                how,
+                window,
+                head,
+                rows,
+                order: None,
+                first_row,
+                block,
+                wide,
+                buffers,
+                out,
+            };
+            dispatch(isa, group);
+        });
+    };
+    let of = |part| (0..heads).map(move |head| (part, head));
+    let tasks = parts.iter().flat_map(of).flat_map(|(part, head)| {
+        (0..part.rows.len()).step_by(group).map(move |first| (part, head, first))
+    });
+    let pairs: usize = parts.iter().map(|part| part.rows.len() * part.keys.len()).sum();
+    if pairs * q.dim(1) <= 1 << 15 {
+        tasks.for_each(task);
+    } else {
+        let tasks: Vec<_> = tasks.collect();
+        tasks.into_par_iter().with_max_len(1).for_each(task);
+    }
 }

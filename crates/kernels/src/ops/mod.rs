@@ -12,7 +12,10 @@ mod per_frame;
 mod pointwise;
 
 pub use activation::{Activation, activate_inplace, prelu_inplace};
-pub use attention::{Attention, Bias, Sample, attention, attention_of_samples};
+pub use attention::{
+    Attention, Bias, KEY_BLOCK, LEAST_LIKENESS, QUERY_BLOCK, Sample, Sparse, TokenBlocks,
+    attention, attention_of_samples, sparse_attention_of_samples,
+};
 pub(crate) use conv::folded_quarter;
 pub use conv::{CONV_SQUARE, Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};
 pub use layout::{

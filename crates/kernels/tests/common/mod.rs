@@ -1,6 +1,8 @@
 //! What the tests of both bodies of the operations share.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod sparse;
+
 use longreel_kernels::{DType, Tensor};
 
 /// Every stored format.

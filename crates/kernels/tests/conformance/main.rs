@@ -12,6 +12,7 @@ mod conv;
 mod linear;
 mod norm;
 mod pointwise;
+mod sparse;
 
 use std::sync::Mutex;
 

@@ -13,6 +13,7 @@ mod layout;
 mod linear;
 mod norm;
 mod pointwise;
+mod sparse;
 mod vendor;
 
 use std::path::Path;

@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use longreel_kernels::ranks::RankError;
 use longreel_kernels::{
-    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Sample, Tensor,
-    Vector, ops,
+    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Sample, Sparse,
+    Tensor, Vector, ops,
 };
 use longreel_weights::TensorSource;
 
@@ -76,6 +76,7 @@ impl BlockShape {
 }
 
 /// What all blocks of one forward share.
+#[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
     /// `[rows, 6 * dim]`: one row for all tokens, or one for each latent frame of each sample.
     pub time_proj: &'a Tensor,
@@ -84,6 +85,8 @@ pub(super) struct Shared<'a> {
     /// Of one sample's tokens.
     pub rope: &'a RopeTable,
     pub mask: Mask,
+    /// Which keys self-attention leaves out.
+    pub sparse: Option<Sparse<'a>>,
     /// With the other ranks.
     pub exchange: Exchange<'a>,
 }
@@ -255,7 +258,7 @@ impl Block {
         let exchange = &shared.exchange;
         let (key, value) = (exchange.to_heads(key)?, exchange.to_heads(value)?);
         let how = self.shape.attention(shared.mask, exchange.ranks.count());
-        let seen = attend(&query, [key, value], samples, how, before);
+        let seen = attend(&query, [key, value], samples, how, shared.sparse.as_ref(), before);
         drop(query);
         let seen = asking.exchange.to_strip(seen)?;
         ops::linear_residual(hidden, &seen, &p.out, Some(gate));
@@ -305,15 +308,20 @@ fn attend(
     [key, value]: [Tensor; 2],
     samples: usize,
     how: Attention<'static>,
+    sparse: Option<&Sparse<'_>>,
     before: &mut [Before<'_>],
 ) -> Tensor {
+    let attention = |samples: &[Sample<'_>]| match sparse {
+        None => ops::attention_of_samples(query, samples),
+        Some(sparse) => ops::sparse_attention_of_samples(query, samples, sparse),
+    };
     if before.is_empty() {
         let tokens = key.dim(0) / samples;
         let rows = (0..samples).map(|sample| sample * tokens..(sample + 1) * tokens);
         let all: Vec<_> = rows.map(|keys| Sample { k: &key, v: &value, keys, how }).collect();
-        return ops::attention_of_samples(query, &all);
+        return attention(&all);
     }
     let all = Before::all(before, key, value);
     let all: Vec<_> = all.iter().map(|[keys, values]| Sample::of(keys, values, how)).collect();
-    ops::attention_of_samples(query, &all)
+    attention(&all)
 }

@@ -10,6 +10,7 @@ mod condition;
 mod context;
 mod pass;
 mod rope;
+mod sparse;
 mod split;
 mod strip;
 
@@ -28,10 +29,12 @@ use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmb
 pub use context::{Context, ContextOptions};
 pub use pass::Pass;
 use rope::Rope;
+use sparse::Blocks;
+pub use sparse::SparseAttention;
 pub use split::{SplitCache, SplitContext, SplitPass, SplitResidual, SplitTransformer};
 
 /// What a forward may vary besides latents, timesteps and conditioning.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ForwardOptions {
     /// Frames a second of the film; needed by models with `inject_sample_info`, ignored by others.
     pub fps: Option<u32>,
@@ -45,6 +48,8 @@ pub struct ForwardOptions {
     /// begin with it. Frames before it are seen by the others all the same, but the last block computes
     /// nothing of them save keys and values.
     pub answer_from: usize,
+    /// Which of the keys that a token sees are left out; none when `None`.
+    pub sparse: Option<SparseAttention>,
 }
 
 /// Which causal blocks before its own a token sees.
@@ -65,6 +70,7 @@ pub struct Transformer {
     patch: [usize; 2],
     device: Device,
     rope: Rope,
+    token_blocks: Blocks,
     patch_embedding: Linear,
     time: TimeEmbedding,
     text: TextProjection,
@@ -110,6 +116,7 @@ impl Transformer {
             patch: [ph, pw],
             device: Device::Cpu,
             rope: Rope::new(dim / shape.heads),
+            token_blocks: Blocks::default(),
             patch_embedding: Linear::new(patch_weight, Some(patch_bias)),
             time,
             text,

@@ -9,6 +9,7 @@ use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, o
 
 use super::block::{Asked, Shared};
 use super::cache::Before;
+use super::sparse::{Chosen, DENSE_LAYERS};
 use super::strip::{Exchange, Strip};
 use super::{AttentionWindow, Context, ForwardOptions, KeyValueCache, Transformer};
 use crate::ModelError;
@@ -42,6 +43,7 @@ pub struct Pass<'a> {
     answer_from: usize,
     /// Whether the hidden state has no token of those frames any more.
     cut: bool,
+    sparse: Option<Chosen>,
 }
 
 impl Transformer {
@@ -104,7 +106,7 @@ impl Transformer {
             in_pool(|| self.time.forward(if same { &timesteps[..1] } else { timesteps }, device))?;
         if !same && timesteps.len() != grid[0] {
             temb = temb.slice0(frames.clone());
-            time_proj = time_proj.slice0(frames);
+            time_proj = time_proj.slice0(frames.clone());
         }
         if let Some(embedding) = &self.fps {
             let rule = "this model was trained with frame rates: give one (its own is 24)";
@@ -113,7 +115,10 @@ impl Transformer {
             ops::add_row(&mut time_proj, &added);
         }
         let strip = strip.unwrap_or(Strip { first: 0, all: grid[1] });
-        let mask = self.mask(strip.all * grid[2], options)?;
+        let frame_tokens = strip.all * grid[2];
+        let mask = self.mask(frame_tokens, options)?;
+        let of_frame = |frame: usize| timesteps[frame.min(timesteps.len() - 1)];
+        let sparse = Chosen::of(options, frames.map(of_frame), frame_tokens);
         let latents = latents.on(device)?;
         let patches = in_pool(|| ops::patchify(&latents, self.patch()));
         let rope = self.rope.table([first, strip.first], grid, device)?;
@@ -130,6 +135,7 @@ impl Transformer {
             mask,
             answer_from,
             cut: false,
+            sparse,
         })
     }
 
@@ -217,7 +223,9 @@ impl Pass<'_> {
         keep: usize,
         ranks: &dyn Communicator,
     ) -> Result<(), ModelError> {
-        self.cut = self.answer_from > 0 && !self.model.blocks.is_empty();
+        // What a block of queries sees is chosen for all of its tokens, of whichever frames.
+        let alike = self.sparse.is_none();
+        self.cut = self.answer_from > 0 && !self.model.blocks.is_empty() && alike;
         self.run_to_end(contexts, caches, keep, ranks)
     }
 
@@ -253,11 +261,20 @@ impl Pass<'_> {
             caches.len()
         );
         let time_proj = of_samples(&self.time_proj, samples);
+        let held = caches.first().map_or(0, |cache| cache.held_frames());
+        let sides = [self.strip.all, self.grid[2]];
+        let token_blocks = self.sparse.as_ref().map(|chosen| {
+            chosen.blocks(&model.token_blocks, held + self.grid[0], sides, &model.device)
+        });
+        let token_blocks = token_blocks.transpose()?;
+        let sparse = self.sparse.as_ref().zip(token_blocks.as_deref());
+        let sparse = sparse.map(|(chosen, blocks)| chosen.over(blocks));
         let shared = Shared {
             time_proj: &time_proj,
             tokens_per_frame: self.grid[1] * self.grid[2],
             rope: &self.rope,
             mask: self.mask,
+            sparse: None,
             exchange: Exchange {
                 ranks,
                 frames: samples * self.grid[0],
@@ -296,6 +313,8 @@ impl Pass<'_> {
                 });
                 let of_block: Vec<_> = of_block.collect();
                 let asked = asked.as_ref().filter(|_| index + 1 == layers);
+                let sparse = sparse.filter(|_| index >= DENSE_LAYERS);
+                let shared = Shared { sparse, ..shared };
                 block.forward(&mut hidden, &shared, asked, &of_block, &mut before)?;
             }
             Ok::<_, ModelError>(hidden)

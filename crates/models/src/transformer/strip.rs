@@ -71,6 +71,7 @@ impl Strip {
 }
 
 /// How a forward's ranks exchange what self-attention needs.
+#[derive(Clone, Copy)]
 pub(super) struct Exchange<'a> {
     pub ranks: &'a dyn Communicator,
     /// Latent frames of the forward, of all samples.
@@ -84,7 +85,7 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     /// All heads of this rank's tokens, `[own tokens, dim]`, to this rank's heads of all tokens,
     /// `[tokens, dim / count]`.
-    pub fn to_heads(&self, x: Tensor) -> Result<Tensor, RankError> {
+    pub fn to_heads(self, x: Tensor) -> Result<Tensor, RankError> {
         let count = self.ranks.count();
         if count == 1 {
             return Ok(x);
@@ -105,7 +106,7 @@ impl Exchange<'_> {
     }
 
     /// The way back from [`to_heads`](Self::to_heads).
-    pub fn to_strip(&self, x: Tensor) -> Result<Tensor, RankError> {
+    pub fn to_strip(self, x: Tensor) -> Result<Tensor, RankError> {
         let count = self.ranks.count();
         if count == 1 {
             return Ok(x);

@@ -268,3 +268,23 @@ pub fn contexts(model: &SplitTransformer) -> [SplitContext; 3] {
         model.context(&text, image.as_ref(), &options).expect("a context")
     })
 }
+
+/// Latents `[frames, channels, height, width]` of plain areas of 8 x 8, whose tokens are alike, as those of noise
+/// alone are not.
+pub fn areas(seed: u64, [frames, channels, height, width]: [usize; 4]) -> Tensor {
+    let own = noise(seed, &[frames, channels, height, width]);
+    let area = noise(seed + 1, &[channels, height.div_ceil(8), width.div_ceil(8)]);
+    let value = |(at, own): (usize, &f32)| {
+        let [channel, y, x] = [at / (height * width) % channels, at / width % height, at % width];
+        let place = (channel * height.div_ceil(8) + y / 8) * width.div_ceil(8) + x / 8;
+        2.0 * area.data()[place] + 0.1 * own
+    };
+    let values = own.data().iter().enumerate().map(value).collect();
+    Tensor::from_vec(own.shape(), values)
+}
+
+/// Fails unless two results differ by more than a change of rounding makes of them.
+pub fn assert_other(what: &str, a: &Tensor, b: &Tensor) {
+    let distance = distance(a.data(), b.data());
+    assert!(distance > 1e-3, "{what}: only {distance:.1e} between them");
+}

@@ -2,10 +2,12 @@
 //! on the tensor cores for bf16 heads of a multiple of 8 values up to 384, in f32 for everything else.
 //! Checked without a card; not measured on one.
 
+mod sparse;
 mod vendor;
 
 use std::ops::Range;
 
+pub use self::sparse::{SparseRows, sparse_attention_rows};
 use super::{int, kernel, pointer_or_none};
 use crate::Mask;
 use crate::gpu::{Address, Arg, Array, Element, Gpu, Launch};
@@ -201,7 +203,6 @@ fn start(at: [Address; 4], gpu: &Gpu, element: Element, sizes: &Sizes, how: &Att
         },
     };
     let Seen { tokens_per_block, before, sink, first_query } = how.seen;
-    let at_most = |n: usize| Arg::Int(i32::try_from(n).unwrap_or(i32::MAX));
     let [q, k, v, out] = at.map(Arg::Pointer);
     let args = [
         q,
@@ -253,6 +254,11 @@ impl Variant {
             shared_bytes: ((self.queries + 2 * self.keys) * self.size * 2) as u32,
         }
     }
+}
+
+/// A number of blocks, of which more than fit an integer are as good as all.
+fn at_most(n: usize) -> Arg {
+    Arg::Int(i32::try_from(n).unwrap_or(i32::MAX))
 }
 
 fn grid(x: usize, y: usize, z: usize) -> [u32; 3] {

@@ -15,7 +15,10 @@ mod norm;
 mod per_frame;
 mod pointwise;
 
-pub use attention::{Attend, AttentionRows, Scores, Seen, attention, attention_rows};
+pub use attention::{
+    Attend, AttentionRows, Scores, Seen, SparseRows, attention, attention_rows,
+    sparse_attention_rows,
+};
 pub use conv::{
     Frames, Windows, conv3d, conv3d_add, quarter_weight, upsampled_conv, window_weight,
 };

@@ -12,7 +12,7 @@ use crate::simd::{Kernel, Simd, exp};
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     /// `[count, width]`.
-    data: &'a [f32],
+    pub data: &'a [f32],
     pub count: usize,
     pub width: usize,
 }
@@ -24,10 +24,26 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Which queries stand where: at place `i` that of token `places[i]`, where the first token is `first`.
+#[derive(Clone, Copy)]
+pub(super) struct Order<'a> {
+    pub places: &'a [u32],
+    pub first: usize,
+}
+
 /// Queries whose scores stand in memory at once; whole tiles for every instruction set.
 pub(super) const QUERIES: usize = 24;
 /// Keys of one block. Fixed, because the order of the sums depends on it.
 pub(super) const KEYS: usize = 256;
+
+/// Values in panels: a panel has some columns of all `keys` of them.
+#[derive(Clone, Copy)]
+pub(super) struct Values {
+    pub panels: *const f32,
+    pub keys: usize,
+    /// The first one that is used.
+    pub first: usize,
+}
 
 /// Scratch of one task.
 pub(super) struct Buffers<'a> {
@@ -55,8 +71,9 @@ pub(super) struct Group<'a> {
     pub how: &'a Attention<'a>,
     pub window: Option<Window>,
     pub head: usize,
-    /// Among the sample's queries.
+    /// Among the sample's queries, by their place where there is an order.
     pub rows: Range<usize>,
+    pub order: Option<Order<'a>>,
     /// Of the sample's queries in the result.
     pub first_row: usize,
     pub block: usize,
@@ -137,18 +154,29 @@ impl Group<'_> {
                 let seen = |r| self.seen(first + r, &tile, block);
                 let most = part.clone().map(seen).max().unwrap_or(0);
                 if most > 0 {
-                    self.scores::<S>(part.clone(), tile.len(), most);
+                    let keys = self.buffers.keys.as_ptr();
+                    let values = self.buffers.values.as_ptr();
+                    self.scores::<S>(part.clone(), keys, tile.len(), most);
                     for r in part.clone() {
                         let seen = self.seen(first + r, &tile, block);
                         self.soften::<S>(r, r - r0, tile.start, begins, seen, most);
                     }
-                    self.add_values::<S>(part, tile.len(), most, !begins);
+                    let values = Values { panels: values, keys: tile.len(), first: 0 };
+                    self.add_values::<S>(part, values, most, !begins);
                 }
             }
         }
     }
 
-    fn key_size(&self) -> usize {
+    /// The query at a place.
+    fn query(&self, place: usize) -> usize {
+        match self.order {
+            None => place,
+            Some(Order { places, first }) => places[place] as usize - first,
+        }
+    }
+
+    pub(super) fn key_size(&self) -> usize {
         self.q.width / self.how.heads
     }
 
@@ -158,13 +186,13 @@ impl Group<'_> {
 
     /// Copies the head's queries, scaled.
     #[inline(always)]
-    unsafe fn take_queries<S: Simd>(&mut self) {
+    pub(super) unsafe fn take_queries<S: Simd>(&mut self) {
         let (size, dim) = (self.key_size(), self.q.width);
         // SAFETY: see `run`.
         unsafe {
             let scale = S::splat(self.how.scale);
             for (r, row) in self.rows.clone().enumerate() {
-                let from = self.q.data.as_ptr().add(row * dim + self.head * size);
+                let from = self.q.data.as_ptr().add(self.query(row) * dim + self.head * size);
                 let to = self.buffers.queries.as_mut_ptr().add(r * size);
                 let mut at = 0;
                 while at < size {
@@ -198,26 +226,28 @@ impl Group<'_> {
                 for (i, key) in keys.clone().enumerate() {
                     let from = self.v.data.as_ptr();
                     let from = from.add(key * value_dim + self.head * value_size + d0);
-                    let mut at = 0;
-                    while at < width {
-                        let n = inside.saturating_sub(at).min(S::LANES);
-                        S::store(to.add(i * width + at), S::load_n(from.add(at), n));
-                        at += S::LANES;
-                    }
+                    take_row::<S>(from, inside, to.add(i * width), width);
                 }
             }
         }
     }
 
-    /// The scores of the queries `part` against the first `seen` of the block's `keys` keys.
+    /// The scores of the queries `part` against the first `seen` of `keys` keys, which are packed at
+    /// `panels`.
     #[inline(always)]
-    unsafe fn scores<S: Simd>(&mut self, part: Range<usize>, keys: usize, seen: usize) {
+    pub(super) unsafe fn scores<S: Simd>(
+        &mut self,
+        part: Range<usize>,
+        panels: *const f32,
+        keys: usize,
+        seen: usize,
+    ) {
         let size = self.key_size();
         // SAFETY: see `run`.
         unsafe {
             for (panel, j) in (0..seen).step_by(S::NR).enumerate() {
                 let vectors = if keys - j <= S::LANES { 1 } else { 2 };
-                let b = self.buffers.keys.as_ptr().add(panel * size * S::NR);
+                let b = panels.add(panel * size * S::NR);
                 for r in part.clone().step_by(S::rows(vectors)) {
                     let a = self.buffers.queries.as_ptr().add(r * size);
                     let c = self.buffers.scores.as_mut_ptr();
@@ -239,7 +269,7 @@ impl Group<'_> {
     /// relative to the largest score so far: `seen` of them, zeros up to `end`; what was summed before
     /// is scaled to match, unless this `begins` the sums.
     #[inline(always)]
-    unsafe fn soften<S: Simd>(
+    pub(super) unsafe fn soften<S: Simd>(
         &mut self,
         r: usize,
         line: usize,
@@ -328,12 +358,12 @@ impl Group<'_> {
         }
     }
 
-    /// Adds the values of the first `seen` of the block's `keys` keys by their weights.
+    /// Adds the values of `seen` keys by their weights.
     #[inline(always)]
-    unsafe fn add_values<S: Simd>(
+    pub(super) unsafe fn add_values<S: Simd>(
         &mut self,
         part: Range<usize>,
-        keys: usize,
+        values: Values,
         seen: usize,
         accumulate: bool,
     ) {
@@ -342,7 +372,8 @@ impl Group<'_> {
         unsafe {
             for (panel, d0) in (0..size).step_by(S::NR).enumerate() {
                 let vectors = if size - d0 <= S::LANES { 1 } else { 2 };
-                let b = self.buffers.values.as_ptr().add(panel * keys * S::NR);
+                let row = vectors * S::LANES;
+                let b = values.panels.add(panel * values.keys * S::NR + values.first * row);
                 for r in part.clone().step_by(S::rows(vectors)) {
                     let a = self.buffers.scores.as_ptr().add((r - part.start) * self.block);
                     let c = self.buffers.sums.as_mut_ptr();
@@ -362,14 +393,15 @@ impl Group<'_> {
 
     /// Divides by the sum of the weights and writes the result.
     #[inline(always)]
-    unsafe fn write<S: Simd>(&mut self) {
+    pub(super) unsafe fn write<S: Simd>(&mut self) {
         let (size, dim) = (self.value_size(), self.v.width);
         // SAFETY: see `run`; heads and rows are this task's own.
         unsafe {
             for (r, row) in self.rows.clone().enumerate() {
                 let inverse = S::splat(1.0 / self.buffers.total[r]);
                 let from = self.buffers.sums.as_ptr().add(r * self.wide);
-                let to = self.out.at((self.first_row + row) * dim + self.head * size);
+                let row = self.first_row + self.query(row);
+                let to = self.out.at(row * dim + self.head * size);
                 let mut at = 0;
                 while at < size {
                     let n = (size - at).min(S::LANES);
@@ -377,6 +409,23 @@ impl Group<'_> {
                     at += n;
                 }
             }
+        }
+    }
+}
+
+/// Copies `inside` values to a row of `width`, zeros behind them.
+#[inline(always)]
+pub(super) unsafe fn take_row<S: Simd>(
+    from: *const f32,
+    inside: usize,
+    to: *mut f32,
+    width: usize,
+) {
+    // SAFETY: the caller vouches for both.
+    unsafe {
+        for at in (0..width).step_by(S::LANES) {
+            let n = inside.saturating_sub(at).min(S::LANES);
+            S::store(to.add(at), S::load_n(from.add(at), n));
         }
     }
 }

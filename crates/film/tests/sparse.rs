@@ -1,0 +1,152 @@
+//! Films whose attention leaves out what weighs little.
+
+use std::path::Path;
+
+use longreel_film::{
+    Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Length, Outputs, PlanError, Stop,
+    StopSignal,
+};
+
+/// The demo model's: the tokens of weights at random have little in common, and nothing of them is left out.
+fn engine() -> Engine {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo");
+    Engine::open(&EngineOptions::new(demo)).expect("a model")
+}
+
+/// Segments of 9 latent frames of 36 tokens, of which 3 are history.
+fn request(engine: &Engine) -> FilmRequest {
+    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
+    (request.width, request.height) = (96, 96);
+    request.length = Length::Frames(57);
+    (request.base_num_frames, request.overlap_history) = (33, 9);
+    (request.steps, request.seed) = (4, 7);
+    request
+}
+
+fn latents(engine: &mut Engine, request: &FilmRequest, folder: &Path) -> Vec<f32> {
+    let plan = engine.plan(request).expect("a plan");
+    let dump = folder.join("latents.safetensors");
+    let outputs = Outputs {
+        dump_latents: Some(dump.clone()),
+        overwrite: true,
+        ..Outputs::new(folder.join("film.mp4"))
+    };
+    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
+    let file = std::fs::read(dump).expect("latents");
+    // A header and its length come before the values.
+    let header = u64::from_le_bytes(file[..8].try_into().expect("a length")) as usize;
+    let values = file[8 + header..].chunks_exact(4);
+    values.map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect()
+}
+
+/// Whether two films differ by more than what a change of rounding makes of them.
+fn differ(a: &[f32], b: &[f32]) -> bool {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
+    let off = square(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    off > 1e-5 * square(&mut a.iter().copied())
+}
+
+#[test]
+fn it_changes_the_film_and_all_of_the_weights_do_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = engine();
+    let mut request = request(&engine);
+    let all = latents(&mut engine, &request, folder.path());
+    request.sparse_attention = Some(1.0);
+    assert!(latents(&mut engine, &request, folder.path()) == all, "1 leaves something out");
+    request.sparse_attention = Some(0.3);
+    let sparse = latents(&mut engine, &request, folder.path());
+    assert!(differ(&sparse, &all), "0.3 leaves nothing out");
+    request.sparse_after = Some(0.75);
+    let late = latents(&mut engine, &request, folder.path());
+    assert!(differ(&late, &all) && differ(&late, &sparse), "the first steps are not heeded");
+}
+
+#[test]
+fn a_film_is_the_same_whether_finished_blocks_are_kept_or_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = engine();
+    for (ar_step, window) in [(2, None), (4, None), (4, Some(3))] {
+        let mut request = request(&engine);
+        (request.ar_step, request.causal_block_size) = (ar_step, Some(3));
+        (request.attention_window, request.sparse_attention) = (window, Some(0.3));
+        let kept = latents(&mut engine, &request, folder.path());
+        request.kv_cache = KvCacheChoice::Off;
+        let whole = latents(&mut engine, &request, folder.path());
+        assert!(whole == kept, "--ar-step {ar_step}, window {window:?}: another film");
+        request.sparse_attention = None;
+        let all = latents(&mut engine, &request, folder.path());
+        assert!(
+            differ(&all, &whole),
+            "--ar-step {ar_step}, window {window:?}: nothing is left out"
+        );
+    }
+}
+
+#[test]
+fn a_film_goes_on_after_a_stop_as_if_there_had_been_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let mut engine = engine();
+    let mut request = request(&engine);
+    request.sparse_attention = Some(0.3);
+    let plan = engine.plan(&request).expect("a plan");
+    let never = StopSignal::default();
+    engine.run(&plan, &Outputs::new(at("a.mp4")), &never, &mut |_: Event| {}).expect("a film");
+    let stop = StopSignal::default();
+    let stopper = stop.clone();
+    let mut observer = |event: Event| {
+        if let Event::Step { segment: 1, step: 2, .. } = event {
+            stopper.request(Stop::Now);
+        }
+    };
+    let outcome = engine.run(&plan, &Outputs::new(at("b.mp4")), &stop, &mut observer);
+    assert!(outcome.expect("a part").stopped);
+    engine.resume(&at("b.mp4"), &never, &mut |_: Event| {}).expect("the rest");
+    let read = |name: &str| std::fs::read(at(name)).expect("a film");
+    assert!(read("b.mp4") == read("a.mp4"), "another film");
+}
+
+#[test]
+fn a_plan_says_what_it_may_save() {
+    let engine = engine();
+    let mut request = request(&engine);
+    (request.width, request.height) = (640, 512);
+    let summary = |request: &FilmRequest| engine.plan(request).expect("a plan").summary().clone();
+    let all = summary(&request);
+    let offered = all.savings.iter().find(|saving| saving.option == "--sparse-attention 0.9");
+    let offered = offered.expect("an offer");
+    assert!(offered.time_share < 0.97 && offered.time_share > 0.5, "{offered:?}");
+    request.sparse_attention = Some(0.9);
+    let sparse = summary(&request);
+    assert!(sparse.total_flops < 0.97 * all.total_flops);
+    assert!(sparse.savings.iter().all(|saving| !saving.option.starts_with("--sparse")));
+    assert!(sparse.to_string().contains("--sparse-attention 0.9: about"), "{sparse}");
+    request.sparse_after = Some(0.75);
+    let late = summary(&request);
+    assert!(late.total_flops > sparse.total_flops && late.total_flops < all.total_flops);
+}
+
+#[test]
+fn shares_that_mean_nothing_are_refused_with_the_way_out() {
+    let engine = engine();
+    let message = |attention: Option<f32>, after: Option<f32>| {
+        let mut request = request(&engine);
+        (request.sparse_attention, request.sparse_after) = (attention, after);
+        match engine.plan(&request) {
+            Ok(plan) => panic!("planned: {}", plan.summary()),
+            Err(error @ PlanError::Value { .. }) => error.to_string(),
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    for share in [0.0, -1.0, 90.0, f32::NAN] {
+        let message = message(Some(share), None);
+        assert!(message.contains("--sparse-attention") && message.contains("use 0.9"), "{message}");
+    }
+    for share in [1.0, -0.1, f32::NAN] {
+        let message = message(Some(0.9), Some(share));
+        assert!(message.contains("--sparse-after") && message.contains("use 0.25"), "{message}");
+    }
+    let message = message(None, Some(0.5));
+    assert!(message.contains("--sparse-after") && message.contains("--sparse-attention"));
+}
