@@ -12,7 +12,7 @@ use longreel_weights::inspect;
 use serde_json::json;
 
 use super::progress::Meter;
-use super::{Place, named};
+use super::{Place, kept, named};
 use crate::models_args::PullArgs;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{print, print_json};
@@ -182,7 +182,7 @@ fn tell(kept: &Kept, wish: &Wish, place: &Place<'_>) -> Result<()> {
     // Some files of a repository are seldom a whole model, and that was asked for.
     match (problems.first(), wish.include.is_empty()) {
         (None, _) => {
-            let name = shell::quoted(&kept.id.to_string());
+            let name = shell::quoted(&name_of(kept, place));
             place.say(&format!(
                 "longreel generate \"…\" --model {name} makes films with it, longreel models use {name} by \
                  default"
@@ -194,6 +194,15 @@ fn tell(kept: &Kept, wish: &Wish, place: &Place<'_>) -> Result<()> {
         (Some(problem), false) => place.say(&format!("to make films with it: {problem}")),
     }
     Ok(())
+}
+
+/// What to name a model by: with its revision where the name alone means another one.
+fn name_of(model: &Kept, place: &Place<'_>) -> String {
+    let name = model.id.to_string();
+    match kept(&name, place) {
+        Ok((_, meant)) if meant == *model => name,
+        _ => model.short_reference(),
+    }
 }
 
 /// What the weights take, beside what this machine has.

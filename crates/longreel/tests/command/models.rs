@@ -93,6 +93,22 @@ fn a_pulled_model_makes_films_by_its_name_and_they_say_which_revision() {
 }
 
 #[test]
+fn a_pulled_revision_is_told_by_the_name_that_means_it() {
+    let (place, hub) = (Place::new(), hub());
+    let pulled = run(&place, &hub, &["models", "pull", "org/model"]).expect_code(0);
+    assert!(pulled.stderr.contains("--model org/model makes"), "{}", pulled.stderr);
+    // The branch is at another one that is here.
+    let other = "f".repeat(40);
+    let cache = place.path("cache/models--org--model");
+    std::fs::write(cache.join("refs/main"), &other).expect("writable");
+    std::fs::create_dir_all(cache.join("snapshots").join(other)).expect("writable");
+    let pulled = run(&place, &hub, &["models", "pull", "org/model@v2"]).expect_code(0);
+    let name = format!("org/model@{}", &COMMIT[..12]);
+    assert!(pulled.stderr.contains(&format!("--model {name} makes")), "{}", pulled.stderr);
+    run(&place, &hub, &["plan", "--model", &name]).expect_code(0);
+}
+
+#[test]
 fn programs_hear_of_a_pull_as_events() {
     let (place, hub) = (Place::new(), hub());
     hub.fault(WEIGHTS, &[Fault::Cut(1000)]);
