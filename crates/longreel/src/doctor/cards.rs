@@ -108,12 +108,13 @@ fn no_driver(findings: &mut Findings, why: &NoDriver, hidden: Option<&str>) {
         }
         // No device: the same as a driver with an empty list.
         NoDriver::Refuses { status: 100, .. } => no_card(findings, hidden),
-        NoDriver::Refuses { name, cure, .. } => {
+        NoDriver::Refuses { status, name, cure } => {
             let cure = cure.unwrap_or("see `nvidia-smi` and dmesg (NVRM, Xid)");
+            let chinese = chinese_cure(*status);
             findings.warn(
                 "card",
                 words!("the driver does not start: {name}", "驱动无法启动：{name}"),
-                words!("{cure}", "{cure}"),
+                words!("{cure}", "{chinese}"),
             );
         }
         NoDriver::Unusable(reason) => findings.warn(
@@ -121,6 +122,23 @@ fn no_driver(findings: &mut Findings, why: &NoDriver, hidden: Option<&str>) {
             words!("{reason}", "驱动无法使用：{reason}"),
             words!("update NVIDIA's driver", "请更新 NVIDIA 驱动"),
         ),
+    }
+}
+
+/// What to do about a driver that does not start, by its status (`CUresult`): the kernels say it in English.
+fn chinese_cure(status: u32) -> &'static str {
+    match status {
+        3 => "请重新启动 longreel",
+        34 => "驱动之前先找到了工具包的存根库：请从 LD_LIBRARY_PATH 中去掉 .../stubs",
+        46 => "显卡被其他程序独占：请结束该程序，或执行 nvidia-smi -c DEFAULT",
+        304 => "请查看 dmesg 中的 NVRM 与 Xid；容器内请重新启动容器",
+        802 => "显卡之间的交换机未启动：请启动与驱动版本相同的 nvidia-fabricmanager",
+        803 => {
+            "libcuda.so.1 与正在运行的驱动不是同一版本：驱动刚更新过，请重启机器；容器内请从镜像中删除驱动的库"
+        }
+        804 => "排在驱动之前的 cuda-compat 库只适用于数据中心显卡：请从 LD_LIBRARY_PATH 中去掉它",
+        999 => "请执行 modprobe nvidia_uvm 或重启机器；并查看 dmesg 中的 NVRM 与 Xid",
+        _ => "请查看 `nvidia-smi` 和 dmesg（NVRM、Xid）",
     }
 }
 
@@ -389,13 +407,17 @@ mod tests {
         for text in told(&found(100, "CUDA_ERROR_NO_DEVICE", None), Some("-1")) {
             assert!(text.contains("CUDA_VISIBLE_DEVICES=-1"), "{text}");
         }
-        let mismatch =
-            found(803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", Some("start the machine again"));
-        for text in told(&mismatch, None) {
-            assert!(
-                text.contains("DRIVER_MISMATCH") && text.contains("start the machine"),
-                "{text}"
-            );
+        let cures = [
+            (803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "start the machine again", "请重启机器"),
+            (999, "CUDA_ERROR_UNKNOWN", "modprobe nvidia_uvm", "请执行 modprobe nvidia_uvm"),
+            (7, "CUresult 7", "see nvidia-smi", "请查看 `nvidia-smi`"),
+        ];
+        for (status, name, english, chinese) in cures {
+            let told = told(&found(status, name, Some(english)), None);
+            for (text, cure) in told.iter().zip([english, chinese]) {
+                assert!(text.contains(name) && text.contains(cure), "{text}");
+            }
+            assert!(!told[1].contains(english) || chinese.contains(english), "{}", told[1]);
         }
     }
 }

@@ -89,7 +89,7 @@ pub fn look(findings: &mut Findings, listen: SocketAddr, is_offline: bool) {
             Err(error) => {
                 let why = error.to_string();
                 let why = why.split(';').next().unwrap_or_default();
-                tell(findings, any, words!("{name}: {why}", "{name}：{why}"), &cure);
+                tell(findings, any, words!("{name}: {why}", "无法访问 {name}：{why}"), &cure);
             }
         }
     }

@@ -252,7 +252,7 @@ fn database(findings: &mut Findings, data: &Path) {
             let folder = data.display();
             findings.error(
                 "database",
-                words!("{error:#}", "{error:#}"),
+                words!("{error:#}", "数据库无法使用：{error:#}"),
                 words!(
                     "put {folder}/{DATABASE} aside or bring a copy of it back; the films are in {folder}/films",
                     "请移走 {folder}/{DATABASE} 或恢复其备份；视频文件在 {folder}/films"

@@ -34,6 +34,12 @@ fn a_machine_in_order_has_no_errors_and_both_languages_say_so() {
         assert!(!english.is_empty() && english != chinese, "{finding:#}");
         assert!(!chinese.is_ascii(), "{finding:#}");
         assert_eq!(said("cure", "en").is_some(), said("cure", "zh").is_some(), "{finding:#}");
+        // A command to type is the same in both.
+        let cure = said("cure", "zh").unwrap_or_default();
+        assert!(
+            !cure.is_ascii() || cure.starts_with("longreel ") || cure.is_empty(),
+            "{finding:#}"
+        );
     }
     for check in ["processor", "memory", "disk", "models", "ffmpeg", "port", "proxy"] {
         assert!(!found(&ran, check).is_empty(), "{check} was not looked at");
