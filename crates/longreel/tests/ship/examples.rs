@@ -3,11 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use longreel_media::{FilmOptions, FilmWriter, Frame, FrameRate, encode_png};
 use serde_json::{Value, json};
 
 use crate::program::Place;
 use crate::server::{PATIENCE, Server};
-use crate::tools::{has, repository, run};
+use crate::tools::{has, python, read, repository, run};
 
 const PROMPT: &str = "a red circle moves right on a blue background";
 
@@ -47,6 +48,42 @@ fn the_example_in_curl_makes_a_film() {
 fn the_example_in_python_watches_and_makes_a_film() {
     if has("python3", &["--version"], "install python3") {
         example("python3", "film.py");
+    }
+}
+
+#[test]
+fn the_example_with_openais_client_makes_a_film() {
+    if has(&python(), &["-c", "import openai"], "pip install openai, or set LONGREEL_TEST_PYTHON") {
+        example(&python(), "openai_film.py");
+    }
+}
+
+/// The lines of curl that stand in the page itself.
+#[test]
+fn the_lines_in_curl_that_bring_a_picture_and_a_video_are_taken_as_they_stand() {
+    if !has("sh", &["-c", "command -v curl"], "install curl") {
+        return;
+    }
+    let place = Place::new();
+    let server = Server::start(&place);
+    place.write("first.png", encode_png(&Frame::filled(64, 64, [20, 40, 200]), None));
+    let options = FilmOptions::new(64, 64, FrameRate::whole(24));
+    let mut clip = FilmWriter::create(&place.path("clip.mp4"), &options).expect("a film");
+    for _ in 0..33 {
+        clip.push(&Frame::filled(64, 64, [20, 40, 200])).expect("a frame");
+    }
+    clip.finish().expect("a film");
+    let page = read("docs/en/src/api.md");
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("curl ")).collect();
+    assert!(lines.len() >= 2, "{lines:?}");
+    for line in lines {
+        let line = line.replace("http://127.0.0.1:8000", &server.url(""));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{line} --silent --show-error --noproxy '*'")]);
+        let said = run(shell.current_dir(place.path(""))).stdout;
+        let video: Value = serde_json::from_slice(&said).expect("JSON");
+        let id = video["id"].as_str().unwrap_or_else(|| panic!("{line}: {video}"));
+        server.send("POST", &format!("/v1/videos/{id}/cancel"), &[], []).expect(200);
     }
 }
 
