@@ -311,7 +311,7 @@ fn explain_official_flags(mut error: clap::Error) -> clap::Error {
     let why = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(flag)) => match flag.replace('-', "_").as_str() {
             "__offload" => "weights stay in the file and are read as they are needed; leave it out",
-            "__use_usp" => "it splits a model over cards; leave it out",
+            "__use_usp" => "here the cards that share a film are named: --device cuda:0,cuda:1",
             "__prompt_enhancer" => "here it is --enhance-prompt, with --enhancer-url",
             "__outdir" => "name the film itself with -o",
             _ => return error,
@@ -451,9 +451,11 @@ mod tests {
 
     #[test]
     fn official_flags_without_a_meaning_here_say_what_to_do() {
-        for (flag, part) in
-            [("--offload", "leave it out"), ("--use_usp", "leave it out"), ("--outdir", "-o")]
-        {
+        for (flag, part) in [
+            ("--offload", "leave it out"),
+            ("--use_usp", "--device cuda:0,cuda:1"),
+            ("--outdir", "-o"),
+        ] {
             let message = parsed(&format!("generate dog {flag}"), &[], None).expect_err("unknown");
             assert!(message.contains(part), "{message}");
         }
