@@ -152,13 +152,16 @@ fn everything_at_once_is_rendered_with_secrets_and_alerts() {
     }
     let objects = rendered(&json!({
         "replicas": 2,
-        "secrets": {"hfToken": "hf_x", "webhookSecret": "whsec_eA=="},
+        "secrets": {"hfToken": "hf_x", "webhookSecret": "whsec_eA==", "notify": "https://chat.example/x#s"},
+        "env": {"https_proxy": "http://proxy.example:3128"},
         "ingress": {"enabled": true, "host": "films.example", "tlsSecret": "tls"},
         "monitoring": {"enabled": true, "labels": {"release": "prometheus"}},
         "settings": {"workers": 2, "keep_days": 30},
     }));
     let secret = named(&objects, "Secret", "films-longreel");
     assert_eq!(secret["stringData"]["webhook-secret"], "whsec_eA==");
+    assert_eq!(secret["stringData"]["notify"], "https://chat.example/x#s");
+    assert!(secret["stringData"]["enhancer-key"].is_null(), "{secret}");
     let rule = named(&objects, "PrometheusRule", "films-longreel");
     let rules = rule["spec"]["groups"][0]["rules"].as_array().expect("rules").len();
     assert_eq!(rules, read("deploy/prometheus/alerts.yml").matches("- alert: ").count());
@@ -166,13 +169,24 @@ fn everything_at_once_is_rendered_with_secrets_and_alerts() {
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     let set = named(&objects, "StatefulSet", "films-longreel");
     let set = environment(&set);
-    assert!(set.contains(&("LONGREEL_KEEP_DAYS".into(), "30".into())), "{set:?}");
+    for (name, value) in
+        [("LONGREEL_KEEP_DAYS", "30"), ("https_proxy", "http://proxy.example:3128")]
+    {
+        assert!(set.contains(&(name.into(), value.into())), "{set:?}");
+    }
+    // Each key of the secret has the variable that reads it.
+    for name in ["HF_TOKEN", "LONGREEL_WEBHOOK_SECRET", "LONGREEL_NOTIFY", "LONGREEL_ENHANCER_KEY"]
+    {
+        assert!(set.iter().any(|(known, _)| known == name), "{name}: {set:?}");
+    }
     // Each is a flag of the program, or would do nothing without a word.
     let help = Place::new().run(&["serve", "--help"]).expect_code(0).stdout;
     for (name, _) in set {
         let Some(name) = name.strip_prefix("LONGREEL_") else { continue };
         let flag = format!("--{}", name.to_ascii_lowercase().replace('_', "-"));
-        assert!(name == "WEBHOOK_SECRET" || help.contains(&flag), "`serve` has no {flag}");
+        // A secret is read from its variable alone, which the help names.
+        let is_known = help.contains(&flag) || help.contains(&format!("LONGREEL_{name}"));
+        assert!(is_known, "`serve` has no {flag}");
     }
 }
 
@@ -186,6 +200,7 @@ fn values_that_mean_nothing_are_refused() {
         (json!({"gpus": {"enabled": true}}), "gpus"),
         (json!({"ingress": {"enabled": true}}), "ingress.host"),
         (json!({"settings": {"data": "/elsewhere"}}), "'data'"),
+        (json!({"env": {"LONGREEL_DATA": "/elsewhere"}}), "LONGREEL_DATA"),
     ] {
         let error = render(&values).expect_err("refused");
         assert!(error.contains(part), "{values}: {error}");
