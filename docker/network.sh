@@ -221,6 +221,9 @@ explain() { # LOG
     because 'certificate verify failed|SSL certificate problem|self.signed certificate|unable to get local issuer' \
         "A proxy looks into TLS with certificates that the build does not know. CA_BUNDLE=FILE docker/build.sh
    trusts those of FILE (PEM: the system's and the proxy's); ask whoever runs the proxy for them"
+    because 'attestations? (is|are) not supported' \
+        "This builder cannot attach an SBOM. docker buildx create --use makes one that can and pushes; or turn on
+   the engine's containerd image store"
     because 'lock file .* needs to be updated' \
         "Cargo.lock does not fit the manifests; run cargo check, which writes it, and commit it"
     because 'the CUDA image has no' "Choose another CUDA_IMAGE, one with runtime in its name"

@@ -22,8 +22,10 @@ pub fn look(findings: &mut Findings) {
                 "未安装；可输出 MP4（H.264）与 GIF，输入视频须为 H.264"
             ),
             Some(words!(
-                "for WebM, H.265, AV1 and videos of other kinds: apt-get install ffmpeg",
-                "如需 WebM、H.265、AV1 及其他格式的输入：apt-get install ffmpeg"
+                "for WebM, H.265, AV1 and videos of other kinds: apt-get install ffmpeg; an image has it when it is built \
+                 with EXTRA_PACKAGES=ffmpeg docker/build.sh",
+                "如需 WebM、H.265、AV1 及其他格式的输入：apt-get install ffmpeg；镜像请用 EXTRA_PACKAGES=ffmpeg \
+                 docker/build.sh 构建"
             )),
         );
         return;

@@ -85,7 +85,8 @@ fn answer(mut stream: TcpStream, port: u16, told: &Mutex<Vec<String>>) -> Option
 fn build(place: &Place, words: &[&str], settings: &[(&str, &str)]) -> Ran {
     let engine = place.write(
         "docker",
-        "#!/bin/sh\ncase \"$1\" in\ninfo) echo \"${ENGINE:-Debian}\" ;;\nimage) exit 1 ;;\n*) echo \"no: $*\" >&2; exit 1 ;;\nesac\n",
+        "#!/bin/sh\ncase \"$1 $2\" in\ninfo*) echo \"${ENGINE:-Debian}\" ;;\n\"buildx version\") ;;\nimage*) exit 1 ;;\n\
+         *) echo \"${SAYS:-no: $*}\" >&2; exit 1 ;;\nesac\n",
     );
     make_runnable(&engine);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -93,6 +94,7 @@ fn build(place: &Place, words: &[&str], settings: &[(&str, &str)]) -> Ran {
     command.arg(repository().join("docker/build.sh")).args(words);
     command.env_clear().env("PATH", format!("{}:{path}", place.path("").display()));
     command.env("DRY_RUN", "1").env("HF_ENDPOINT", "http://127.0.0.1:9");
+    command.env("TMPDIR", place.path(""));
     command.envs(settings.iter().copied());
     Ran::of(command.output().expect("bash"))
 }
@@ -243,6 +245,31 @@ fn certificates_of_a_proxy_are_lent_to_the_build_and_no_part_of_it() {
             "{}",
             ran.stderr
         );
+    }
+}
+
+#[test]
+fn a_step_that_fails_is_told_with_what_to_do() {
+    if !can_run() {
+        return;
+    }
+    let (place, registry) = (Place::new(), Registry::start());
+    let host = format!("127.0.0.1:{}", registry.port);
+    for (says, part) in [
+        ("ERROR: failed to fetch oauth token: dial tcp: i/o timeout", "Settings, Resources, Proxies"),
+        ("ERROR: failed to build: Attestation is not supported for the docker driver.", "buildx create"),
+        ("ERROR: attestations are not supported by the current buildkitd", "buildx create"),
+        ("write /out/longreel: no space left on device", "docker builder prune"),
+        ("rustc was killed: signal: 9, SIGKILL", "Memory ran out"),
+        ("curl: (60) SSL certificate problem: self-signed certificate", "CA_BUNDLE=FILE"),
+        ("something new", "all of them are in"),
+    ] {
+        let settings =
+            [("REGISTRY", host.as_str()), ("DRY_RUN", ""), ("PUSH", "1"), ("SAYS", says)];
+        let ran = build(&place, &[], &settings).expect_code(1);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        let after = told.split(says).nth(1).unwrap_or_else(|| panic!("{says}: {told}"));
+        assert!(after.contains(part), "{says}: no {part} in {told}");
     }
 }
 
