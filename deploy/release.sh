@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Release archives: longreel-VERSION-TARGET.tar.gz with the program, its licence, completions and manual
-# pages, and SHA256SUMS over all of them.
+# Release archives: longreel-VERSION-TARGET.tar.gz with the program, its licence and those of what is linked into it
+# (deploy/licenses.sh), completions and manual pages, and SHA256SUMS over all of them.
 #
 #   deploy/release.sh [TARGET...]      x86_64-unknown-linux-gnu, where none is named
 #   deploy/release.sh --twice [TARGET...]
@@ -132,6 +132,7 @@ package() { # TARGET
     mkdir -p "$folder/completions" "$folder/man"
     install -m 755 "$program" "$folder/longreel"
     install -m 644 README.md README.zh-CN.md LICENSE CHANGELOG.md "$folder"
+    deploy/licenses.sh "$target" >"$folder/THIRD-PARTY.txt"
     run "$target" completions bash >"$folder/completions/longreel.bash"
     run "$target" completions zsh >"$folder/completions/_longreel"
     run "$target" completions fish >"$folder/completions/longreel.fish"

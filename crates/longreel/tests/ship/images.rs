@@ -256,8 +256,14 @@ fn a_step_that_fails_is_told_with_what_to_do() {
     let (place, registry) = (Place::new(), Registry::start());
     let host = format!("127.0.0.1:{}", registry.port);
     for (says, part) in [
-        ("ERROR: failed to fetch oauth token: dial tcp: i/o timeout", "Settings, Resources, Proxies"),
-        ("ERROR: failed to build: Attestation is not supported for the docker driver.", "buildx create"),
+        (
+            "ERROR: failed to fetch oauth token: dial tcp: i/o timeout",
+            "Settings, Resources, Proxies",
+        ),
+        (
+            "ERROR: failed to build: Attestation is not supported for the docker driver.",
+            "buildx create",
+        ),
         ("ERROR: attestations are not supported by the current buildkitd", "buildx create"),
         ("write /out/longreel: no space left on device", "docker builder prune"),
         ("rustc was killed: signal: 9, SIGKILL", "Memory ran out"),

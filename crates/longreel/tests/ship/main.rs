@@ -13,4 +13,5 @@ mod chart;
 mod documents;
 mod examples;
 mod images;
+mod licenses;
 mod tools;
