@@ -131,6 +131,8 @@ for crate in longreel longreel-kernels longreel-server tokio openh264-sys2 libsq
     finds "^$crate " <"$scratch/listed" || fail "the SBOM lacks $crate"
 done
 ! finds -E '^(longreel-shim|half) ' <"$scratch/listed" || fail "the SBOM lists what only tests use"
+docker run --rm --entrypoint cat longreel:cpu /usr/share/doc/longreel/THIRD-PARTY.txt | finds 'Cisco Systems' ||
+    fail "the image lacks the licences of what is linked"
 echo "$(wc -l <"$scratch/listed") crates in the SBOM, of $(wc -l <"$scratch/locked") in Cargo.lock"
 
 say "up"
