@@ -47,6 +47,8 @@ step film-no-batch film no-batch cuda --guidance-batch off
 # Products of 8-bit floats, beside the processor that rounds in the same way, and beside bf16.
 step film-fp8-cpu film fp8-cpu cpu --dtype fp8
 step film-fp8 film fp8 cuda --dtype fp8
+# Kernels started one by one, beside whole passes replayed.
+LONGREEL_GRAPHS=off step film-no-graphs film no-graphs cuda
 # As many cards as the driver shows a program, named as it numbers them.
 cards=$(LC_ALL=C.UTF-8 "$program" doctor --offline 2>/dev/null | grep -c 'cuda:[0-9]* .* free of')
 several=()
@@ -71,7 +73,7 @@ for way in "${ways[@]}"; do
 done
 [ "${#several[@]}" -gt 0 ] && step film-1-strip film 1-strip cuda --guidance-scale 1
 if command -v python3 >/dev/null; then
-    pairs=(cpu cuda no-batch batch fp8-cpu fp8 cuda fp8)
+    pairs=(cpu cuda no-batch batch no-graphs cuda fp8-cpu fp8 cuda fp8)
     for count in "${several[@]}"; do
         pairs+=(cuda "$count-cards")
         [ "$count" -le 4 ] && pairs+=(1-strip "$count-strips")

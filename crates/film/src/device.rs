@@ -13,7 +13,9 @@ use longreel_weights::{TransformerConfig, WeightDtype};
 
 pub use self::choice::DeviceChoice;
 use crate::error::FilmError;
-use crate::estimate::{Batch, GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_state_bytes};
+use crate::estimate::{
+    Batch, GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_graph_bytes, gpu_state_bytes,
+};
 use crate::plan::{ModelFacts, PlanSummary, human_bytes};
 use crate::sharing::Sharing;
 
@@ -176,7 +178,10 @@ impl Need {
         Self {
             weights: bytes + model.other_bytes,
             largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
-            activations: gpu_forward_bytes(transformer, batch) + codes + kept,
+            activations: gpu_forward_bytes(transformer, batch)
+                + gpu_graph_bytes(transformer, batch)
+                + codes
+                + kept,
             state: gpu_state_bytes(&model.vae, size, strips),
             decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use longreel_kernels::gpu::MOST_GRAPHS;
 use longreel_kernels::{Activation, DType, Device, GpuError, Linear, Tensor, Weight, ops};
 use longreel_models::{AttentionWindow, VaeDecoder, VaeTile, VaeTiles};
 use longreel_weights::{TransformerConfig, VaeConfig};
@@ -268,6 +269,18 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     let slices = 2 * (64 << 20);
     let tokens = batch.all_tokens() as u64 * 12 * dim + batch.tokens as u64 * angles;
     (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
+}
+
+/// Kernels that a layer starts, with the copies between them, and what a graph is taken to need for each; the
+/// latter was not measured.
+const LAYER_KERNELS: u64 = 30;
+const GRAPH_NODE: u64 = 8 << 10;
+
+/// Bytes that the graphs of repeated passes take on a GPU. Their activations are those of any pass; each knows the
+/// angles of its own grid, of which a film has two: that of its last segment is another one.
+pub fn gpu_graph_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
+    let angles = batch.tokens as u64 * 4 * config.attention_head_dim as u64;
+    MOST_GRAPHS as u64 * config.num_layers as u64 * LAYER_KERNELS * GRAPH_NODE + angles
 }
 
 /// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture,

@@ -106,7 +106,7 @@ impl<'a> CachedRows<'a> {
             .all(|branch| of_branch(branch).is_some_and(|residual| pass.takes(residual)));
         let before = observed.as_ref().filter(|before| known && before.shape() == now.shape());
         let change = before.map(|before| ops::relative_change(now, before)).transpose()?;
-        *observed = Some(now.clone());
+        *observed = Some(now.clone().into_kept());
         let mut velocities = Vec::with_capacity(shown.contexts.len());
         if cache.decide(shown.index, change) == Decision::Reuse {
             for branch in shown.contexts {

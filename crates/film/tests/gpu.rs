@@ -1,8 +1,12 @@
 //! Whole films on the GPU's body of the operations, run by the shim.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use longreel_film::{Engine, EngineOptions, Event, FilmRequest, Length, Outputs, Stop, StopSignal};
+use longreel_film::{
+    Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice, Length, Outputs, Stop,
+    StopSignal,
+};
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Element, Gpu};
 use longreel_shim::Shim;
@@ -12,9 +16,13 @@ fn engine() -> Engine {
     Engine::open(&EngineOptions::new(model)).expect("a model")
 }
 
-fn on_shim(element: Element) -> Option<Engine> {
+fn shim(element: Element) -> Option<Arc<Gpu>> {
     let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
-    Some(engine().on(vec![Device::Gpu(Gpu::new(Box::new(shim), element))]))
+    Some(Gpu::new(Box::new(shim), element))
+}
+
+fn on_shim(element: Element) -> Option<Engine> {
+    Some(engine().on(vec![Device::Gpu(shim(element)?)]))
 }
 
 /// Two segments with guidance, overlap and noise on the condition.
@@ -29,7 +37,12 @@ fn request(engine: &Engine) -> FilmRequest {
 
 /// Makes the film and gives the file of its latents.
 fn latents(engine: &mut Engine, folder: &Path, name: &str) -> Vec<f32> {
-    let plan = engine.plan(&request(engine)).expect("a plan");
+    let request = request(engine);
+    latents_of(engine, &request, folder, name)
+}
+
+fn latents_of(engine: &mut Engine, request: &FilmRequest, folder: &Path, name: &str) -> Vec<f32> {
+    let plan = engine.plan(request).expect("a plan");
     let path = folder.join(name).with_extension("safetensors");
     let outputs = Outputs { dump_latents: Some(path.clone()), ..outputs(folder, name) };
     engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
@@ -55,6 +68,42 @@ fn a_film_by_the_gpus_body_has_the_latents_of_the_processors() {
         let distance = (off / size).sqrt();
         println!("{element:?}: {distance:.1e}");
         assert!(found.len() == expected.len() && distance < allowed, "{element:?}: {distance:e}");
+    }
+}
+
+/// How a film is made, and what its request says of that.
+type Way<'a> = (&'a str, &'a dyn Fn(&mut FilmRequest));
+
+/// Two segments, whose decoding gives memory back between them.
+#[test]
+fn a_film_of_replayed_passes_is_that_of_plain_ones_in_every_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut request = request(&engine());
+    request.steps = 4;
+    let ways: [Way<'_>; 2] = [
+        ("in a batch", &|r| r.guidance_batch = GuidanceBatchChoice::On),
+        ("as a wave, pass by pass", &|r| {
+            (r.causal_block_size, r.ar_step) = (Some(1), 1);
+            r.guidance_batch = GuidanceBatchChoice::Off;
+        }),
+    ];
+    for (what, change) in ways {
+        let mut request = request.clone();
+        change(&mut request);
+        let (Some(replaying), Some(plain)) = (shim(Element::Bf16), shim(Element::Bf16)) else {
+            return;
+        };
+        plain.set_replays(false);
+        let film = |gpu: &Arc<Gpu>, name: &str| {
+            let mut engine = engine().on(vec![Device::Gpu(gpu.clone())]);
+            latents_of(&mut engine, &request, folder.path(), &format!("{name} {what}.mp4"))
+        };
+        assert!(film(&replaying, "replayed") == film(&plain, "plain"), "{what}: other latents");
+        let tally = replaying.tally();
+        assert!(
+            tally.captured > 0 && tally.replayed >= tally.captured && plain.tally().captured == 0,
+            "{what}: {tally:?}"
+        );
     }
 }
 

@@ -50,10 +50,15 @@ fn beginning() -> Instant {
     *BEGINNING.get_or_init(Instant::now)
 }
 
+/// Whether operations are measured at this moment.
+pub(crate) fn are_measured() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
 /// Measures an operation until it is dropped. `cost` is its floating-point operations and the values,
 /// of four bytes, that it reads and writes.
 pub(crate) fn begin(name: &'static str, cost: impl FnOnce() -> (f64, usize)) -> Option<Timer> {
-    if !ON.load(Ordering::Relaxed) || INSIDE.replace(true) {
+    if !are_measured() || INSIDE.replace(true) {
         return None;
     }
     let (flops, values) = cost();
@@ -63,7 +68,7 @@ pub(crate) fn begin(name: &'static str, cost: impl FnOnce() -> (f64, usize)) -> 
 
 /// Waits for a GPU when operations are measured, for its work is done after the call has returned.
 pub(crate) fn settle(gpu: &Gpu) {
-    if ON.load(Ordering::Relaxed) {
+    if are_measured() {
         // What goes wrong is told when the results are read.
         gpu.attempt(|driver| driver.wait());
     }

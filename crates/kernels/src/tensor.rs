@@ -221,6 +221,15 @@ impl Tensor {
         Ok(Self { shape: self.shape, values: Values::Parked(Parked { gpu, element, bytes }) })
     }
 
+    /// The same values for something that is kept from one forward to the next. On a GPU activations come and go
+    /// beside it, and find the same places free each time.
+    pub fn into_kept(self) -> Self {
+        match self.values {
+            Values::Device(array) => Self::from_array(&self.shape, array.into_kept()),
+            values => Self { shape: self.shape, values },
+        }
+    }
+
     /// The values; the tensor is on the host.
     pub fn data(&self) -> &[f32] {
         match &self.values {

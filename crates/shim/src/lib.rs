@@ -9,6 +9,7 @@
 //!   that are not aligned, indices outside a fixed array, sums and products that 32 bits do not hold, arguments
 //!   of the wrong type, and launches larger than a card or the kernel takes fail the launch with the place.
 
+mod captures;
 mod compile;
 mod link;
 mod memory;
@@ -22,10 +23,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longreel_kernels::gpu::{
-    Address, Arg, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, SOURCES, Stream,
+    Address, Arg, Captured, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, SOURCES, Stream,
 };
 use rayon::prelude::*;
 
+use captures::{Captures, Step};
 use compile::{Argument, Module};
 pub use link::{StandInNccl, nccl_source};
 use memory::Memory;
@@ -58,6 +60,7 @@ pub struct Shim {
     /// Blocks that are run at either end of a launch, where not all are.
     ends: Option<u64>,
     launches: AtomicU64,
+    captures: Mutex<Captures>,
 }
 
 impl fmt::Debug for Shim {
@@ -87,6 +90,7 @@ impl Shim {
             link: None,
             ends: None,
             launches: AtomicU64::new(0),
+            captures: Mutex::default(),
         })
     }
 
@@ -176,6 +180,7 @@ impl Driver for Shim {
     }
 
     fn upload(&self, _: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        lock(&self.captures).refuse("upload")?;
         let memory = lock(&self.memory);
         let to = memory.range("upload", to, bytes.len())?;
         // SAFETY: the range lies in an allocation, which the lock keeps.
@@ -184,6 +189,7 @@ impl Driver for Shim {
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+        lock(&self.captures).refuse("download")?;
         let memory = lock(&self.memory);
         let from = memory.range("download", from, bytes.len())?;
         // SAFETY: as in `upload`.
@@ -192,6 +198,9 @@ impl Driver for Shim {
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
+        if lock(&self.captures).write(|| Step::Copy { to, from, bytes }) {
+            return Ok(());
+        }
         let memory = lock(&self.memory);
         let (to, from) = (memory.range("copy", to, bytes)?, memory.range("copy", from, bytes)?);
         if to.addr().abs_diff(from.addr()) < bytes {
@@ -203,6 +212,9 @@ impl Driver for Shim {
     }
 
     fn zero(&self, to: Address, bytes: usize) -> Result<(), GpuError> {
+        if lock(&self.captures).write(|| Step::Zero { to, bytes }) {
+            return Ok(());
+        }
         let memory = lock(&self.memory);
         let to = memory.range("zero", to, bytes)?;
         // SAFETY: as in `upload`.
@@ -211,6 +223,9 @@ impl Driver for Shim {
     }
 
     fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        if lock(&self.captures).write(|| Step::Launch(*launch, args.to_vec())) {
+            return Ok(());
+        }
         let module = self.module(launch.module)?;
         let kernel = module.kernel(launch.kernel).ok_or_else(|| {
             refused("launch", format!("{} has no kernel {}", launch.module, launch.kernel))
@@ -284,13 +299,16 @@ impl Driver for Shim {
         if !self.products {
             return Ok(false);
         }
+        if lock(&self.captures).write(|| Step::MatMul(*what)) {
+            return Ok(true);
+        }
         product::run(&lock(&self.memory), what)?;
         self.check_guards("matmul")?;
         Ok(true)
     }
 
     fn follow(&self, _: Stream) -> Result<(), GpuError> {
-        Ok(())
+        lock(&self.captures).refuse("follow")
     }
 
     fn link(&self, kind: LinkKind, group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
@@ -304,6 +322,28 @@ impl Driver for Shim {
     }
 
     fn wait(&self) -> Result<(), GpuError> {
-        Ok(())
+        lock(&self.captures).refuse("wait")
+    }
+
+    fn begin_capture(&self) -> Result<(), GpuError> {
+        lock(&self.captures).begin()
+    }
+
+    fn end_capture(&self) -> Result<Captured, GpuError> {
+        lock(&self.captures).end()
+    }
+
+    fn replay(&self, what: Captured) -> Result<(), GpuError> {
+        let steps = lock(&self.captures).steps(what)?;
+        steps.iter().try_for_each(|step| match step {
+            Step::Copy { to, from, bytes } => self.copy(*to, *from, *bytes),
+            Step::Zero { to, bytes } => self.zero(*to, *bytes),
+            Step::Launch(launch, args) => self.launch(launch, args),
+            Step::MatMul(what) => self.matmul(what).map(|_| ()),
+        })
+    }
+
+    fn discard(&self, what: Captured) {
+        lock(&self.captures).discard(what);
     }
 }

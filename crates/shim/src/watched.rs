@@ -4,13 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use longreel_kernels::gpu::{
-    Address, Arg, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream, Vendor,
+    Address, Arg, Captured, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream,
+    Vendor,
 };
 
 use crate::Shim;
 
 /// What a test sees of a device's work, and does in its place. What is not said otherwise is the shim's.
 pub trait Watch: Send + Sync {
+    /// Memory of so many bytes is about to be reserved.
+    fn alloc(&self, _: usize) {}
+
     /// Bytes are about to be copied to the device.
     fn upload(&self, _: &[u8]) {}
 
@@ -46,6 +50,22 @@ pub trait Watch: Send + Sync {
         shim.distrust_attention(why);
     }
 
+    /// See [`Driver::begin_capture`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn begin_capture(&self, shim: &Shim) -> Result<(), GpuError> {
+        shim.begin_capture()
+    }
+
+    /// See [`Driver::replay`]; what is done of it is the shim's affair, and not told of.
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn replay(&self, shim: &Shim, what: Captured) -> Result<(), GpuError> {
+        shim.replay(what)
+    }
+
     /// See [`Driver::notes`].
     fn notes(&self, shim: &Shim) -> Vec<Note> {
         shim.notes()
@@ -77,6 +97,7 @@ impl<W: Watch + 'static> Driver for Watched<W> {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address, GpuError> {
+        self.watch.alloc(bytes);
         self.shim.alloc(bytes)
     }
 
@@ -132,5 +153,21 @@ impl<W: Watch + 'static> Driver for Watched<W> {
 
     fn wait(&self) -> Result<(), GpuError> {
         self.shim.wait()
+    }
+
+    fn begin_capture(&self) -> Result<(), GpuError> {
+        self.watch.begin_capture(&self.shim)
+    }
+
+    fn end_capture(&self) -> Result<Captured, GpuError> {
+        self.shim.end_capture()
+    }
+
+    fn replay(&self, what: Captured) -> Result<(), GpuError> {
+        self.watch.replay(&self.shim, what)
+    }
+
+    fn discard(&self, what: Captured) {
+        self.shim.discard(what);
     }
 }

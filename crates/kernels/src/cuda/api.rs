@@ -1,7 +1,7 @@
 //! The functions that we call. `cudarc` has their signatures from NVIDIA's headers; an assertion for
 //! each compares ours with them.
 
-use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -60,7 +60,6 @@ functions! {
     cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice);
     cuDevicePrimaryCtxRelease_v2(CUdevice);
     cuCtxSetCurrent(CUcontext);
-    cuCtxSynchronize();
     cuCtxEnablePeerAccess(CUcontext, c_uint);
     cuDeviceCanAccessPeer(*mut c_int, CUdevice, CUdevice);
     cuStreamCreate(*mut CUstream, c_uint);
@@ -89,6 +88,17 @@ functions! {
         CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
         *mut *mut c_void, *mut *mut c_void,
     );
+}
+
+functions! {
+    /// Work of a stream that is captured and done again.
+    GraphApi: driver, CUresult;
+    cuStreamBeginCapture_v2(CUstream, CUstreamCaptureMode);
+    cuStreamEndCapture(CUstream, *mut CUgraph);
+    cuGraphInstantiateWithFlags(*mut CUgraphExec, CUgraph, c_ulonglong);
+    cuGraphDestroy(CUgraph);
+    cuGraphLaunch(CUgraphExec, CUstream);
+    cuGraphExecDestroy(CUgraphExec);
 }
 
 functions! {
@@ -181,6 +191,8 @@ type Words = unsafe extern "C" fn(u32, *mut *const c_char) -> u32;
 #[derive(Debug)]
 pub struct StartedDriver {
     pub api: DriverApi,
+    /// An old driver may lack them, and everything works without.
+    pub graphs: Result<GraphApi, GpuError>,
     pub name_of: Words,
     pub text_of: Words,
     pub library: Loaded,
@@ -197,7 +209,8 @@ pub fn driver_api(places: &Places) -> Result<&'static StartedDriver, GpuError> {
     // SAFETY: as in cuda.h, but for the enumeration, whose values come from the driver alone.
     let (name_of, text_of) =
         unsafe { (library.function("cuGetErrorName")?, library.function("cuGetErrorString")?) };
-    Ok(DRIVER.get_or_init(|| StartedDriver { api, name_of, text_of, library }))
+    let graphs = GraphApi::of(&library);
+    Ok(DRIVER.get_or_init(|| StartedDriver { api, graphs, name_of, text_of, library }))
 }
 
 /// The compiler's functions, for a driver of this CUDA version.

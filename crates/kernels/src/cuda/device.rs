@@ -14,6 +14,7 @@ use super::api::{StartedDriver, driver_api};
 use super::compiler::Compiler;
 use super::cudnn::Cudnn;
 use super::error::{OUT_OF_MEMORY, check, failed};
+use super::graphs::Graphs;
 use super::matmul::CublasLt;
 use super::modules::{Modules, about};
 use super::peers::Peers;
@@ -21,8 +22,8 @@ use super::probe::{Card, card, start};
 use super::staging::{Ring, SLOTS};
 use super::{Cache, Nccl, NcclMember, Places};
 use crate::gpu::{
-    Address, Arg, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, Note, SoftmaxAttention,
-    Stream, Vendor,
+    Address, Arg, Captured, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, Note,
+    SoftmaxAttention, Stream, Vendor,
 };
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
@@ -55,6 +56,8 @@ pub struct Device {
     modules: Modules,
     cublaslt: OnceLock<Option<CublasLt>>,
     cudnn: OnceLock<Result<Mutex<Cudnn>, GpuError>>,
+    /// Of the compute stream.
+    graphs: Graphs,
 }
 
 // SAFETY: the driver takes calls from any thread that has made the context current, which each of ours
@@ -115,6 +118,7 @@ impl Device {
             modules: Modules::new(compiler, target, cache),
             cublaslt: OnceLock::new(),
             cudnn: OnceLock::new(),
+            graphs: Graphs::default(),
         };
         // From here on what is there is given back by `drop`.
         device.enter()?;
@@ -164,6 +168,18 @@ impl Device {
         self.streams[stream as usize]
     }
 
+    /// Waits for both streams, and not for the context: somebody else may capture work in it, and must not be
+    /// waited for. The status of the first that failed.
+    ///
+    /// # Safety
+    /// The context is current.
+    unsafe fn settle(&self) -> u32 {
+        let made = self.streams.into_iter().filter(|stream| !stream.is_null());
+        // SAFETY: the streams are ours.
+        let wait = |stream| unsafe { (self.driver.api.cuStreamSynchronize)(stream) };
+        made.map(wait).fold(0, |first, status| if first == 0 { status } else { first })
+    }
+
     /// The stream that the operations run on.
     fn compute(&self) -> CUstream {
         self.stream(Stream::Compute)
@@ -187,6 +203,11 @@ impl Device {
             _ => Cudnn::open(self.driver, &self.places, self.compute()).map(Mutex::new),
         };
         self.cudnn.get_or_init(load).as_ref().ok().map(lock)
+    }
+
+    /// See [`Cudnn::changes`].
+    fn changes_of_plans(&self) -> u64 {
+        self.cudnn.get().and_then(|l| l.as_ref().ok()).map_or(0, |l| lock(l).changes())
     }
 }
 
@@ -215,7 +236,7 @@ impl Driver for Device {
         // SAFETY: the address is one of `alloc`'s, and what was asked for before is done. What fails here has
         // failed before, and the next call says so.
         unsafe {
-            (self.driver.api.cuCtxSynchronize)();
+            self.settle();
             (self.driver.api.cuMemFree_v2)(address.0);
         }
     }
@@ -229,11 +250,13 @@ impl Driver for Device {
     }
 
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.graphs.refuse("copying to the card")?;
         self.enter()?;
         lock(&self.rings[stream as usize]).upload(self.driver, to, bytes)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.graphs.refuse("copying from the card")?;
         self.enter()?;
         let api = &self.driver.api;
         // SAFETY: the slice outlives the copy, which is waited for whether it could be asked for or not.
@@ -321,7 +344,8 @@ impl Driver for Device {
 
     fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
         self.enter()?;
-        Ok(self.cudnn().map_or(Vendor::Refused, |mut library| library.attention(what)))
+        let capturing = self.graphs.is_capturing();
+        self.cudnn().map_or(Ok(Vendor::Refused), |mut library| library.attention(what, capturing))
     }
 
     fn distrust_attention(&self, why: &str) {
@@ -342,6 +366,7 @@ impl Driver for Device {
     }
 
     fn follow(&self, stream: Stream) -> Result<(), GpuError> {
+        self.graphs.refuse("making a stream wait")?;
         self.enter()?;
         let other = match stream {
             Stream::Compute => Stream::Copy,
@@ -376,9 +401,31 @@ impl Driver for Device {
     }
 
     fn wait(&self) -> Result<(), GpuError> {
+        self.graphs.refuse("waiting for the card")?;
         self.enter()?;
-        // SAFETY: it takes nothing.
-        self.check("computing", unsafe { (self.driver.api.cuCtxSynchronize)() })
+        // SAFETY: the context is current.
+        self.check("computing", unsafe { self.settle() })
+    }
+
+    fn begin_capture(&self) -> Result<(), GpuError> {
+        self.enter()?;
+        self.graphs.begin(self.driver, self.compute())
+    }
+
+    fn end_capture(&self) -> Result<Captured, GpuError> {
+        self.enter()?;
+        self.graphs.end(self.driver, self.compute(), self.changes_of_plans())
+    }
+
+    fn replay(&self, what: Captured) -> Result<(), GpuError> {
+        self.enter()?;
+        self.graphs.start(self.driver, self.compute(), what, self.changes_of_plans())
+    }
+
+    fn discard(&self, what: Captured) {
+        if self.enter().is_ok() {
+            self.graphs.discard(self.driver, self.compute(), what);
+        }
     }
 }
 
@@ -389,7 +436,7 @@ impl Drop for Device {
         // Errors have been told of by what failed first.
         unsafe {
             if (api.cuCtxSetCurrent)(self.context) == 0 {
-                (api.cuCtxSynchronize)();
+                self.settle();
                 if let Some(Some(library)) = self.cublaslt.take() {
                     library.close(self.driver);
                 }
@@ -397,6 +444,7 @@ impl Drop for Device {
                     let library = library.into_inner().unwrap_or_else(PoisonError::into_inner);
                     library.close(self.driver);
                 }
+                self.graphs.close(self.driver);
                 for ring in &self.rings {
                     lock(ring).close(self.driver);
                 }

@@ -12,6 +12,7 @@ mod compiler;
 mod cudnn;
 mod device;
 mod error;
+mod graphs;
 mod libraries;
 mod management;
 mod matmul;

@@ -23,6 +23,10 @@ pub(super) struct Arena {
     free: BTreeMap<Address, usize>,
     /// Sizes of the taken pieces by where they begin.
     taken: BTreeMap<Address, usize>,
+    /// How often slabs were given back to the driver.
+    shrunk: u64,
+    /// Where pieces were taken and how much of it, while somebody wants to know.
+    used: Option<BTreeMap<Address, usize>>,
 }
 
 impl Arena {
@@ -33,7 +37,7 @@ impl Arena {
         let address = match found {
             Some(address) => address,
             None => {
-                let slab = if bytes > SMALL { bytes } else { SLAB };
+                let slab = if Self::is_apart(bytes) { bytes } else { SLAB };
                 self.reserve(driver, slab).or_else(|error| match bytes < slab {
                     true => self.reserve(driver, bytes),
                     false => Err(error),
@@ -46,7 +50,58 @@ impl Arena {
             self.free.insert(address.plus(bytes), size - bytes);
         }
         self.taken.insert(address, bytes);
+        if let Some(used) = &mut self.used {
+            let most = used.entry(address).or_default();
+            *most = bytes.max(*most);
+        }
         Ok(address)
+    }
+
+    /// Remembers from here on where pieces are taken.
+    pub fn watch(&mut self) {
+        self.used = Some(BTreeMap::new());
+    }
+
+    /// Where pieces were taken since [`watch`](Self::watch), and how large the largest was at each place.
+    pub fn watched(&mut self) -> BTreeMap<Address, usize> {
+        self.used.take().unwrap_or_default()
+    }
+
+    /// How often slabs were given back to the driver: as long as that is the same, all places are there.
+    pub fn shrunk(&self) -> u64 {
+        self.shrunk
+    }
+
+    /// Whether nothing lies in so many bytes from `address` on, in a slab of ours.
+    pub fn is_free(&self, address: Address, bytes: usize) -> bool {
+        self.around(address, bytes).is_some()
+    }
+
+    /// The free piece that holds so many bytes from `address` on.
+    fn around(&self, address: Address, bytes: usize) -> Option<(Address, usize)> {
+        let (&start, &size) = self.free.range(..=address).next_back()?;
+        (address.plus(bytes).0 <= start.plus(size).0).then_some((start, size))
+    }
+
+    /// Takes so many bytes at `address`, which are [free](Self::is_free).
+    pub fn take_at(&mut self, address: Address, bytes: usize) {
+        let bytes = bytes.max(1).next_multiple_of(ALIGN);
+        let (start, size) = self.around(address, bytes).expect("a free place");
+        let before = (address.0 - start.0) as usize;
+        self.free.remove(&start);
+        if before > 0 {
+            self.free.insert(start, before);
+        }
+        if size > before + bytes {
+            self.free.insert(address.plus(bytes), size - before - bytes);
+        }
+        self.taken.insert(address, bytes);
+    }
+
+    /// Whether a piece of so many bytes has a slab of its own: where it lies then depends on no other piece that
+    /// comes and goes.
+    pub fn is_apart(bytes: usize) -> bool {
+        bytes > SMALL
     }
 
     /// Asks the driver for a slab of so many bytes.
@@ -89,6 +144,7 @@ impl Arena {
         self.slabs.retain(|address, size| {
             let whole = self.free.get(address) == Some(size);
             if whole {
+                self.shrunk += 1;
                 self.free.remove(address);
                 driver.free(*address);
             }

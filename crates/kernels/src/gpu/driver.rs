@@ -129,6 +129,10 @@ pub enum Vendor {
     Done,
 }
 
+/// Work that was written down instead of done, and can be done again: a number of its driver's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Captured(pub u64);
+
 /// What there is to say of a device's libraries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
@@ -235,6 +239,38 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// What went wrong in it.
     fn wait(&self) -> Result<(), GpuError>;
+
+    /// Begins to write down what the compute stream is asked for, instead of doing it.
+    ///
+    /// Until [`end_capture`](Self::end_capture) whatever would wait for the work, or take values of this
+    /// moment along, is refused: uploads, downloads, waits, and streams that follow each other. Memory may
+    /// be reserved, and none be given back.
+    ///
+    /// # Errors
+    /// When the card refuses, or there is no way for it.
+    fn begin_capture(&self) -> Result<(), GpuError> {
+        let reason = "this device has no way for it".into();
+        Err(GpuError::Library { library: "captured work", reason })
+    }
+
+    /// What was written down since [`begin_capture`](Self::begin_capture). Nothing of it is done yet.
+    ///
+    /// # Errors
+    /// When something cannot be done again; what was written down is forgotten then.
+    fn end_capture(&self) -> Result<Captured, GpuError> {
+        Err(GpuError::Call { call: "ending a capture", reason: "none was begun".into() })
+    }
+
+    /// Does what was written down, with the same arguments, on the compute stream.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn replay(&self, _: Captured) -> Result<(), GpuError> {
+        Err(GpuError::Call { call: "replaying a graph", reason: "there is none".into() })
+    }
+
+    /// Forgets what was written down.
+    fn discard(&self, _: Captured) {}
 }
 
 /// What a GPU could not do.

@@ -7,7 +7,9 @@
 
 mod arena;
 mod check;
+mod course;
 mod driver;
+mod graphs;
 mod layer;
 mod link;
 pub mod ops;
@@ -21,10 +23,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::arena::Arena;
+use self::course::Course;
 pub use self::driver::{
-    Address, Arg, Driver, GpuError, Launch, MatMul, Note, Operands, SoftmaxAttention, Stream,
-    Vendor,
+    Address, Arg, Captured, Driver, GpuError, Launch, MatMul, Note, Operands, SoftmaxAttention,
+    Stream, Vendor,
 };
+pub use self::graphs::{Graphs, MOST_GRAPHS, Recurring, Tally};
 pub(crate) use self::layer::{Layer, Ready, ReadyCodes};
 pub use self::link::{Link, LinkKind, Transfer};
 pub use self::weights::WeightPlan;
@@ -103,9 +107,12 @@ pub struct Gpu {
     arena: Mutex<Arena>,
     weights: Mutex<Weights>,
     scarce: AtomicBool,
-    failed: Mutex<Option<GpuError>>,
+    course: Course,
     /// Notes of the driver's that were told.
     told: AtomicUsize,
+    /// Whether work that recurs is captured, and how often it was.
+    replays: AtomicBool,
+    tally: Mutex<Tally>,
 }
 
 impl fmt::Debug for Gpu {
@@ -133,8 +140,10 @@ impl Gpu {
             arena: Mutex::default(),
             weights: Mutex::default(),
             scarce: AtomicBool::new(false),
-            failed: Mutex::default(),
+            course: Course::default(),
             told: AtomicUsize::new(0),
+            replays: AtomicBool::new(true),
+            tally: Mutex::default(),
         })
     }
 
@@ -155,6 +164,7 @@ impl Gpu {
 
     /// How the weights of the models that come next share the memory.
     pub fn plan_weights(&self, plan: WeightPlan) {
+        let _turn = self.course.turn();
         lock(&self.weights).plan(&*self.driver, plan);
     }
 
@@ -184,6 +194,7 @@ impl Gpu {
     /// When the card does not answer.
     pub fn make_room(&self, bytes: usize) -> Result<(), GpuError> {
         self.shrink();
+        let _turn = self.course.turn();
         if self.driver.memory()?.0 < bytes {
             lock(&self.weights).release(&*self.driver);
         }
@@ -192,6 +203,7 @@ impl Gpu {
 
     /// Gives memory back that no activation is in.
     pub fn shrink(&self) {
+        let _turn = self.course.turn();
         lock(&self.arena).shrink(&*self.driver);
     }
 
@@ -212,7 +224,7 @@ impl Gpu {
     /// # Errors
     /// What went wrong first.
     pub fn check(&self) -> Result<(), GpuError> {
-        lock(&self.failed).take().map_or(Ok(()), Err)
+        self.course.turn().take_failure().map_or(Ok(()), Err)
     }
 
     /// Does something unless something has failed before.
@@ -220,28 +232,34 @@ impl Gpu {
         &self,
         body: impl FnOnce(&dyn Driver) -> Result<T, GpuError>,
     ) -> Option<T> {
-        let mut failed = lock(&self.failed);
-        if failed.is_some() {
+        let mut turn = self.course.turn();
+        if turn.has_failed() {
             return None;
         }
-        body(&*self.driver).map_err(|error| *failed = Some(error)).ok()
+        body(&*self.driver).map_err(|error| turn.fail(error)).ok()
     }
 
     /// As [`attempt`](Self::attempt), for what takes memory: where there is too little of it, all that
     /// nothing is in is given back, and `body` gets a second try. What was left by pictures of another size is
-    /// in pieces of other lengths.
+    /// in pieces of other lengths. While work is captured nothing is given back, and the capture ends in vain.
     pub(crate) fn attempt_with_room<T>(
         &self,
         body: impl Fn(&dyn Driver) -> Result<T, GpuError>,
     ) -> Option<T> {
-        self.attempt(|driver| match body(driver) {
-            Err(GpuError::Memory { .. }) => {
+        let mut turn = self.course.turn();
+        if turn.has_failed() {
+            return None;
+        }
+        let driver = &*self.driver;
+        let done = match body(driver) {
+            Err(GpuError::Memory { .. }) if !turn.is_capturing() => {
                 lock(&self.arena).shrink(driver);
                 lock(&self.weights).shrink(driver);
                 body(driver)
             }
             other => other,
-        })
+        };
+        done.map_err(|error| turn.fail(error)).ok()
     }
 
     /// Starts a kernel.
@@ -286,13 +304,32 @@ impl Array {
 
     /// A copy of host values for as long as a network is there.
     pub(crate) fn kept(gpu: &Arc<Gpu>, values: &[f32]) -> Self {
-        let (element, len) = (Element::F32, values.len());
+        let mut array = Self::unset_kept(gpu, Element::F32, values.len());
+        if array.write(bytes_of(values)).is_none() {
+            // Nobody may take it for what it should hold.
+            lock(&gpu.weights).give(array.address);
+            array.address = Address(0);
+        }
+        array
+    }
+
+    /// An array whose values are not set, where [`kept`](Self::kept) ones lie.
+    fn unset_kept(gpu: &Arc<Gpu>, element: Element, len: usize) -> Self {
         let bytes = len * element.bytes();
         let address = gpu.attempt_with_room(|driver| lock(&gpu.weights).take(driver, bytes));
         let address = address.unwrap_or(Address(0));
-        let array = Self { gpu: gpu.clone(), element, len, address, kept: true };
-        array.write(bytes_of(values));
-        array
+        Self { gpu: gpu.clone(), element, len, address, kept: true }
+    }
+
+    /// The same values where activations that come and go leave them out of their way: a small array goes to
+    /// where [`kept`](Self::kept) ones lie, and a large one stays, since it has a slab to itself.
+    pub(crate) fn into_kept(self) -> Self {
+        if Arena::is_apart(self.bytes()) {
+            return self;
+        }
+        let mut copy = Self::unset_kept(&self.gpu, self.element, self.len);
+        copy.copy_from(0, &self, 0..self.len);
+        copy
     }
 
     /// An array of zeros.
@@ -314,8 +351,9 @@ impl Array {
         array
     }
 
-    fn write(&self, bytes: &[u8]) {
-        self.gpu.attempt(|driver| driver.upload(Stream::Compute, self.address, bytes));
+    /// `None` after a failure.
+    fn write(&self, bytes: &[u8]) -> Option<()> {
+        self.gpu.attempt(|driver| driver.upload(Stream::Compute, self.address, bytes))
     }
 
     /// Copies `range` of `from` to the place of value `at`; both have the same element.

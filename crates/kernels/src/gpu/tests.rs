@@ -154,6 +154,36 @@ fn pieces_are_used_again_and_joined_but_never_across_slabs() {
 }
 
 #[test]
+fn a_place_is_taken_again_as_long_as_it_is_there_and_nothing_lies_in_it() {
+    let memory = Memory::of(1 << 30);
+    let mut arena = Arena::default();
+    arena.reserve(&memory, 4096).expect("room");
+    arena.reserve(&memory, 4096).expect("room");
+    arena.watch();
+    let a = arena.take(&memory, 1000).expect("room");
+    let b = arena.take(&memory, 2000).expect("room");
+    arena.give(b);
+    assert_eq!(arena.take(&memory, 300).expect("room"), b);
+    let used: Vec<_> = arena.watched().into_iter().collect();
+    assert_eq!(used, [(a, 1024), (b, 2048)], "the most at each place");
+    assert_eq!(arena.watched().len(), 0, "nobody wants to know any more");
+    assert!(!arena.is_free(b, 2048) && !arena.is_free(a, 1) && arena.is_free(b.plus(512), 256));
+    arena.give(a);
+    arena.give(b);
+    assert!(arena.is_free(a, 4096) && !arena.is_free(a, 4097), "over two slabs");
+    arena.take_at(b, 300);
+    assert!(!arena.is_free(b, 256) && arena.is_free(a, 1024) && arena.is_free(b.plus(512), 2560));
+    assert_eq!(arena.bytes(), (8192, 512));
+    assert_eq!(arena.take(&memory, 1024).expect("room"), a, "what lies before it");
+    let shrunk = arena.shrunk();
+    arena.shrink(&memory);
+    assert_eq!(arena.shrunk(), shrunk + 1, "the other slab");
+    arena.give(a);
+    arena.give(b);
+    assert!(arena.is_free(a, 4096), "joined");
+}
+
+#[test]
 fn a_failure_is_kept_and_told_once_and_what_follows_is_skipped() {
     let memory = Memory::of(100 << 20);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::F32);

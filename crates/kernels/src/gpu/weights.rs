@@ -62,6 +62,7 @@ struct Known {
 
 impl Drop for Known {
     fn drop(&mut self) {
+        let _turn = self.gpu.course.turn();
         lock(&self.gpu.weights).forget(self.gpu.driver(), self.id);
     }
 }
@@ -113,6 +114,8 @@ pub(super) struct Weights {
     /// Of those that are brought: which one came after which.
     after: HashMap<u64, u64>,
     last: Option<u64>,
+    /// How often those that stay were given back.
+    released: u64,
 }
 
 #[derive(Debug)]
@@ -133,6 +136,7 @@ impl Default for Weights {
             turn: 0,
             after: HashMap::new(),
             last: None,
+            released: 0,
         }
     }
 }
@@ -142,7 +146,7 @@ impl Weights {
     /// brought again when it does not.
     pub fn plan(&mut self, driver: &dyn Driver, plan: WeightPlan) {
         // Without places of their own, those that are brought in turn go on with all that are there.
-        let brought = self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)));
+        let brought = self.are_brought();
         let fits = self.resident <= plan.resident
             && self.places.iter().all(|place| place.bytes >= plan.place)
             && (!brought || plan.places > 0 || self.places.len() == WeightPlan::PLACES);
@@ -152,8 +156,20 @@ impl Weights {
         }
     }
 
+    /// Whether some of those that are known are brought for each pass.
+    pub fn are_brought(&self) -> bool {
+        self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)))
+    }
+
+    /// How often weights that stay were given back while their layers were there: as long as that is the
+    /// same, each is where it was.
+    pub fn released(&self) -> u64 {
+        self.released
+    }
+
     /// Gives the memory of all weights back. They are brought again when they are used.
     pub fn release(&mut self, driver: &dyn Driver) {
+        self.released += 1;
         for entry in std::mem::take(&mut self.entries).into_values() {
             if let Entry::Resident { present, bytes } = entry {
                 self.arena.give(present.address);
@@ -198,13 +214,16 @@ impl Weights {
             let bytes = if narrow { 2 * weight.len() } else { weight.bytes().len() };
             if self.plan.places == 0 || self.resident + bytes <= self.plan.resident {
                 let address = self.arena.take(driver, bytes)?;
-                let dtype = if narrow {
-                    driver.upload(Stream::Compute, address, &narrowed(weight))?;
-                    DType::BF16
-                } else {
-                    driver.upload(Stream::Compute, address, weight.bytes())?;
-                    weight.dtype()
+                let (uploaded, dtype) = match narrow {
+                    true => {
+                        (driver.upload(Stream::Compute, address, &narrowed(weight)), DType::BF16)
+                    }
+                    false => {
+                        (driver.upload(Stream::Compute, address, weight.bytes()), weight.dtype())
+                    }
                 };
+                // A device that writes down what it is asked for refuses, and is asked again later.
+                uploaded.inspect_err(|_| self.arena.give(address))?;
                 let present = Present { address, dtype };
                 self.resident += bytes;
                 self.entries.insert(id, Entry::Resident { present, bytes });

@@ -1,20 +1,48 @@
 //! A real card, where there is one.
 
+mod graphs;
+
+use std::ops::Deref;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use longreel_kernels::cuda::{open, probe};
 use longreel_kernels::gpu::{
     Address, Arg, Driver, Element, GpuError, Launch, MatMul, Operands, SoftmaxAttention, Stream,
     Vendor,
 };
 
-/// The first card, or a word about why the test is skipped.
-fn card() -> Option<Box<dyn Driver>> {
+/// Tests that capture work have the card to themselves: others would wait for it meanwhile.
+static TURN: RwLock<()> = RwLock::new(());
+
+/// A card, and whose turn it is with it.
+struct Card<G>(Box<dyn Driver>, G);
+
+impl<G> Deref for Card<G> {
+    type Target = dyn Driver;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+fn first<G>(turn: G) -> Option<Card<G>> {
     match open(0) {
-        Ok(driver) => Some(driver),
+        Ok(driver) => Some(Card(driver, turn)),
         Err(why) => {
             eprintln!("skipped: {why}");
             None
         }
     }
+}
+
+/// The first card, or a word about why the test is skipped.
+fn card() -> Option<Card<RwLockReadGuard<'static, ()>>> {
+    first(TURN.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The same for one test alone.
+fn card_alone() -> Option<Card<RwLockWriteGuard<'static, ()>>> {
+    first(TURN.write().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn put(card: &dyn Driver, values: &[f32]) -> Address {

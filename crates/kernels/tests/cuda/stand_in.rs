@@ -22,6 +22,11 @@ struct StandIn(PathBuf);
 impl StandIn {
     /// `None`, and a word about it, where there is no C compiler or no NVRTC.
     fn build(name: &str) -> Option<(Self, PathBuf)> {
+        Self::build_with(name, "-DALL")
+    }
+
+    /// With this flag for the driver's compiler.
+    fn build_with(name: &str, flag: &str) -> Option<(Self, PathBuf)> {
         let compiler = crate::compiler()?;
         assert!(complaints(&compiler).is_empty(), "see the test of the kernels");
         let nvrtc = compiler.path().parent().expect("a folder").to_path_buf();
@@ -40,7 +45,7 @@ impl StandIn {
         let cuda = format!("-DCUDA={}", 1000 * major + 10 * minor);
         let cublaslt = format!("libcublasLt.so.{major}");
         for (library, source, more) in [
-            ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda][..]),
+            ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda, flag][..]),
             (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
             ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm"]),
             ("libcudnn_graph.so.9", "cudnn_graph.c", &[]),
@@ -62,6 +67,12 @@ impl StandIn {
     /// What the tests for a card say with this driver, and whether they pass.
     fn card_tests(&self, nvrtc: &Path, variable: Option<(&str, &str)>) -> (bool, String) {
         card_tests(&format!("{}:{}", self.0.display(), nvrtc.display()), variable)
+    }
+
+    /// What the tests of captured work say, and whether they pass.
+    fn tests_of_graphs(&self, nvrtc: &Path, variable: Option<(&str, &str)>) -> (bool, String) {
+        let libraries = format!("{}:{}", self.0.display(), nvrtc.display());
+        tests(&["card::graphs", "--test-threads=2"], &libraries, variable)
     }
 
     /// What the tests for several cards say with eight of them, and whether they pass.
@@ -109,7 +120,7 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
     for variable in [None, Some(("STAND_IN_NOT_PINNED", "1"))] {
         let (passed, said) = stand_in.card_tests(&nvrtc, variable);
         assert!(passed, "{variable:?}: {said}");
-        for left_out in ["skipped", "cuBLASLt", "cuDNN is not there"] {
+        for left_out in ["skipped", "cuBLASLt", "cuDNN is not there", "graphs are not there"] {
             assert!(!said.contains(left_out), "{left_out}: {said}");
         }
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
@@ -217,6 +228,19 @@ fn an_nccl_that_fails_in_the_middle_of_a_film_ends_it_and_nobody_waits() {
         assert!(said.contains("again: ") && said.contains("LONGREEL_EXCHANGE=peer"), "{said}");
         assert!(!BAD.iter().any(|bad| said.contains(bad)), "{variable:?}: {said}");
     }
+}
+
+#[test]
+fn a_driver_without_graphs_or_that_refuses_them_is_used_without_and_told_of() {
+    let graphs = |flag, variable, reason: &str| {
+        let Some((stand_in, nvrtc)) = StandIn::build_with("graphs", flag) else { return };
+        let (passed, said) = stand_in.tests_of_graphs(&nvrtc, variable);
+        assert!(passed && said.contains("graphs are not there") && said.contains(reason), "{said}");
+        assert!(!said.contains("LEFT BEHIND"), "{said}");
+    };
+    graphs("-DNO_GRAPHS", None, "cuStreamBeginCapture_v2");
+    graphs("-DALL", Some(("STAND_IN_GRAPHS_FAIL", "1")), "making a CUDA graph ready");
+    graphs("-DALL", Some(("LONGREEL_GRAPHS", "off")), "LONGREEL_GRAPHS=off");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod conv;
 mod convert;
 mod dequantize;
 mod fp8;
+mod graphs;
 mod large;
 mod layout;
 mod linear;

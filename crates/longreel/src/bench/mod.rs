@@ -150,7 +150,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     say(table::of(measured.last().expect("just pushed"), peak));
     measured.push(networks::text_encoder(budget, folder.path(), device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
-    let notes = device.gpu().map(|gpu| gpu.driver().notes()).unwrap_or_default();
+    let notes = device.gpu().map(|gpu| gpu.notes()).unwrap_or_default();
     let notes: Vec<String> = notes.into_iter().map(|note| note.text).collect();
     notes.iter().for_each(|note| say(note.clone()));
     let memory = peak_memory_bytes();

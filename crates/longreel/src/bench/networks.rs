@@ -77,9 +77,11 @@ impl Weights<'_> {
 }
 
 /// A pass, its seconds, and its operations. On a GPU the first pass brings weights and compiles
-/// kernels, the second is timed, and in the third, which is slower, each operation is waited for.
+/// kernels, the second captures what recurs, the third is timed, and in the fourth, which is slower, each
+/// operation is waited for.
 fn timed<T>(device: &Device, mut pass: impl FnMut() -> T) -> (T, f64, Vec<Span>) {
     if device.gpu().is_some() {
+        pass();
         pass();
         let begun = Instant::now();
         pass();
@@ -190,11 +192,11 @@ pub struct Way {
     pub layers: usize,
 }
 
-/// Rounds of each way, in turn; the fastest counts.
-const ROUNDS: usize = 3;
+/// Rounds of each way, in turn; the fastest counts. On a GPU the first two make ready.
+const ROUNDS: usize = 4;
 
 /// Both passes of guidance as one batch, and the work of several devices, each beside what the first device
-/// does pass by pass, with `layers` layers.
+/// does pass by pass, with `layers` layers; and what a GPU's graphs give.
 pub fn ways(
     model: &PublishedModel,
     window: Window,
@@ -219,6 +221,16 @@ pub fn ways(
     }
     let what = "both passes of guidance in one batch, beside one after the other".to_owned();
     let mut ways = vec![Way { what, times: together.map(|seconds| apart / seconds), layers }];
+    if let Some(gpu) = devices[0].gpu().filter(|gpu| gpu.tally().replayed > 0) {
+        gpu.set_replays(false);
+        let mut plain = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            plain = plain.min(shown.seconds(&one, &[first])?);
+        }
+        gpu.set_replays(true);
+        let what = "passes replayed as CUDA graphs, beside kernels started one by one".to_owned();
+        ways.push(Way { what, times: Some(plain / alone), layers });
+    }
     drop(contexts);
     if devices.len() > 1 {
         let mut ranks = one.into_ranks();

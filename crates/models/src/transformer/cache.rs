@@ -8,6 +8,7 @@ use longreel_kernels::Tensor;
 
 use super::Transformer;
 use super::context::KeyValue;
+use super::recurring::Stamp;
 
 /// What is kept of the first frames of a window, for one branch of guidance.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct KeyValueCache {
     held: usize,
     /// The window's frame that the next forward begins with.
     next: usize,
+    /// Of the keys as they are now.
+    pub(super) stamp: Stamp,
 }
 
 impl KeyValueCache {
@@ -33,7 +36,7 @@ impl KeyValueCache {
         let empty = || Tensor::zeros(&[0, model.dim / ranks]);
         let empty = |_| KeyValue { keys: empty(), values: empty() };
         let layers = model.blocks.iter().map(empty).collect();
-        Self { layers, tokens_per_frame: 0, held: 0, next: 0 }
+        Self { layers, tokens_per_frame: 0, held: 0, next: 0, stamp: Stamp::default() }
     }
 
     /// The window's frame that the next forward begins with: all before it were kept, though some
@@ -61,12 +64,16 @@ impl KeyValueCache {
 
     /// Lets go of frames, counted among those that are held, that no later frame will see.
     pub fn forget(&mut self, frames: std::ops::Range<usize>) {
+        if frames.is_empty() {
+            return;
+        }
         let tokens = frames.start * self.tokens_per_frame..frames.end * self.tokens_per_frame;
         for layer in &mut self.layers {
             layer.keys.remove0(tokens.clone());
             layer.values.remove0(tokens.clone());
         }
         self.held -= frames.len();
+        self.stamp = Stamp::default();
     }
 
     /// Counts frames that a forward has added to all layers.
@@ -74,6 +81,9 @@ impl KeyValueCache {
         self.tokens_per_frame = tokens_per_frame;
         self.held += frames;
         self.next += frames;
+        if frames > 0 {
+            self.stamp = Stamp::default();
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use longreel_kernels::{Attention, Sample, Tensor};
 
+use super::recurring::Stamp;
+
 /// How a [`Context`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextOptions {
@@ -36,6 +38,7 @@ pub struct Context {
     pub(super) padding: usize,
     /// One entry for each block, unless they need more than the cache may take.
     pub(super) blocks: Option<Vec<BlockContext>>,
+    pub(super) stamp: Stamp,
 }
 
 impl Context {

@@ -9,6 +9,7 @@ mod cache;
 mod condition;
 mod context;
 mod pass;
+mod recurring;
 mod rope;
 mod sparse;
 mod split;
@@ -16,6 +17,7 @@ mod strip;
 
 use std::borrow::Cow;
 
+use longreel_kernels::gpu::Graphs;
 use longreel_kernels::ranks::Alone;
 use longreel_kernels::{Device, Linear, Tensor, Vector, ops};
 use longreel_weights::{TensorSource, TransformerConfig};
@@ -28,6 +30,7 @@ pub use cache::KeyValueCache;
 use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmbedding};
 pub use context::{Context, ContextOptions};
 pub use pass::Pass;
+use recurring::{Run, Stamp};
 use rope::Rope;
 use sparse::Blocks;
 pub use sparse::SparseAttention;
@@ -80,6 +83,8 @@ pub struct Transformer {
     /// `[2, dim]`, flat.
     table: Vector,
     proj_out: Linear,
+    /// Of forwards whose blocks a GPU replays.
+    graphs: Graphs<Run>,
 }
 
 impl Transformer {
@@ -125,6 +130,7 @@ impl Transformer {
             blocks,
             table,
             proj_out,
+            graphs: Graphs::default(),
         })
     }
 
@@ -219,7 +225,8 @@ impl Transformer {
         let (rows, image) = (ops::narrowed(rows), image.map(ops::narrowed));
         let tokens = rows.dim(0) + image.as_ref().map_or(0, |i| i.dim(0));
         let bytes = tokens.saturating_mul(self.dim).saturating_mul(8 * self.blocks.len());
-        let mut context = Context { text: rows, image, padding, blocks: None };
+        let stamp = Stamp::default();
+        let mut context = Context { text: rows, image, padding, blocks: None, stamp };
         if bytes <= options.cache_bytes {
             let blocks = self.blocks.iter().flat_map(|block| block.contexts(&[&context]));
             context.blocks = Some(blocks.collect());

@@ -9,6 +9,7 @@ use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, o
 
 use super::block::{Asked, Shared};
 use super::cache::Before;
+use super::recurring::{Run, Shape};
 use super::sparse::{Chosen, DENSE_LAYERS};
 use super::strip::{Exchange, Strip};
 use super::{AttentionWindow, Context, ForwardOptions, KeyValueCache, Transformer};
@@ -269,36 +270,50 @@ impl Pass<'_> {
         let token_blocks = token_blocks.transpose()?;
         let sparse = self.sparse.as_ref().zip(token_blocks.as_deref());
         let sparse = sparse.map(|(chosen, blocks)| chosen.over(blocks));
-        let shared = Shared {
-            time_proj: &time_proj,
-            tokens_per_frame: self.grid[1] * self.grid[2],
-            rope: &self.rope,
+        let shape = Shape {
+            grid: self.grid,
+            strip: self.strip,
             mask: self.mask,
-            sparse: None,
-            exchange: Exchange {
-                ranks,
-                frames: samples * self.grid[0],
-                rows: self.strip.all,
-                columns: self.grid[2],
-            },
+            answer_from: if self.cut { self.answer_from } else { 0 },
         };
-        let answered = self.cut.then(|| {
-            let each = shared.tokens_per_frame;
-            let rope = |part| self.of_answered(part, 1, each).into_owned();
-            let rope = RopeTable { cos: rope(&self.rope.cos), sin: rope(&self.rope.sin) };
-            (self.of_answered(&time_proj, samples, 1), rope)
-        });
-        let asked = answered.as_ref().map(|(time_proj, rope)| Asked {
-            shared: Shared {
+        // Not where keys are kept, which grow by it, nor where ranks wait for each other, nor where it depends
+        // on the timesteps which tokens see all keys.
+        let blocks = (keep == 0 && ranks.count() == 1 && sparse.is_none())
+            .then(|| Run::of(shape, &self.rope, contexts, caches));
+        let mut run = |inputs: &[&Tensor]| {
+            let &[patches, time_proj] = inputs else { unreachable!("as they are given below") };
+            let shared = Shared {
                 time_proj,
-                rope,
-                exchange: Exchange { frames: samples * self.answered_frames(), ..shared.exchange },
-                ..shared
-            },
-            rows: self.answered_rows(samples, shared.tokens_per_frame),
-        });
-        let hidden = in_pool(|| {
-            let mut hidden = self.embedded(samples);
+                tokens_per_frame: self.grid[1] * self.grid[2],
+                rope: &self.rope,
+                mask: self.mask,
+                sparse: None,
+                exchange: Exchange {
+                    ranks,
+                    frames: samples * self.grid[0],
+                    rows: self.strip.all,
+                    columns: self.grid[2],
+                },
+            };
+            let answered = self.cut.then(|| {
+                let each = shared.tokens_per_frame;
+                let rope = |part| self.of_answered(part, 1, each).into_owned();
+                let rope = RopeTable { cos: rope(&self.rope.cos), sin: rope(&self.rope.sin) };
+                (self.of_answered(time_proj, samples, 1), rope)
+            });
+            let asked = answered.as_ref().map(|(time_proj, rope)| Asked {
+                shared: Shared {
+                    time_proj,
+                    rope,
+                    exchange: Exchange {
+                        frames: samples * self.answered_frames(),
+                        ..shared.exchange
+                    },
+                    ..shared
+                },
+                rows: self.answered_rows(samples, shared.tokens_per_frame),
+            });
+            let mut hidden = embedded(model, patches, samples);
             for (index, block) in model.blocks.iter().enumerate() {
                 let before = caches.iter_mut().map(|cache| Before {
                     kept: &mut cache.layers[index],
@@ -318,20 +333,15 @@ impl Pass<'_> {
                 block.forward(&mut hidden, &shared, asked, &of_block, &mut before)?;
             }
             Ok::<_, ModelError>(hidden)
+        };
+        let inputs = [&self.patches, &*time_proj];
+        let hidden = in_pool(|| match blocks {
+            Some(blocks) => model.graphs.run(&model.device, blocks, &inputs, run),
+            None => run(&inputs),
         })?;
         (self.hidden, self.samples) = (Some(hidden), samples);
         caches.iter_mut().for_each(|cache| cache.grow(keep, frame_tokens));
         Ok(())
-    }
-
-    /// The embedded patches, `[samples * tokens, dim]`. They are the same for all samples, and made for each:
-    /// on a GPU no activation is of a size of its own.
-    fn embedded(&self, samples: usize) -> Tensor {
-        let patches = match samples {
-            1 => Cow::Borrowed(&self.patches),
-            _ => Cow::Owned(Tensor::concat0(&vec![&self.patches; samples])),
-        };
-        ops::linear_full(&patches, &self.model.patch_embedding)
     }
 
     /// Runs all blocks and returns what they added, `[tokens, dim]`, on the device: on a GPU in what it
@@ -356,7 +366,7 @@ impl Pass<'_> {
         // Embedding the patches again takes next to no time, and keeping what it gave an activation in
         // every block.
         Ok(in_pool(|| {
-            let before = self.embedded(1);
+            let before = embedded(self.model, &self.patches, 1);
             let tokens = before.dim(0);
             let of = |sample: usize| match contexts.len() {
                 1 => ops::difference(hidden, &before),
@@ -365,7 +375,7 @@ impl Pass<'_> {
                     ops::difference(&hidden.slice0(rows), &before)
                 }
             };
-            (0..contexts.len()).map(of).collect()
+            (0..contexts.len()).map(|sample| of(sample).into_kept()).collect()
         }))
     }
 
@@ -379,7 +389,7 @@ impl Pass<'_> {
             return Err(input("the shape of the cached residual", residual.shape(), rule));
         }
         let residual = residual.on(&self.model.device)?;
-        let mut hidden = in_pool(|| self.embedded(1));
+        let mut hidden = in_pool(|| embedded(self.model, &self.patches, 1));
         ops::gate_residual(&mut hidden, &residual, None);
         self.hidden = Some(hidden);
         Ok(())
@@ -425,7 +435,7 @@ impl Pass<'_> {
         };
         let eps = model.config.eps as f32;
         let velocity = in_pool(|| {
-            let hidden = self.hidden.take().unwrap_or_else(|| self.embedded(1));
+            let hidden = self.hidden.take().unwrap_or_else(|| embedded(model, &self.patches, 1));
             let answered = match self.cut {
                 true => Cow::Borrowed(&hidden),
                 false => self.of_answered(&hidden, samples, tokens_per_frame),
@@ -439,6 +449,16 @@ impl Pass<'_> {
         });
         Ok(velocity.into_host()?)
     }
+}
+
+/// Embedded patches, `[samples * tokens, dim]`. They are the same for all samples, and made for each: on a GPU no
+/// activation is of a size of its own.
+fn embedded(model: &Transformer, patches: &Tensor, samples: usize) -> Tensor {
+    let patches = match samples {
+        1 => Cow::Borrowed(patches),
+        _ => Cow::Owned(Tensor::concat0(&vec![patches; samples])),
+    };
+    ops::linear_full(&patches, &model.patch_embedding)
 }
 
 /// Rows by latent frame for so many samples, whose frames are alike; a single row is that of all.

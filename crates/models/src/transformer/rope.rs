@@ -1,6 +1,6 @@
 //! Rotary positions over (time, height, width).
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use longreel_kernels::{Device, GpuError, RopeTable, Tensor};
 
@@ -14,7 +14,14 @@ type Place = ([usize; 2], [usize; 3]);
 #[derive(Debug)]
 pub(super) struct Rope {
     head_dim: usize,
-    last: Mutex<Option<(Place, Arc<RopeTable>)>>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    last: Option<Arc<RopeTable>>,
+    /// All that somebody has, the last one among them.
+    there: Vec<(Place, Weak<RopeTable>)>,
 }
 
 impl Clone for Rope {
@@ -26,7 +33,7 @@ impl Clone for Rope {
 impl Rope {
     /// `head_dim` must be even.
     pub fn new(head_dim: usize) -> Self {
-        Self { head_dim, last: Mutex::new(None) }
+        Self { head_dim, tables: Mutex::default() }
     }
 
     /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at `first`
@@ -38,16 +45,19 @@ impl Rope {
         device: &Device,
     ) -> Result<Arc<RopeTable>, GpuError> {
         // A panic elsewhere while the lock was held cannot leave half a table behind.
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((kept, table)) = &*last
-            && *kept == (first, grid)
-        {
-            return Ok(table.clone());
+        let mut tables = self.tables.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let place = (first, grid);
+        let found = tables.there.iter().find(|(other, _)| *other == place);
+        if let Some(table) = found.and_then(|(_, table)| table.upgrade()) {
+            tables.last = Some(table.clone());
+            return Ok(table);
         }
         let RopeTable { cos, sin } = build(self.head_dim, first, grid);
         let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned());
         let table = Arc::new(RopeTable { cos: on(cos)?, sin: on(sin)? });
-        *last = Some(((first, grid), table.clone()));
+        tables.last = Some(table.clone());
+        tables.there.retain(|(_, table)| table.strong_count() > 0);
+        tables.there.push((place, Arc::downgrade(&table)));
         Ok(table)
     }
 }

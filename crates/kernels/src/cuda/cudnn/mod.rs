@@ -48,6 +48,8 @@ pub struct Cudnn {
     /// `None` for what the library has no way for.
     plans: HashMap<Key, Option<Plan>>,
     trusted: bool,
+    /// How often plans went or were not to be used any more.
+    changes: u64,
     notes: Vec<Note>,
 }
 
@@ -81,23 +83,37 @@ impl Cudnn {
             workspace,
             plans: HashMap::new(),
             trusted: true,
+            changes: 0,
             notes: Vec::new(),
         })
     }
 
     /// Does an attention, or leaves it to our kernel.
-    pub fn attention(&mut self, what: &SoftmaxAttention) -> Vendor {
+    ///
+    /// # Errors
+    /// While the stream is `capturing` alone: what was not done before, whose first result has to be compared,
+    /// and what the library refuses then, which says nothing of another time.
+    pub fn attention(
+        &mut self,
+        what: &SoftmaxAttention,
+        capturing: bool,
+    ) -> Result<Vendor, GpuError> {
         let &SoftmaxAttention { q, k, v, out, queries, keys, heads, size, scale } = what;
         let aligned = [q, k, v, out].iter().all(|address| address.0.is_multiple_of(ALIGN));
         if !self.trusted || !aligned || [queries, keys, heads, size].contains(&0) {
-            return Vendor::Refused;
-        }
-        if self.plans.len() >= PLANS {
-            self.plans.clear();
+            return Ok(Vendor::Refused);
         }
         let key = Key { heads, size, queries, keys };
         let is_new = !self.plans.contains_key(&key);
+        let not_now = |reason: String| GpuError::Call { call: "attention in a CUDA graph", reason };
+        if is_new && capturing {
+            return Err(not_now(format!("cuDNN has no plan for {} any more", named(&key))));
+        }
         if is_new {
+            if self.plans.len() >= PLANS {
+                self.plans.clear();
+                self.changes += 1;
+            }
             let target = Target::Handle(self.handle);
             let found = attention(self.library, &target, what)
                 .and_then(|graph| plan(self.library, &target, graph, WORKSPACE_BYTES));
@@ -109,22 +125,24 @@ impl Cudnn {
             self.note(text, found.is_err());
             self.plans.insert(key, found.ok());
         }
-        let Some(Some(plan)) = self.plans.get(&key) else { return Vendor::Refused };
+        let Some(Some(plan)) = self.plans.get(&key) else { return Ok(Vendor::Refused) };
         let mut scale = scale;
         let pointers = [q.0, k.0, v.0, out.0]
             .map(|address| std::ptr::without_provenance_mut::<c_void>(address as usize));
         let [q, k, v, out] = pointers;
         let pointers = [q, k, v, out, (&raw mut scale).cast()];
         match start(self.library, self.handle, plan, &pointers, self.workspace) {
-            Ok(()) if is_new => Vendor::First,
-            Ok(()) => Vendor::Done,
+            Ok(()) if is_new => Ok(Vendor::First),
+            Ok(()) => Ok(Vendor::Done),
+            Err(why) if capturing => Err(not_now(why)),
             Err(why) => {
                 self.note(
                     format!("{} by our kernel; cuDNN does not start: {why}", named(&key)),
                     true,
                 );
                 self.plans.insert(key, None);
-                Vendor::Refused
+                self.changes += 1;
+                Ok(Vendor::Refused)
             }
         }
     }
@@ -132,8 +150,14 @@ impl Cudnn {
     /// Leaves everything to our kernels from now on.
     pub fn distrust(&mut self, why: &str) {
         self.trusted = false;
+        self.changes += 1;
         let version = self.library.version();
         self.note(format!("cuDNN {version} is not used any more: {why}"), true);
+    }
+
+    /// How often plans went or were not to be used any more: work that was captured before uses them still.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     fn note(&mut self, text: String, warning: bool) {

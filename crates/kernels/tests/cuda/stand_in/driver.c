@@ -1,8 +1,9 @@
 // A driver of a card that is not there. It keeps to the order that CUDA promises and to nothing more: what
 // a stream is asked for is done when somebody waits for it and not before, memory of the program is read
 // at that time, and calls are refused as they are by the real one: without a context, outside of the
-// card's memory, with more shared memory than was asked for. There are STAND_IN_CARDS of it (one without), which reach
-// each other's memory unless STAND_IN_APART is there.
+// card's memory, with more shared memory than was asked for, and where they wait or give memory back while
+// work is captured, which spoils the capture. There are STAND_IN_CARDS of it (one without), which reach each
+// other's memory unless STAND_IN_APART is there.
 #define _GNU_SOURCE
 #include "queue.h"
 
@@ -14,14 +15,15 @@
 #include <string.h>
 
 enum { OK, INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE = 101, NO_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500 };
-enum { PEERS_ALREADY = 704, NO_WAY = 217 };
+enum { PEERS_ALREADY = 704, NO_WAY = 217, CAPTURING = 900, SPOILED };
 enum { MOST = 1 << 16, ARGUMENTS = 48, CARDS = 8, STREAMS = 32 };
 #define TOTAL ((size_t)24 << 30)
 #define SHARED_PLAIN (48 << 10)
 #define SHARED_MOST (163 << 10)
 
-typedef struct { Work work; void *what; } Item;
-typedef struct { Item *items; size_t done, count; int card, busy; } Queue;
+typedef struct { Work work; void *what; size_t bytes; } Item;
+// A stream, or what was captured of one.
+typedef struct Queue { Item *items; size_t done, count; int card, busy; struct Queue *captured; } Queue;
 typedef struct { Queue *queue; size_t at; int card; } Event;
 typedef struct { char name[64]; unsigned shared; } Function;
 typedef struct { unsigned long long start; size_t bytes; int card; } Piece;
@@ -32,12 +34,17 @@ static __thread int current;
 static Piece pieces[MOST];
 static size_t piece_count, taken[CARDS];
 static Queue *queues[STREAMS];
-static int retained[CARDS], reaches[CARDS][CARDS], streams, events, modules, pinned;
+static int retained[CARDS], reaches[CARDS][CARDS], streams, events, modules, pinned, graphs;
+// Captures under way, and whether one was spoiled.
+static int capturing, spoiled;
 #define CARD (current - 1)
 
 #define ENTER                                  \
     if (!current) return NO_CONTEXT;           \
     pthread_mutex_lock(&mutex)
+// What waits for work cannot be done while some is captured.
+#define WAITS                                      \
+    if (capturing) LEAVE((spoiled = 1, CAPTURING))
 #define LEAVE(status)                          \
     do {                                       \
         int result = (status);                 \
@@ -72,8 +79,9 @@ static void run_all(int card) {
 
 static int ask(Queue *queue, Work work, const void *what, size_t bytes) {
     if (!queue) return INVALID_VALUE;
+    if (queue->captured) queue = queue->captured;
     queue->items = realloc(queue->items, (queue->count + 1) * sizeof(Item));
-    Item item = {work, malloc(bytes)};
+    Item item = {work, malloc(bytes), bytes};
     memcpy(item.what, what, bytes);
     queue->items[queue->count++] = item;
     return OK;
@@ -175,9 +183,9 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
     int all = 0;
     retained[device]--;
     for (int n = 0; n < CARDS; n++) all += retained[n];
-    if (all == 0 && (streams || events || modules || pinned))
-        fprintf(stderr, "LEFT BEHIND: %d streams, %d events, %d modules, %d pinned buffers\n", streams,
-                events, modules, pinned);
+    if (all == 0 && (streams || events || modules || pinned || graphs))
+        fprintf(stderr, "LEFT BEHIND: %d streams, %d events, %d modules, %d pinned buffers, %d graphs\n", streams,
+                events, modules, pinned, graphs);
     LEAVE(OK);
 }
 static int card_of(void *context) {
@@ -185,11 +193,6 @@ static int card_of(void *context) {
     return place >= retained && place < retained + CARDS && *place ? (int)(place - retained) : -1;
 }
 int cuCtxSetCurrent(void *context) { return current = card_of(context) + 1, current ? OK : NO_CONTEXT; }
-int cuCtxSynchronize(void) {
-    ENTER;
-    run_all(CARD);
-    LEAVE(OK);
-}
 int cuDeviceCanAccessPeer(int *can, int card, int other) {
     if (card >= cards() || other >= cards()) return NO_DEVICE;
     return *can = card != other && !getenv("STAND_IN_APART"), OK;
@@ -223,6 +226,7 @@ int cuStreamDestroy_v2(void *stream) {
 }
 int cuStreamSynchronize(void *stream) {
     ENTER;
+    if (((Queue *)stream)->captured) WAITS;
     run(stream, ((Queue *)stream)->count);
     LEAVE(OK);
 }
@@ -253,6 +257,7 @@ static void run_to(void *what) {
 }
 int cuEventSynchronize(void *event) {
     ENTER;
+    WAITS;
     run_to(event);
     LEAVE(OK);
 }
@@ -276,6 +281,7 @@ int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
 }
 int cuMemFree_v2(unsigned long long address) {
     ENTER;
+    WAITS;
     for (size_t n = 0; n < piece_count; n++) {
         if (pieces[n].start != address || pieces[n].card != CARD) continue;
         run_all(CARD);
@@ -402,3 +408,65 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
     int reaches = stand_in_has((uintptr_t)what.out, 2 * what.count) && stand_in_has((uintptr_t)what.x, 4 * what.count);
     LEAVE(reaches ? ask(stream, convert, &what, sizeof what) : 700);
 }
+
+#ifndef NO_GRAPHS
+int cuStreamBeginCapture_v2(void *stream, unsigned mode) {
+    ENTER;
+    Queue *queue = stream;
+    // In the other modes no memory may be reserved meanwhile.
+    if (!queue || queue->captured || mode != 2) LEAVE(INVALID_VALUE);
+    queue->captured = calloc(1, sizeof(Queue));
+    capturing++;
+    LEAVE(OK);
+}
+static void forget(Queue *queue) {
+    for (size_t n = 0; n < queue->count; n++) free(queue->items[n].what);
+    free(queue->items);
+    free(queue);
+    graphs--;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    ENTER;
+    Queue *queue = stream;
+    *graph = NULL;
+    if (!queue || !queue->captured) LEAVE(INVALID_VALUE);
+    Queue *captured = queue->captured;
+    queue->captured = NULL;
+    capturing--;
+    graphs++;
+    if (spoiled) {
+        spoiled = 0;
+        forget(captured);
+        LEAVE(SPOILED);
+    }
+    *graph = captured;
+    LEAVE(OK);
+}
+int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    ENTER;
+    if (!graph || flags || getenv("STAND_IN_GRAPHS_FAIL")) LEAVE(INVALID_VALUE);
+    const Queue *from = graph;
+    Queue *copy = calloc(1, sizeof(Queue));
+    for (size_t n = 0; n < from->count; n++) ask(copy, from->items[n].work, from->items[n].what, from->items[n].bytes);
+    graphs++;
+    *made = copy;
+    LEAVE(OK);
+}
+int cuGraphDestroy(void *graph) {
+    ENTER;
+    forget(graph);
+    LEAVE(OK);
+}
+int cuGraphLaunch(void *made, void *stream) {
+    ENTER;
+    const Queue *from = made;
+    if (!from || capturing) LEAVE(INVALID_VALUE);
+    for (size_t n = 0; n < from->count; n++) ask(stream, from->items[n].work, from->items[n].what, from->items[n].bytes);
+    LEAVE(OK);
+}
+int cuGraphExecDestroy(void *made) {
+    ENTER;
+    forget(made);
+    LEAVE(OK);
+}
+#endif

@@ -1,0 +1,291 @@
+//! Forwards whose blocks a GPU replays give what they give without that, in every bit, over the steps of a film:
+//! with other latents and timesteps each time, with guidance in a batch and apart, behind kept keys, and around a
+//! step cache. The second device here starts every kernel by itself.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use common::{Fixture, assert_same_bits, noise};
+use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
+use longreel_kernels::{Device, Tensor};
+use longreel_models::{
+    AttentionWindow, ContextOptions, ForwardOptions, SplitContext, SplitTransformer, Transformer,
+};
+use longreel_shim::{Shim, Watch, Watched};
+
+const FRAMES: usize = 6;
+const SIZE: [usize; 2] = [6, 4];
+
+/// What a device was asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    launches: BTreeMap<&'static str, usize>,
+    allocations: usize,
+    uploads: Vec<usize>,
+    downloads: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Watcher(Mutex<Asked>);
+
+impl Watcher {
+    fn with<T>(&self, body: impl FnOnce(&mut Asked) -> T) -> T {
+        body(&mut self.0.lock().expect("no panic"))
+    }
+
+    /// Since the last look.
+    fn take(&self) -> Asked {
+        self.with(std::mem::take)
+    }
+}
+
+impl Watch for Watcher {
+    fn alloc(&self, _: usize) {
+        self.with(|asked| asked.allocations += 1);
+    }
+
+    fn upload(&self, bytes: &[u8]) {
+        self.with(|asked| asked.uploads.push(bytes.len()));
+    }
+
+    fn download(&self, bytes: usize) {
+        self.with(|asked| asked.downloads.push(bytes));
+    }
+
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        self.with(|asked| *asked.launches.entry(launch.kernel).or_default() += 1);
+        shim.launch(launch, args)
+    }
+}
+
+/// A network on a device.
+struct On {
+    gpu: Arc<Gpu>,
+    watcher: Arc<Watcher>,
+    model: SplitTransformer,
+}
+
+impl On {
+    /// `None`, said aloud, without a compiler.
+    fn new(name: &str, replays: bool) -> Option<Self> {
+        let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+        let watcher = Arc::<Watcher>::default();
+        let gpu = Gpu::new(Box::new(Watched::new(shim, watcher.clone())), Element::Bf16);
+        gpu.set_replays(replays);
+        let fixture = Fixture::open(name);
+        let model = Transformer::load(&fixture.config(), fixture.source()).expect(name);
+        let model = model.on(&Device::Gpu(gpu.clone()));
+        let model = SplitTransformer::new(vec![model]).expect("one device");
+        Some(Self { gpu, watcher, model })
+    }
+
+    /// One that replays, and one that does not.
+    fn both(name: &str) -> Option<[Self; 2]> {
+        Some([Self::new(name, true)?, Self::new(name, false)?])
+    }
+
+    /// A prompt, and one whose keys are computed in each forward.
+    fn contexts(&self) -> [SplitContext; 2] {
+        [(7, usize::MAX), (3, 0)].map(|(tokens, cache_bytes)| self.context(tokens, cache_bytes))
+    }
+
+    fn context(&self, tokens: usize, cache_bytes: usize) -> SplitContext {
+        let config = self.model.config();
+        let image = config.image_dim.map(|width| noise(4, &[5, width]));
+        let text = noise(tokens as u64, &[tokens, config.text_dim]);
+        let options = ContextOptions { padded_tokens: 12, cache_bytes };
+        self.model.context(&text, image.as_ref(), &options).expect("a context")
+    }
+
+    /// Of a step.
+    fn latents(&self, step: usize, frames: usize) -> Tensor {
+        noise(50 + step as u64, &[frames, self.model.config().in_channels, SIZE[0], SIZE[1]])
+    }
+
+    fn replayed(&self) -> usize {
+        self.gpu.tally().replayed
+    }
+}
+
+fn options(causal_block: Option<usize>, window: Option<AttentionWindow>) -> ForwardOptions {
+    ForwardOptions {
+        fps: Some(24),
+        causal_block,
+        attention_window: window,
+        answer_from: 0,
+        sparse: None,
+    }
+}
+
+/// Of a step: one for all frames, or a wave of blocks.
+fn timesteps(step: usize, wave: bool) -> Vec<f32> {
+    let of = |frame: usize| match wave {
+        false => 999.0 - 150.0 * step as f32,
+        true => 700.0 - 120.0 * step as f32 + 100.0 * (frame / 2) as f32,
+    };
+    (0..FRAMES).map(of).collect()
+}
+
+const STEPS: usize = 5;
+
+/// The velocities of all steps: each with both contexts one after the other, and as a batch.
+fn steps(on: &On, wave: bool, options: &ForwardOptions) -> Vec<Tensor> {
+    let contexts = on.contexts();
+    let [cond, uncond] = contexts.each_ref();
+    let run = |step: usize| {
+        let (latents, timesteps) = (on.latents(step, FRAMES), timesteps(step, wave));
+        let of = |contexts: &[&SplitContext]| {
+            on.model.forward(&latents, &timesteps, contexts, options).expect("runs")
+        };
+        [of(&[cond]), of(&[uncond]), of(&[cond, uncond])].concat()
+    };
+    (0..STEPS).flat_map(run).collect()
+}
+
+#[test]
+fn steps_that_are_replayed_are_the_plain_ones_in_every_bit() {
+    let window = Some(AttentionWindow { before: 1, sink: 1 });
+    for (name, wave, options) in [
+        ("transformer_df", false, options(None, None)),
+        ("transformer_df", true, options(Some(2), None)),
+        ("transformer_df", true, options(Some(2), window)),
+        ("transformer_df", true, ForwardOptions { answer_from: 2, ..options(Some(2), None) }),
+        ("transformer_i2v", false, options(None, None)),
+    ] {
+        let Some([replaying, plain]) = On::both(name) else { return };
+        let what = format!("{name}, {options:?}");
+        let found = steps(&replaying, wave, &options);
+        let expected = steps(&plain, wave, &options);
+        for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_same_bits(&format!("{what}, velocity {n}"), found, expected);
+        }
+        assert!(found[0] != found[4], "{what}: steps without effect");
+        // Plain, captured, and replayed; of each context and of both together.
+        assert_eq!(replaying.replayed(), 3 * (STEPS - 2), "{what}: {:?}", replaying.gpu.tally());
+        assert_eq!(plain.gpu.tally().captured, 0);
+    }
+}
+
+#[test]
+fn a_step_asks_for_no_memory_and_beside_its_graph_for_few_kernels() {
+    let Some(on) = On::new("transformer_df", true) else { return };
+    let contexts = on.contexts();
+    let contexts: Vec<_> = contexts.iter().collect();
+    let mut asked = Vec::new();
+    for step in 0..STEPS {
+        let (latents, timesteps) = (on.latents(step, FRAMES), timesteps(step, true));
+        on.watcher.take();
+        on.model.forward(&latents, &timesteps, &contexts, &options(Some(2), None)).expect("runs");
+        asked.push((on.watcher.take(), latents.bytes()));
+    }
+    let kernels = |asked: &Asked| asked.launches.values().sum::<usize>();
+    let whole = kernels(&asked[0].0);
+    for (asked, latents) in &asked[2..] {
+        assert_eq!(asked.allocations, 0, "{asked:?}");
+        // The latents, the timesteps' angles, and a row for the frame rate.
+        assert!(asked.uploads.len() == 3 && asked.uploads.contains(latents), "{asked:?}");
+        assert_eq!(asked.downloads, [2 * latents], "the velocities of both");
+        // Patches and what the timesteps become before, the head behind; none of a block's.
+        let own = ["patchify_f32_f32", "unpatchify_f32_f32", "activate_f32", "add_row_f32_f32"];
+        assert!(own.iter().all(|kernel| asked.launches.contains_key(kernel)), "{asked:?}");
+        let of_blocks = ["rms_norm_rope", "attention", "gate_residual"];
+        let mut launched = asked.launches.keys();
+        assert!(!launched.any(|kernel| of_blocks.iter().any(|of| kernel.starts_with(of))));
+        assert!(kernels(asked) <= 24 && whole > 3 * kernels(asked), "{whole} in all, {asked:?}");
+    }
+}
+
+#[test]
+fn rows_behind_kept_keys_are_replayed_until_others_are_kept() {
+    let Some([replaying, plain]) = On::both("transformer_i2v") else { return };
+    let options = options(Some(2), Some(AttentionWindow { before: 1, sink: 0 }));
+    let rows = |on: &On| {
+        let contexts = on.contexts();
+        let contexts: Vec<_> = contexts.iter().collect();
+        let mut caches = [on.model.new_cache(), on.model.new_cache()];
+        let mut velocities = Vec::new();
+        // Some steps behind the history, one that finishes a block, some behind it, and some of the same
+        // shape when the history is seen no more.
+        let keeps = [2, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0];
+        for (row, keep) in keeps.into_iter().enumerate() {
+            if row == 9 {
+                caches.iter_mut().for_each(|cache| cache.forget(0..2));
+            }
+            let first = caches[0].next_frame();
+            let latents = on.latents(row, FRAMES - first);
+            let timesteps = timesteps(row / 3, true);
+            let mut caches: Vec<_> = caches.iter_mut().collect();
+            let made = on
+                .model
+                .forward_after(&mut caches, keep, &latents, &timesteps, &contexts, &options)
+                .expect("runs");
+            velocities.extend(made);
+        }
+        velocities
+    };
+    let (found, expected) = (rows(&replaying), rows(&plain));
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_same_bits(&format!("velocity {n}"), found, expected);
+    }
+    assert_eq!(replaying.replayed(), 2 + 1 + 1, "{:?}", replaying.gpu.tally());
+}
+
+#[test]
+fn a_step_cache_keeps_its_residuals_beside_replayed_steps() {
+    let Some([replaying, plain]) = On::both("transformer_df") else { return };
+    let options = options(None, None);
+    let rows = |on: &On| {
+        let contexts = on.contexts();
+        let mut residuals = [None, None];
+        let mut velocities = Vec::new();
+        for step in 0..8 {
+            let latents = on.latents(step, FRAMES);
+            for (context, residual) in contexts.iter().zip(&mut residuals) {
+                let mut pass =
+                    on.model.begin(&latents, &timesteps(step / 2, false), &options).expect("fits");
+                match residual {
+                    Some(residual) if step % 3 == 2 => pass.add_residual(residual).expect("fits"),
+                    residual => {
+                        *residual = None;
+                        let kept = pass.run_blocks_keeping_residuals(&[context]).expect("runs");
+                        *residual = kept.into_iter().next();
+                    }
+                }
+                velocities.extend(pass.finish().expect("ends"));
+            }
+        }
+        velocities
+    };
+    let (found, expected) = (rows(&replaying), rows(&plain));
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_same_bits(&format!("velocity {n}"), found, expected);
+    }
+    // Six of eight steps are computed.
+    assert_eq!(replaying.replayed(), 2 * (6 - 2), "{:?}", replaying.gpu.tally());
+}
+
+#[test]
+fn another_prompt_is_never_answered_by_the_graph_of_one_that_is_gone() {
+    let Some([replaying, plain]) = On::both("transformer_df") else { return };
+    let options = options(None, None);
+    let velocities = |on: &On| {
+        let run = |tokens: usize| {
+            // Where the one before was.
+            let context = on.context(tokens, usize::MAX);
+            let run = |step: usize| {
+                let (latents, timesteps) = (on.latents(step, FRAMES), timesteps(step, false));
+                on.model.forward(&latents, &timesteps, &[&context], &options).expect("runs")
+            };
+            (0..4).flat_map(run).collect::<Vec<_>>()
+        };
+        [5, 5, 6, 5].map(run).concat()
+    };
+    let (found, expected) = (velocities(&replaying), velocities(&plain));
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_same_bits(&format!("velocity {n}"), found, expected);
+    }
+    assert_eq!(replaying.replayed(), 4 * 2, "{:?}", replaying.gpu.tally());
+}
