@@ -28,8 +28,8 @@ def linear(rows, k, n, dtype=torch.float32):
     return 2e-9 * rows * k * n, lambda: F.linear(x, w, b)
 
 
-def attention(heads, queries, keys, size):
-    q, k, v = (torch.randn(1, heads, n, size) for n in (queries, keys, keys))
+def attention(heads, queries, keys, size, dtype=torch.float32):
+    q, k, v = (torch.randn(1, heads, n, size, dtype=dtype) for n in (queries, keys, keys))
     return 4e-9 * heads * queries * keys * size, lambda: F.scaled_dot_product_attention(q, k, v)
 
 
@@ -74,10 +74,14 @@ for r, k, n in [(2048, 1536, 1536), (2048, 1536, 8960), (2048, 8960, 1536), (900
                 (900, 192, 768), (64, 256, 256), (144, 192, 192), (144, 192, 512), (144, 512, 192), (5, 1536, 1536)]:
     CASES[f"linear {r}x{k}x{n} f32"] = lambda r=r, k=k, n=n: linear(r, k, n)
 CASES["linear 2048x1536x1536 bf16"] = lambda: linear(2048, 1536, 1536, torch.bfloat16)
+for k, n in [(1536, 1536), (1536, 8960), (8960, 1536)]:
+    CASES[f"linear 2048x{k}x{n} bf16 x bf16"] = lambda k=k, n=n: linear(2048, k, n, torch.bfloat16)
 CASES["linear 1x1536x9216 bf16"] = lambda: linear(1, 1536, 9216, torch.bfloat16)
 for h, q, k, s in [(12, 2048, 2048, 128), (12, 2048, 512, 128), (4, 900, 900, 64),
                    (4, 900, 64, 48), (2, 500, 500, 20), (6, 144, 144, 32), (6, 144, 12, 32)]:
     CASES[f"attention {h}x{q}x{k}x{s}"] = lambda a=(h, q, k, s): attention(*a)
+for k in (2048, 512):
+    CASES[f"attention 12x2048x{k}x128 bf16"] = lambda k=k: attention(12, 2048, k, 128, torch.bfloat16)
 for s, i, o, kernel in [
     ((4, 120, 208), 96, 96, (3, 3, 3)), ((1, 30, 52), 384, 384, (3, 3, 3)),
     ((4, 60, 104), 192, 192, (1, 3, 3)), ((4, 128, 128), 16, 16, (3, 3, 3)),

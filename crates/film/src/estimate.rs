@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use longreel_kernels::gpu::MOST_GRAPHS;
-use longreel_kernels::{Activation, DType, Device, GpuError, Linear, Tensor, Weight, ops};
+use longreel_kernels::{
+    Activation, DType, Device, GpuError, Isa, Linear, Products, Tensor, Weight, ops,
+};
 use longreel_models::{AttentionWindow, VaeDecoder, VaeTile, VaeTiles};
 use longreel_weights::{TransformerConfig, VaeConfig};
 use serde::Serialize;
@@ -317,18 +319,23 @@ pub fn parked_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 
 
 /// What this machine reaches in the linear layer that decides the time, in operations a second. The
 /// first call measures it, which takes about a hundredth of a second.
-pub fn probe_flops_per_second() -> f64 {
-    static MEASURED: OnceLock<f64> = OnceLock::new();
-    *MEASURED.get_or_init(measure_flops_per_second)
+pub fn probe_flops_per_second(products: Products) -> f64 {
+    static MEASURED: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
+    // Those of 8 bits are rounded, and computed as f32.
+    let of_pairs = products == Products::Bf16 && Isa::current().has_pairs();
+    let products = if of_pairs { Products::Bf16 } else { Products::F32 };
+    *MEASURED[usize::from(of_pairs)].get_or_init(|| measure_flops_per_second(products))
 }
 
-fn measure_flops_per_second() -> f64 {
+fn measure_flops_per_second(products: Products) -> f64 {
     const ENOUGH: Duration = Duration::from_millis(4);
     const MOST_ROUNDS: usize = 10;
     let (rows, dim) = (512, 768);
     let value = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
     let weight: Vec<f32> = (0..dim * dim).map(value).collect();
-    let layer = Linear::new(Weight::from_f32(&[dim, dim], &weight), None);
+    let dtype = if products == Products::Bf16 { DType::BF16 } else { DType::F32 };
+    let weight = Weight::narrowed(&[dim, dim], &weight, dtype);
+    let layer = Linear::new(weight, None).with_products(products);
     let x = Tensor::from_vec(&[rows, dim], (0..rows * dim).map(value).collect());
     let mut best = f64::INFINITY;
     let begun = Instant::now();
@@ -345,12 +352,13 @@ fn measure_flops_per_second() -> f64 {
     2.0 * (rows * dim * dim) as f64 / best
 }
 
-/// What a device reaches in a large matrix product, in operations a second, in what it computes in.
+/// What a device reaches in a large matrix product, in operations a second: the processor in `products`, a GPU in
+/// what it computes in.
 ///
 /// # Errors
 /// What went wrong on it.
-pub fn flops_per_second_of(device: &Device) -> Result<f64, GpuError> {
-    let Some(gpu) = device.gpu() else { return Ok(probe_flops_per_second()) };
+pub fn flops_per_second_of(device: &Device, products: Products) -> Result<f64, GpuError> {
+    let Some(gpu) = device.gpu() else { return Ok(probe_flops_per_second(products)) };
     let side = 8192;
     let value = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
     let weight: Vec<f32> = (0..side * side).map(value).collect();

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use longreel_kernels::ops::*;
 use longreel_kernels::{
-    Activation, Attention, Bytes, Conv3d, DType, Device, Isa, Linear, Mask, Sample, Sparse, Tensor,
-    UpsampledConv, Weight,
+    Activation, Attention, Bytes, Conv3d, DType, Device, Isa, Linear, Mask, Products, Sample,
+    Sparse, Tensor, UpsampledConv, Weight,
 };
 
 fn main() {
@@ -89,11 +89,32 @@ fn linear_case(rows: usize, k: usize, n: usize, dtype: DType) -> Case {
     )
 }
 
-fn attention_case(heads: usize, queries: usize, keys: usize, size: usize) -> Case {
-    let how =
-        Attention { heads, scale: 1.0 / (size as f32).sqrt(), mask: Mask::None, bias: Bias::None };
+/// Both sides bf16 where the processor multiplies those.
+fn linear_of_pairs_case(rows: usize, k: usize, n: usize) -> Case {
     (
-        format!("attention {heads}x{queries}x{keys}x{size}"),
+        format!("linear {rows}x{k}x{n} bf16 x bf16"),
+        Work::Flops(2.0 * (rows * n * k) as f64),
+        Box::new(move || {
+            let x = tensor(&[rows, k]);
+            let layer = Linear::new(weight(&[n, k], DType::BF16), Some(vec![0.1; n]))
+                .with_products(Products::Bf16);
+            Box::new(move || drop(black_box(linear(&x, &layer, Activation::None))))
+        }),
+    )
+}
+
+fn attention_case(
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    size: usize,
+    products: Products,
+) -> Case {
+    let scale = 1.0 / (size as f32).sqrt();
+    let how = Attention { heads, scale, mask: Mask::None, bias: Bias::None, products };
+    let of = if products == Products::Bf16 { " bf16" } else { "" };
+    (
+        format!("attention {heads}x{queries}x{keys}x{size}{of}"),
         Work::Flops(4.0 * (heads * queries * keys * size) as f64),
         Box::new(move || {
             let q = tensor(&[queries, heads * size]);
@@ -109,8 +130,13 @@ fn attention_case(heads: usize, queries: usize, keys: usize, size: usize) -> Cas
 fn video_attention_case(heads: usize, size: usize, grid: [usize; 3], mass: f32) -> Case {
     let [frames, rows, columns] = grid;
     let tokens = frames * rows * columns;
-    let how =
-        Attention { heads, scale: 1.0 / (size as f32).sqrt(), mask: Mask::None, bias: Bias::None };
+    let how = Attention {
+        heads,
+        scale: 1.0 / (size as f32).sqrt(),
+        mask: Mask::None,
+        bias: Bias::None,
+        products: Products::F32,
+    };
     (
         format!("attention {heads}x{frames}x{rows}x{columns}x{size}, {mass} kept"),
         Work::Flops(4.0 * (heads * tokens * tokens * size) as f64),
@@ -166,6 +192,9 @@ fn cases() -> Vec<Case> {
     cases.push(linear_case(2048, 1536, 8960, DType::F32));
     cases.push(linear_case(2048, 8960, 1536, DType::F32));
     cases.push(linear_case(2048, 1536, 1536, DType::BF16));
+    for (k, n) in [(1536, 1536), (1536, 8960), (8960, 1536)] {
+        cases.push(linear_of_pairs_case(2048, k, n));
+    }
     cases.push(linear_case(2048, 1536, 1536, DType::Q4K));
     cases.push(linear_case(900, 192, 192, DType::F32));
     cases.push(linear_case(900, 192, 768, DType::F32));
@@ -175,15 +204,17 @@ fn cases() -> Vec<Case> {
     cases.push(linear_case(144, 512, 192, DType::F32));
     cases.push(linear_case(1, 1536, 9216, DType::BF16));
     cases.push(linear_case(5, 1536, 1536, DType::F32));
-    cases.push(attention_case(12, 2048, 2048, 128));
-    cases.push(attention_case(12, 2048, 512, 128));
-    cases.push(attention_case(4, 900, 900, 64));
-    cases.push(attention_case(4, 900, 64, 48));
-    cases.push(attention_case(2, 500, 500, 20));
-    cases.push(attention_case(6, 144, 144, 32));
+    cases.push(attention_case(12, 2048, 2048, 128, Products::F32));
+    cases.push(attention_case(12, 2048, 512, 128, Products::F32));
+    cases.push(attention_case(12, 2048, 2048, 128, Products::Bf16));
+    cases.push(attention_case(12, 2048, 512, 128, Products::Bf16));
+    cases.push(attention_case(4, 900, 900, 64, Products::F32));
+    cases.push(attention_case(4, 900, 64, 48, Products::F32));
+    cases.push(attention_case(2, 500, 500, 20, Products::F32));
+    cases.push(attention_case(6, 144, 144, 32, Products::F32));
     cases.push(video_attention_case(3, 128, [4, 30, 52], 1.0));
     cases.push(video_attention_case(3, 128, [4, 30, 52], 0.9));
-    cases.push(attention_case(6, 144, 12, 32));
+    cases.push(attention_case(6, 144, 12, 32, Products::F32));
     cases.push(conv_case([4, 120, 208], 96, 96, [3, 3, 3]));
     cases.push(conv_case([1, 30, 52], 384, 384, [3, 3, 3]));
     cases.push(conv_case([4, 60, 104], 192, 192, [1, 3, 3]));

@@ -31,6 +31,7 @@ mod weight;
 pub use dequantize::dequantize;
 pub use device::Device;
 pub use dtype::DType;
+pub use gemm::Products;
 pub use gpu::GpuError;
 pub use ops::{
     Activation, Attention, Bias, Conv3d, Linear, Mask, Modulation, PerFrame, RopeTable, Sample,

@@ -442,8 +442,8 @@ pub struct ModelArgs {
     /// A LoRA and its weight; may be given many times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<Lora>,
-    /// Convert the weights when they are loaded: f32 computes fastest on the processor, bf16 and f16 take half its
-    /// memory, fp8 a quarter, with products in 8 bits [default: as in the files, which are read as they are needed]
+    /// Convert the weights when they are loaded: bf16 and f16 take half the memory of f32, and bf16 computes fastest on
+    /// processors with AVX-512 BF16, f32 on others; fp8 takes a quarter, with products in 8 bits [default: as in the files, which are read as they are needed]
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<DtypeArg>,
     /// Weights of a network that --upscale enlarges by: a .pth or .safetensors file of Real-ESRGAN's

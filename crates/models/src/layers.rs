@@ -17,16 +17,14 @@ pub(crate) fn linear(
     Ok(Linear::new(weight, Some(bias)))
 }
 
-/// As [`linear`], for a large layer of a block that runs in every pass: with products in 8 bits where the source
-/// is for those.
+/// As [`linear`], for a large layer of a block that runs in every pass: with the products that the source is for.
 pub(crate) fn block_linear(
     source: &mut TensorSource,
     name: &str,
     inputs: usize,
     outputs: usize,
 ) -> Result<Linear, ModelError> {
-    let layer = linear(source, name, inputs, outputs)?;
-    Ok(if source.has_8_bit_products() { layer.with_8_bit_products() } else { layer })
+    Ok(linear(source, name, inputs, outputs)?.with_products(source.products()))
 }
 
 /// A linear layer without bias: `{name}.weight` `[outputs, inputs]`.

@@ -1,6 +1,6 @@
 //! The formats that weights can be converted to when they are loaded.
 
-use longreel_kernels::DType;
+use longreel_kernels::{DType, Products};
 use serde::{Deserialize, Serialize};
 
 /// A format for the matrices of a network in memory. Norms, biases and tables are `f32` always, as are all
@@ -12,7 +12,7 @@ pub enum WeightDtype {
     F32,
     /// 2 bytes a value.
     F16,
-    /// 2 bytes a value.
+    /// 2 bytes a value. A transformer's blocks multiply bf16 then, where the processor has that.
     Bf16,
     /// A byte a value and a factor a row (`e4m3`), for the matrices of the transformer's blocks, whose products
     /// are of 8-bit floats then; everything else stays as it is in the files.
@@ -26,6 +26,17 @@ impl From<WeightDtype> for DType {
             WeightDtype::F16 => Self::F16,
             WeightDtype::Bf16 => Self::BF16,
             WeightDtype::Fp8 => Self::F8E4M3,
+        }
+    }
+}
+
+/// What the layers and the attention of a transformer's blocks multiply with weights of this format.
+impl From<WeightDtype> for Products {
+    fn from(dtype: WeightDtype) -> Self {
+        match dtype {
+            WeightDtype::F32 | WeightDtype::F16 => Self::F32,
+            WeightDtype::Bf16 => Self::Bf16,
+            WeightDtype::Fp8 => Self::Fp8,
         }
     }
 }

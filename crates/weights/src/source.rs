@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use longreel_kernels::{DType, Weight};
+use longreel_kernels::{DType, Products, Weight};
 
 use crate::WeightsError;
 use crate::container::{self, Container};
@@ -27,7 +27,7 @@ use stored::Stored;
 pub struct TensorSource {
     tensors: BTreeMap<String, Stored>,
     /// What weights are converted to when they are taken, where that is not the file's own format.
-    dtype: Option<DType>,
+    dtype: Option<WeightDtype>,
     /// Whether every tensor is searched for values that are not finite when it is taken.
     searched: bool,
     /// The files, for messages.
@@ -81,7 +81,7 @@ impl TensorSource {
     /// transformer's blocks are taken; those that are e4m3 already are taken as they are.
     #[must_use]
     pub fn in_dtype(self, dtype: WeightDtype) -> Self {
-        Self { dtype: Some(dtype.into()), ..self }
+        Self { dtype: Some(dtype), ..self }
     }
 
     /// The same tensors, each read and searched for NaN and infinity when it is taken: for networks
@@ -91,9 +91,10 @@ impl TensorSource {
         Self { searched: true, ..self }
     }
 
-    /// Whether the matrices of the blocks are to have products of 8-bit floats.
-    pub fn has_8_bit_products(&self) -> bool {
-        self.dtype == Some(DType::F8E4M3)
+    /// What the layers and the attention of a transformer's blocks are to multiply, by what their weights are
+    /// converted to.
+    pub fn products(&self) -> Products {
+        self.dtype.map_or(Products::default(), Products::from)
     }
 
     /// Whether there is a tensor of this name that nobody took.
@@ -120,8 +121,8 @@ impl TensorSource {
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight, WeightsError> {
         let stored = self.take_stored(name, shape)?;
         let dtype = match self.dtype {
-            Some(DType::F8E4M3) if !is_matrix(Component::Transformer, name) => None,
-            dtype => dtype,
+            Some(WeightDtype::Fp8) if !is_matrix(Component::Transformer, name) => None,
+            dtype => dtype.map(DType::from),
         };
         if !self.searched {
             return stored.weight(name, shape, dtype);

@@ -16,6 +16,7 @@ mod words;
 use std::path::Path;
 use std::sync::Arc;
 
+use longreel_kernels::Products;
 use longreel_media::{VideoOptions, VideoReader};
 use longreel_models::{AttentionWindow, SparseAttention, UpscalerShape};
 use longreel_sampling::{
@@ -36,7 +37,7 @@ pub use self::words::{human_bytes, human_seconds};
 use crate::condition::{read_image, too_short};
 use crate::device::GpuFacts;
 use crate::error::PlanError;
-use crate::estimate::Batch;
+use crate::estimate::{Batch, probe_flops_per_second};
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
 use crate::run::pixel_frame;
 use crate::sharing::Sharing;
@@ -89,7 +90,20 @@ pub struct Converted {
 impl ModelFacts {
     /// Whether the products of the transformer's blocks are of 8-bit floats.
     pub(crate) fn has_8_bit_products(&self) -> bool {
-        self.converted.is_some_and(|converted| converted.dtype == WeightDtype::Fp8)
+        self.products() == Products::Fp8
+    }
+
+    /// What the transformer's blocks multiply.
+    pub(crate) fn products(&self) -> Products {
+        self.converted.map_or(Products::default(), |converted| converted.dtype.into())
+    }
+
+    /// The time that a transformer of such products takes on the processor, as a share of that with `f32`.
+    pub(crate) fn share_of_time_of(&self, products: Products) -> f64 {
+        match self.gpu {
+            Some(_) => 1.0,
+            None => probe_flops_per_second(Products::F32) / probe_flops_per_second(products),
+        }
     }
 
     /// The transformer's width.

@@ -1,5 +1,6 @@
 //! What a plan will take: passes, arithmetic, memory, disk, time.
 
+use longreel_kernels::{Isa, Products};
 use longreel_sampling::{KeptRow, Timetable, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
@@ -142,6 +143,13 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             100.0 * flops / Work::of(&wide, model)?.max(1.0)
         ));
     }
+    if model.products() == Products::Bf16 && model.gpu.is_none() && Isa::current().has_pairs() {
+        notes.push(
+            "--dtype bf16: layers and attention of the transformer multiply bf16 on this processor, which changes \
+             the film a little"
+                .into(),
+        );
+    }
     if let Some(converted) = model.converted.filter(|_| model.has_8_bit_products()) {
         let way = match model.gpu {
             Some(_) => "which changes the film a little",
@@ -165,11 +173,12 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     // Norms, memory traffic and the tail of each kernel cost about a third on top of the probe's.
     let (rate, share) = match &model.gpu {
         Some(gpu) => (gpu.peak_flops, GPU_SHARE),
-        None => (probe_flops_per_second(), 0.7),
+        None => (probe_flops_per_second(Products::F32), 0.7),
     };
     // GPUs add up; parts of the processor are the same one. What they say to each other is not counted.
     let sharing = if model.gpu.is_some() { plan.sharing } else { Sharing::ALONE };
-    let expected_seconds = sharing.cost(flops, decode, count) / (rate * share);
+    let denoising = flops * model.share_of_time_of(model.products());
+    let expected_seconds = sharing.cost(denoising, decode, count) / (rate * share);
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
         Length::Endless => None,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::{Aligned, DEPTH, pack_panels, panel_offset, with_scratch};
-use crate::simd::{Isa, Kernel, Simd, dispatch};
+use crate::simd::{Isa, Kernel, Pairs, Simd, dispatch};
 use crate::{DType, Weight};
 
 /// Up to this many values a matrix is packed once and kept as `f32`: 4 MiB a layer. Small models are
@@ -62,13 +62,24 @@ impl Matrix {
 
     /// Where row `row`, value `k0` stands, when the values are `f32` that can be used in place.
     pub(super) fn in_place(&self, row: usize, k0: usize) -> Option<*const f32> {
+        // `wrapping_add`: the offset is inside, but nothing is read here.
+        self.start_of(DType::F32).map(|start| start.wrapping_add(row * self.inputs + k0))
+    }
+
+    /// As [`in_place`](Self::in_place), for pairs of bf16; both `k0` and rows are of whole pairs.
+    fn pairs_in_place(&self, row: usize, k0: usize) -> Option<*const f32> {
+        let start = self.start_of(DType::BF16).filter(|_| self.inputs.is_multiple_of(2));
+        start.map(|start| start.wrapping_add((row * self.inputs + k0) / 2))
+    }
+
+    /// The first four bytes of values of `dtype` that are used as they are stored.
+    fn start_of(&self, dtype: DType) -> Option<*const f32> {
         let start = self.weight.bytes().as_ptr().cast::<f32>();
-        let usable = self.weight.dtype() == DType::F32
+        let usable = self.weight.dtype() == dtype
             && self.weight.is_unscaled()
             && start.is_aligned()
             && cfg!(target_endian = "little");
-        // `wrapping_add`: the offset is inside, but nothing is read here.
-        usable.then(|| start.wrapping_add(row * self.inputs + k0))
+        usable.then_some(start)
     }
 
     /// Values `k0 ..` of row `row` as `f32`; both ends lie between whole blocks.
@@ -103,6 +114,43 @@ impl Matrix {
                 }
                 let panel = to.add(i * depth * S::NR);
                 pack_panels::<S>(rows.as_ptr(), depth, inside, depth, panel);
+            }
+        }
+    }
+}
+
+impl Matrix {
+    /// As [`pack_block`](Self::pack_block), in pairs of bf16; a pair that is cut has a zero behind.
+    ///
+    /// # Safety
+    /// As there, with half as many places, rounded up.
+    #[inline(always)]
+    pub(super) unsafe fn pack_pairs<S: Pairs>(
+        &self,
+        panels: std::ops::Range<usize>,
+        k0: usize,
+        depth: usize,
+        to: *mut f32,
+        rows: &mut [f32],
+    ) {
+        let first = panels.start * S::NR;
+        let last = (panels.end * S::NR).min(self.outputs);
+        let places = depth.div_ceil(2);
+        // SAFETY: rows `first .. last` are the weight's own, and the caller vouches for `to`.
+        unsafe {
+            if let Some(from) = self.pairs_in_place(first, k0) {
+                return pack_panels::<S>(from, self.inputs / 2, last - first, places, to);
+            }
+            for (i, row) in (first..last).step_by(S::NR).enumerate() {
+                let inside = (last - row).min(S::NR);
+                for r in 0..inside {
+                    // A row of pairs ends before the next row of values begins, so that both share the buffer.
+                    self.convert(row + r, k0, &mut rows[r * depth..(r + 1) * depth]);
+                    let rows = rows.as_mut_ptr();
+                    S::narrow_row(rows.add(r * depth), depth, rows.add(r * places));
+                }
+                let panel = to.add(i * places * S::NR);
+                pack_panels::<S>(rows.as_ptr(), places, inside, places, panel);
             }
         }
     }

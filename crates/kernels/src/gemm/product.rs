@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::dots::{self, DOT_ROWS};
 use super::matrix::Packed;
-use super::{DEPTH, Matrix, Segment, Tile, panel_offset, with_scratch};
-use crate::simd::{Isa, Kernel, Simd, dispatch};
+use super::{DEPTH, Matrix, OfPairs, OfSingles, Segment, Terms, Tile, panel_offset, with_scratch};
+use crate::simd::{Isa, Kernel, PairKernel, Pairs, Simd, dispatch, dispatch_pairs};
 
 /// Rows of A in one block: with `DEPTH` values each they stay in the second cache while all panels of
 /// the task pass by.
@@ -30,8 +30,31 @@ pub(crate) trait Finish: Sync {
     unsafe fn row<S: Simd>(&self, row: usize, columns: Range<usize>, sums: *const f32);
 }
 
+/// What is multiplied. Sums are `f32` always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// On the processor `f32`: activations as they are, weights as they are stored. On a GPU what its activations
+    /// are.
+    #[default]
+    F32,
+    /// Both sides rounded to bf16 on a processor where that is twice as fast ([`Isa::has_pairs`]); elsewhere as
+    /// `F32`.
+    Bf16,
+    /// 8-bit floats: what is multiplied with a weight in e4m3 becomes that too, with a factor for each row. A GPU
+    /// from Ada on multiplies them at twice the rate of bf16; the processor rounds in the same way and is not
+    /// faster. Of layers alone; attention takes it as `F32`.
+    Fp8,
+}
+
+impl Products {
+    /// Whether `isa` multiplies pairs for it.
+    pub(crate) fn of_pairs(self, isa: Isa) -> bool {
+        self == Self::Bf16 && isa.has_pairs()
+    }
+}
+
 /// Multiplies the rows of `a` (`[rows, inputs]`) with `matrix` and hands each result to `finish`.
-pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
+pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, products: Products, finish: &F) {
     let (n, k) = (matrix.outputs(), matrix.inputs());
     if n == 0 || a.is_empty() {
         return;
@@ -40,8 +63,9 @@ pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
     let isa = Isa::current();
     // Dots sum in another order than panels. A matrix that has its panels always uses them, so that a
     // row's result does not depend on how many there are: the VAE's streams count on it.
-    let packed = matrix.packed(isa);
-    if packed.is_none() && rows <= DOT_ROWS {
+    let pairs = products.of_pairs(isa);
+    let packed = if pairs { None } else { matrix.packed(isa) };
+    if packed.is_none() && !pairs && rows <= DOT_ROWS {
         return dots::multiply(isa, a, rows, matrix, finish);
     }
 
@@ -54,18 +78,36 @@ pub(crate) fn multiply<F: Finish>(a: &[f32], matrix: &Matrix, finish: &F) {
         let rows = m0..(m0 + block_rows).min(rows);
         let columns = n0..(n0 + block_columns).min(n);
         let wide = columns.len().next_multiple_of(isa.tile_columns());
-        let fresh = if packed.is_none() { DEPTH } else { 0 };
-        let sums = if k > DEPTH { rows.len() } else { BLOCK_ROWS.min(rows.len()) };
-        let lengths = [sums * wide, wide * fresh, isa.tile_columns() * fresh];
-        with_scratch(lengths, |[sums, b_block, converted]| {
-            let buffers = Buffers { sums, b_block, converted };
-            dispatch(isa, Block { a, matrix, packed, rows, columns, buffers, finish });
+        let deepest = deepest(k, pairs);
+        let sums = if k > deepest { rows.len() } else { BLOCK_ROWS.min(rows.len()) };
+        let places = deepest / if pairs { 2 } else { 1 };
+        let fresh = if packed.is_none() { places } else { 0 };
+        let converted = if packed.is_none() { isa.tile_columns() * deepest } else { 0 };
+        let narrowed = if pairs { BLOCK_ROWS * places } else { 0 };
+        let lengths = [sums * wide, wide * fresh, converted, narrowed];
+        with_scratch(lengths, |[sums, b_block, converted, narrowed]| {
+            let buffers = Buffers { sums, b_block, converted, narrowed };
+            let block = Block { a, matrix, packed, rows, columns, buffers, finish };
+            match pairs {
+                true => dispatch_pairs(isa, block),
+                false => dispatch(isa, block),
+            }
         });
     };
     if serial {
         (0..tasks).for_each(task);
     } else {
         (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// Values of `k` in one block. Of pairs it takes twice as many to be as long at it, and up to four times as many
+/// are better in one block than in two that put sums down between them.
+fn deepest(k: usize, pairs: bool) -> usize {
+    match pairs {
+        false => DEPTH,
+        true if k <= 4 * DEPTH => 4 * DEPTH,
+        true => 2 * DEPTH,
     }
 }
 
@@ -103,8 +145,10 @@ struct Buffers<'a> {
     sums: &'a mut [f32],
     /// Panels of one block of W, when they are not kept.
     b_block: &'a mut [f32],
-    /// `[NR, DEPTH]` values of W as `f32`.
+    /// `[NR, values of a panel's depth]` of W as `f32`.
     converted: &'a mut [f32],
+    /// `[BLOCK_ROWS, DEPTH]` pairs of A, where it is those that are multiplied.
+    narrowed: &'a mut [f32],
 }
 
 /// One rectangle of C.
@@ -123,14 +167,119 @@ impl<F: Finish> Kernel for Block<'_, F> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller vouches for the features.
+        unsafe { self.rectangle::<S, OfSingles>() }
+    }
+}
+
+impl<F: Finish> PairKernel for Block<'_, F> {
+    #[inline(always)]
+    unsafe fn run<S: Pairs>(self) {
+        // SAFETY: the caller vouches for the features.
+        unsafe { self.rectangle::<S, OfPairs>() }
+    }
+}
+
+/// How the sides of a product are laid out for its tiles.
+trait Sides<S: Simd>: Terms<S> {
+    /// Rows `rows` of `a` `[.., k]`, values `values` of each, as a tile takes them: the first one, and the
+    /// places from one to the next.
+    ///
+    /// # Safety
+    /// The rows are those of `a`, and `narrowed` is that of [`Buffers`]; the CPU has the features of `S`.
+    unsafe fn rows(
+        a: *const f32,
+        k: usize,
+        rows: Range<usize>,
+        values: Range<usize>,
+        narrowed: &mut [f32],
+    ) -> (*const f32, usize);
+
+    /// As [`Matrix::pack_block`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn pack(
+        matrix: &Matrix,
+        panels: Range<usize>,
+        values: Range<usize>,
+        to: *mut f32,
+        converted: &mut [f32],
+    );
+}
+
+impl<S: Simd> Sides<S> for OfSingles {
+    #[inline(always)]
+    unsafe fn rows(
+        a: *const f32,
+        k: usize,
+        rows: Range<usize>,
+        values: Range<usize>,
+        _: &mut [f32],
+    ) -> (*const f32, usize) {
+        // SAFETY: the caller vouches for the rows.
+        (unsafe { a.add(rows.start * k + values.start) }, k)
+    }
+
+    #[inline(always)]
+    unsafe fn pack(
+        matrix: &Matrix,
+        panels: Range<usize>,
+        values: Range<usize>,
+        to: *mut f32,
+        converted: &mut [f32],
+    ) {
+        // SAFETY: the caller vouches for the panels.
+        unsafe { matrix.pack_block::<S>(panels, values.start, values.len(), to, converted) }
+    }
+}
+
+impl<S: Pairs> Sides<S> for OfPairs {
+    #[inline(always)]
+    unsafe fn rows(
+        a: *const f32,
+        k: usize,
+        rows: Range<usize>,
+        values: Range<usize>,
+        narrowed: &mut [f32],
+    ) -> (*const f32, usize) {
+        let (to, places) = (narrowed.as_mut_ptr(), values.len().div_ceil(2));
+        for (r, row) in rows.enumerate() {
+            // SAFETY: the caller vouches for the rows, and for a buffer of a block's.
+            unsafe {
+                let from = a.add(row * k + values.start);
+                S::narrow_row(from, values.len(), to.add(r * places));
+            }
+        }
+        (to, places)
+    }
+
+    #[inline(always)]
+    unsafe fn pack(
+        matrix: &Matrix,
+        panels: Range<usize>,
+        values: Range<usize>,
+        to: *mut f32,
+        converted: &mut [f32],
+    ) {
+        // SAFETY: the caller vouches for the panels.
+        unsafe { matrix.pack_pairs::<S>(panels, values.start, values.len(), to, converted) }
+    }
+}
+
+impl<F: Finish> Block<'_, F> {
+    #[inline(always)]
+    unsafe fn rectangle<S: Simd, T: Sides<S>>(self) {
         let Self { a, matrix, packed, rows, columns, buffers, finish } = self;
         let k = matrix.inputs();
         let panels = columns.start / S::NR..columns.end.div_ceil(S::NR);
         let all_panels = matrix.outputs().div_ceil(S::NR);
         let c_row = panels.len() * S::NR;
         let all_sums = buffers.sums.as_mut_ptr();
-        for k0 in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - k0);
+        let deepest = deepest(k, T::VALUES == 2);
+        for k0 in (0..k).step_by(deepest) {
+            let depth = deepest.min(k - k0);
+            let places = depth.div_ceil(T::VALUES);
             // SAFETY: the buffers have the sizes given at their fields, the packed panels those of
             // `panel_offset`, and A and W their shapes. Rectangles of C do not overlap.
             unsafe {
@@ -142,31 +291,35 @@ impl<F: Finish> Kernel for Block<'_, F> {
                     None => {
                         let to = buffers.b_block.as_mut_ptr();
                         let converted = &mut *buffers.converted;
-                        matrix.pack_block::<S>(panels.clone(), k0, depth, to, converted);
+                        T::pack(matrix, panels.clone(), k0..k0 + depth, to, converted);
                         to.cast_const()
                     }
                 };
                 for m0 in rows.clone().step_by(BLOCK_ROWS) {
                     let block = m0..(m0 + BLOCK_ROWS).min(rows.end);
+                    let narrowed = &mut *buffers.narrowed;
+                    let (from, a_row) =
+                        T::rows(a.as_ptr(), k, block.clone(), k0..k0 + depth, narrowed);
                     // Where one block of `k` is all, the sums of all blocks of rows take turns in
                     // one place.
-                    let sums = all_sums.add(if k > DEPTH { (m0 - rows.start) * c_row } else { 0 });
+                    let sums =
+                        all_sums.add(if k > deepest { (m0 - rows.start) * c_row } else { 0 });
                     for panel in 0..panels.len() {
                         let first = (panels.start + panel) * S::NR;
                         let vectors = if columns.end - first <= S::LANES { 1 } else { 2 };
-                        let b = b.add(panel * depth * S::NR);
+                        let b = b.add(panel * places * S::NR);
                         for r in (0..block.len()).step_by(S::rows(vectors)) {
-                            let a = a.as_ptr().add((m0 + r) * k + k0);
+                            let a = from.add(r * a_row);
                             let c = sums.add(r * c_row + panel * S::NR);
                             let tile = Tile {
                                 segments: &[Segment { a, b }],
-                                depth,
-                                a_row: k,
+                                depth: places,
+                                a_row,
                                 c,
                                 c_row,
                                 accumulate: k0 > 0,
                             };
-                            S::tile((block.len() - r).min(S::rows(vectors)), vectors, &tile);
+                            T::tile((block.len() - r).min(S::rows(vectors)), vectors, &tile);
                         }
                     }
                     // While the sums are still near.

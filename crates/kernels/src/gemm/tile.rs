@@ -1,6 +1,62 @@
 //! The innermost loop.
 
-use crate::simd::Simd;
+use crate::simd::{Pairs, Simd};
+
+/// What a product is made of, and stands in each place of its sides.
+pub(crate) trait Terms<S: Simd> {
+    /// Values in a place.
+    const VALUES: usize;
+
+    /// `sum` and what a place of each side adds to it, in each lane.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V;
+
+    /// As [`Simd::tile`]; depth and distances count places, C is of singles.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>);
+}
+
+/// A product of two `f32`.
+pub(crate) struct OfSingles;
+
+/// Two products of bf16.
+pub(crate) struct OfPairs;
+
+impl<S: Simd> Terms<S> for OfSingles {
+    const VALUES: usize = 1;
+
+    #[inline(always)]
+    unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
+        // SAFETY: the caller vouches for the features.
+        unsafe { S::fma(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller vouches for the tile.
+        unsafe { S::tile(rows, vectors, tile) }
+    }
+}
+
+impl<S: Pairs> Terms<S> for OfPairs {
+    const VALUES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
+        // SAFETY: the caller vouches for the features.
+        unsafe { S::dot(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller vouches for the tile.
+        unsafe { S::tile_of_pairs(rows, vectors, tile) }
+    }
+}
 
 /// One run of `k`: rows of A begin at `a`, the packed panel of B at `b`.
 #[derive(Clone, Copy)]
@@ -31,14 +87,14 @@ pub(crate) struct Tile<'a> {
 /// The segments' rows and panels and the tile of C are valid, C for `vectors` whole vectors a row;
 /// the CPU has the features of `S`.
 #[inline(always)]
-pub(crate) unsafe fn tile_body<S: Simd>(rows: usize, vectors: usize, tile: &Tile<'_>) {
+pub(crate) unsafe fn tile_body<S: Simd, T: Terms<S>>(rows: usize, vectors: usize, tile: &Tile<'_>) {
     debug_assert!(0 < rows && (vectors == 1 || vectors == 2) && rows <= S::rows(vectors));
     macro_rules! choose {
         ($($rows:literal)*; $($more:literal)*) => {
             match (rows, vectors) {
-                $(($rows, 2) => sum::<S, $rows, 2>(tile),
-                ($rows, _) => sum::<S, $rows, 1>(tile),)*
-                $(($more, 1) => sum::<S, $more, 1>(tile),)*
+                $(($rows, 2) => sum::<S, T, $rows, 2>(tile),
+                ($rows, _) => sum::<S, T, $rows, 1>(tile),)*
+                $(($more, 1) => sum::<S, T, $more, 1>(tile),)*
                 _ => unreachable!("a tile of {rows} rows by {vectors}"),
             }
         };
@@ -56,7 +112,7 @@ pub(crate) unsafe fn tile_body<S: Simd>(rows: usize, vectors: usize, tile: &Tile
 // Plain indices: with iterators the sums do not always stay in registers.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn sum<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<'_>) {
+unsafe fn sum<S: Simd, T: Terms<S>, const ROWS: usize, const VECTORS: usize>(tile: &Tile<'_>) {
     // SAFETY: the caller vouches for the tile.
     unsafe {
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
@@ -75,7 +131,7 @@ unsafe fn sum<S: Simd, const ROWS: usize, const VECTORS: usize>(tile: &Tile<'_>)
                 for i in 0..ROWS {
                     let value = S::splat(*a.add(i * a_row));
                     for j in 0..VECTORS {
-                        sums[i][j] = S::fma(value, columns[j], sums[i][j]);
+                        sums[i][j] = T::add(value, columns[j], sums[i][j]);
                     }
                 }
                 a = a.add(1);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{Gpu, GpuError};
+use crate::Products;
 use crate::ops::{self, Attention, Bias, Mask, RopeTable};
 use crate::{
     Activation, Conv3d, DType, Device, Linear, PerFrame, Tensor, Vector, Weight, quantize,
@@ -45,7 +46,7 @@ impl Gpu {
         let x = Tensor::from_vec(&[150, 128], sized(11, [150, 128]));
         let weight = Weight::e4m3(&[192, 128], &sized(12, [192, 128]));
         let layer = Linear::new(weight, Some(numbers(13, &[192]).into_vec()));
-        let layer = layer.with_8_bit_products();
+        let layer = layer.with_products(Products::Fp8);
         let gate = Vector::from(numbers(14, &[192]).into_vec());
         self.compare("a product in 8 bits", &|device| {
             Ok(ops::linear(&brought(&x, device)?, &layer, Activation::GeluTanh))
@@ -113,7 +114,8 @@ impl Gpu {
             let [q, k, v] = [4, 5, 6].map(|seed| numbers(seed, &[300, 2 * size]));
             let scale = 1.0 / (size as f32).sqrt();
             let mask = Mask::BlockCausal { tokens_per_block: 75 };
-            let how = Attention { heads: 2, scale, mask, bias: Bias::None };
+            let how =
+                Attention { heads: 2, scale, mask, bias: Bias::None, products: Products::F32 };
             compare(&format!("attention of heads of {size}"), &|device| {
                 let [q, k, v] = [&q, &k, &v].map(|t| brought(t, device));
                 Ok(ops::attention(&q?, &k?, &v?, &how))

@@ -12,10 +12,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Tensor;
-use crate::gemm::{Shared, wanted_tasks, with_scratch};
+use crate::gemm::{Products, Shared, wanted_tasks, with_scratch};
 use crate::gpu::Array;
 use crate::gpu::ops::{self as body, Attend, Scores, Seen};
-use crate::simd::{Isa, dispatch};
+use crate::simd::{Isa, dispatch, dispatch_pairs};
 use crate::spans;
 
 pub use self::blocks::{KEY_BLOCK, QUERY_BLOCK, TokenBlocks};
@@ -35,6 +35,8 @@ pub struct Attention<'a> {
     pub mask: Mask,
     /// What is added to the scaled scores.
     pub bias: Bias<'a>,
+    /// What the processor multiplies; the exponentials and all sums are `f32`.
+    pub products: Products,
 }
 
 /// What is added to the scaled scores of an attention.
@@ -209,8 +211,15 @@ fn on_cpu(q: &Tensor, parts: &[Part<'_>], out: Shared) {
         let rows = first..(first + group).min(all.len());
         let n = rows.len();
         let block = KEYS.min(keys.len()).next_multiple_of(nr);
-        let lengths =
-            [n * key_size, block * key_size, block * wide, QUERIES * block, n * wide, n, n];
+        let lengths = [
+            n * key_size,
+            block * key_size,
+            block * wide.max(key_size),
+            QUERIES * block,
+            n * wide,
+            n,
+            n,
+        ];
         let q = Rows::of(q, all.clone());
         let (k, v) = (Rows::of(k, keys.clone()), Rows::of(v, keys.clone()));
         let (first_row, window) = (all.start, how.mask.window());
@@ -231,7 +240,10 @@ fn on_cpu(q: &Tensor, parts: &[Part<'_>], out: Shared) {
                 buffers,
                 out,
             };
-            dispatch(isa, group);
+            match how.products.of_pairs(isa) {
+                true => dispatch_pairs(isa, group),
+                false => dispatch(isa, group),
+            }
         });
     };
     let of = |part| (0..heads).map(move |head| (part, head));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::per_frame::OnGpu;
 use super::{Activation, PerFrame};
 use crate::fp8::rounded_rows;
-use crate::gemm::{Finish, Matrix, Shared, multiply};
+use crate::gemm::{Finish, Matrix, Products, Shared, multiply};
 use crate::gpu::{Array, Element, Gpu, Layer, Ready, ReadyCodes, ops as body};
 use crate::simd::{Simd, activate};
 use crate::{DType, Tensor, Vector, Weight};
@@ -19,7 +19,7 @@ pub struct Linear {
     matrix: Matrix,
     bias: Option<Vector>,
     gpu: Layer,
-    in_8_bits: bool,
+    products: Products,
 }
 
 impl Linear {
@@ -33,21 +33,26 @@ impl Linear {
             let outputs = matrix.outputs();
             assert_eq!(bias.len(), outputs, "Linear::new: bias against {outputs} outputs");
         }
-        Self { matrix, bias: bias.map(Vector::from), gpu: Layer::default(), in_8_bits: false }
+        let (bias, gpu) = (bias.map(Vector::from), Layer::default());
+        Self { matrix, bias, gpu, products: Products::default() }
     }
 
-    /// The same layer with products of 8-bit floats: what it is given becomes e4m3 too, with a factor for each
-    /// row, and sums stay `f32`. A GPU from Ada on multiplies them at twice the rate of bf16; the processor
-    /// rounds in the same way and is not faster. The weight has to be e4m3.
-    pub fn with_8_bit_products(self) -> Self {
+    /// The same layer with other products.
+    ///
+    /// # Panics
+    /// When products of 8-bit floats are asked for and the weight is not e4m3.
+    pub fn with_products(self, products: Products) -> Self {
         let dtype = self.weight().dtype();
-        assert_eq!(
-            dtype,
-            DType::F8E4M3,
-            "Linear::with_8_bit_products: a weight in {}",
+        assert!(
+            products != Products::Fp8 || dtype == DType::F8E4M3,
+            "Linear::with_products: {products:?} of a weight in {}",
             dtype.name()
         );
-        Self { in_8_bits: true, ..self }
+        Self { products, ..self }
+    }
+
+    fn in_8_bits(&self) -> bool {
+        self.products == Products::Fp8
     }
 
     /// Length of an input row.
@@ -87,7 +92,7 @@ impl Linear {
 
     /// What is multiplied of the rows `x` on the processor.
     fn given<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
-        match self.in_8_bits {
+        match self.in_8_bits() {
             true => Cow::Owned(rounded_rows(x, self.inputs())),
             false => Cow::Borrowed(x),
         }
@@ -123,7 +128,7 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
 /// As [`linear`] without an activation by each of some layers; what products in 8 bits are given is made once
 /// for all of them.
 pub fn linear_each<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
-    let Some(array) = x.array().filter(|_| layers.iter().all(|layer| layer.in_8_bits)) else {
+    let Some(array) = x.array().filter(|_| layers.iter().all(|layer| layer.in_8_bits())) else {
         return layers.map(|layer| linear(x, layer, Activation::None));
     };
     let rows = x.dim(0);
@@ -165,7 +170,7 @@ pub(super) fn rows_on_gpu(
     out: Element,
 ) -> Tensor {
     let x = x.array().expect("asked before");
-    let result = if layer.in_8_bits {
+    let result = if layer.in_8_bits() {
         layer.by_codes(&body::Codes::of(x, rows, layer.inputs()), activation, out)
     } else {
         let (ready, bias) = layer.ready(x.gpu(), x.element());
@@ -187,7 +192,7 @@ pub(super) fn rows_to(
     // SAFETY: `multiply` hands every value of the result to `Store` exactly once.
     unsafe {
         Tensor::fill(shape, |out| {
-            multiply(&x, &layer.matrix, &Store { out, outputs, bias, activation });
+            multiply(&x, &layer.matrix, layer.products, &Store { out, outputs, bias, activation });
         })
     }
 }
@@ -210,7 +215,7 @@ pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<
         let gate = gate.as_ref().map(|gate| gate.on(y.gpu()));
         let into = x.array_mut().expect("linear_residual: on different devices");
         let gate = gate.as_ref().map(OnGpu::body);
-        if layer.in_8_bits {
+        if layer.in_8_bits() {
             let codes = body::Codes::of(y, rows, inputs);
             let (ready, bias) = layer.ready_codes(y.gpu());
             body::linear_residual_codes(into, &codes, &ready.weight(), bias.as_deref(), gate);
@@ -239,7 +244,7 @@ pub fn feed_forward_residual(
         (up.0 + down.0, up.1 + down.1)
     });
     let (inputs, hidden, outputs) = (up.inputs(), up.outputs(), down.outputs());
-    assert_eq!(up.in_8_bits, down.in_8_bits, "feed_forward_residual: one layer in 8 bits");
+    assert_eq!(up.in_8_bits(), down.in_8_bits(), "feed_forward_residual: one layer in 8 bits");
     assert!(
         down.inputs() == hidden && y.dim(1) == inputs && x.shape() == [y.dim(0), outputs],
         "feed_forward_residual: {:?} += {:?} by {inputs} -> {hidden}, {} -> {outputs}",
@@ -255,7 +260,7 @@ pub fn feed_forward_residual(
         let gate = gate.as_ref().map(|gate| gate.on(y.gpu()));
         let into = x.array_mut().expect("feed_forward_residual: on different devices");
         let gate = gate.as_ref().map(OnGpu::body);
-        if up.in_8_bits {
+        if up.in_8_bits() {
             let codes = body::Codes::of(y, rows, inputs);
             let (up, up_bias) = up.ready_codes(y.gpu());
             let (down, down_bias) = down.ready_codes(y.gpu());
@@ -307,7 +312,7 @@ fn add_product(x: &mut [f32], y: &[f32], layer: &Linear, gate: Option<PerFrame<'
         gate,
         first,
     };
-    multiply(&layer.given(y), &layer.matrix, &finish);
+    multiply(&layer.given(y), &layer.matrix, layer.products, &finish);
 }
 
 /// `out = act(sums + bias)`.

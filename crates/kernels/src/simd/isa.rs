@@ -77,6 +77,18 @@ impl Isa {
         }
     }
 
+    /// Whether it multiplies pairs of bf16 in one step on this CPU: AVX-512 with BF16 (Cooper Lake, Sapphire
+    /// Rapids, Zen 4 and newer).
+    pub fn has_pairs(self) -> bool {
+        match self {
+            // For tests.
+            Self::PlainWide => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => self.is_available() && is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
     /// All sets this CPU can run.
     pub fn available() -> impl Iterator<Item = Self> {
         ALL.into_iter().filter(|isa| isa.is_available())

@@ -105,6 +105,64 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// Vectors whose lanes can also hold two bf16 each, the first in the lower half: products of these take half
+/// the steps.
+///
+/// # Safety
+/// As for [`Simd`], with the features that [`Isa::has_pairs`] asks for.
+pub(crate) trait Pairs: Simd {
+    /// `sum + a1 * b1 + a0 * b0` in each lane; products of two bf16 are exact, sums are rounded to `f32`.
+    unsafe fn dot(a: Self::V, b: Self::V, sum: Self::V) -> Self::V;
+    /// The values of two vectors rounded to bf16, one behind the other.
+    unsafe fn narrow(first: Self::V, second: Self::V) -> Self::V;
+    /// The values of two vectors rounded to bf16, lane by lane.
+    unsafe fn join(first: Self::V, second: Self::V) -> Self::V;
+    /// [`Simd::tile`] of pairs: depth and distances count pairs, C is of singles.
+    unsafe fn tile_of_pairs(rows: usize, vectors: usize, tile: &Tile<'_>);
+
+    /// `values` values rounded to bf16, in order; where their number is odd, a zero is the last one.
+    #[inline(always)]
+    unsafe fn narrow_row(from: *const f32, values: usize, to: *mut f32) {
+        let mut at = 0;
+        // SAFETY: the caller vouches for the values and for half as many places, rounded up.
+        unsafe {
+            while at < values {
+                let n = (values - at).min(2 * Self::LANES);
+                let first = Self::load_n(from.add(at), n.min(Self::LANES));
+                let second = match n.saturating_sub(Self::LANES) {
+                    0 => Self::splat(0.0),
+                    n => Self::load_n(from.add(at + Self::LANES), n),
+                };
+                Self::store_n(to.add(at / 2), n.div_ceil(2), Self::narrow(first, second));
+                at += n;
+            }
+        }
+    }
+}
+
+/// A [`Kernel`] of pairs.
+pub(crate) trait PairKernel {
+    /// The body.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    unsafe fn run<S: Pairs>(self);
+}
+
+/// Runs `kernel` compiled for the pairs of `isa`, which has some.
+#[inline]
+pub(crate) fn dispatch_pairs<K: PairKernel>(isa: Isa, kernel: K) {
+    assert!(isa.has_pairs(), "dispatch_pairs: {isa:?}");
+    match isa {
+        // SAFETY: the plain set needs no feature.
+        Isa::PlainWide => unsafe { kernel.run::<plain::Plain<16, 12>>() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the features were asked for.
+        Isa::Avx512 => unsafe { x86::run_avx512_pairs(kernel) },
+        _ => unreachable!("asked before"),
+    }
+}
+
 /// A body to be compiled for each instruction set. Implement `run` as `#[inline(always)]`.
 pub(crate) trait Kernel {
     /// What it gives back.

@@ -1,7 +1,8 @@
 //! Portable vectors: arrays, which the compiler vectorises for whatever the target has.
 
-use super::Simd;
-use crate::gemm::{Tile, tile_body};
+use super::{Pairs, Simd};
+use crate::gemm::{OfPairs, OfSingles, Tile, tile_body};
+use crate::narrow::f32_to_bf16;
 
 /// `N` lanes, tiles of `M` rows.
 #[derive(Clone, Copy)]
@@ -129,6 +130,42 @@ impl<const N: usize, const M: usize> Simd for Plain<N, M> {
     unsafe fn prefetch(_: *const f32) {}
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
         // SAFETY: the caller vouches for the tile.
-        unsafe { tile_body::<Self>(rows, vectors, tile) }
+        unsafe { tile_body::<Self, OfSingles>(rows, vectors, tile) }
+    }
+}
+
+/// Both values of a pair.
+#[inline(always)]
+fn values(pair: f32) -> [f32; 2] {
+    [f32::from_bits(pair.to_bits() << 16), f32::from_bits(pair.to_bits() & 0xffff_0000)]
+}
+
+#[inline(always)]
+fn pair(first: f32, second: f32) -> f32 {
+    let [first, second] = [first, second].map(|v| u32::from(f32_to_bf16(v)));
+    f32::from_bits(first | second << 16)
+}
+
+impl<const N: usize, const M: usize> Pairs for Plain<N, M> {
+    #[inline(always)]
+    unsafe fn dot(a: [f32; N], b: [f32; N], sum: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| {
+            let ([a0, a1], [b0, b1]) = (values(a[i]), values(b[i]));
+            fused(a0, b0, fused(a1, b1, sum[i]))
+        })
+    }
+    #[inline(always)]
+    unsafe fn narrow(first: [f32; N], second: [f32; N]) -> [f32; N] {
+        let all = |i: usize| if i < N { first[i] } else { second[i - N] };
+        std::array::from_fn(|i| pair(all(2 * i), all(2 * i + 1)))
+    }
+    #[inline(always)]
+    unsafe fn join(first: [f32; N], second: [f32; N]) -> [f32; N] {
+        zip(first, second, pair)
+    }
+    #[inline(always)]
+    unsafe fn tile_of_pairs(rows: usize, vectors: usize, tile: &Tile<'_>) {
+        // SAFETY: the caller vouches for the tile.
+        unsafe { tile_body::<Self, OfPairs>(rows, vectors, tile) }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
-use crate::gemm::{Tile, tile_body};
+use super::{Kernel, PairKernel, Pairs, Simd};
+use crate::gemm::{OfPairs, OfSingles, Tile, tile_body};
 
 /// # Safety
 /// The CPU has AVX2 and FMA.
@@ -17,6 +17,14 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
 /// The CPU has AVX-512 F, AVX2 and FMA.
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: the features are enabled here.
+    unsafe { kernel.run::<Avx512>() }
+}
+
+/// # Safety
+/// The CPU has AVX-512 F and BF16, AVX2 and FMA.
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+pub(super) unsafe fn run_avx512_pairs<K: PairKernel>(kernel: K) {
     // SAFETY: the features are enabled here.
     unsafe { kernel.run::<Avx512>() }
 }
@@ -163,7 +171,7 @@ impl Simd for Avx2 {
         #[inline(never)]
         unsafe fn compiled(rows: usize, vectors: usize, tile: &Tile<'_>) {
             // SAFETY: the caller vouches for the tile.
-            unsafe { tile_body::<Avx2>(rows, vectors, tile) }
+            unsafe { tile_body::<Avx2, OfSingles>(rows, vectors, tile) }
         }
         // SAFETY: see above.
         unsafe { compiled(rows, vectors, tile) }
@@ -341,9 +349,52 @@ impl Simd for Avx512 {
         #[inline(never)]
         unsafe fn compiled(rows: usize, vectors: usize, tile: &Tile<'_>) {
             // SAFETY: the caller vouches for the tile.
-            unsafe { tile_body::<Avx512>(rows, vectors, tile) }
+            unsafe { tile_body::<Avx512, OfSingles>(rows, vectors, tile) }
         }
         // SAFETY: see above.
         unsafe { compiled(rows, vectors, tile) }
     }
+}
+
+impl Pairs for Avx512 {
+    #[inline(always)]
+    unsafe fn dot(a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: see above; the bits are bf16 on both sides.
+        unsafe { _mm512_dpbf16_ps(sum, bf16s(a), bf16s(b)) }
+    }
+    #[inline(always)]
+    unsafe fn narrow(first: __m512, second: __m512) -> __m512 {
+        // SAFETY: see above; the result's bits stay as they are.
+        unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(second, first)) }
+    }
+    #[inline(always)]
+    unsafe fn join(first: __m512, second: __m512) -> __m512 {
+        // SAFETY: see above; the results' bits stay as they are.
+        unsafe {
+            let wide = |v| {
+                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                _mm512_cvtepu16_epi32(narrow)
+            };
+            let both = _mm512_or_si512(wide(first), _mm512_slli_epi32::<16>(wide(second)));
+            _mm512_castsi512_ps(both)
+        }
+    }
+    #[inline(always)]
+    unsafe fn tile_of_pairs(rows: usize, vectors: usize, tile: &Tile<'_>) {
+        #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+        #[inline(never)]
+        unsafe fn compiled(rows: usize, vectors: usize, tile: &Tile<'_>) {
+            // SAFETY: the caller vouches for the tile.
+            unsafe { tile_body::<Avx512, OfPairs>(rows, vectors, tile) }
+        }
+        // SAFETY: see above.
+        unsafe { compiled(rows, vectors, tile) }
+    }
+}
+
+/// The same bits.
+#[inline(always)]
+fn bf16s(v: __m512) -> __m512bh {
+    // SAFETY: both are 64 bytes, and all bits are values of either.
+    unsafe { std::mem::transmute(v) }
 }

@@ -1,9 +1,9 @@
 use longreel_kernels::ops::{attention, attention_of_samples};
-use longreel_kernels::{Attention, Bias, Mask, Sample, Tensor};
+use longreel_kernels::{Attention, Bias, Mask, Products, Sample, Tensor};
 
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
-fn reference(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Vec<Expected> {
+pub(crate) fn reference(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Vec<Expected> {
     let (queries, keys, heads) = (q.dim(0), k.dim(0), how.heads);
     let (hd, vhd) = (q.dim(1) / heads, v.dim(1) / heads);
     let mut out = Vec::new();
@@ -55,7 +55,7 @@ fn reference(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention<'_>) -> Vec<Exp
 }
 
 /// Queries, keys, heads, head size of keys and of values, tokens per causal block (0: no mask).
-const SHAPES: [[usize; 6]; 13] = [
+pub(crate) const SHAPES: [[usize; 6]; 13] = [
     [1, 1, 1, 16, 16, 0],
     [7, 5, 2, 20, 20, 0],
     [13, 257, 3, 16, 16, 0],
@@ -87,7 +87,13 @@ fn attention_equals_the_reference_at_awkward_shapes() {
             };
             let bias = numbers.tensor(&[heads, queries, keys]);
             for bias in [Bias::None, Bias::Scores(&bias), Bias::LastKey(3.5)] {
-                let how = Attention { heads, scale: 1.0 / (hd as f32).sqrt(), mask, bias };
+                let how = Attention {
+                    heads,
+                    scale: 1.0 / (hd as f32).sqrt(),
+                    mask,
+                    bias,
+                    products: Products::F32,
+                };
                 let name = format!("{isa} attention {queries}x{keys} {heads}x{hd} {block}");
                 let found = attention(&q, &k, &v, &how);
                 assert_eq!(found.shape(), [queries, heads * vhd]);
@@ -98,7 +104,7 @@ fn attention_equals_the_reference_at_awkward_shapes() {
 }
 
 /// Queries, keys, tokens per block, blocks seen before the own one, sink blocks.
-const WINDOWS: [[usize; 5]; 9] = [
+pub(crate) const WINDOWS: [[usize; 5]; 9] = [
     [9, 9, 1, 0, 0],
     [9, 9, 2, 1, 1],
     [100, 100, 7, 3, 2],
@@ -122,7 +128,7 @@ fn windows_equal_the_reference_at_awkward_shapes() {
             let mask = Mask::BlockWindow { tokens_per_block: block, before, sink };
             let bias = numbers.tensor(&[heads, queries, keys]);
             for bias in [Bias::None, Bias::Scores(&bias)] {
-                let how = Attention { heads, scale: 0.2, mask, bias };
+                let how = Attention { heads, scale: 0.2, mask, bias, products: Products::F32 };
                 let name = format!("{isa} {queries}x{keys} {mask:?}");
                 assert_close(
                     &name,
@@ -144,7 +150,13 @@ fn queries_of_the_last_blocks_equal_those_of_all_bit_for_bit() {
             let (heads, hd) = (2, 24);
             let all = block * blocks;
             let [q, k, v] = [(); 3].map(|()| numbers.tensor(&[all, heads * hd]));
-            let of = |mask| Attention { heads, scale: 0.2, mask, bias: Bias::None };
+            let of = |mask| Attention {
+                heads,
+                scale: 0.2,
+                mask,
+                bias: Bias::None,
+                products: Products::F32,
+            };
             let causal = of(Mask::BlockCausal { tokens_per_block: block });
             let (before, sink) = (1, 1);
             let window = of(Mask::BlockWindow { tokens_per_block: block, before, sink });
@@ -184,7 +196,8 @@ fn samples_equal_each_alone_bit_for_bit() {
             let [k, v] = [(); 2].map(|()| numbers.tensor(&[2 * queries, dim]));
             let [other_k, other_v] = [(); 2].map(|()| numbers.tensor(&[queries + 9, dim]));
             let bias = numbers.tensor(&[heads, queries, queries]);
-            let of = |mask, bias| Attention { heads, scale: 0.3, mask, bias };
+            let of =
+                |mask, bias| Attention { heads, scale: 0.3, mask, bias, products: Products::F32 };
             let causal = Mask::BlockCausal { tokens_per_block: 20 };
             let samples = [
                 Sample { k: &k, v: &v, keys: 0..queries, how: of(causal, Bias::None) },
@@ -213,7 +226,8 @@ fn attention_does_not_depend_on_the_number_of_threads() {
     let [q, k, v] = [300, 500, 500].map(|n| numbers.tensor(&[n, 3 * 40]));
     let window = Mask::BlockWindow { tokens_per_block: 77, before: 1, sink: 1 };
     for mask in [Mask::None, Mask::BlockCausal { tokens_per_block: 77 }, window] {
-        let how = Attention { heads: 3, scale: 0.2, mask, bias: Bias::None };
+        let how =
+            Attention { heads: 3, scale: 0.2, mask, bias: Bias::None, products: Products::F32 };
         assert_same_on_any_threads("attention", || attention(&q, &k, &v, &how));
     }
 }
@@ -224,7 +238,13 @@ fn a_nan_in_the_keys_reaches_the_result() {
         let mut numbers = Numbers::new(0);
         let [q, mut k, v] = [20, 300, 300].map(|n| numbers.tensor(&[n, 16]));
         k.data_mut()[290 * 16] = f32::NAN;
-        let how = Attention { heads: 1, scale: 0.2, mask: Mask::None, bias: Bias::None };
+        let how = Attention {
+            heads: 1,
+            scale: 0.2,
+            mask: Mask::None,
+            bias: Bias::None,
+            products: Products::F32,
+        };
         let y = attention(&q, &k, &v, &how);
         assert!(y.data().iter().all(|v| v.is_nan()), "{isa}");
     });

@@ -1,11 +1,11 @@
 use longreel_kernels::ops::{feed_forward_residual, linear, linear_residual};
-use longreel_kernels::{Activation, Bytes, DType, Linear, PerFrame, Tensor, Weight};
+use longreel_kernels::{Activation, Bytes, DType, Linear, PerFrame, Products, Tensor, Weight};
 
 use crate::{Expected, FORMATS, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
 /// Rows, outputs, inputs: below and above one tile, one panel, one block, one task, the limits of
 /// the dot products; odd everywhere.
-const SHAPES: [[usize; 3]; 13] = [
+pub(crate) const SHAPES: [[usize; 3]; 13] = [
     [1, 1, 1],
     [1, 300, 515],
     [3, 17, 20],
@@ -43,7 +43,13 @@ pub(crate) fn activation(x: f64, activation: Activation) -> f64 {
     }
 }
 
-fn product(x: &[f32], w: &[f32], bias: Option<&[f32]>, n: usize, k: usize) -> Vec<Expected> {
+pub(crate) fn product(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    n: usize,
+    k: usize,
+) -> Vec<Expected> {
     let mut out = Vec::new();
     for x in x.chunks_exact(k) {
         for (j, w) in w.chunks_exact(k).enumerate().take(n) {
@@ -281,7 +287,7 @@ fn products_in_8_bits_are_those_of_rounded_rows_whatever_rows_are_beside_them() 
             let weight = Weight::e4m3(&[n, k], &w);
             let rounded = Weight::e4m3(&[rows, k], x.data()).to_f32();
             let expected = product(&rounded, &weight.to_f32(), Some(&bias), n, k);
-            let layer = Linear::new(weight, Some(bias.clone())).with_8_bit_products();
+            let layer = Linear::new(weight, Some(bias.clone())).with_products(Products::Fp8);
             let none = Activation::None;
             let found = linear(&x, &layer, none);
             assert_close(&format!("{isa} 8-bit linear {rows}x{n}x{k}"), found.data(), &expected);

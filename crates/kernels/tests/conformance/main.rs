@@ -11,6 +11,7 @@ mod common;
 mod conv;
 mod linear;
 mod norm;
+mod pairs;
 mod pointwise;
 mod sparse;
 

@@ -1,5 +1,5 @@
 use longreel_kernels::ops::{attention_of_samples, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, Sample, Sparse, Tensor};
+use longreel_kernels::{Attention, Bias, Device, Products, Sample, Sparse, Tensor};
 
 use crate::common::sparse::{Case, SCALE, cases};
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
@@ -12,7 +12,13 @@ fn tensors(case: &Case, values: &[Vec<f32>; 3]) -> [Tensor; 3] {
 }
 
 fn how(case: &Case) -> Attention<'static> {
-    Attention { heads: case.heads, scale: SCALE, mask: case.mask(), bias: Bias::None }
+    Attention {
+        heads: case.heads,
+        scale: SCALE,
+        mask: case.mask(),
+        bias: Bias::None,
+        products: Products::F32,
+    }
 }
 
 fn attention(case: &Case, [q, k, v]: &[Tensor; 3]) -> Tensor {

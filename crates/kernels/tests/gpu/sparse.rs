@@ -1,6 +1,6 @@
 use longreel_kernels::gpu::Element;
 use longreel_kernels::ops::{self, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, Sample, Sparse, Tensor};
+use longreel_kernels::{Attention, Bias, Device, Products, Sample, Sparse, Tensor};
 
 use crate::common::sparse::{Case, SCALE, cases};
 use crate::{device, rounded};
@@ -20,8 +20,13 @@ impl Case {
             if element == Element::Bf16 { ops::narrowed(there) } else { there }
         };
         let (q, k, v) = (on(0), on(1), on(2));
-        let how =
-            Attention { heads: self.heads, scale: SCALE, mask: self.mask(), bias: Bias::None };
+        let how = Attention {
+            heads: self.heads,
+            scale: SCALE,
+            mask: self.mask(),
+            bias: Bias::None,
+            products: Products::F32,
+        };
         let blocks = self.blocks(&device);
         let sparse = Sparse { blocks: &blocks, mass: self.mass, whole: &self.whole_tokens() };
         let found = sparse_attention_of_samples(&q, &[Sample::of(&k, &v, how)], &sparse);
@@ -70,7 +75,13 @@ fn samples_equal_each_alone() {
         })
     };
     let (one, other) = (of(1), of(2));
-    let how = Attention { heads: case.heads, scale: SCALE, mask: case.mask(), bias: Bias::None };
+    let how = Attention {
+        heads: case.heads,
+        scale: SCALE,
+        mask: case.mask(),
+        bias: Bias::None,
+        products: Products::F32,
+    };
     let blocks = case.blocks(&device);
     let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens() };
     let alone = |[q, k, v]: &[Tensor; 3]| {

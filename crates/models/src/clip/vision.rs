@@ -1,7 +1,7 @@
 //! CLIP's vision transformer (Radford et al. 2021; `CLIPVisionModel` of transformers).
 
 use longreel_kernels::ops::{self, Attention, Bias, Mask};
-use longreel_kernels::{Activation, Device, Linear, Tensor, Weight};
+use longreel_kernels::{Activation, Device, Linear, Products, Tensor, Weight};
 use longreel_weights::{ClipVisionConfig, TensorSource};
 
 use crate::ModelError;
@@ -164,7 +164,8 @@ impl Block {
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| ops::linear(&x, l, Activation::None));
         let head_dim = q.dim(1) / heads;
         let scale = (head_dim as f32).sqrt().recip();
-        let how = Attention { heads, scale, mask: Mask::None, bias: Bias::None };
+        let how =
+            Attention { heads, scale, mask: Mask::None, bias: Bias::None, products: Products::F32 };
         ops::linear_residual(hidden, &ops::attention(&q, &k, &v, &how), &self.out, None);
         let x = ops::layer_norm(hidden, self.norm_2.parts(), eps, None);
         let up = ops::linear(&x, &self.up, self.activation);

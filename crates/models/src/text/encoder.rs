@@ -1,7 +1,7 @@
 //! The UMT5 encoder (Chung et al. 2023, "UniMax"; `UMT5EncoderModel` of transformers).
 
 use longreel_kernels::ops::{self, Attention, Bias, Mask};
-use longreel_kernels::{Activation, Device, GpuError, Linear, Tensor, Vector, Weight};
+use longreel_kernels::{Activation, Device, GpuError, Linear, Products, Tensor, Vector, Weight};
 use longreel_weights::{TensorSource, TextConfig};
 
 use crate::ModelError;
@@ -155,7 +155,13 @@ impl Block {
         let bias = Tensor::from_vec(&[heads, tokens, tokens], bias);
         let bias = bias.on(device)?;
         // The scores are not scaled: the initialisation of q takes care of that.
-        let how = Attention { heads, scale: 1.0, mask: Mask::None, bias: Bias::Scores(&bias) };
+        let how = Attention {
+            heads,
+            scale: 1.0,
+            mask: Mask::None,
+            bias: Bias::Scores(&bias),
+            products: Products::F32,
+        };
         ops::linear_residual(hidden, &ops::attention(&q, &k, &v, &how), &self.out, None);
 
         let mut x = hidden.clone();

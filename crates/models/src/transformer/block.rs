@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use longreel_kernels::ranks::RankError;
 use longreel_kernels::{
-    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, RopeTable, Sample, Sparse,
-    Tensor, Vector, ops,
+    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, Products, RopeTable, Sample,
+    Sparse, Tensor, Vector, ops,
 };
 use longreel_weights::TensorSource;
 
@@ -65,13 +65,21 @@ pub(super) struct BlockShape {
     pub eps: f32,
     pub cross_attn_norm: bool,
     pub image_keys: bool,
+    /// Of layers and attention.
+    pub products: Products,
 }
 
 impl BlockShape {
     /// Of one of `ranks` equal parts of the heads.
     fn attention(&self, mask: Mask, ranks: usize) -> Attention<'static> {
         let scale = 1.0 / ((self.dim / self.heads) as f32).sqrt();
-        Attention { heads: self.heads / ranks, scale, mask, bias: Bias::None }
+        Attention {
+            heads: self.heads / ranks,
+            scale,
+            mask,
+            bias: Bias::None,
+            products: self.products,
+        }
     }
 }
 

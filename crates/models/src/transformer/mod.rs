@@ -19,7 +19,7 @@ use std::borrow::Cow;
 
 use longreel_kernels::gpu::Graphs;
 use longreel_kernels::ranks::Alone;
-use longreel_kernels::{Device, Linear, Tensor, Vector, ops};
+use longreel_kernels::{Device, Linear, Products, Tensor, Vector, ops};
 use longreel_weights::{TensorSource, TransformerConfig};
 
 use crate::ModelError;
@@ -91,7 +91,7 @@ impl Transformer {
     /// Builds the network and checks every shape; no tensor may be missing or left over.
     pub fn load(config: &TransformerConfig, source: TensorSource) -> Result<Self, ModelError> {
         let mut source = source;
-        let shape = block_shape(config);
+        let shape = block_shape(config, source.products());
         let dim = shape.dim;
         let [_, ph, pw] = config.patch_size;
         let channels = config.in_channels;
@@ -300,7 +300,7 @@ impl Transformer {
 
 /// The sizes that every block needs. The config's own rules make them sound: bounded, the head size
 /// even, `added_kv_proj_dim` equal to the width.
-fn block_shape(config: &TransformerConfig) -> BlockShape {
+fn block_shape(config: &TransformerConfig, products: Products) -> BlockShape {
     BlockShape {
         dim: config.dim(),
         ffn_dim: config.ffn_dim,
@@ -308,5 +308,6 @@ fn block_shape(config: &TransformerConfig) -> BlockShape {
         eps: config.eps as f32,
         cross_attn_norm: config.cross_attn_norm,
         image_keys: config.added_kv_proj_dim.is_some(),
+        products,
     }
 }

@@ -7,7 +7,8 @@
 //! `autoencoder_kl_wan.py`. Pictures are `[T, H, W, C]`.
 
 use longreel_kernels::{
-    Activation, Attention, Bias, Conv3d, Linear, Mask, Tensor, UpsampledConv, Vector, Weight, ops,
+    Activation, Attention, Bias, Conv3d, Linear, Mask, Products, Tensor, UpsampledConv, Vector,
+    Weight, ops,
 };
 
 /// What a layer remembers: the frames just before the next ones, `[0..=2, H, W, C]`.
@@ -99,7 +100,13 @@ impl PixelAttention {
         let value = ops::linear(&normed, &self.value, Activation::None);
         drop(normed);
         let scale = 1.0 / (dim as f32).sqrt();
-        let how = Attention { heads: 1, scale, mask: Mask::None, bias: Bias::None };
+        let how = Attention {
+            heads: 1,
+            scale,
+            mask: Mask::None,
+            bias: Bias::None,
+            products: Products::F32,
+        };
         let seen: Vec<Tensor> = (0..frames)
             .map(|frame| {
                 let rows = frame * pixels..(frame + 1) * pixels;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::{Attention, Bias};
 use crate::Tensor;
-use crate::gemm::{Segment, Shared, Tile, pack_panels};
+use crate::gemm::{OfPairs, OfSingles, Segment, Shared, Terms, Tile, pack_panels};
 use crate::ops::mask::{Mask, Window};
-use crate::simd::{Kernel, Simd, exp};
+use crate::simd::{Kernel, PairKernel, Pairs, Simd, exp};
 
 /// Queries, keys or values of one sample: some rows of a tensor.
 #[derive(Clone, Copy)]
@@ -47,11 +47,11 @@ pub(super) struct Values {
 
 /// Scratch of one task.
 pub(super) struct Buffers<'a> {
-    /// `[rows, key_size]`, scaled.
+    /// `[rows, key_size]`, scaled; pairs stand at the beginnings of rows.
     pub queries: &'a mut [f32],
     /// Panels of `block` keys.
     pub keys: &'a mut [f32],
-    /// Panels of `block` values.
+    /// Panels of `block` values, and before that keys as places.
     pub values: &'a mut [f32],
     /// `[QUERIES, block]`.
     pub scores: &'a mut [f32],
@@ -86,11 +86,151 @@ impl Kernel for Group<'_> {
     type Out = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(mut self) {
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller vouches for the features.
+        unsafe { self.all::<S, OfSingles>() }
+    }
+}
+
+impl PairKernel for Group<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Pairs>(self) {
+        // SAFETY: the caller vouches for the features.
+        unsafe { self.all::<S, OfPairs>() }
+    }
+}
+
+/// How queries, keys, values and weights are laid out for tiles.
+pub(super) trait Form<S: Simd>: Terms<S> {
+    /// Turns a row of `values` values into places, where it stands.
+    ///
+    /// # Safety
+    /// It is readable and writable; the CPU has the features of `S`.
+    unsafe fn turn(row: *mut f32, values: usize);
+
+    /// Packs rows of `size` values, `from_row` apart, as columns of panels; `turned` has room for them.
+    ///
+    /// # Safety
+    /// As for [`pack_panels`].
+    unsafe fn pack_keys(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        size: usize,
+        to: *mut f32,
+        turned: &mut [f32],
+    );
+
+    /// Packs `inside` values of each of `rows` rows, `from_row` apart, as rows of a panel, filled up to `width`.
+    ///
+    /// # Safety
+    /// The values are readable, the panel writable; the CPU has the features of `S`.
+    unsafe fn pack_values(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        inside: usize,
+        to: *mut f32,
+        width: usize,
+    );
+}
+
+impl<S: Simd> Form<S> for OfSingles {
+    #[inline(always)]
+    unsafe fn turn(_: *mut f32, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn pack_keys(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        size: usize,
+        to: *mut f32,
+        _: &mut [f32],
+    ) {
+        // SAFETY: the caller vouches for both.
+        unsafe { pack_panels::<S>(from, from_row, rows, size, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_values(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        inside: usize,
+        to: *mut f32,
+        width: usize,
+    ) {
+        for row in 0..rows {
+            // SAFETY: the caller vouches for both.
+            unsafe { take_row::<S>(from.add(row * from_row), inside, to.add(row * width), width) }
+        }
+    }
+}
+
+impl<S: Pairs> Form<S> for OfPairs {
+    #[inline(always)]
+    unsafe fn turn(row: *mut f32, values: usize) {
+        // SAFETY: the caller vouches for the row. Pairs are written behind what is read.
+        unsafe { S::narrow_row(row, values, row) }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_keys(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        size: usize,
+        to: *mut f32,
+        turned: &mut [f32],
+    ) {
+        let (turned, places) = (turned.as_mut_ptr(), size.div_ceil(2));
+        // SAFETY: the caller vouches for all three.
+        unsafe {
+            for row in 0..rows {
+                S::narrow_row(from.add(row * from_row), size, turned.add(row * places));
+            }
+            pack_panels::<S>(turned, places, rows, places, to);
+        }
+    }
+
+    /// A place has the values of two rows.
+    #[inline(always)]
+    unsafe fn pack_values(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        inside: usize,
+        to: *mut f32,
+        width: usize,
+    ) {
+        for row in (0..rows).step_by(2) {
+            let mut at = 0;
+            while at < width {
+                let n = inside.saturating_sub(at).min(S::LANES);
+                // SAFETY: the caller vouches for both.
+                unsafe {
+                    let from = from.add(row * from_row + at);
+                    let first = S::load_n(from, n);
+                    let second = match row + 1 < rows {
+                        true => S::load_n(from.add(from_row), n),
+                        false => S::splat(0.0),
+                    };
+                    S::store(to.add(row / 2 * width + at), S::join(first, second));
+                }
+                at += S::LANES;
+            }
+        }
+    }
+}
+
+impl Group<'_> {
+    #[inline(always)]
+    unsafe fn all<S: Simd, T: Form<S>>(mut self) {
         // SAFETY: the tensors have the shapes that `attention` checked, the buffers those given at
         // their fields.
         unsafe {
-            self.take_queries::<S>();
+            self.take_queries::<S, T>();
             match (self.how.mask, self.window) {
                 (Mask::BlockWindow { .. }, Some(window)) => {
                     // A tile ends where its block does, so that blocks left out move no other tile.
@@ -99,23 +239,21 @@ impl Kernel for Group<'_> {
                     for block in (0..window.sink.min(near)).chain(near..last + 1) {
                         let tokens = window.tokens(block, self.k.count);
                         for k0 in tokens.clone().step_by(KEYS) {
-                            self.add_tile::<S>(k0..(k0 + KEYS).min(tokens.end), Some(block));
+                            self.add_tile::<S, T>(k0..(k0 + KEYS).min(tokens.end), Some(block));
                         }
                     }
                 }
                 _ => {
                     let end = self.end(self.rows.end - 1);
                     for k0 in (0..end).step_by(KEYS) {
-                        self.add_tile::<S>(k0..(k0 + KEYS).min(end), None);
+                        self.add_tile::<S, T>(k0..(k0 + KEYS).min(end), None);
                     }
                 }
             }
             self.write::<S>();
         }
     }
-}
 
-impl Group<'_> {
     /// The block of a query.
     fn block_of(&self, query: usize, window: Window) -> usize {
         (query + self.k.count - self.q.count) / window.tokens_per_block
@@ -142,13 +280,13 @@ impl Group<'_> {
 
     /// Adds the keys of one tile to all queries that see it.
     #[inline(always)]
-    unsafe fn add_tile<S: Simd>(&mut self, tile: Range<usize>, block: Option<usize>) {
+    unsafe fn add_tile<S: Simd, T: Form<S>>(&mut self, tile: Range<usize>, block: Option<usize>) {
         let first = self.rows.start;
         // A tile that all see first begins the sums; where there are windows they begin with zeros.
         let begins = block.is_none() && tile.start == 0;
         // SAFETY: see `run`.
         unsafe {
-            self.pack_block::<S>(tile.clone());
+            self.pack_block::<S, T>(tile.clone());
             for r0 in (0..self.rows.len()).step_by(QUERIES) {
                 let part = r0..(r0 + QUERIES).min(self.rows.len());
                 let seen = |r| self.seen(first + r, &tile, block);
@@ -156,13 +294,13 @@ impl Group<'_> {
                 if most > 0 {
                     let keys = self.buffers.keys.as_ptr();
                     let values = self.buffers.values.as_ptr();
-                    self.scores::<S>(part.clone(), keys, tile.len(), most);
+                    self.scores::<S, T>(part.clone(), keys, tile.len(), most);
                     for r in part.clone() {
                         let seen = self.seen(first + r, &tile, block);
-                        self.soften::<S>(r, r - r0, tile.start, begins, seen, most);
+                        self.soften::<S, T>(r, r - r0, tile.start, begins, seen, most);
                     }
                     let values = Values { panels: values, keys: tile.len(), first: 0 };
-                    self.add_values::<S>(part, values, most, !begins);
+                    self.add_values::<S, T>(part, values, most, !begins);
                 }
             }
         }
@@ -186,7 +324,7 @@ impl Group<'_> {
 
     /// Copies the head's queries, scaled.
     #[inline(always)]
-    pub(super) unsafe fn take_queries<S: Simd>(&mut self) {
+    pub(super) unsafe fn take_queries<S: Simd, T: Form<S>>(&mut self) {
         let (size, dim) = (self.key_size(), self.q.width);
         // SAFETY: see `run`.
         unsafe {
@@ -200,6 +338,7 @@ impl Group<'_> {
                     S::store_n(to.add(at), n, S::mul(S::load_n(from.add(at), n), scale));
                     at += n;
                 }
+                T::turn(to, size);
                 self.buffers.largest[r] = f32::NEG_INFINITY;
                 self.buffers.total[r] = 0.0;
             }
@@ -211,23 +350,21 @@ impl Group<'_> {
 
     /// Packs keys as columns and values as rows of panels.
     #[inline(always)]
-    unsafe fn pack_block<S: Simd>(&mut self, keys: Range<usize>) {
+    unsafe fn pack_block<S: Simd, T: Form<S>>(&mut self, keys: Range<usize>) {
         let (size, dim) = (self.key_size(), self.k.width);
         let (value_size, value_dim) = (self.value_size(), self.v.width);
         // SAFETY: see `run`.
         unsafe {
             let from = self.k.data.as_ptr().add(keys.start * dim + self.head * size);
             let to = self.buffers.keys.as_mut_ptr();
-            pack_panels::<S>(from, dim, keys.len(), size, to);
+            T::pack_keys(from, dim, keys.len(), size, to, &mut *self.buffers.values);
             for (panel, d0) in (0..value_size).step_by(S::NR).enumerate() {
                 let inside = (value_size - d0).min(S::NR);
                 let width = if inside <= S::LANES { S::LANES } else { S::NR };
                 let to = self.buffers.values.as_mut_ptr().add(panel * keys.len() * S::NR);
-                for (i, key) in keys.clone().enumerate() {
-                    let from = self.v.data.as_ptr();
-                    let from = from.add(key * value_dim + self.head * value_size + d0);
-                    take_row::<S>(from, inside, to.add(i * width), width);
-                }
+                let from = self.v.data.as_ptr();
+                let from = from.add(keys.start * value_dim + self.head * value_size + d0);
+                T::pack_values(from, value_dim, keys.len(), inside, to, width);
             }
         }
     }
@@ -235,7 +372,7 @@ impl Group<'_> {
     /// The scores of the queries `part` against the first `seen` of `keys` keys, which are packed at
     /// `panels`.
     #[inline(always)]
-    pub(super) unsafe fn scores<S: Simd>(
+    pub(super) unsafe fn scores<S: Simd, T: Form<S>>(
         &mut self,
         part: Range<usize>,
         panels: *const f32,
@@ -243,23 +380,24 @@ impl Group<'_> {
         seen: usize,
     ) {
         let size = self.key_size();
+        let places = size.div_ceil(T::VALUES);
         // SAFETY: see `run`.
         unsafe {
             for (panel, j) in (0..seen).step_by(S::NR).enumerate() {
                 let vectors = if keys - j <= S::LANES { 1 } else { 2 };
-                let b = panels.add(panel * size * S::NR);
+                let b = panels.add(panel * places * S::NR);
                 for r in part.clone().step_by(S::rows(vectors)) {
                     let a = self.buffers.queries.as_ptr().add(r * size);
                     let c = self.buffers.scores.as_mut_ptr();
                     let tile = Tile {
                         segments: &[Segment { a, b }],
-                        depth: size,
+                        depth: places,
                         a_row: size,
                         c: c.add((r - part.start) * self.block + j),
                         c_row: self.block,
                         accumulate: false,
                     };
-                    S::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
+                    T::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
                 }
             }
         }
@@ -269,7 +407,7 @@ impl Group<'_> {
     /// relative to the largest score so far: `seen` of them, zeros up to `end`; what was summed before
     /// is scaled to match, unless this `begins` the sums.
     #[inline(always)]
-    pub(super) unsafe fn soften<S: Simd>(
+    pub(super) unsafe fn soften<S: Simd, T: Form<S>>(
         &mut self,
         r: usize,
         line: usize,
@@ -339,6 +477,7 @@ impl Group<'_> {
                 S::store(scores.add(j), a);
                 total[0] = S::add(total[0], a);
             }
+            T::turn(scores, end);
             let total = S::sum(S::add(total[0], total[1]));
             if begins {
                 self.buffers.total[r] = total;
@@ -360,7 +499,7 @@ impl Group<'_> {
 
     /// Adds the values of `seen` keys by their weights.
     #[inline(always)]
-    pub(super) unsafe fn add_values<S: Simd>(
+    pub(super) unsafe fn add_values<S: Simd, T: Form<S>>(
         &mut self,
         part: Range<usize>,
         values: Values,
@@ -379,13 +518,13 @@ impl Group<'_> {
                     let c = self.buffers.sums.as_mut_ptr();
                     let tile = Tile {
                         segments: &[Segment { a, b }],
-                        depth: seen,
+                        depth: seen.div_ceil(T::VALUES),
                         a_row: self.block,
                         c: c.add(r * self.wide + d0),
                         c_row: self.wide,
                         accumulate,
                     };
-                    S::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
+                    T::tile((part.end - r).min(S::rows(vectors)), vectors, &tile);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::blocks::{Cut, KEY_BLOCK};
 use super::group::{Group, KEYS, QUERIES, Rows, Values, take_row};
-use crate::gemm::{Shared, pack_panels};
+use crate::gemm::{OfSingles, Shared, pack_panels};
 use crate::simd::{Kernel, Simd};
 
 /// Keys and values of one head that are packed already, block after block of [`KEY_BLOCK`] places.
@@ -30,7 +30,7 @@ impl Kernel for KeptGroup<'_> {
     unsafe fn run<S: Simd>(mut self) {
         // SAFETY: as for a group; the packed keys and values have all places of the blocks.
         unsafe {
-            self.group.take_queries::<S>();
+            self.group.take_queries::<S, OfSingles>();
             let mut begins = true;
             let mut kept = self.kept;
             while let Some(&first) = kept.first() {
@@ -65,11 +65,16 @@ impl KeptGroup<'_> {
             let values = Values { panels: self.packed.values.as_ptr(), keys: all, first: place };
             for r0 in (0..group.rows.len()).step_by(QUERIES) {
                 let part = r0..(r0 + QUERIES).min(group.rows.len());
-                group.scores::<S>(part.clone(), panels, keys.next_multiple_of(KEY_BLOCK), keys);
+                group.scores::<S, OfSingles>(
+                    part.clone(),
+                    panels,
+                    keys.next_multiple_of(KEY_BLOCK),
+                    keys,
+                );
                 for r in part.clone() {
-                    group.soften::<S>(r, r - r0, place, begins, keys, keys);
+                    group.soften::<S, OfSingles>(r, r - r0, place, begins, keys, keys);
                 }
-                group.add_values::<S>(part, values, keys, !begins);
+                group.add_values::<S, OfSingles>(part, values, keys, !begins);
             }
         }
     }

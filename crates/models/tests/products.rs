@@ -1,5 +1,5 @@
-//! The transformer with products of 8-bit floats in its blocks: how far that is from f32, and that every device
-//! means the same by it.
+//! The transformer with products of fewer bits in its blocks: how far that is from f32, and that every device
+//! means the same by those of 8-bit floats.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Fixture, assert_close, distance, noise};
 use longreel_kernels::gpu::{Element, Gpu};
-use longreel_kernels::{Device, Tensor, Weight};
+use longreel_kernels::{DType, Device, Isa, Tensor, Weight};
 use longreel_models::{ContextOptions, ForwardOptions, Transformer};
 use longreel_shim::Shim;
 use longreel_weights::{TensorSource, TransformerConfig, WeightDtype};
@@ -72,6 +72,24 @@ fn wide() -> (TransformerConfig, HashMap<String, Weight>) {
     };
     let tensors = config.expected_tensors().into_iter().enumerate().map(weight).collect();
     (config, tensors)
+}
+
+#[test]
+fn a_pass_in_bf16_is_off_by_thousandths_where_the_processor_multiplies_that() {
+    let (config, tensors) = wide();
+    // Of weights that are bf16 already, so that nothing else differs.
+    let narrow =
+        |(name, w): (String, Weight)| (name, Weight::narrowed(w.shape(), &w.to_f32(), DType::BF16));
+    let tensors: HashMap<_, _> = tensors.into_iter().map(narrow).collect();
+    let source = || TensorSource::from_tensors(tensors.clone());
+    let full = forward(&config, source(), &Device::Cpu);
+    let pairs = forward(&config, source().in_dtype(WeightDtype::Bf16), &Device::Cpu);
+    let off = distance(pairs.data(), full.data());
+    println!("relative L2 {off:.2e} from f32");
+    match Isa::current().has_pairs() {
+        true => assert!((2e-4..2e-2).contains(&off), "{off:.1e}"),
+        false => assert!(pairs == full, "there is nothing to gain here"),
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Films with products of 8-bit floats: what the plan says of them, and that nothing else about a film changes.
+//! Films with products of fewer bits: what the plan says of them, and that nothing else about a film changes.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use longreel_film::{
     DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmRequest, GuidanceBatchChoice,
     Length, Outputs, RunFile, Stop, StopSignal, resume,
 };
+use longreel_kernels::Isa;
 use longreel_weights::WeightDtype;
 
 fn options(dtype: Option<WeightDtype>) -> EngineOptions {
@@ -43,15 +44,22 @@ fn film(dtype: Option<WeightDtype>, batch: GuidanceBatchChoice) -> [Vec<u8>; 2] 
 }
 
 #[test]
-fn a_film_in_8_bits_is_another_one_and_the_same_in_a_batch_and_after_a_pause() {
-    let whole = film(Some(WeightDtype::Fp8), GuidanceBatchChoice::Off);
-    assert_ne!(whole[0], film(None, GuidanceBatchChoice::Off)[0], "nothing was rounded");
-    let batch = film(Some(WeightDtype::Fp8), GuidanceBatchChoice::On);
-    assert!(whole[0] == batch[0], "the latents depend on what is beside them");
+fn a_film_in_fewer_bits_is_another_one_and_the_same_in_a_batch_and_after_a_pause() {
+    let plain = film(None, GuidanceBatchChoice::Off);
+    for dtype in [WeightDtype::Fp8, WeightDtype::Bf16] {
+        let whole = film(Some(dtype), GuidanceBatchChoice::Off);
+        assert_ne!(whole[0], plain[0], "{dtype}: nothing was rounded");
+        let batch = film(Some(dtype), GuidanceBatchChoice::On);
+        assert!(whole[0] == batch[0], "{dtype}: the latents depend on what is beside them");
+        goes_on(dtype, &whole);
+    }
+}
 
+/// A film that was stopped and resumed is `whole`.
+fn goes_on(dtype: WeightDtype, whole: &[Vec<u8>; 2]) {
     let folder = tempfile::tempdir().expect("a folder");
     let outputs = outputs(folder.path());
-    let mut engine = Engine::open(&options(Some(WeightDtype::Fp8))).expect("a model");
+    let mut engine = Engine::open(&options(Some(dtype))).expect("a model");
     let request = FilmRequest { guidance_batch: GuidanceBatchChoice::Off, ..request(&engine) };
     let plan = engine.plan(&request).expect("a plan");
     let stop = StopSignal::default();
@@ -64,13 +72,13 @@ fn a_film_in_8_bits_is_another_one_and_the_same_in_a_batch_and_after_a_pause() {
     assert!(engine.run(&plan, &outputs, &stop, &mut observer).expect("a part").stopped);
     let run = RunFile::path(&outputs.run_folder());
     let run = std::fs::read_to_string(run).expect("an unfinished run");
-    assert!(run.contains(r#""dtype": "fp8""#), "{run}");
+    assert!(run.contains(&format!(r#""dtype": "{dtype}""#)), "{run}");
     // Not by a model as its files have it.
     let mut plain = Engine::open(&options(None)).expect("a model");
     let refused = plain.resume(&outputs.film, &StopSignal::default(), &mut |_: Event| {});
     assert!(matches!(refused, Err(FilmError::OtherEngine { .. })), "{:?}", refused.err());
     resume(&outputs.film, None, &StopSignal::default(), &mut |_: Event| {}).expect("the rest");
-    assert!(made(folder.path()) == whole, "resumed in another way");
+    assert!(made(folder.path()) == *whole, "{dtype}: resumed in another way");
 }
 
 #[test]
@@ -94,4 +102,19 @@ fn a_plan_says_what_8_bits_save_and_that_the_film_changes() {
     // The tiny model is in f32, and most of it is embeddings that stay.
     assert!(fewer < full, "{fewer} of {full}");
     assert!(in_8_bits.memory_bytes < plain.memory_bytes);
+}
+
+#[test]
+fn a_plan_says_where_bf16_is_multiplied_and_what_it_would_save() {
+    let plan = |dtype| {
+        let engine = Engine::open(&options(dtype)).expect("a model");
+        engine.plan(&request(&engine)).expect("a plan").summary().clone()
+    };
+    let (plain, bf16) = (plan(None), plan(Some(WeightDtype::Bf16)));
+    let offered = plain.savings.iter().find(|saving| saving.option == "--dtype bf16");
+    let noted = bf16.notes.iter().any(|note| note.contains("--dtype bf16"));
+    let has = Isa::current().has_pairs();
+    assert_eq!((offered.is_some(), noted), (has, has), "as the processor has it");
+    assert!(offered.is_none_or(|saving| saving.time_share < 1.0));
+    assert!(bf16.savings.iter().all(|saving| saving.option != "--dtype bf16"));
 }
