@@ -152,7 +152,8 @@ function showPlan(answer, without) {
   $('plan').hidden = !words.length;
   const notes = [...(answer.warnings || []), ...(answer.notes || [])];
   if (answer.expected_seconds > LONG_SECONDS) {
-    for (const { key, value, expected_seconds: seconds } of answer.savings || []) notes.push(t('planSaving', `${has(key) ? t(key) : key}${value === true || value === 'true' ? '' : ` ${value}`}`, duration(seconds)));
+    // What the form has no field for is for other clients.
+    for (const { key, value, expected_seconds: seconds } of (answer.savings || []).filter(({ key }) => has(key))) notes.push(t('planSaving', `${t(key)}${value === true || value === 'true' ? '' : ` ${value}`}`, duration(seconds)));
   }
   if (without) notes.push(t('planFiles'));
   $('plan-notes').replaceChildren(...notes.map(note => make('li', { textContent: note })));

@@ -113,17 +113,19 @@ fn queries_of_the_last_blocks_equal_those_of_all_bit_for_bit() {
 
 #[test]
 fn samples_equal_each_alone_bit_for_bit() {
-    let case = Case::of(6, [9, 13], 16).causal(2).whole(2..4);
-    let [one, other] = [1, 2].map(|seed| tensors(&case, &case.values(seed)));
-    let joined: [Tensor; 3] = std::array::from_fn(|i| Tensor::concat0(&[&one[i], &other[i]]));
-    let keys = case.keys();
-    let blocks = case.blocks(&Device::Cpu);
-    let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens() };
-    let [q, k, v] = &joined;
-    let sample = |first: usize| Sample { k, v, keys: first..first + keys, how: how(&case) };
-    let together = sparse_attention_of_samples(q, &[sample(0), sample(keys)], &sparse);
-    assert!(together.slice0(0..keys) == attention(&case, &one));
-    assert!(together.slice0(keys..2 * keys) == attention(&case, &other));
+    on_every_isa(|isa| {
+        let case = Case::of(6, [9, 13], 16).causal(2).whole(2..4);
+        let [one, other] = [1, 2].map(|seed| tensors(&case, &case.values(seed)));
+        let joined: [Tensor; 3] = std::array::from_fn(|i| Tensor::concat0(&[&one[i], &other[i]]));
+        let keys = case.keys();
+        let blocks = case.blocks(&Device::Cpu);
+        let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens() };
+        let [q, k, v] = &joined;
+        let sample = |first: usize| Sample { k, v, keys: first..first + keys, how: how(&case) };
+        let together = sparse_attention_of_samples(q, &[sample(0), sample(keys)], &sparse);
+        assert!(together.slice0(0..keys) == attention(&case, &one), "{isa}");
+        assert!(together.slice0(keys..2 * keys) == attention(&case, &other), "{isa}");
+    });
 }
 
 #[test]

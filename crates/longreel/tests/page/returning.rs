@@ -45,7 +45,8 @@ fn the_gallery_is_found_again_where_it_was_left() {
     }
     browser.resize(390, 500);
     browser.open(&server.url("/"));
-    browser.wait("document.querySelectorAll('.gallery .card').length === 4");
+    // The plan stands above the films, and moves them when it comes.
+    browser.wait("document.querySelectorAll('.gallery .card').length === 4 && !document.getElementById('plan').hidden");
     // On a phone the films are below the form, and a link leads past it.
     browser.click(".to-films");
     browser.wait(

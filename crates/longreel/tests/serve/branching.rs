@@ -274,6 +274,9 @@ fn a_plan_says_what_a_film_takes_and_queues_nothing() {
         assert!(plan[key].as_f64() > Some(0.0), "{key}: {plan:#}");
     }
     assert!(plan["savings"][0]["key"].is_string(), "{plan:#}");
+    // What the server was started with is not for requests to change.
+    let savings = plan["savings"].as_array().expect("a list");
+    assert!(savings.iter().all(|saving| saving["key"] != "dtype"), "{plan:#}");
     body["num_frames"] = json!(52);
     server.post("/v1/plan", &body).problem(400, "invalid_value");
     assert_eq!(server.get("/v1/videos").expect(200).json()["data"], json!([]), "a job was made");

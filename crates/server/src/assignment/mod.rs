@@ -6,6 +6,7 @@ mod files;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longreel_film::Change;
@@ -350,10 +351,23 @@ impl<'a> Assignment<'a> {
         }
         let (store, lease) = (&self.shared.store, &self.lease);
         let revision = self.prompts_revision;
+        let (slots, slot, has_waited) = (&self.shared.slots, self.slot, &AtomicBool::new(false));
+        let told = || {
+            let told = store.append(lease, events.clone(), revision);
+            async move {
+                let told = told.await;
+                if matches!(&told, Err(StoreError::DiskFull { .. })) {
+                    has_waited.store(true, Ordering::Relaxed);
+                    slots.set(slot, SlotState::Waiting);
+                }
+                told
+            }
+        };
         // A segment is told once: unlike a step it has to get there.
-        let orders =
-            patiently("write down a segment", || store.append(lease, events.clone(), revision))
-                .await;
+        let orders = patiently("write down a segment", told).await;
+        if has_waited.load(Ordering::Relaxed) {
+            slots.set(slot, SlotState::Working);
+        }
         self.follow(orders).await;
     }
 

@@ -36,8 +36,9 @@ pub async fn plan(
     {
         keys.insert("prompt".into(), ANY_PROMPT.into());
     }
+    let known = films.schema();
     let film = asked::planned(films, &keys, uploads.folder()).await?;
-    let mut shown = shown(&film.model.name, film.plan.summary());
+    let mut shown = shown(&film.model.name, film.plan.summary(), &known);
     let frames = (0..film.plan.segments().unwrap_or(1))
         .map_while(|segment| film.plan.first_frame(segment))
         .take(LISTED_SEGMENTS);
@@ -54,15 +55,18 @@ pub async fn plan(
 /// Segments whose place is listed.
 const LISTED_SEGMENTS: usize = 1_000;
 
-fn shown(model: &str, summary: &PlanSummary) -> Value {
-    let savings = summary.savings.iter().map(|saving| {
+/// `known` is the schema of what can be asked for: what only whoever starts the server can change is not offered.
+fn shown(model: &str, summary: &PlanSummary, known: &Value) -> Value {
+    let savings = summary.savings.iter().filter_map(|saving| {
         let (flag, value) = saving.option.split_once(' ').unwrap_or((&saving.option, "true"));
-        json!({
-            "key": flag.trim_start_matches("--").replace('-', "_"),
+        let key = flag.trim_start_matches("--").replace('-', "_");
+        known["properties"].get(&key)?;
+        Some(json!({
+            "key": key,
             "value": value,
             "what": saving.what,
             "expected_seconds": summary.expected_seconds * saving.time_share,
-        })
+        }))
     });
     json!({
         "object": "plan",
