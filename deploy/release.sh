@@ -67,7 +67,7 @@ trap 'rm -rf "$scratch"' EXIT
 # Folders of this machine, and what stands in their place in the program.
 cargo fetch --quiet --locked
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
-places=("$PWD=/longreel" "$CARGO_TARGET_DIR=/target" "$(rustc --print sysroot)=/rust")
+places=("$PWD=/longreel" "$CARGO_TARGET_DIR=/target" "$(rustc --print sysroot)/lib/rustlib=/rust/lib/rustlib")
 for folder in "$cargo_home"/registry/src/*; do places+=("$folder=/crates"); done
 rust_flags="" c_flags=""
 for place in "${places[@]}"; do
