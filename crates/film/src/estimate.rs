@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use longreel_kernels::gpu::MOST_GRAPHS;
 use longreel_kernels::{
-    Activation, DType, Device, GpuError, Isa, Linear, Products, Tensor, Weight, ops,
+    Activation, DType, Device, GpuError, Linear, Products, Tensor, Weight, ops,
 };
 use longreel_models::{AttentionWindow, VaeDecoder, VaeTile, VaeTiles};
 use longreel_weights::{TransformerConfig, VaeConfig};
@@ -322,7 +322,7 @@ pub fn parked_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 
 pub fn probe_flops_per_second(products: Products) -> f64 {
     static MEASURED: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
     // Those of 8 bits are rounded, and computed as f32.
-    let of_pairs = products == Products::Bf16 && Isa::current().has_pairs();
+    let of_pairs = products.are_pairs();
     let products = if of_pairs { Products::Bf16 } else { Products::F32 };
     *MEASURED[usize::from(of_pairs)].get_or_init(|| measure_flops_per_second(products))
 }

@@ -1,16 +1,16 @@
 //! Finished causal blocks that are kept between rows change no bit of a film, and a film whose blocks
 //! see a window goes on after a stop as if nothing had been.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
+
+use common::{assert_goes_on, fixture};
 
 use longreel_film::{
     CacheChoice, Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Length, Outputs,
-    PlanError, SolverChoice, StartFrom, Stop, StopSignal,
+    PlanError, SolverChoice, StartFrom, StopSignal,
 };
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures").join(name)
-}
 
 fn engine() -> Engine {
     Engine::open(&EngineOptions::new(fixture("models/df"))).expect("a model")
@@ -137,27 +137,11 @@ fn a_noised_history_is_kept_when_that_is_asked_for() {
 
 #[test]
 fn a_film_with_a_window_goes_on_after_a_stop_as_if_there_had_been_none() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| folder.path().join(name);
     let mut engine = engine();
     let mut request = request(&engine);
     (request.ar_step, request.attention_window) = (4, Some(3));
-    let plan = engine.plan(&request).expect("a plan");
-    let never = StopSignal::default();
-    engine.run(&plan, &Outputs::new(at("a.mp4")), &never, &mut |_: Event| {}).expect("a film");
-    let stop = StopSignal::default();
-    let stopper = stop.clone();
-    let mut observer = |event: Event| {
-        // In the middle of the second segment, whose kept blocks are lost with it.
-        if let Event::Step { segment: 1, step: 5, .. } = event {
-            stopper.request(Stop::Now);
-        }
-    };
-    let outcome = engine.run(&plan, &Outputs::new(at("b.mp4")), &stop, &mut observer);
-    assert!(outcome.expect("a part").stopped);
-    engine.resume(&at("b.mp4"), &never, &mut |_: Event| {}).expect("the rest");
-    let read = |name: &str| std::fs::read(at(name)).expect("a film");
-    assert!(read("b.mp4") == read("a.mp4"), "another film");
+    // In the middle of the second segment, whose kept blocks are lost with it.
+    assert_goes_on(&mut engine, &request, 5);
 }
 
 #[test]

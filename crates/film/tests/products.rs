@@ -1,7 +1,10 @@
 //! Films with products of fewer bits: what the plan says of them, and that nothing else about a film changes.
 
+mod common;
+
 use std::path::Path;
 
+use common::fixture;
 use longreel_film::{
     DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmRequest, GuidanceBatchChoice,
     Length, Outputs, RunFile, Stop, StopSignal, resume,
@@ -10,7 +13,7 @@ use longreel_kernels::Isa;
 use longreel_weights::WeightDtype;
 
 fn options(dtype: Option<WeightDtype>) -> EngineOptions {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+    let model = fixture("models/df");
     EngineOptions { dtype, device: DeviceChoice::Cpu(1), ..EngineOptions::new(model) }
 }
 

@@ -1,9 +1,12 @@
 //! Films whose attention leaves out what weighs little.
 
+mod common;
+
 use std::path::Path;
 
+use common::assert_goes_on;
 use longreel_film::{
-    Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Length, Outputs, PlanError, Stop,
+    Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Length, Outputs, PlanError,
     StopSignal,
 };
 
@@ -85,26 +88,10 @@ fn a_film_is_the_same_whether_finished_blocks_are_kept_or_not() {
 
 #[test]
 fn a_film_goes_on_after_a_stop_as_if_there_had_been_none() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| folder.path().join(name);
     let mut engine = engine();
     let mut request = request(&engine);
     request.sparse_attention = Some(0.3);
-    let plan = engine.plan(&request).expect("a plan");
-    let never = StopSignal::default();
-    engine.run(&plan, &Outputs::new(at("a.mp4")), &never, &mut |_: Event| {}).expect("a film");
-    let stop = StopSignal::default();
-    let stopper = stop.clone();
-    let mut observer = |event: Event| {
-        if let Event::Step { segment: 1, step: 2, .. } = event {
-            stopper.request(Stop::Now);
-        }
-    };
-    let outcome = engine.run(&plan, &Outputs::new(at("b.mp4")), &stop, &mut observer);
-    assert!(outcome.expect("a part").stopped);
-    engine.resume(&at("b.mp4"), &never, &mut |_: Event| {}).expect("the rest");
-    let read = |name: &str| std::fs::read(at(name)).expect("a film");
-    assert!(read("b.mp4") == read("a.mp4"), "another film");
+    assert_goes_on(&mut engine, &request, 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use longreel_film::{
@@ -190,7 +190,8 @@ impl Films for TypedFilms {
     }
 
     fn schema(&self) -> Value {
-        schema::film(&KEYS)
+        static FILM: OnceLock<Value> = OnceLock::new();
+        FILM.get_or_init(|| schema::film(&KEYS)).clone()
     }
 
     fn film(&self, asked: &Map<String, Value>, inputs: &Inputs) -> Result<Film, Refusal> {

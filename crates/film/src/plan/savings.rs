@@ -1,6 +1,6 @@
 //! What would make a film cheaper.
 
-use longreel_kernels::{Isa, Products};
+use longreel_kernels::Products;
 use longreel_sampling::{Guidance, GuidanceInterval};
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ pub(super) fn savings(
             time_share: share(20.0 / request.steps as f64),
         });
     }
-    if model.products() == Products::F32 && model.gpu.is_none() && Isa::current().has_pairs() {
+    if model.gpu.is_none() && model.products() == Products::F32 && Products::Bf16.are_pairs() {
         savings.push(Saving {
             option: "--dtype bf16".into(),
             what: "the transformer multiplies bf16, which changes the film a little".into(),

@@ -1,6 +1,6 @@
 //! What a plan will take: passes, arithmetic, memory, disk, time.
 
-use longreel_kernels::{Isa, Products};
+use longreel_kernels::Products;
 use longreel_sampling::{KeptRow, Timetable, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
@@ -143,7 +143,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             100.0 * flops / Work::of(&wide, model)?.max(1.0)
         ));
     }
-    if model.products() == Products::Bf16 && model.gpu.is_none() && Isa::current().has_pairs() {
+    if model.gpu.is_none() && model.products().are_pairs() {
         notes.push(
             "--dtype bf16: layers and attention of the transformer multiply bf16 on this processor, which changes \
              the film a little"

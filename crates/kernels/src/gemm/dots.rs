@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::product::{Finish, SERIAL};
 use super::{Matrix, with_scratch};
+use crate::DType;
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Up to this many rows dot products beat packing.
@@ -56,7 +57,7 @@ impl<F: Finish> Kernel for Dots<'_, F> {
             let w: [*const f32; W_ROWS] = std::array::from_fn(|j| {
                 // A missing second row repeats the first.
                 let j = j.min(pair - 1);
-                matrix.in_place(column + j, 0).unwrap_or_else(|| {
+                matrix.in_place(DType::F32, 1, column + j, 0).unwrap_or_else(|| {
                     let row = &mut converted[j * k..(j + 1) * k];
                     matrix.convert(column + j, 0, row);
                     row.as_ptr()

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::{Aligned, DEPTH, pack_panels, panel_offset, with_scratch};
-use crate::simd::{Isa, Kernel, Pairs, Simd, dispatch};
+use super::{Aligned, DEPTH, OfSingles, Terms, pack_panels, panel_offset, with_scratch};
+use crate::simd::{Isa, Kernel, Simd, dispatch};
 use crate::{DType, Weight};
 
 /// Up to this many values a matrix is packed once and kept as `f32`: 4 MiB a layer. Small models are
@@ -60,26 +60,23 @@ impl Matrix {
         (packed.isa == isa).then_some(packed)
     }
 
-    /// Where row `row`, value `k0` stands, when the values are `f32` that can be used in place.
-    pub(super) fn in_place(&self, row: usize, k0: usize) -> Option<*const f32> {
-        // `wrapping_add`: the offset is inside, but nothing is read here.
-        self.start_of(DType::F32).map(|start| start.wrapping_add(row * self.inputs + k0))
-    }
-
-    /// As [`in_place`](Self::in_place), for pairs of bf16; both `k0` and rows are of whole pairs.
-    fn pairs_in_place(&self, row: usize, k0: usize) -> Option<*const f32> {
-        let start = self.start_of(DType::BF16).filter(|_| self.inputs.is_multiple_of(2));
-        start.map(|start| start.wrapping_add((row * self.inputs + k0) / 2))
-    }
-
-    /// The first four bytes of values of `dtype` that are used as they are stored.
-    fn start_of(&self, dtype: DType) -> Option<*const f32> {
+    /// Where row `row`, value `k0` stands, when the values are of `dtype` and can be used in place, so many in four
+    /// bytes. `k0` is a multiple of that.
+    pub(super) fn in_place(
+        &self,
+        dtype: DType,
+        values: usize,
+        row: usize,
+        k0: usize,
+    ) -> Option<*const f32> {
         let start = self.weight.bytes().as_ptr().cast::<f32>();
         let usable = self.weight.dtype() == dtype
             && self.weight.is_unscaled()
+            && self.inputs.is_multiple_of(values)
             && start.is_aligned()
             && cfg!(target_endian = "little");
-        usable.then_some(start)
+        // `wrapping_add`: the offset is inside, but nothing is read here.
+        usable.then(|| start.wrapping_add((row * self.inputs + k0) / values))
     }
 
     /// Values `k0 ..` of row `row` as `f32`; both ends lie between whole blocks.
@@ -87,12 +84,13 @@ impl Matrix {
         self.weight.values_to_f32(row * self.inputs + k0, out);
     }
 
-    /// Packs the panels `panels` of the block `k0 .. k0 + depth` to `to`, one behind the other.
+    /// Packs the panels `panels` of the block `k0 .. k0 + depth` to `to`, one behind the other, in the places of
+    /// `T`; one that is cut has zeros behind. `rows` has room for the values of a panel's rows.
     ///
     /// # Safety
-    /// `to` has room for `panels.len() * depth * NR` values; the CPU has the features of `S`.
+    /// `to` has room for `panels.len() * NR` times the places of `depth` values; the CPU has the features of `S`.
     #[inline(always)]
-    pub(super) unsafe fn pack_block<S: Simd>(
+    pub(super) unsafe fn pack_block<S: Simd, T: Terms<S>>(
         &self,
         panels: std::ops::Range<usize>,
         k0: usize,
@@ -102,52 +100,19 @@ impl Matrix {
     ) {
         let first = panels.start * S::NR;
         let last = (panels.end * S::NR).min(self.outputs);
+        let places = depth.div_ceil(T::VALUES);
         // SAFETY: rows `first .. last` are the weight's own, and the caller vouches for `to`.
         unsafe {
-            if let Some(from) = self.in_place(first, k0) {
-                return pack_panels::<S>(from, self.inputs, last - first, depth, to);
+            if let Some(from) = self.in_place(T::DTYPE, T::VALUES, first, k0) {
+                let row = self.inputs / T::VALUES;
+                return pack_panels::<S>(from, row, last - first, places, to);
             }
             for (i, row) in (first..last).step_by(S::NR).enumerate() {
                 let inside = (last - row).min(S::NR);
                 for r in 0..inside {
-                    self.convert(row + r, k0, &mut rows[r * depth..(r + 1) * depth]);
-                }
-                let panel = to.add(i * depth * S::NR);
-                pack_panels::<S>(rows.as_ptr(), depth, inside, depth, panel);
-            }
-        }
-    }
-}
-
-impl Matrix {
-    /// As [`pack_block`](Self::pack_block), in pairs of bf16; a pair that is cut has a zero behind.
-    ///
-    /// # Safety
-    /// As there, with half as many places, rounded up.
-    #[inline(always)]
-    pub(super) unsafe fn pack_pairs<S: Pairs>(
-        &self,
-        panels: std::ops::Range<usize>,
-        k0: usize,
-        depth: usize,
-        to: *mut f32,
-        rows: &mut [f32],
-    ) {
-        let first = panels.start * S::NR;
-        let last = (panels.end * S::NR).min(self.outputs);
-        let places = depth.div_ceil(2);
-        // SAFETY: rows `first .. last` are the weight's own, and the caller vouches for `to`.
-        unsafe {
-            if let Some(from) = self.pairs_in_place(first, k0) {
-                return pack_panels::<S>(from, self.inputs / 2, last - first, places, to);
-            }
-            for (i, row) in (first..last).step_by(S::NR).enumerate() {
-                let inside = (last - row).min(S::NR);
-                for r in 0..inside {
-                    // A row of pairs ends before the next row of values begins, so that both share the buffer.
-                    self.convert(row + r, k0, &mut rows[r * depth..(r + 1) * depth]);
-                    let rows = rows.as_mut_ptr();
-                    S::narrow_row(rows.add(r * depth), depth, rows.add(r * places));
+                    let own = &mut rows[r * places..][..depth];
+                    self.convert(row + r, k0, own);
+                    T::turn(own.as_mut_ptr(), depth);
                 }
                 let panel = to.add(i * places * S::NR);
                 pack_panels::<S>(rows.as_ptr(), places, inside, places, panel);
@@ -201,7 +166,7 @@ impl Kernel for Pack<'_> {
         // SAFETY: `to` is one panel of this depth; the features are the dispatcher's.
         unsafe {
             let to = self.to.as_mut_ptr();
-            self.matrix.pack_block::<S>(panels, self.k0, self.depth, to, self.rows);
+            self.matrix.pack_block::<S, OfSingles>(panels, self.k0, self.depth, to, self.rows);
         }
     }
 }

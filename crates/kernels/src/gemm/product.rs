@@ -47,6 +47,11 @@ pub enum Products {
 }
 
 impl Products {
+    /// Whether this processor multiplies pairs of bf16 for it.
+    pub fn are_pairs(self) -> bool {
+        self.of_pairs(Isa::current())
+    }
+
     /// Whether `isa` multiplies pairs for it.
     pub(crate) fn of_pairs(self, isa: Isa) -> bool {
         self == Self::Bf16 && isa.has_pairs()
@@ -180,96 +185,9 @@ impl<F: Finish> PairKernel for Block<'_, F> {
     }
 }
 
-/// How the sides of a product are laid out for its tiles.
-trait Sides<S: Simd>: Terms<S> {
-    /// Rows `rows` of `a` `[.., k]`, values `values` of each, as a tile takes them: the first one, and the
-    /// places from one to the next.
-    ///
-    /// # Safety
-    /// The rows are those of `a`, and `narrowed` is that of [`Buffers`]; the CPU has the features of `S`.
-    unsafe fn rows(
-        a: *const f32,
-        k: usize,
-        rows: Range<usize>,
-        values: Range<usize>,
-        narrowed: &mut [f32],
-    ) -> (*const f32, usize);
-
-    /// As [`Matrix::pack_block`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn pack(
-        matrix: &Matrix,
-        panels: Range<usize>,
-        values: Range<usize>,
-        to: *mut f32,
-        converted: &mut [f32],
-    );
-}
-
-impl<S: Simd> Sides<S> for OfSingles {
-    #[inline(always)]
-    unsafe fn rows(
-        a: *const f32,
-        k: usize,
-        rows: Range<usize>,
-        values: Range<usize>,
-        _: &mut [f32],
-    ) -> (*const f32, usize) {
-        // SAFETY: the caller vouches for the rows.
-        (unsafe { a.add(rows.start * k + values.start) }, k)
-    }
-
-    #[inline(always)]
-    unsafe fn pack(
-        matrix: &Matrix,
-        panels: Range<usize>,
-        values: Range<usize>,
-        to: *mut f32,
-        converted: &mut [f32],
-    ) {
-        // SAFETY: the caller vouches for the panels.
-        unsafe { matrix.pack_block::<S>(panels, values.start, values.len(), to, converted) }
-    }
-}
-
-impl<S: Pairs> Sides<S> for OfPairs {
-    #[inline(always)]
-    unsafe fn rows(
-        a: *const f32,
-        k: usize,
-        rows: Range<usize>,
-        values: Range<usize>,
-        narrowed: &mut [f32],
-    ) -> (*const f32, usize) {
-        let (to, places) = (narrowed.as_mut_ptr(), values.len().div_ceil(2));
-        for (r, row) in rows.enumerate() {
-            // SAFETY: the caller vouches for the rows, and for a buffer of a block's.
-            unsafe {
-                let from = a.add(row * k + values.start);
-                S::narrow_row(from, values.len(), to.add(r * places));
-            }
-        }
-        (to, places)
-    }
-
-    #[inline(always)]
-    unsafe fn pack(
-        matrix: &Matrix,
-        panels: Range<usize>,
-        values: Range<usize>,
-        to: *mut f32,
-        converted: &mut [f32],
-    ) {
-        // SAFETY: the caller vouches for the panels.
-        unsafe { matrix.pack_pairs::<S>(panels, values.start, values.len(), to, converted) }
-    }
-}
-
 impl<F: Finish> Block<'_, F> {
     #[inline(always)]
-    unsafe fn rectangle<S: Simd, T: Sides<S>>(self) {
+    unsafe fn rectangle<S: Simd, T: Terms<S>>(self) {
         let Self { a, matrix, packed, rows, columns, buffers, finish } = self;
         let k = matrix.inputs();
         let panels = columns.start / S::NR..columns.end.div_ceil(S::NR);
@@ -291,15 +209,15 @@ impl<F: Finish> Block<'_, F> {
                     None => {
                         let to = buffers.b_block.as_mut_ptr();
                         let converted = &mut *buffers.converted;
-                        T::pack(matrix, panels.clone(), k0..k0 + depth, to, converted);
+                        matrix.pack_block::<S, T>(panels.clone(), k0, depth, to, converted);
                         to.cast_const()
                     }
                 };
                 for m0 in rows.clone().step_by(BLOCK_ROWS) {
                     let block = m0..(m0 + BLOCK_ROWS).min(rows.end);
-                    let narrowed = &mut *buffers.narrowed;
-                    let (from, a_row) =
-                        T::rows(a.as_ptr(), k, block.clone(), k0..k0 + depth, narrowed);
+                    let from = a.as_ptr().add(m0 * k + k0);
+                    let narrowed = buffers.narrowed.as_mut_ptr();
+                    let (from, a_row) = T::rows(from, k, block.len(), depth, narrowed);
                     // Where one block of `k` is all, the sums of all blocks of rows take turns in
                     // one place.
                     let sums =

@@ -1,11 +1,14 @@
 //! The innermost loop.
 
+use crate::DType;
 use crate::simd::{Pairs, Simd};
 
 /// What a product is made of, and stands in each place of its sides.
 pub(crate) trait Terms<S: Simd> {
     /// Values in a place.
     const VALUES: usize;
+    /// Their format.
+    const DTYPE: DType;
 
     /// `sum` and what a place of each side adds to it, in each lane.
     ///
@@ -18,6 +21,25 @@ pub(crate) trait Terms<S: Simd> {
     /// # Safety
     /// As there.
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>);
+
+    /// Turns a row of `values` `f32` into places, where it stands.
+    ///
+    /// # Safety
+    /// It is readable and writable; the CPU has the features of `S`.
+    unsafe fn turn(row: *mut f32, values: usize);
+
+    /// `rows` rows of `values` `f32`, `from_row` apart, as places: the first row, and the places from one to the
+    /// next. They may be those of `turned`.
+    ///
+    /// # Safety
+    /// The rows are readable, and `turned` has places for all of them; the CPU has the features of `S`.
+    unsafe fn rows(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        values: usize,
+        turned: *mut f32,
+    ) -> (*const f32, usize);
 }
 
 /// A product of two `f32`.
@@ -28,6 +50,7 @@ pub(crate) struct OfPairs;
 
 impl<S: Simd> Terms<S> for OfSingles {
     const VALUES: usize = 1;
+    const DTYPE: DType = DType::F32;
 
     #[inline(always)]
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
@@ -40,10 +63,25 @@ impl<S: Simd> Terms<S> for OfSingles {
         // SAFETY: the caller vouches for the tile.
         unsafe { S::tile(rows, vectors, tile) }
     }
+
+    #[inline(always)]
+    unsafe fn turn(_: *mut f32, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn rows(
+        from: *const f32,
+        from_row: usize,
+        _: usize,
+        _: usize,
+        _: *mut f32,
+    ) -> (*const f32, usize) {
+        (from, from_row)
+    }
 }
 
 impl<S: Pairs> Terms<S> for OfPairs {
     const VALUES: usize = 2;
+    const DTYPE: DType = DType::BF16;
 
     #[inline(always)]
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
@@ -55,6 +93,28 @@ impl<S: Pairs> Terms<S> for OfPairs {
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
         // SAFETY: the caller vouches for the tile.
         unsafe { S::tile_of_pairs(rows, vectors, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn turn(row: *mut f32, values: usize) {
+        // SAFETY: the caller vouches for the row. Pairs are written behind what is read.
+        unsafe { S::narrow_row(row, values, row) }
+    }
+
+    #[inline(always)]
+    unsafe fn rows(
+        from: *const f32,
+        from_row: usize,
+        rows: usize,
+        values: usize,
+        turned: *mut f32,
+    ) -> (*const f32, usize) {
+        let places = values.div_ceil(2);
+        for row in 0..rows {
+            // SAFETY: the caller vouches for the rows and the places.
+            unsafe { S::narrow_row(from.add(row * from_row), values, turned.add(row * places)) };
+        }
+        (turned, places)
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use longreel_film::{DeviceChoice, Opened, flops_per_second_of, human_bytes, peak_memory_bytes};
-use longreel_kernels::{Isa, Products};
+use longreel_kernels::Products;
 use longreel_weights::{PublishedModel, WeightDtype, published_models};
 use serde_json::json;
 
@@ -120,8 +120,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     let products = dtype.map_or(Products::default(), Products::from);
     let peak = flops_per_second_of(device, products)?;
     let what = device.gpu().map_or_else(|| "the processor".to_owned(), |gpu| gpu.name());
-    let pairs = products == Products::Bf16 && Isa::current().has_pairs();
-    let product = if device.gpu().is_some() || pairs { "bf16" } else { "f32" };
+    let product = if device.gpu().is_some() || products.are_pairs() { "bf16" } else { "f32" };
     let Size { width, height } = size;
     say(format!(
         "{}{} at {width}x{height}, {} frames, on {what}; a large {product} product reaches {:.0} GFLOP/s",

@@ -100,27 +100,8 @@ impl PairKernel for Group<'_> {
     }
 }
 
-/// How queries, keys, values and weights are laid out for tiles.
+/// How values are laid out for tiles.
 pub(super) trait Form<S: Simd>: Terms<S> {
-    /// Turns a row of `values` values into places, where it stands.
-    ///
-    /// # Safety
-    /// It is readable and writable; the CPU has the features of `S`.
-    unsafe fn turn(row: *mut f32, values: usize);
-
-    /// Packs rows of `size` values, `from_row` apart, as columns of panels; `turned` has room for them.
-    ///
-    /// # Safety
-    /// As for [`pack_panels`].
-    unsafe fn pack_keys(
-        from: *const f32,
-        from_row: usize,
-        rows: usize,
-        size: usize,
-        to: *mut f32,
-        turned: &mut [f32],
-    );
-
     /// Packs `inside` values of each of `rows` rows, `from_row` apart, as rows of a panel, filled up to `width`.
     ///
     /// # Safety
@@ -136,22 +117,6 @@ pub(super) trait Form<S: Simd>: Terms<S> {
 }
 
 impl<S: Simd> Form<S> for OfSingles {
-    #[inline(always)]
-    unsafe fn turn(_: *mut f32, _: usize) {}
-
-    #[inline(always)]
-    unsafe fn pack_keys(
-        from: *const f32,
-        from_row: usize,
-        rows: usize,
-        size: usize,
-        to: *mut f32,
-        _: &mut [f32],
-    ) {
-        // SAFETY: the caller vouches for both.
-        unsafe { pack_panels::<S>(from, from_row, rows, size, to) }
-    }
-
     #[inline(always)]
     unsafe fn pack_values(
         from: *const f32,
@@ -169,31 +134,6 @@ impl<S: Simd> Form<S> for OfSingles {
 }
 
 impl<S: Pairs> Form<S> for OfPairs {
-    #[inline(always)]
-    unsafe fn turn(row: *mut f32, values: usize) {
-        // SAFETY: the caller vouches for the row. Pairs are written behind what is read.
-        unsafe { S::narrow_row(row, values, row) }
-    }
-
-    #[inline(always)]
-    unsafe fn pack_keys(
-        from: *const f32,
-        from_row: usize,
-        rows: usize,
-        size: usize,
-        to: *mut f32,
-        turned: &mut [f32],
-    ) {
-        let (turned, places) = (turned.as_mut_ptr(), size.div_ceil(2));
-        // SAFETY: the caller vouches for all three.
-        unsafe {
-            for row in 0..rows {
-                S::narrow_row(from.add(row * from_row), size, turned.add(row * places));
-            }
-            pack_panels::<S>(turned, places, rows, places, to);
-        }
-    }
-
     /// A place has the values of two rows.
     #[inline(always)]
     unsafe fn pack_values(
@@ -357,7 +297,9 @@ impl Group<'_> {
         unsafe {
             let from = self.k.data.as_ptr().add(keys.start * dim + self.head * size);
             let to = self.buffers.keys.as_mut_ptr();
-            T::pack_keys(from, dim, keys.len(), size, to, &mut *self.buffers.values);
+            let turned = self.buffers.values.as_mut_ptr();
+            let (from, row) = T::rows(from, dim, keys.len(), size, turned);
+            pack_panels::<S>(from, row, keys.len(), size.div_ceil(T::VALUES), to);
             for (panel, d0) in (0..value_size).step_by(S::NR).enumerate() {
                 let inside = (value_size - d0).min(S::NR);
                 let width = if inside <= S::LANES { S::LANES } else { S::NR };
