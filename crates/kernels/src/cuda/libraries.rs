@@ -214,9 +214,17 @@ impl Loaded {
     /// # Safety
     /// `F` has to be the type of a function pointer, and that of the function.
     pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, GpuError> {
-        // SAFETY: as the caller has to see to.
-        match unsafe { self.library.get::<F>(name.as_bytes()) } {
-            Ok(symbol) => Ok(*symbol),
+        const { assert!(size_of::<F>() == size_of::<*const ()>()) };
+        let address = self.address(name)?;
+        // SAFETY: `F` is a pointer to this function, as the caller has to see to.
+        Ok(unsafe { std::mem::transmute_copy(&address) })
+    }
+
+    /// Where a function of it is. Not generic: there are many types of functions.
+    fn address(&self, name: &str) -> Result<*const (), GpuError> {
+        // SAFETY: the address is taken and nothing is called.
+        match unsafe { self.library.get::<*const ()>(name.as_bytes()) } {
+            Ok(address) => Ok(*address),
             Err(_) => Err(GpuError::Library {
                 library: self.kind.name(),
                 reason: format!(

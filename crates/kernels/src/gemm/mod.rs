@@ -18,7 +18,7 @@ pub(crate) use pack::pack_panels;
 pub use product::Products;
 pub(crate) use product::{Finish, multiply, wanted_tasks};
 pub(crate) use scratch::{Shared, with_scratch};
-pub(crate) use tile::{OfPairs, OfSingles, Segment, Terms, Tile, tile_body};
+pub(crate) use tile::{OfPairs, OfSingles, Segment, Terms, Tile, at_least, tile_body};
 
 /// Values of `k` in one block: a panel of B of this depth (32 or 64 KiB) about fills the first cache,
 /// and sums are seldom put down and taken up again. A multiple of every block format's length, so that

@@ -141,7 +141,49 @@ pub(crate) struct Tile<'a> {
     pub accumulate: bool,
 }
 
-/// Chooses the tile of `rows` (1 to `S::rows(vectors)`) by `vectors` (1 or 2).
+/// Rows of the tiles that are compiled, up to `S::rows(vectors)`. Each takes some tenths of a second to compile, for every
+/// instruction set, and only the last rows of a product are no whole tile.
+const COMPILED: [usize; 9] = [1, 2, 3, 4, 6, 8, 12, 16, 24];
+
+/// The rows of the tile that a tile of `rows` (1 to 24) begins with: itself, or the half of it or a little more where
+/// the rest is one too, or the largest. Tiles of few rows wait for their sums.
+const fn first_of(rows: usize) -> usize {
+    let half = at_least(rows.div_ceil(2));
+    if at_least(rows) == rows {
+        rows
+    } else if at_least(rows - half) == rows - half {
+        half
+    } else {
+        let mut largest = half;
+        while at_least(largest + 1) < rows {
+            largest = at_least(largest + 1);
+        }
+        largest
+    }
+}
+
+/// The least rows of a compiled tile that has at least `rows` (1 to 24).
+pub(crate) const fn at_least(rows: usize) -> usize {
+    let mut at = 0;
+    while COMPILED[at] < rows {
+        at += 1;
+    }
+    COMPILED[at]
+}
+
+/// [`first_of`] each number of rows.
+const FIRST: [usize; 25] = {
+    let mut first = [0; 25];
+    let mut rows = 1;
+    while rows < first.len() {
+        first[rows] = first_of(rows);
+        rows += 1;
+    }
+    first
+};
+
+/// The tile of `rows` (1 to `S::rows(vectors)`) by `vectors` (1 or 2), of those that are compiled. A row has the same bits
+/// in each of them.
 ///
 /// # Safety
 /// The segments' rows and panels and the tile of C are valid, C for `vectors` whole vectors a row;
@@ -149,40 +191,54 @@ pub(crate) struct Tile<'a> {
 #[inline(always)]
 pub(crate) unsafe fn tile_body<S: Simd, T: Terms<S>>(rows: usize, vectors: usize, tile: &Tile<'_>) {
     debug_assert!(0 < rows && (vectors == 1 || vectors == 2) && rows <= S::rows(vectors));
-    macro_rules! choose {
-        ($($rows:literal)*; $($more:literal)*) => {
-            match (rows, vectors) {
-                $(($rows, 2) => sum::<S, T, $rows, 2>(tile),
-                ($rows, _) => sum::<S, T, $rows, 1>(tile),)*
-                $(($more, 1) => sum::<S, T, $more, 1>(tile),)*
+    macro_rules! compiled {
+        ($rows:expr, $first:expr; $($most:literal)*; $($more:literal)*) => {
+            match ($rows, vectors) {
+                $(($most, 2) => sum::<S, T, $most, 2>($first, tile),
+                ($most, _) => sum::<S, T, $most, 1>($first, tile),)*
+                $(($more, 1) => sum::<S, T, $more, 1>($first, tile),)*
                 _ => unreachable!("a tile of {rows} rows by {vectors}"),
             }
         };
     }
-    // SAFETY: the caller vouches for the tile.
-    unsafe {
-        if S::MR == 6 {
-            choose!(6 5 4 3 2 1; 7 8 9 10 11 12)
-        } else {
-            choose!(12 11 10 9 8 7 6 5 4 3 2 1; 13 14 15 16 17 18 19 20 21 22 23 24)
+    let mut done = 0;
+    while done < rows {
+        let some = FIRST[rows - done];
+        // SAFETY: the caller vouches for the tile.
+        unsafe {
+            if S::MR == 6 {
+                compiled!(some, done; 1 2 3 4 6; 8 12)
+            } else {
+                compiled!(some, done; 1 2 3 4 6 8 12; 16 24)
+            }
         }
+        done += some;
     }
 }
 
+/// `ROWS` rows of the tile, from row `first` on.
+///
+/// # Safety
+/// As for [`tile_body`].
 // Plain indices: with iterators the sums do not always stay in registers.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn sum<S: Simd, T: Terms<S>, const ROWS: usize, const VECTORS: usize>(tile: &Tile<'_>) {
+unsafe fn sum<S: Simd, T: Terms<S>, const ROWS: usize, const VECTORS: usize>(
+    first: usize,
+    tile: &Tile<'_>,
+) {
+    let a_row = tile.a_row;
+    let c_first = tile.c.wrapping_add(first * tile.c_row);
     // SAFETY: the caller vouches for the tile.
     unsafe {
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
         // The rows of C lie far apart, too far for the CPU to foresee; there is time to fetch them.
         for i in 0..ROWS {
-            S::prefetch(tile.c.wrapping_add(i * tile.c_row));
+            S::prefetch(c_first.wrapping_add(i * tile.c_row));
         }
         for segment in tile.segments {
-            let Segment { mut a, mut b } = *segment;
-            let a_row = tile.a_row;
+            let Segment { a, mut b } = *segment;
+            let mut a = a.add(first * a_row);
             for _ in 0..tile.depth {
                 let mut columns = [S::splat(0.0); VECTORS];
                 for j in 0..VECTORS {
@@ -200,10 +256,31 @@ unsafe fn sum<S: Simd, T: Terms<S>, const ROWS: usize, const VECTORS: usize>(til
         }
         for (i, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate() {
-                let c = tile.c.add(i * tile.c_row + j * S::LANES);
+                let c = c_first.add(i * tile.c_row + j * S::LANES);
                 let sum = if tile.accumulate { S::add(S::load(c), *sum) } else { *sum };
                 S::store(c, sum);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number of rows is made of compiled tiles, at most three, and what is compiled is one.
+    #[test]
+    fn any_number_of_rows_is_made_of_few_compiled_tiles() {
+        for rows in 1..FIRST.len() {
+            let mut left = rows;
+            let mut tiles = 0;
+            while left > 0 {
+                let some = FIRST[left];
+                assert!(COMPILED.contains(&some) && some <= left, "{some} of {left} rows");
+                left -= some;
+                tiles += 1;
+            }
+            assert!(tiles <= if COMPILED.contains(&rows) { 1 } else { 3 }, "{rows}: {tiles} tiles");
         }
     }
 }

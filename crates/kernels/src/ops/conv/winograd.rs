@@ -20,7 +20,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::lines::{Output, Source};
-use crate::gemm::{Aligned, Segment, Tile, pack_panels, wanted_tasks, with_scratch};
+use crate::gemm::{Aligned, Segment, Tile, at_least, pack_panels, wanted_tasks, with_scratch};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Channels in for which a plain convolution goes this way: with fewer the turning is most of the work, and
@@ -351,7 +351,7 @@ impl Squares<'_> {
                 let mut row = 0;
                 for tile in 0..tiles {
                     // Even tiles: a last one of few rows would take almost as long as a whole one.
-                    let some = (rows - row).div_ceil(tiles - tile);
+                    let some = at_least((rows - row).div_ceil(tiles - tile)).min(rows - row);
                     let mut segments =
                         [Segment { a: std::ptr::null(), b: std::ptr::null() }; MAX_WINDOW];
                     // SAFETY: the rows of the window's frame `d` lie `d * n` rows on.
