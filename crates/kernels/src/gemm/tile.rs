@@ -16,6 +16,20 @@ pub(crate) trait Terms<S: Simd> {
     /// The CPU has the features of `S`.
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V;
 
+    /// As [`Simd::steps`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn steps<const ROWS: usize, const VECTORS: usize>(
+        _: Segment,
+        _a_row: usize,
+        _depth: usize,
+        _: &mut [[S::V; VECTORS]; ROWS],
+    ) -> bool {
+        false
+    }
+
     /// As [`Simd::tile`]; depth and distances count places, C is of singles.
     ///
     /// # Safety
@@ -56,6 +70,17 @@ impl<S: Simd> Terms<S> for OfSingles {
     unsafe fn add(a: S::V, b: S::V, sum: S::V) -> S::V {
         // SAFETY: the caller vouches for the features.
         unsafe { S::fma(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn steps<const ROWS: usize, const VECTORS: usize>(
+        segment: Segment,
+        a_row: usize,
+        depth: usize,
+        sums: &mut [[S::V; VECTORS]; ROWS],
+    ) -> bool {
+        // SAFETY: the caller vouches for the segment.
+        unsafe { S::steps(segment, a_row, depth, sums) }
     }
 
     #[inline(always)]
@@ -239,6 +264,9 @@ unsafe fn sum<S: Simd, T: Terms<S>, const ROWS: usize, const VECTORS: usize>(
         for segment in tile.segments {
             let Segment { a, mut b } = *segment;
             let mut a = a.add(first * a_row);
+            if T::steps(Segment { a, b }, a_row, tile.depth, &mut sums) {
+                continue;
+            }
             for _ in 0..tile.depth {
                 let mut columns = [S::splat(0.0); VECTORS];
                 for j in 0..VECTORS {

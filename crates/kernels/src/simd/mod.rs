@@ -14,7 +14,7 @@ mod x86;
 pub use isa::Isa;
 pub(crate) use math::{activate, exp};
 
-use crate::gemm::Tile;
+use crate::gemm::{Segment, Tile};
 
 /// A vector of `LANES` singles. All pointers may be unaligned.
 ///
@@ -69,6 +69,18 @@ pub(crate) trait Simd: Copy {
     unsafe fn prefetch(at: *const f32);
     /// One GEMM tile, compiled as a function of its own.
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>);
+
+    /// Adds a segment of `depth` values to the sums of a tile, the products of each sum in order, where there is
+    /// something better for this tile than what is compiled; if not, false.
+    #[inline(always)]
+    unsafe fn steps<const ROWS: usize, const VECTORS: usize>(
+        _: Segment,
+        _a_row: usize,
+        _depth: usize,
+        _: &mut [[Self::V; VECTORS]; ROWS],
+    ) -> bool {
+        false
+    }
 
     /// Rows of a GEMM tile of one or two vectors: the sums always fill the registers.
     #[inline(always)]

@@ -1,9 +1,11 @@
 //! AVX2 with FMA, and AVX-512.
 
+mod steps;
+
 use std::arch::x86_64::*;
 
 use super::{Kernel, PairKernel, Pairs, Simd};
-use crate::gemm::{OfPairs, OfSingles, Tile, tile_body};
+use crate::gemm::{OfPairs, OfSingles, Segment, Tile, tile_body};
 
 /// # Safety
 /// The CPU has AVX2 and FMA.
@@ -166,6 +168,20 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
+    unsafe fn steps<const ROWS: usize, const VECTORS: usize>(
+        segment: Segment,
+        a_row: usize,
+        depth: usize,
+        sums: &mut [[__m256; VECTORS]; ROWS],
+    ) -> bool {
+        if ROWS != Self::MR || VECTORS != 2 {
+            return false;
+        }
+        // SAFETY: see above; the sums are of this many rows and vectors.
+        unsafe { steps::of_6(segment, a_row, depth, &mut *(&raw mut *sums).cast()) };
+        true
+    }
+    #[inline(always)]
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
         #[target_feature(enable = "avx2,fma")]
         #[inline(never)]
@@ -190,16 +206,24 @@ fn first16(n: usize) -> __mmask16 {
 unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
     // SAFETY: the caller vouches for both squares and for AVX.
     unsafe {
-        let r: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_row)));
+        // Each by name: closures do not have the features, and stay calls with them.
+        let r0 = _mm256_loadu_ps(from);
+        let r1 = _mm256_loadu_ps(from.add(from_row));
+        let r2 = _mm256_loadu_ps(from.add(2 * from_row));
+        let r3 = _mm256_loadu_ps(from.add(3 * from_row));
+        let r4 = _mm256_loadu_ps(from.add(4 * from_row));
+        let r5 = _mm256_loadu_ps(from.add(5 * from_row));
+        let r6 = _mm256_loadu_ps(from.add(6 * from_row));
+        let r7 = _mm256_loadu_ps(from.add(7 * from_row));
         // Pairs of rows, then fours, then the two halves.
-        let a0 = _mm256_unpacklo_ps(r[0], r[1]);
-        let a1 = _mm256_unpackhi_ps(r[0], r[1]);
-        let a2 = _mm256_unpacklo_ps(r[2], r[3]);
-        let a3 = _mm256_unpackhi_ps(r[2], r[3]);
-        let a4 = _mm256_unpacklo_ps(r[4], r[5]);
-        let a5 = _mm256_unpackhi_ps(r[4], r[5]);
-        let a6 = _mm256_unpacklo_ps(r[6], r[7]);
-        let a7 = _mm256_unpackhi_ps(r[6], r[7]);
+        let a0 = _mm256_unpacklo_ps(r0, r1);
+        let a1 = _mm256_unpackhi_ps(r0, r1);
+        let a2 = _mm256_unpacklo_ps(r2, r3);
+        let a3 = _mm256_unpackhi_ps(r2, r3);
+        let a4 = _mm256_unpacklo_ps(r4, r5);
+        let a5 = _mm256_unpackhi_ps(r4, r5);
+        let a6 = _mm256_unpacklo_ps(r6, r7);
+        let a7 = _mm256_unpackhi_ps(r6, r7);
         let b0 = _mm256_shuffle_ps::<0b01_00_01_00>(a0, a2);
         let b1 = _mm256_shuffle_ps::<0b11_10_11_10>(a0, a2);
         let b2 = _mm256_shuffle_ps::<0b01_00_01_00>(a1, a3);
@@ -342,6 +366,20 @@ impl Simd for Avx512 {
     unsafe fn prefetch(at: *const f32) {
         // SAFETY: see above.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn steps<const ROWS: usize, const VECTORS: usize>(
+        segment: Segment,
+        a_row: usize,
+        depth: usize,
+        sums: &mut [[__m512; VECTORS]; ROWS],
+    ) -> bool {
+        if ROWS != Self::MR || VECTORS != 2 {
+            return false;
+        }
+        // SAFETY: see above; the sums are of this many rows and vectors.
+        unsafe { steps::of_12(segment, a_row, depth, &mut *(&raw mut *sums).cast()) };
+        true
     }
     #[inline(always)]
     unsafe fn tile(rows: usize, vectors: usize, tile: &Tile<'_>) {
