@@ -97,8 +97,8 @@ fi
 step bench-1.3B-540P "$program" bench SkyReels-V2-DF-1.3B-540P --trace "$out/1.3B.json"
 step bench-14B-480P "$program" bench SkyReels-V2-DF-14B-540P --size 832x480 --num-frames 81
 step bench-14B-540P "$program" bench SkyReels-V2-DF-14B-540P
-# The same with our own kernel for attention, beside cuDNN's.
-step bench-14B-540P-own-attention env LONGREEL_CUDNN=off "$program" bench SkyReels-V2-DF-14B-540P
+# The same with our own kernels for attention and convolutions, beside cuDNN's.
+step bench-14B-540P-own-kernels env LONGREEL_CUDNN=off "$program" bench SkyReels-V2-DF-14B-540P
 # Products of 8-bit floats, by cuBLASLt where it has them, beside bf16 above.
 step bench-1.3B-540P-fp8 "$program" bench SkyReels-V2-DF-1.3B-540P --dtype fp8
 step bench-14B-480P-fp8 "$program" bench SkyReels-V2-DF-14B-540P --size 832x480 --num-frames 81 --dtype fp8

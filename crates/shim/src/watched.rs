@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use longreel_kernels::gpu::{
-    Address, Arg, Captured, Driver, GpuError, Launch, MatMul, Note, SoftmaxAttention, Stream,
-    Vendor,
+    Address, Arg, Captured, Driver, FrameConvolution, GpuError, Launch, MatMul, Note,
+    SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 
 use crate::Shim;
@@ -45,9 +45,25 @@ pub trait Watch: Send + Sync {
         shim.attention(what)
     }
 
-    /// See [`Driver::distrust_attention`].
-    fn distrust_attention(&self, shim: &Shim, why: &str) {
-        shim.distrust_attention(why);
+    /// See [`Driver::has_convolution`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn has_convolution(&self, shim: &Shim, what: &FrameConvolution) -> Result<bool, GpuError> {
+        shim.has_convolution(what)
+    }
+
+    /// See [`Driver::convolution`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn convolution(&self, shim: &Shim, what: &FrameConvolution) -> Result<Vendor, GpuError> {
+        shim.convolution(what)
+    }
+
+    /// See [`Driver::distrust`].
+    fn distrust(&self, shim: &Shim, work: VendorWork, why: &str) {
+        shim.distrust(work, why);
     }
 
     /// See [`Driver::begin_capture`].
@@ -139,8 +155,16 @@ impl<W: Watch + 'static> Driver for Watched<W> {
         self.watch.attention(&self.shim, what)
     }
 
-    fn distrust_attention(&self, why: &str) {
-        self.watch.distrust_attention(&self.shim, why);
+    fn has_convolution(&self, what: &FrameConvolution) -> Result<bool, GpuError> {
+        self.watch.has_convolution(&self.shim, what)
+    }
+
+    fn convolution(&self, what: &FrameConvolution) -> Result<Vendor, GpuError> {
+        self.watch.convolution(&self.shim, what)
+    }
+
+    fn distrust(&self, work: VendorWork, why: &str) {
+        self.watch.distrust(&self.shim, work, why);
     }
 
     fn notes(&self) -> Vec<Note> {

@@ -152,7 +152,7 @@ functions! {
 }
 
 functions! {
-    /// Attention.
+    /// Attention and convolutions.
     CudnnApi: cudnn, cudnnStatus_t;
     cudnnCreate(*mut cudnnHandle_t);
     cudnnDestroy(cudnnHandle_t);
@@ -246,6 +246,8 @@ pub struct Cudnn {
     pub last_words: unsafe extern "C" fn(*mut c_char, usize),
     /// `91301` for 9.13.1.
     pub number: usize,
+    /// The CUDA that it was built for, such as 12.
+    pub cuda: u32,
     pub path: PathBuf,
 }
 
@@ -267,9 +269,13 @@ pub fn cudnn_api(places: &Places) -> Result<&'static Cudnn, GpuError> {
     // SAFETY: as in cudnn_graph.h, but for the enumeration, whose values come from the library alone.
     let cudnn = unsafe {
         let number = library.function::<unsafe extern "C" fn() -> usize>("cudnnGetVersion")?();
+        let runtime =
+            library.function::<unsafe extern "C" fn() -> usize>("cudnnGetCudartVersion")?();
+        // 12090 for 12.9.
+        let cuda = u32::try_from(runtime / 1000).unwrap_or(0);
         let name_of = library.function("cudnnGetErrorString")?;
         let last_words = library.function("cudnnGetLastErrorString")?;
-        Cudnn { api, name_of, last_words, number, path: library.path.clone() }
+        Cudnn { api, name_of, last_words, number, cuda, path: library.path.clone() }
     };
     Ok(CUDNN.get_or_init(|| cudnn))
 }

@@ -22,8 +22,8 @@ use super::probe::{Card, card, start};
 use super::staging::{Ring, SLOTS};
 use super::{Cache, Nccl, NcclMember, Places};
 use crate::gpu::{
-    Address, Arg, Captured, Driver, Gpu, GpuError, Launch, Link, LinkKind, MatMul, Note,
-    SoftmaxAttention, Stream, Vendor,
+    Address, Arg, Captured, Driver, FrameConvolution, Gpu, GpuError, Launch, Link, LinkKind,
+    MatMul, Note, SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
@@ -34,7 +34,7 @@ const SLOT_BYTES: [usize; 2] = [8 << 20, 32 << 20];
 /// host, with work in its hands that the card could begin: the largest of the published models fits in bf16, with
 /// another one before it.
 const _: () = assert!(SLOTS * SLOT_BYTES[1] > (13_824 + 5_120) * 5_120 * 2);
-/// `off` leaves attention to our kernel.
+/// `off` leaves attention and convolutions to our kernels.
 const CUDNN_SWITCH: &str = "LONGREEL_CUDNN";
 /// Arguments of a kernel at most.
 const ARGUMENTS: usize = 48;
@@ -194,7 +194,7 @@ impl Device {
         self.cublaslt.get_or_init(load).as_ref()
     }
 
-    /// Attention by the vendor's library, unless there is none or it is not wanted.
+    /// Attention and convolutions by the vendor's library, unless there is none or it is not wanted.
     fn cudnn(&self) -> Option<MutexGuard<'_, Cudnn>> {
         let load = || match std::env::var_os(CUDNN_SWITCH) {
             Some(off) if off == "off" => {
@@ -348,9 +348,21 @@ impl Driver for Device {
         self.cudnn().map_or(Ok(Vendor::Refused), |mut library| library.attention(what, capturing))
     }
 
-    fn distrust_attention(&self, why: &str) {
+    fn has_convolution(&self, what: &FrameConvolution) -> Result<bool, GpuError> {
+        self.enter()?;
+        let capturing = self.graphs.is_capturing();
+        self.cudnn().map_or(Ok(false), |mut library| library.has_convolution(what, capturing))
+    }
+
+    fn convolution(&self, what: &FrameConvolution) -> Result<Vendor, GpuError> {
+        self.enter()?;
+        let capturing = self.graphs.is_capturing();
+        self.cudnn().map_or(Ok(Vendor::Refused), |mut library| library.convolution(what, capturing))
+    }
+
+    fn distrust(&self, work: VendorWork, why: &str) {
         if let Some(mut library) = self.cudnn() {
-            library.distrust(why);
+            library.distrust(work, why);
         }
     }
 
@@ -360,7 +372,8 @@ impl Driver for Device {
             Some(Ok(library)) => lock(library).notes().to_vec(),
             // A library that is not there is doctor's affair.
             Some(Err(why)) => {
-                vec![Note { text: format!("attention by our kernel: {why}"), warning: false }]
+                let text = format!("attention and convolutions by our kernels: {why}");
+                vec![Note { text, warning: false }]
             }
         }
     }

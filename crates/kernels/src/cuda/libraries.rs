@@ -236,6 +236,17 @@ impl Loaded {
     }
 }
 
+/// Whether the linker finds a library of that CUDA by its name alone, as other libraries ask for it: because it is
+/// in the process already, or lies where the linker looks; the linker's reason where it does not.
+pub(super) fn is_within_reach(kind: Kind, cuda: u32, probed: &str) -> Result<(), String> {
+    let of_this = kind.files().iter().find(|&&(_, needed)| needed == cuda);
+    let &(name, _) = of_this.ok_or_else(|| format!("none of CUDA {cuda} is known"))?;
+    let library = open(Path::new(name))?;
+    // SAFETY: the address is taken and nothing is called.
+    let found = unsafe { library.get::<*const ()>(probed.as_bytes()) };
+    found.map(|_| ()).map_err(|_| format!("{name} has no function {probed}"))
+}
+
 /// Loads a file for good; the linker's reason where it cannot be.
 fn open(file: &Path) -> Result<&'static Library, String> {
     // SAFETY: NVIDIA's libraries do nothing harmful when they are loaded.

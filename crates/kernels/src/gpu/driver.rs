@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use super::ops::Windows;
 use super::{Gpu, Link, LinkKind};
 
 /// An address in a device's memory; 0 is none.
@@ -118,6 +119,56 @@ pub struct SoftmaxAttention {
     pub scale: f32,
 }
 
+/// One frame of a convolution, channels last, that a vendor's library may do faster than our kernel. All values are
+/// bf16; what is summed is rounded once, at the end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FrameConvolution {
+    /// `[kt, height, width, inputs]`: the frames under the window.
+    pub x: Address,
+    /// `[outputs, kt, kh, kw, inputs]`.
+    pub weight: Address,
+    /// `[outputs]`, or none.
+    pub bias: Option<Address>,
+    /// What is added, in the result's shape, or nothing. It has to lie apart from `out`.
+    pub added: Option<Address>,
+    /// One frame as of [`Windows::result`], `[.., outputs]`.
+    pub out: Address,
+    /// Lines of a frame.
+    pub height: usize,
+    /// Pixels of a line.
+    pub width: usize,
+    /// Channels of `x`.
+    pub inputs: usize,
+    /// Channels of `out`.
+    pub outputs: usize,
+    /// The windows; their steps in time say nothing of one frame.
+    pub windows: Windows,
+}
+
+impl FrameConvolution {
+    /// Height and width of the result.
+    pub fn result(&self) -> [usize; 2] {
+        let [_, height, width] = self.windows.result([1, self.height, self.width, self.inputs]);
+        [height, width]
+    }
+
+    /// Operations, additions counted as such.
+    pub fn flops(&self) -> f64 {
+        let window = self.windows.kernel.iter().product::<usize>() * self.inputs;
+        let outputs = self.result().iter().product::<usize>() * self.outputs;
+        2.0 * window as f64 * outputs as f64
+    }
+}
+
+/// Work that is compared with our kernel's when a vendor's library has done it for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VendorWork {
+    /// [`SoftmaxAttention`].
+    Attention,
+    /// [`FrameConvolution`].
+    Convolution,
+}
+
 /// Whether a vendor's library has done what it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vendor {
@@ -209,8 +260,25 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
         Ok(Vendor::Refused)
     }
 
-    /// Leaves all attention to our kernel from now on, for this reason.
-    fn distrust_attention(&self, _: &str) {}
+    /// Whether the vendor's library has a way for such a convolution that is likely to be the faster one, so that
+    /// memory is worth being taken for it; no address is looked at.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn has_convolution(&self, _: &FrameConvolution) -> Result<bool, GpuError> {
+        Ok(false)
+    }
+
+    /// Does a convolution of a frame by the vendor's library, on the compute stream; see [`Vendor`].
+    ///
+    /// # Errors
+    /// As of [`attention`](Self::attention).
+    fn convolution(&self, _: &FrameConvolution) -> Result<Vendor, GpuError> {
+        Ok(Vendor::Refused)
+    }
+
+    /// Leaves all work of a kind to our kernels from now on, for this reason.
+    fn distrust(&self, _: VendorWork, _: &str) {}
 
     /// What there is to say of the vendors' libraries so far, in order.
     fn notes(&self) -> Vec<Note> {

@@ -25,8 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::arena::Arena;
 use self::course::Course;
 pub use self::driver::{
-    Address, Arg, Captured, Driver, GpuError, Launch, MatMul, Note, Operands, SoftmaxAttention,
-    Stream, Vendor,
+    Address, Arg, Captured, Driver, FrameConvolution, GpuError, Launch, MatMul, Note, Operands,
+    SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 pub use self::graphs::{Graphs, MOST_GRAPHS, Recurring, Tally};
 pub(crate) use self::layer::{Layer, Ready, ReadyCodes};

@@ -1,5 +1,6 @@
 //! A real card, where there is one.
 
+mod convolution;
 mod graphs;
 
 use std::ops::Deref;
@@ -7,8 +8,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longreel_kernels::cuda::{open, probe};
 use longreel_kernels::gpu::{
-    Address, Arg, Driver, Element, GpuError, Launch, MatMul, Operands, SoftmaxAttention, Stream,
-    Vendor,
+    Address, Arg, Captured, Driver, Element, GpuError, Launch, MatMul, Operands, SoftmaxAttention,
+    Stream, Vendor, VendorWork,
 };
 
 /// Tests that capture work have the card to themselves: others would wait for it meanwhile.
@@ -43,6 +44,14 @@ fn card() -> Option<Card<RwLockReadGuard<'static, ()>>> {
 /// The same for one test alone.
 fn card_alone() -> Option<Card<RwLockWriteGuard<'static, ()>>> {
     first(TURN.write().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What `body` asks for, written down; `None`, said aloud, where there is no way for that.
+fn captured(card: &dyn Driver, body: impl FnOnce()) -> Option<Captured> {
+    let say = |why: GpuError| eprintln!("graphs are not there: {why}");
+    card.begin_capture().map_err(say).ok()?;
+    body();
+    card.end_capture().map_err(say).ok()
 }
 
 fn put(card: &dyn Driver, values: &[f32]) -> Address {
@@ -403,18 +412,21 @@ fn attention_by_the_vendor_is_softmax_attention_in_each_head() {
     }
 }
 
+fn small_attention(card: &dyn Driver) -> SoftmaxAttention {
+    let values = fractions(64 * 64, 1);
+    let [q, k, v, out] = [0; 4].map(|_| put_bf16(card, &values));
+    SoftmaxAttention { q, k, v, out, queries: 64, keys: 64, heads: 1, size: 64, scale: 0.1 }
+}
+
 #[test]
 fn a_vendor_that_is_not_trusted_any_more_does_nothing_and_is_told_of_once() {
     let Some(card) = card() else { return };
-    let values = fractions(64 * 64, 1);
-    let [q, k, v, out] = [0; 4].map(|_| put_bf16(&*card, &values));
-    let what =
-        SoftmaxAttention { q, k, v, out, queries: 64, keys: 64, heads: 1, size: 64, scale: 0.1 };
+    let what = small_attention(&*card);
     if card.attention(&what).expect("no failure") == Vendor::Refused {
         eprintln!("cuDNN is not there, or has no way for {what:?}: {:?}", card.notes());
         return;
     }
-    card.distrust_attention("this test says so");
+    card.distrust(VendorWork::Attention, "this test says so");
     assert_eq!(card.attention(&what).expect("no failure"), Vendor::Refused);
     let notes = card.notes();
     let warnings: Vec<_> = notes.iter().filter(|note| note.warning).collect();

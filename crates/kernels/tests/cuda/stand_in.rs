@@ -47,7 +47,7 @@ impl StandIn {
         for (library, source, more) in [
             ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda, flag][..]),
             (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
-            ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm"]),
+            ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm", &cuda]),
             ("libcudnn_graph.so.9", "cudnn_graph.c", &[]),
             ("libnccl.so.2", "nccl.c", &["-l:libcuda.so.1"]),
         ] {
@@ -140,7 +140,23 @@ fn a_cublaslt_without_factors_of_rows_is_asked_for_products_of_eight_bits_alone(
 }
 
 #[test]
-fn a_cudnn_that_is_of_no_use_leaves_attention_to_our_kernel_and_is_told_of() {
+fn a_cudnn_without_its_cublaslt_is_asked_for_attention_alone() {
+    let Some((stand_in, nvrtc)) = StandIn::build("alone") else { return };
+    // For a CUDA whose cuBLASLt is not there: the real one would end the process at its first convolution.
+    let other = if nvrtc.join("libnvrtc.so.13").exists() { "12090" } else { "13000" };
+    let (passed, said) = stand_in.card_tests(&nvrtc, Some(("STAND_IN_CUDNN_CUDA", other)));
+    assert!(passed, "{said}");
+    let cuda = &other[..2];
+    assert!(said.contains(&format!("it needs the cuBLASLt of CUDA {cuda} for them")), "{said}");
+    assert!(said.contains(&format!("nvidia-cublas-cu{cuda}")), "{said}");
+    let without: Vec<_> = said.lines().filter(|line| line.contains("has no way for")).collect();
+    assert!(!without.is_empty(), "{said}");
+    assert!(without.iter().all(|line| line.contains("FrameConvolution")), "{said}");
+    assert!(!said.contains("LEFT BEHIND"), "{said}");
+}
+
+#[test]
+fn a_cudnn_that_is_of_no_use_leaves_all_to_our_kernels_and_is_told_of() {
     let Some((stand_in, nvrtc)) = StandIn::build("cudnn") else { return };
     for (variable, reason) in [
         (("STAND_IN_CUDNN_VERSION", "91002"), "is of version 9.10.2, and 9.13.1 is the oldest"),

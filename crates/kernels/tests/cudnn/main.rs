@@ -3,7 +3,7 @@
 //! computes this cannot say.
 //!
 //! `LONGREEL_TEST_CUDNN` names an environment of Python with `nvidia-cudnn-cu12` (700 MB, so that nothing
-//! installs it unasked) and `nvidia-cuda-nvrtc-cu12`. It has the process to itself, since a driver is loaded
+//! installs it unasked; `nvidia-cublas-cu12` comes with it) and `nvidia-cuda-nvrtc-cu12`. It has the process to itself, since a driver is loaded
 //! that is none.
 #![cfg(target_os = "linux")]
 
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use longreel_kernels::cuda::{Deviceless, Places};
-use longreel_kernels::gpu::{Address, SoftmaxAttention};
+use longreel_kernels::gpu::ops::Windows;
+use longreel_kernels::gpu::{Address, FrameConvolution, SoftmaxAttention};
 
 /// Loads the driver that is none, or says why the test is skipped.
 fn driver() -> Option<PathBuf> {
@@ -56,47 +57,100 @@ fn properties(capability: u32, multiprocessors: u32, shared_bytes: u32) -> Strin
     )
 }
 
+/// A100, RTX 3090, RTX 4090, H100, B200, RTX 5090: capability, multiprocessors, and what a block may have of
+/// shared memory.
+const CARDS: [(u32, u32, u32); 6] = [
+    (80, 108, 166_912),
+    (86, 82, 101_376),
+    (89, 128, 101_376),
+    (90, 132, 232_448),
+    (100, 148, 232_448),
+    (120, 170, 101_376),
+];
+
+/// One test, since the library is loaded once.
 #[test]
-fn the_real_library_has_a_plan_for_our_attention_on_every_architecture() {
+fn the_real_library_has_plans_for_our_work_on_every_architecture() {
     let Some(python) = driver() else { return };
     let mut places = Places::of(|_| None, Path::new("/nowhere"));
     places.add_python(&python);
-    // A100, RTX 3090, RTX 4090, H100, B200, RTX 5090: what a block may have of shared memory.
-    for (capability, multiprocessors, shared_bytes) in [
-        (80, 108, 166_912),
-        (86, 82, 101_376),
-        (89, 128, 101_376),
-        (90, 132, 232_448),
-        (100, 148, 232_448),
-        (120, 170, 101_376),
-    ] {
+    for (capability, multiprocessors, shared_bytes) in CARDS {
         let card =
             Deviceless::open(&places, &properties(capability, multiprocessors, shared_bytes))
                 .expect("cuDNN of 9.13.1 or newer, which knows this card");
-        // Self-attention of the 1.3B model at 540P, and some heads of a causal block against the keys of all
-        // before it.
-        for (heads, size, queries, keys) in [(12, 128, 51_000, 51_000), (4, 64, 6_120, 18_361)] {
-            let none = Address(0);
-            let what = SoftmaxAttention {
-                q: none,
-                k: none,
-                v: none,
+        attentions(&card, capability);
+        convolutions(&card, capability);
+    }
+}
+
+fn attentions(card: &Deviceless, capability: u32) {
+    let none = Address(0);
+    // Self-attention of the 1.3B model at 540P, and some heads of a causal block against the keys of all
+    // before it.
+    for (heads, size, queries, keys) in [(12, 128, 51_000, 51_000), (4, 64, 6_120, 18_361)] {
+        let what = SoftmaxAttention {
+            q: none,
+            k: none,
+            v: none,
+            out: none,
+            queries,
+            keys,
+            heads,
+            size,
+            scale: 0.1,
+        };
+        let found = card.attention(&what);
+        let (engine, workspace) =
+            found.unwrap_or_else(|why| panic!("sm_{capability}, {what:?}: {why}"));
+        eprintln!(
+            "cuDNN {}, sm_{capability}: {heads} heads of {size}, {queries} x {keys}: engine {engine}, \
+             {workspace} bytes",
+            card.version()
+        );
+        assert!(workspace < 1 << 20, "sm_{capability}, {what:?}: {workspace} bytes");
+    }
+}
+
+fn convolutions(card: &Deviceless, capability: u32) {
+    let none = Address(0);
+    let causal = Windows { kernel: [3; 3], stride: [1; 3], padding: [1; 4] };
+    let flat = Windows { kernel: [1, 3, 3], ..causal };
+    let in_time = Windows { kernel: [3, 1, 1], padding: [0; 4], ..causal };
+    let halving = Windows { stride: [1, 2, 2], padding: [0, 1, 0, 1], ..flat };
+    // The VAE's at 540P: its residual blocks from the latents' size to the picture's, the first layer, those
+    // between frames, those that halve the picture; and the upscaler's.
+    for (windows, [height, width], [inputs, outputs]) in [
+        (causal, [68, 120], [384, 384]),
+        (causal, [136, 240], [192, 384]),
+        (causal, [272, 480], [192, 192]),
+        (causal, [544, 960], [96, 96]),
+        (causal, [68, 120], [16, 384]),
+        (in_time, [136, 240], [384, 384]),
+        (halving, [544, 960], [96, 96]),
+        (flat, [544, 960], [64, 64]),
+    ] {
+        for added in [None, Some(none)] {
+            let what = FrameConvolution {
+                x: none,
+                weight: none,
+                bias: Some(none),
+                added,
                 out: none,
-                queries,
-                keys,
-                heads,
-                size,
-                scale: 0.1,
+                height,
+                width,
+                inputs,
+                outputs,
+                windows,
             };
-            let found = card.attention(&what);
+            let found = card.convolution(&what);
             let (engine, workspace) =
                 found.unwrap_or_else(|why| panic!("sm_{capability}, {what:?}: {why}"));
             eprintln!(
-                "cuDNN {}, sm_{capability}: {heads} heads of {size}, {queries} x {keys}: engine {engine}, \
+                "sm_{capability}: {:?} of {inputs} to {outputs} at {width} x {height}, {} sum: engine {engine}, \
                  {workspace} bytes",
-                card.version()
+                windows.kernel,
+                if added.is_some() { "with a" } else { "no" }
             );
-            assert!(workspace < 1 << 20, "sm_{capability}, {what:?}: {workspace} bytes");
         }
     }
 }

@@ -5,6 +5,7 @@ mod check;
 #[path = "../common/mod.rs"]
 mod common;
 mod conv;
+mod conv_vendor;
 mod convert;
 mod dequantize;
 mod fp8;

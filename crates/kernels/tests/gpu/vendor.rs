@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use longreel_kernels::gpu::{
     Address, Arg, Array, Driver, Element, Gpu, GpuError, Launch, Note, SoftmaxAttention, Stream,
-    Vendor, ops,
+    Vendor, VendorWork, ops,
 };
 use longreel_shim::{Shim, Watch, Watched};
 
@@ -94,7 +94,8 @@ impl Watch for Library {
         Ok(if known { Vendor::Done } else { Vendor::First })
     }
 
-    fn distrust_attention(&self, _: &Shim, why: &str) {
+    fn distrust(&self, _: &Shim, work: VendorWork, why: &str) {
+        assert_eq!(work, VendorWork::Attention);
         self.asked().distrusted = Some(why.to_owned());
     }
 

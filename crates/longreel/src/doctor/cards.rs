@@ -230,8 +230,8 @@ fn libraries(findings: &mut Findings, found: &Probe) {
                 "未找到 {name}：矩阵乘法将使用自带内核，速度较慢"
             ),
             (Kind::Cudnn, true) => words!(
-                "{name} is not found: our own kernel computes attention",
-                "未找到 {name}：注意力将使用自带内核"
+                "{name} is not found: our own kernels compute attention and convolutions",
+                "未找到 {name}：注意力和卷积将使用自带内核"
             ),
             (Kind::Nccl, true) => words!(
                 "{name} is not found: the driver copies from card to card",

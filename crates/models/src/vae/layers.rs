@@ -71,7 +71,12 @@ impl Residual {
         drop(normed);
         ops::channel_norm(&mut hidden, &self.norm_2, None, true);
         let mut out = match &self.shortcut {
-            Some(conv) => ops::conv3d(&x, None, conv),
+            // Not needed any more, and as large as what the sum may want beside.
+            Some(conv) => {
+                let out = ops::conv3d(&x, None, conv);
+                drop(x);
+                out
+            }
             None => x,
         };
         self.conv_2.forward_add(&hidden, slots, &mut out);

@@ -23,11 +23,17 @@ pub enum Value<'a> {
     DataType(DataType),
     /// `cudnnBackendHeurMode_t`.
     Heuristic(u32),
+    /// `cudnnConvolutionMode_t`.
+    ConvolutionMode(u32),
+    /// `cudnnPointwiseMode_t`.
+    PointwiseMode(u32),
     Flag(bool),
+    Single(f32),
     Numbers(&'a [i64]),
     Text(&'a [u8]),
     Pointers(&'a [*mut c_void]),
     Descriptor(&'a Descriptor),
+    Descriptors(&'a [&'a Descriptor]),
 }
 
 /// A descriptor.
@@ -51,11 +57,21 @@ impl Descriptor {
 
     /// With an attribute more.
     pub fn with(self, name: Name, value: Value<'_>) -> Result<Self, Refused> {
-        let one = &self.raw;
+        let several: Vec<_> = match value {
+            Value::Descriptors(all) => all.iter().map(|other| other.raw).collect(),
+            _ => Vec::new(),
+        };
         let (kind, count, values): (_, usize, *const c_void) = match &value {
             Value::Handle(handle) => (Type::CUDNN_TYPE_HANDLE, 1, (&raw const *handle).cast()),
             Value::DataType(of) => (Type::CUDNN_TYPE_DATA_TYPE, 1, (&raw const *of).cast()),
             Value::Heuristic(mode) => (Type::CUDNN_TYPE_HEUR_MODE, 1, (&raw const *mode).cast()),
+            Value::ConvolutionMode(mode) => {
+                (Type::CUDNN_TYPE_CONVOLUTION_MODE, 1, (&raw const *mode).cast())
+            }
+            Value::PointwiseMode(mode) => {
+                (Type::CUDNN_TYPE_POINTWISE_MODE, 1, (&raw const *mode).cast())
+            }
+            Value::Single(number) => (Type::CUDNN_TYPE_FLOAT, 1, (&raw const *number).cast()),
             Value::Flag(flag) => (Type::CUDNN_TYPE_BOOLEAN, 1, (&raw const *flag).cast()),
             Value::Numbers(all) => (Type::CUDNN_TYPE_INT64, all.len(), all.as_ptr().cast()),
             Value::Text(text) => (Type::CUDNN_TYPE_CHAR, text.len(), text.as_ptr().cast()),
@@ -63,12 +79,15 @@ impl Descriptor {
             Value::Descriptor(other) => {
                 (Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, (&raw const other.raw).cast())
             }
+            Value::Descriptors(_) => {
+                (Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, several.len(), several.as_ptr().cast())
+            }
         };
         // SAFETY: the library copies as many values of the type as are said to be there; other descriptors are
         // counted references within it.
         let status = unsafe {
             let set = self.library.api.cudnnBackendSetAttribute;
-            set(*one, name, kind, count as i64, values)
+            set(self.raw, name, kind, count as i64, values)
         };
         check(self.library, status).map(|()| self)
     }

@@ -1,9 +1,13 @@
-//! Attention by cuDNN's graph API, which has kernels for each generation of cards.
+//! Attention and convolutions by cuDNN's graph API, which has kernels for each generation of cards.
 //!
-//! Each shape has a plan, whose kernel the library compiles when the plan is made (a second or some); plans
-//! are kept. What the library does not do, or does not do rightly, is left to our kernels, and said once.
+//! Each shape has a plan, which is kept. A kernel for attention is compiled when its plan is made (a second or
+//! some); those for convolutions are in the library. What the library does not do, or does not do rightly, is left
+//! to our kernels, and said once.
 
 mod descriptor;
+mod deviceless;
+mod graph;
+mod key;
 mod plan;
 
 use std::collections::HashMap;
@@ -15,39 +19,50 @@ use cudarc::cudnn::sys::{
 use cudarc::driver::sys::CUstream;
 
 use self::descriptor::{Descriptor, Refused, Value, check};
-use self::plan::{ALIGN, ATTENTION_IDS, Plan, Target, attention, plan};
+pub use self::deviceless::Deviceless;
+use self::graph::{ALIGN, ATTENTION_IDS, CONVOLUTION_IDS};
+use self::key::Key;
+use self::plan::{Plan, Target, plan};
 use super::Places;
-use super::api::{Cudnn as Library, StartedDriver, cudnn_api};
-use crate::gpu::{GpuError, Note, SoftmaxAttention, Vendor};
+use super::api::{Cudnn as Library, StartedDriver, cublaslt_api, cudnn_api};
+use super::libraries::{Kind, is_within_reach};
+use crate::gpu::{Address, FrameConvolution, GpuError, Note, SoftmaxAttention, Vendor, VendorWork};
 
-/// The oldest version that has the operation and was seen to make plans for every architecture.
+/// The oldest version that has the operations and was seen to make plans for every architecture.
 pub(super) const LEAST_VERSION: usize = 91_301;
 /// The same as it is written.
 pub(super) const LEAST_VERSION_TEXT: &str = "9.13.1";
-/// What a plan may use beside its tensors, in bytes. Those for attention take some hundred.
+/// What a plan may use beside its tensors, in bytes. Those for attention take some hundred, those for convolutions
+/// none or up to so much.
 const WORKSPACE_BYTES: usize = 16 << 20;
-/// Shapes whose plan is kept; a film has one for each length of its windows and causal blocks.
+/// Shapes whose plan is kept; a film has one for each length of its windows and causal blocks, and one for each
+/// kind of convolution at each size of the picture.
 const PLANS: usize = 256;
 /// Notes that are kept.
-const NOTES: usize = 64;
+const NOTES: usize = 128;
+/// Operations of a frame at least: starting less than this takes longer than our kernel needs.
+const LEAST_CONVOLUTION_FLOPS: f64 = 2e9;
+/// What the kernels for convolutions in bf16 want numbers of channels to be multiples of.
+const CHANNELS: usize = 8;
 
-/// What a plan depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    heads: usize,
-    size: usize,
-    queries: usize,
-    keys: usize,
+/// A plan, and whether it was started before.
+struct Known {
+    plan: Plan,
+    used: bool,
 }
 
 /// The library, with a handle and memory of its own on a card.
 pub struct Cudnn {
     library: &'static Library,
+    places: Places,
     handle: cudnnHandle_t,
     workspace: u64,
     /// `None` for what the library has no way for.
-    plans: HashMap<Key, Option<Plan>>,
-    trusted: bool,
+    plans: HashMap<Key, Option<Known>>,
+    /// What is done by our kernels alone.
+    distrusted: Vec<VendorWork>,
+    /// Whether convolutions can be asked for, once that was looked at.
+    convolves: Option<bool>,
     /// How often plans went or were not to be used any more.
     changes: u64,
     notes: Vec<Note>,
@@ -79,10 +94,12 @@ impl Cudnn {
         }
         Ok(Self {
             library,
+            places: places.clone(),
             handle,
             workspace,
             plans: HashMap::new(),
-            trusted: true,
+            distrusted: Vec::new(),
+            convolves: None,
             changes: 0,
             notes: Vec::new(),
         })
@@ -98,48 +115,133 @@ impl Cudnn {
         what: &SoftmaxAttention,
         capturing: bool,
     ) -> Result<Vendor, GpuError> {
-        let &SoftmaxAttention { q, k, v, out, queries, keys, heads, size, scale } = what;
-        let aligned = [q, k, v, out].iter().all(|address| address.0.is_multiple_of(ALIGN));
-        if !self.trusted || !aligned || [queries, keys, heads, size].contains(&0) {
+        let &SoftmaxAttention { q, k, v, out, queries, keys, heads, size, mut scale } = what;
+        let places = [q, k, v, out];
+        if !are_aligned(&places) || [queries, keys, heads, size].contains(&0) {
             return Ok(Vendor::Refused);
         }
-        let key = Key { heads, size, queries, keys };
-        let is_new = !self.plans.contains_key(&key);
-        let not_now = |reason: String| GpuError::Call { call: "attention in a CUDA graph", reason };
-        if is_new && capturing {
-            return Err(not_now(format!("cuDNN has no plan for {} any more", named(&key))));
+        let key = Key::of_attention(what);
+        if !self
+            .has_plan(key, capturing, |library, target| graph::attention(library, target, what))?
+        {
+            return Ok(Vendor::Refused);
         }
-        if is_new {
-            if self.plans.len() >= PLANS {
-                self.plans.clear();
-                self.changes += 1;
-            }
-            let target = Target::Handle(self.handle);
-            let found = attention(self.library, &target, what)
-                .and_then(|graph| plan(self.library, &target, graph, WORKSPACE_BYTES));
+        let [q, k, v, out] = places.map(pointer);
+        self.start(key, &ATTENTION_IDS, &[q, k, v, out, (&raw mut scale).cast()], capturing)
+    }
+
+    /// Whether a convolution is better done here than by our kernel; no address is looked at.
+    ///
+    /// # Errors
+    /// As of [`attention`](Self::attention).
+    pub fn has_convolution(
+        &mut self,
+        what: &FrameConvolution,
+        capturing: bool,
+    ) -> Result<bool, GpuError> {
+        Ok(what.flops() >= LEAST_CONVOLUTION_FLOPS && self.has_way(what, capturing)?)
+    }
+
+    /// Whether there is a plan for a convolution, of whatever size.
+    fn has_way(&mut self, what: &FrameConvolution, capturing: bool) -> Result<bool, GpuError> {
+        let &FrameConvolution { inputs, outputs, .. } = what;
+        let in_pieces = |channels: usize| channels > 0 && channels.is_multiple_of(CHANNELS);
+        if !in_pieces(inputs) || !in_pieces(outputs) || !self.can_convolve() {
+            return Ok(false);
+        }
+        self.has_plan(Key::of_convolution(what), capturing, |library, target| {
+            graph::convolution(library, target, what)
+        })
+    }
+
+    /// Does a convolution of a frame, or leaves it to our kernel.
+    ///
+    /// # Errors
+    /// As of [`attention`](Self::attention).
+    pub fn convolution(
+        &mut self,
+        what: &FrameConvolution,
+        capturing: bool,
+    ) -> Result<Vendor, GpuError> {
+        let places = [Some(what.x), Some(what.weight), what.bias, what.added, Some(what.out)];
+        let there: Vec<Address> = places.into_iter().flatten().collect();
+        if !are_aligned(&there) || !self.has_way(what, capturing)? {
+            return Ok(Vendor::Refused);
+        }
+        let ids = CONVOLUTION_IDS.into_iter().zip(places);
+        let ids: Vec<i64> = ids.filter(|(_, place)| place.is_some()).map(|(id, _)| id).collect();
+        let pointers: Vec<_> = there.into_iter().map(pointer).collect();
+        self.start(Key::of_convolution(what), &ids, &pointers, capturing)
+    }
+
+    /// Whether convolutions can be asked for, which is said once where they cannot.
+    fn can_convolve(&mut self) -> bool {
+        if let Some(known) = self.convolves {
+            return known;
+        }
+        let found = reaches_cublaslt(self.library, &self.places);
+        self.convolves = Some(found.is_ok());
+        if let Err(why) = &found {
             let version = self.library.version();
-            let text = match &found {
-                Ok(_) => format!("{} by cuDNN {version}", named(&key)),
-                Err(why) => format!("{} by our kernel; cuDNN {version}: {why}", named(&key)),
-            };
-            self.note(text, found.is_err());
-            self.plans.insert(key, found.ok());
+            self.note(format!("convolutions by our kernel; cuDNN {version}: {why}"), true);
         }
-        let Some(Some(plan)) = self.plans.get(&key) else { return Ok(Vendor::Refused) };
-        let mut scale = scale;
-        let pointers = [q.0, k.0, v.0, out.0]
-            .map(|address| std::ptr::without_provenance_mut::<c_void>(address as usize));
-        let [q, k, v, out] = pointers;
-        let pointers = [q, k, v, out, (&raw mut scale).cast()];
-        match start(self.library, self.handle, plan, &pointers, self.workspace) {
-            Ok(()) if is_new => Ok(Vendor::First),
-            Ok(()) => Ok(Vendor::Done),
-            Err(why) if capturing => Err(not_now(why)),
+        found.is_ok()
+    }
+
+    /// Whether there is a plan, which is made where nobody has asked for it before.
+    fn has_plan(
+        &mut self,
+        key: Key,
+        capturing: bool,
+        graph: impl FnOnce(&'static Library, &Target) -> Result<Descriptor, Refused>,
+    ) -> Result<bool, GpuError> {
+        if self.distrusted.contains(&key.work()) {
+            return Ok(false);
+        }
+        if let Some(known) = self.plans.get(&key) {
+            return Ok(known.is_some());
+        }
+        if capturing {
+            return Err(key.in_a_graph(format!("cuDNN has no plan for {key} any more")));
+        }
+        if self.plans.len() >= PLANS {
+            self.plans.clear();
+            self.changes += 1;
+        }
+        let target = Target::Handle(self.handle);
+        let found = graph(self.library, &target)
+            .and_then(|graph| plan(self.library, &target, graph, WORKSPACE_BYTES));
+        let version = self.library.version();
+        let text = match &found {
+            Ok(_) => format!("{key} by cuDNN {version}"),
+            Err(why) => format!("{key} by our kernel; cuDNN {version}: {why}"),
+        };
+        self.note(text, found.is_err());
+        let there = found.is_ok();
+        self.plans.insert(key, found.ok().map(|plan| Known { plan, used: false }));
+        Ok(there)
+    }
+
+    /// Starts a plan with its tensors; what is given by value is read before this returns.
+    fn start(
+        &mut self,
+        key: Key,
+        ids: &[i64],
+        pointers: &[*mut c_void],
+        capturing: bool,
+    ) -> Result<Vendor, GpuError> {
+        let Some(Some(known)) = self.plans.get_mut(&key) else { return Ok(Vendor::Refused) };
+        let was_used = known.used;
+        if !was_used && capturing {
+            return Err(key.in_a_graph(format!("cuDNN's plan for {key} was not compared yet")));
+        }
+        known.used = true;
+        match run(self.library, self.handle, &known.plan, ids, pointers, self.workspace) {
+            Ok(()) if was_used => Ok(Vendor::Done),
+            Ok(()) => Ok(Vendor::First),
+            Err(why) if capturing => Err(key.in_a_graph(why)),
             Err(why) => {
-                self.note(
-                    format!("{} by our kernel; cuDNN does not start: {why}", named(&key)),
-                    true,
-                );
+                self.note(format!("{key} by our kernel; cuDNN does not start: {why}"), true);
                 self.plans.insert(key, None);
                 self.changes += 1;
                 Ok(Vendor::Refused)
@@ -147,12 +249,16 @@ impl Cudnn {
         }
     }
 
-    /// Leaves everything to our kernels from now on.
-    pub fn distrust(&mut self, why: &str) {
-        self.trusted = false;
+    /// Leaves all work of a kind to our kernels from now on.
+    pub fn distrust(&mut self, work: VendorWork, why: &str) {
+        self.distrusted.push(work);
         self.changes += 1;
         let version = self.library.version();
-        self.note(format!("cuDNN {version} is not used any more: {why}"), true);
+        let what = match work {
+            VendorWork::Attention => "attention",
+            VendorWork::Convolution => "convolutions",
+        };
+        self.note(format!("cuDNN {version} is not used for {what} any more: {why}"), true);
     }
 
     /// How often plans went or were not to be used any more: work that was captured before uses them still.
@@ -182,29 +288,49 @@ impl Cudnn {
     }
 }
 
-/// A shape for people.
-fn named(&Key { heads, size, queries, keys }: &Key) -> String {
-    format!("attention of {queries} queries and {keys} keys in {heads} heads of {size}")
+fn are_aligned(places: &[Address]) -> bool {
+    places.iter().all(|address| address.0.is_multiple_of(ALIGN))
 }
 
-/// Starts a plan for attention with its tensors; the last pointer is that of the scale, which is read before
-/// this returns.
-fn start(
+fn pointer(address: Address) -> *mut c_void {
+    std::ptr::without_provenance_mut(address.0 as usize)
+}
+
+/// Starts a plan with its tensors, which have these numbers.
+fn run(
     library: &'static Library,
     handle: cudnnHandle_t,
     plan: &Plan,
-    pointers: &[*mut c_void; 5],
+    ids: &[i64],
+    pointers: &[*mut c_void],
     workspace: u64,
 ) -> Result<(), Refused> {
-    let workspace = std::ptr::without_provenance_mut::<c_void>(workspace as usize);
+    let workspace = pointer(Address(workspace));
     let pack = Descriptor::new(library, Sort::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?
-        .with(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Value::Numbers(&ATTENTION_IDS))?
+        .with(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Value::Numbers(ids))?
         .with(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Value::Pointers(pointers))?
         .with(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Value::Pointers(&[workspace]))?
         .finished()?;
-    // SAFETY: the addresses are of tensors of the plan's sizes, as whoever asks for the attention has to see
-    // to; the workspace is at least what the plan wants.
+    // SAFETY: the addresses are of tensors of the plan's sizes, as whoever asks for the work has to see to; the
+    // workspace is at least what the plan wants.
     unsafe { plan.way.execute(handle, &pack) }
+}
+
+/// Whether the library's kernels for convolutions find cuBLASLt, by whose name they ask for it: where it is not
+/// there they end the process. It is loaded for them from where we look.
+fn reaches_cublaslt(library: &Library, places: &Places) -> Result<(), Refused> {
+    let cuda = library.cuda;
+    let within_reach = || is_within_reach(Kind::CublasLt, cuda, "cublasLtGetVersion");
+    let loaded = within_reach().or_else(|_| {
+        let _ = cublaslt_api(places, Some(cuda));
+        within_reach()
+    });
+    loaded.map_err(|reason| {
+        format!(
+            "it needs the cuBLASLt of CUDA {cuda} for them, which cannot be loaded ({reason}); \
+             `pip install nvidia-cublas-cu{cuda}` has it"
+        )
+    })
 }
 
 fn unusable(reason: Refused) -> GpuError {
@@ -216,52 +342,11 @@ fn usable(places: &Places) -> Result<&'static Library, GpuError> {
     let library = cudnn_api(places)?;
     if library.number < LEAST_VERSION {
         return Err(unusable(format!(
-            "{} is of version {}, and {LEAST_VERSION_TEXT} is the oldest whose attention is used; \
+            "{} is of version {}, and {LEAST_VERSION_TEXT} is the oldest that is used; \
              `pip install --upgrade nvidia-cudnn-cu12` has a newer one",
             library.path.display(),
             library.version()
         )));
     }
     Ok(library)
-}
-
-/// Plans for a card that need not be there: whether the library has a way for what we ask, and which.
-/// The driver's library is needed all the same, since cuDNN is linked with it.
-pub struct Deviceless {
-    library: &'static Library,
-    target: Target,
-}
-
-impl Deviceless {
-    /// For the card that `properties` describe, in the JSON that cuDNN writes for
-    /// `CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION`.
-    ///
-    /// # Errors
-    /// When the library is not there or too old, or does not know such a card.
-    pub fn open(places: &Places, properties: &str) -> Result<Self, GpuError> {
-        let library = usable(places)?;
-        let text = [properties.as_bytes(), &[0]].concat();
-        let card = || {
-            Descriptor::new(library, Sort::CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR)?
-                .with(Name::CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, Value::Text(&text))?
-                .finished()
-        };
-        Ok(Self { library, target: Target::Described(card().map_err(unusable)?) })
-    }
-
-    /// The library's version, such as `9.13.1`.
-    pub fn version(&self) -> String {
-        self.library.version()
-    }
-
-    /// The number of the engine that would compute an attention of these sizes (no address is looked at), and
-    /// the bytes that it would take beside the tensors.
-    ///
-    /// # Errors
-    /// What cuDNN says against it.
-    pub fn attention(&self, what: &SoftmaxAttention) -> Result<(i64, usize), String> {
-        let graph = attention(self.library, &self.target, what)?;
-        let plan = plan(self.library, &self.target, graph, WORKSPACE_BYTES)?;
-        Ok((plan.engine, plan.workspace))
-    }
 }

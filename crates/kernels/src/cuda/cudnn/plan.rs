@@ -3,18 +3,14 @@
 
 use cudarc::cudnn::sys::{
     cudnnBackendAttributeName_t as Name, cudnnBackendDescriptorType_t as Sort,
-    cudnnBackendHeurMode_t as Mode, cudnnBackendNumericalNote_t as Note,
-    cudnnDataType_t as DataType, cudnnHandle_t,
+    cudnnBackendHeurMode_t as Mode, cudnnBackendNumericalNote_t as Note, cudnnHandle_t,
 };
 
 use super::descriptor::{Descriptor, Refused, Value};
 use crate::cuda::api::Cudnn as Library;
-use crate::gpu::SoftmaxAttention;
 
 /// Ways that are tried one after the other.
 const WAYS: usize = 8;
-/// What the addresses of tensors are multiples of, in bytes.
-pub const ALIGN: u64 = 16;
 
 /// The card that a plan is for.
 pub enum Target {
@@ -38,56 +34,9 @@ pub struct Plan {
     pub workspace: usize,
 }
 
-/// The tensors of [`attention`]: their places in a variant pack.
-pub const ATTENTION_IDS: [i64; 5] = [1, 2, 3, 4, 5];
-
-/// `softmax(q k^T * scale) v` of tensors in rows of `heads * size`, as one operation. The scale, f32 and given
-/// by value, is the last of the tensors; those before it are q, k, v and the result.
-pub fn attention(
-    library: &'static Library,
-    target: &Target,
-    of: &SoftmaxAttention,
-) -> Result<Descriptor, Refused> {
-    let [heads, size, queries, keys] =
-        [of.heads, of.size, of.queries, of.keys].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-    let [q, k, v, out, scale] = ATTENTION_IDS;
-    let tensor = |id: i64, dims: [i64; 4], strides: [i64; 4], of: DataType, by_value: bool| {
-        Descriptor::new(library, Sort::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?
-            .with(Name::CUDNN_ATTR_TENSOR_DATA_TYPE, Value::DataType(of))?
-            .with(Name::CUDNN_ATTR_TENSOR_DIMENSIONS, Value::Numbers(&dims))?
-            .with(Name::CUDNN_ATTR_TENSOR_STRIDES, Value::Numbers(&strides))?
-            .with(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID, Value::Numbers(&[id]))?
-            .with(Name::CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, Value::Numbers(&[ALIGN as i64]))?
-            .with(Name::CUDNN_ATTR_TENSOR_IS_BY_VALUE, Value::Flag(by_value))?
-            .finished()
-    };
-    let rows = |id: i64, rows: i64| {
-        let strides = [rows * heads * size, size, heads * size, 1];
-        tensor(id, [1, heads, rows, size], strides, DataType::CUDNN_DATA_BFLOAT16, false)
-    };
-    let (q, k, v) = (rows(q, queries)?, rows(k, keys)?, rows(v, keys)?);
-    let out = rows(out, queries)?;
-    let scale = tensor(scale, [1; 4], [1; 4], DataType::CUDNN_DATA_FLOAT, true)?;
-    let operation = Descriptor::new(library, Sort::CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR)?
-        .with(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, Value::Descriptor(&q))?
-        .with(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, Value::Descriptor(&k))?
-        .with(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, Value::Descriptor(&v))?
-        .with(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC, Value::Descriptor(&out))?
-        .with(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, Value::Descriptor(&scale))?
-        .finished()?;
-    let graph = Descriptor::new(library, Sort::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?
-        .with(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, Value::Descriptor(&operation))?;
-    let graph = match target {
-        Target::Handle(handle) => {
-            graph.with(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Value::Handle(*handle))?
-        }
-        Target::Described(_) => graph,
-    };
-    graph.finished()
-}
-
-/// The first way in the library's order that wants no more than `room` bytes and gives the same bits each
-/// time.
+/// The first way in the library's order that wants no more than `room` bytes, multiplies on the tensor cores and
+/// gives the same bits each time. The library is not asked for its own fallbacks, which are slower than our
+/// kernels.
 pub fn plan(
     library: &'static Library,
     target: &Target,
@@ -131,8 +80,12 @@ fn plan_of(
     let engine =
         way.parts(Name::CUDNN_ATTR_ENGINECFG_ENGINE, Sort::CUDNN_BACKEND_ENGINE_DESCRIPTOR, 1)?;
     let engine = engine.first().ok_or("a way without an engine")?;
-    if engine.notes()?.contains(&(Note::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC as u32)) {
+    let notes = engine.notes()?;
+    if notes.contains(&(Note::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC as u32)) {
         return Err("its way does not give the same bits each time".into());
+    }
+    if !notes.contains(&(Note::CUDNN_NUMERICAL_NOTE_TENSOR_CORE as u32)) {
+        return Err("its way does without the tensor cores".into());
     }
     let index = engine.number(Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX)?;
     let plan = Descriptor::new(library, Sort::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?

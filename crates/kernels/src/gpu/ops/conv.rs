@@ -1,8 +1,11 @@
-//! Convolution, causal in time, channels last (`conv.cu`): a matrix product whose left side, the
-//! windows, is gathered tile by tile and never stands in memory. On the tensor cores for bf16 with a
-//! multiple of 8 channels, in f32 for everything else. Checked without a card; its speed and the
-//! choice of tiles were not measured on one.
+//! Convolution, causal in time, channels last: by the vendor's library where it does the same (`vendor.rs`), and
+//! by `conv.cu`, a matrix product whose left side, the windows, is gathered tile by tile and never stands in
+//! memory. On the tensor cores for bf16 with a multiple of 8 channels, in f32 for everything else. Checked without
+//! a card; its speed and the choice of tiles were not measured on one.
 
+mod vendor;
+
+use self::vendor::Done;
 use super::linear::{Dense, FILLING, Product, tensor_tile_bytes};
 use super::{blocks, int, kernel, pointer_or_none};
 use crate::Weight;
@@ -10,7 +13,7 @@ use crate::gpu::{Address, Arg, Array, Element};
 use crate::ops::folded_quarter;
 
 /// The windows of a convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Windows {
     /// In time, height and width.
     pub kernel: [usize; 3],
@@ -106,7 +109,9 @@ pub fn conv3d_add(
     weight: &Dense,
     bias: Option<&Array>,
 ) {
-    run("conv3d_add", x, windows, weight, bias, into, true);
+    if let Some(sum) = run("conv3d_add", x, windows, weight, bias, into, true) {
+        *into = sum;
+    }
 }
 
 /// The convolution of 3 x 3 with a border of one zero after nearest doubling of height and width, with
@@ -134,6 +139,7 @@ pub fn upsampled_conv(x: Frames<'_>, weight: &Dense, bias: Option<&Array>, out: 
     result
 }
 
+/// Into `out`, or, of a sum by the vendor's library, apart from it.
 fn run(
     name: &str,
     x: Frames<'_>,
@@ -142,7 +148,7 @@ fn run(
     bias: Option<&Array>,
     out: &Array,
     add: bool,
-) {
+) -> Option<Array> {
     let result = windows.result(x.shape);
     let conv = Conv { x, windows, weight, bias, out, add, quarters: false, result };
     conv.check(name, x.shape[3]);
@@ -150,11 +156,17 @@ fn run(
     if *windows == pixels {
         let rows = result.iter().product();
         Product { add, ..Product::new(x.values, rows, weight, bias, out) }.run();
-    } else {
-        conv.start();
+        return None;
     }
+    match vendor::conv(&conv) {
+        Done::No => conv.start(),
+        Done::InPlace => {}
+        Done::Apart(sum) => return Some(sum),
+    }
+    None
 }
 
+#[derive(Clone, Copy)]
 struct Conv<'a> {
     x: Frames<'a>,
     windows: &'a Windows,
@@ -165,6 +177,17 @@ struct Conv<'a> {
     quarters: bool,
     /// Frames, height and width of what one pass computes.
     result: [usize; 3],
+}
+
+/// Where our kernel finds frames, and where their results go.
+struct Places {
+    frames: Address,
+    /// Frames of the result.
+    count: usize,
+    /// Frames before, `history` of them.
+    before: Address,
+    history: usize,
+    out: Address,
 }
 
 impl Conv<'_> {
@@ -193,18 +216,28 @@ impl Conv<'_> {
     }
 
     fn start(&self) {
+        let Self { x, out, .. } = self;
+        self.start_at(&Places {
+            frames: x.values.address(),
+            count: self.result[0],
+            before: x.history.map_or(Address(0), Array::address),
+            history: self.history(),
+            out: out.address(),
+        });
+    }
+
+    /// Starts our kernel for frames at these places.
+    fn start_at(&self, at: &Places) {
         let Self { x, windows, weight, .. } = self;
         let [_, height, width, channels] = x.shape;
         let [_, out_height, out_width] = self.result;
-        let (rows, outputs) = (self.result.iter().product::<usize>(), weight.outputs);
+        let (rows, outputs) = (at.count * out_height * out_width, weight.outputs);
         let in_pieces = |address: Address| address.0.is_multiple_of(16);
         let element = x.values.element();
         let tensor = element == Element::Bf16
             && weight.element == Element::Bf16
             && channels.is_multiple_of(8)
-            && in_pieces(x.values.address())
-            && in_pieces(weight.address)
-            && x.history.is_none_or(|history| in_pieces(history.address()));
+            && [at.frames, at.before, weight.address].into_iter().all(in_pieces);
         let tiles = |rows_each: usize, columns_each: usize| {
             rows.div_ceil(rows_each) * outputs.div_ceil(columns_each)
         };
@@ -221,11 +254,11 @@ impl Conv<'_> {
         }
         let ([kt, kh, kw], [st, sh, sw]) = (windows.kernel, windows.stride);
         let args = [
-            Arg::Pointer(x.values.address()),
-            pointer_or_none(x.history),
-            int(self.history()),
+            Arg::Pointer(at.frames),
+            Arg::Pointer(at.before),
+            int(at.history),
             Arg::Pointer(weight.address),
-            Arg::Pointer(self.out.address()),
+            Arg::Pointer(at.out),
             int(usize::from(self.out.element() == Element::Bf16)),
             pointer_or_none(self.bias),
             int(usize::from(self.add)),

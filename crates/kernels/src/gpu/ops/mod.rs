@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod per_frame;
 mod pointwise;
+mod vendor;
 
 pub use attention::{
     Attend, AttentionRows, Scores, Seen, SparseRows, attention, attention_rows,

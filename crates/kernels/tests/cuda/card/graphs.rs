@@ -1,19 +1,10 @@
 //! Work of a card that is captured and done again.
 
 use longreel_kernels::gpu::{
-    Address, Arg, Captured, Driver, Element, GpuError, Launch, MatMul, Operands, SoftmaxAttention,
-    Stream, Vendor,
+    Address, Arg, Element, Launch, MatMul, Operands, SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 
-use super::{card_alone, fractions, get, get_bf16, numbers, put, put_bf16};
-
-/// What `body` asks for, written down; `None`, said aloud, where there is no way for that.
-fn captured(card: &dyn Driver, body: impl FnOnce()) -> Option<Captured> {
-    let say = |why: GpuError| eprintln!("graphs are not there: {why}");
-    card.begin_capture().map_err(say).ok()?;
-    body();
-    card.end_capture().map_err(say).ok()
-}
+use super::{captured, card_alone, fractions, get, get_bf16, numbers, put, put_bf16};
 
 #[test]
 fn captured_work_is_done_again_with_what_lies_at_its_addresses_then() {
@@ -139,7 +130,7 @@ fn attention_by_the_vendor_is_captured_where_its_way_was_used_before() {
     card.zero(out, 2 * count).expect("to zero");
     card.replay(graph).expect("to start");
     assert_eq!(get_bf16(&*card, out, count), expected);
-    card.distrust_attention("this test says so");
+    card.distrust(VendorWork::Attention, "this test says so");
     let error = card.replay(graph).expect_err("it would be used still").to_string();
     assert!(error.contains("cuDNN's plans are other ones"), "{error}");
 }

@@ -1,4 +1,5 @@
-// cuDNN's backend API by its documentation, with one operation: softmax attention of bf16 tensors in rows.
+// cuDNN's backend API by its documentation, with two kinds of graphs: softmax attention of bf16 tensors in rows, and
+// convolutions of bf16 tensors whose channels come last, to which a tensor and then a bias may be added.
 // Descriptors keep what they are told; a finalised one takes nothing more, and what an operation graph, a
 // query of heuristics, a plan and a variant pack have to have is asked for when they are finalised. The
 // handle has to be the card's own, and the scale is read when the plan is started.
@@ -11,8 +12,10 @@
 #include <string.h>
 
 enum { OK, NOT_INITIALIZED = 1001, BAD_PARAM = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
-enum { ENGINE = 2, ENGINECFG = 3, ENGINEHEUR = 4, PLAN = 5, GRAPH = 15, PACK = 16, TENSOR = 17, SDPA = 41 };
-enum { HANDLE, DATA_TYPE, BOOLEAN, INT64, VOID_PTR = 6, HEUR_MODE = 8, NUMERICAL_NOTE = 11, DESCRIPTOR = 15 };
+enum { POINTWISE = 0, CONVOLUTION = 1, ENGINE = 2, ENGINECFG = 3, ENGINEHEUR = 4, PLAN = 5, CONVOLVE = 10, ADD = 13 };
+enum { GRAPH = 15, PACK = 16, TENSOR = 17, SDPA = 41 };
+enum { HANDLE, DATA_TYPE, BOOLEAN, INT64, FLOAT, VOID_PTR = 6, CONVOLUTION_MODE = 7, HEUR_MODE = 8 };
+enum { NUMERICAL_NOTE = 11, POINTWISE_MODE = 14, DESCRIPTOR = 15 };
 enum { ATTRIBUTES = 12, F32 = 0, BF16 = 9, WORKSPACE = 256, CHOSEN = 7 };
 
 typedef struct Desc Desc;
@@ -29,6 +32,10 @@ static int fail(int status, const char *words) { return said = words, status; }
 size_t cudnnGetVersion(void) {
     const char *version = getenv("STAND_IN_CUDNN_VERSION");
     return version ? (size_t)atol(version) : 92800;
+}
+size_t cudnnGetCudartVersion(void) {
+    const char *version = getenv("STAND_IN_CUDNN_CUDA");
+    return version ? (size_t)atol(version) : CUDA;
 }
 const char *cudnnGetErrorString(int status) {
     return status == NOT_SUPPORTED ? "CUDNN_STATUS_NOT_SUPPORTED"
@@ -48,7 +55,8 @@ int cudnnSetStream(Handle *handle, void *stream) { return handle->stream = strea
 
 static size_t size_of(int type) {
     switch (type) {
-    case DATA_TYPE: case HEUR_MODE: case NUMERICAL_NOTE: return 4;
+    case DATA_TYPE: case HEUR_MODE: case NUMERICAL_NOTE: case FLOAT: case CONVOLUTION_MODE: case POINTWISE_MODE:
+        return 4;
     case BOOLEAN: return 1;
     default: return 8;
     }
@@ -73,7 +81,8 @@ static Desc *copy_of(const Desc *desc) {
         Attribute *a = &copy->attributes[n];
         size_t bytes = a->count * size_of(a->type);
         a->values = memcpy(malloc(bytes + 1), a->values, bytes);
-        if (a->type == DESCRIPTOR) *(Desc **)a->values = copy_of(*(Desc **)a->values);
+        for (int64_t part = 0; a->type == DESCRIPTOR && part < a->count; part++)
+            ((Desc **)a->values)[part] = copy_of(((Desc **)a->values)[part]);
     }
     return copy;
 }
@@ -82,10 +91,10 @@ int cudnnBackendSetAttribute(Desc *desc, int name, int type, int64_t count, cons
     Attribute *a = &desc->attributes[desc->count++];
     size_t bytes = count * size_of(type);
     *a = (Attribute){name, type, count, memcpy(malloc(bytes + 1), values, bytes)};
-    if (type == DESCRIPTOR) {
-        Desc *part = *(Desc **)values;
+    for (int64_t n = 0; type == DESCRIPTOR && n < count; n++) {
+        const Desc *part = ((Desc *const *)values)[n];
         if (!part->finalised) return fail(BAD_PARAM, "a part that is not finalised");
-        *(Desc **)a->values = copy_of(part);
+        ((Desc **)a->values)[n] = copy_of(part);
     }
     return OK;
 }
@@ -96,6 +105,11 @@ static void *value(const Desc *desc, int name, int type, int64_t count) {
         if (a->name == name && a->type == type && (!count || a->count == count)) return a->values;
     }
     return NULL;
+}
+static int64_t count_of(const Desc *desc, int name) {
+    for (int n = 0; desc && n < desc->count; n++)
+        if (desc->attributes[n].name == name) return desc->attributes[n].count;
+    return 0;
 }
 static Desc *part(const Desc *desc, int name) {
     Desc **found = value(desc, name, DESCRIPTOR, 1);
@@ -109,8 +123,8 @@ static int is_rows(const Desc *tensor, int64_t heads, int64_t rows, int64_t size
     const int64_t *dims = value(tensor, 902, INT64, 4), *strides = value(tensor, 903, INT64, 4);
     const int *type = value(tensor, 901, DATA_TYPE, 1);
     const int64_t *align = value(tensor, 900, INT64, 1);
-    const char *by_value = value(tensor, 908, BOOLEAN, 1);
-    return dims && strides && type && *type == BF16 && align && *align == 16 && by_value && !*by_value &&
+    const char *by_value = value(tensor, 908, BOOLEAN, 1), *within = value(tensor, 907, BOOLEAN, 1);
+    return !(within && *within) && dims && strides && type && *type == BF16 && align && *align == 16 && by_value && !*by_value &&
            value(tensor, 906, INT64, 1) && dims[0] == 1 && dims[1] == heads && dims[2] == rows &&
            dims[3] == size && strides[1] == size && strides[2] == heads * size && strides[3] == 1;
 }
@@ -127,12 +141,98 @@ static int shape_of(const Desc *graph, Shape *shape) {
            is_rows(part(sdpa, 2803), shape->heads, shape->queries, shape->size);
 }
 
+enum { AXES = 5 };
+// A tensor of lengths and distances [batch][channels][...]; `id` is 0 where there is none.
+typedef struct { int64_t id, axes, dims[AXES], strides[AXES]; } Tensor;
+typedef struct {
+    Tensor x, weight, bias, added, out;
+    int64_t before[AXES], step[AXES];
+    const uint16_t *from, *weights, *biases, *terms;
+    uint16_t *to;
+} Convolution;
+
+// Whether a tensor has so many axes, is of this type, and is between two operations or in memory.
+static int tensor_of(const Desc *desc, int64_t axes, int type, int within, Tensor *tensor) {
+    const int64_t *dims = value(desc, 902, INT64, axes), *strides = value(desc, 903, INT64, axes);
+    const int64_t *id = value(desc, 906, INT64, 1), *align = value(desc, 900, INT64, 1);
+    const int *of = value(desc, 901, DATA_TYPE, 1);
+    const char *by_value = value(desc, 908, BOOLEAN, 1), *is_within = value(desc, 907, BOOLEAN, 1);
+    if (!dims || !strides || !id || *id <= 0 || !align || *align != 16 || !of || *of != type) return 0;
+    if ((by_value && *by_value) || (is_within && *is_within) != within || axes > AXES) return 0;
+    *tensor = (Tensor){.id = *id, .axes = axes};
+    memcpy(tensor->dims, dims, axes * sizeof *dims);
+    memcpy(tensor->strides, strides, axes * sizeof *strides);
+    // Channels last, and nothing between the values.
+    int64_t next = 1;
+    for (int64_t n = 0; n < axes; n++) {
+        int64_t axis = n == 0 ? 1 : n == axes - 1 ? 0 : axes - n;
+        if (dims[axis] < 1 || strides[axis] != next) return 0;
+        next *= dims[axis];
+    }
+    return 1;
+}
+static int64_t bytes_of(const Tensor *tensor) { return 2 * tensor->dims[0] * tensor->strides[0]; }
+static int same_dims(const Tensor *a, const Tensor *b) {
+    return a->axes == b->axes && !memcmp(a->dims, b->dims, a->axes * sizeof *a->dims);
+}
+
+static int convolution_of(const Desc *graph, Convolution *c) {
+    Desc **operations = value(graph, 801, DESCRIPTOR, 0);
+    const int64_t count = count_of(graph, 801);
+    if (!operations || count > 3 || operations[0]->sort != CONVOLVE) return 0;
+    const Desc *convolve = operations[0], *how = part(convolve, 702);
+    const int64_t *spatial = value(how, 106, INT64, 1);
+    if (!spatial || *spatial < 2 || *spatial > 3) return 0;
+    const int64_t axes = *spatial + 2, *dilations = value(how, 102, INT64, *spatial);
+    const int64_t *steps = value(how, 103, INT64, *spatial), *post = value(how, 104, INT64, *spatial);
+    const int64_t *pre = value(how, 105, INT64, *spatial);
+    const int *type = value(how, 100, DATA_TYPE, 1), *mode = value(how, 101, CONVOLUTION_MODE, 1);
+    const float *alpha = value(convolve, 700, FLOAT, 1), *beta = value(convolve, 701, FLOAT, 1);
+    if (!dilations || !steps || !post || !pre || !type || *type != F32 || !mode || *mode != 1) return 0;
+    if (!alpha || *alpha != 1 || !beta || *beta != 0) return 0;
+    if (!tensor_of(part(convolve, 704), axes, BF16, 0, &c->x)) return 0;
+    if (!tensor_of(part(convolve, 703), axes, BF16, 0, &c->weight)) return 0;
+    Tensor given;
+    if (!tensor_of(part(convolve, 705), axes, count > 1 ? F32 : BF16, count > 1, &given)) return 0;
+    if (given.dims[0] != c->x.dims[0] || given.dims[1] != c->weight.dims[0]) return 0;
+    if (c->x.dims[1] != c->weight.dims[1]) return 0;
+    for (int64_t n = 0; n < *spatial; n++) {
+        int64_t room = c->x.dims[n + 2] + pre[n] + post[n] - c->weight.dims[n + 2];
+        if (dilations[n] != 1 || steps[n] < 1 || room < 0 || given.dims[n + 2] != room / steps[n] + 1) return 0;
+        c->before[n + 2] = pre[n], c->step[n + 2] = steps[n];
+    }
+    c->bias.id = c->added.id = 0;
+    for (int64_t n = 1; n < count; n++) {
+        const Desc *add = operations[n], *plus = part(add, 750), *term = part(add, 752);
+        const int *which = value(plus, 0, POINTWISE_MODE, 1), *exact = value(plus, 1, DATA_TYPE, 1);
+        Tensor before, second, after;
+        if (add->sort != ADD || !which || *which != 0 || !exact || *exact != F32) return 0;
+        if (!tensor_of(part(add, 751), axes, F32, 1, &before) || before.id != given.id) return 0;
+        if (!same_dims(&before, &given) || !tensor_of(term, axes, BF16, 0, &second)) return 0;
+        const int last = n == count - 1;
+        if (!tensor_of(part(add, 753), axes, last ? BF16 : F32, !last, &after)) return 0;
+        if (!same_dims(&after, &given)) return 0;
+        if (same_dims(&second, &given) && !c->bias.id && !c->added.id) c->added = second;
+        else if (second.dims[1] == given.dims[1] && bytes_of(&second) == 2 * second.dims[1] && !c->bias.id) c->bias = second;
+        else return 0;
+        given = after;
+    }
+    c->out = given;
+    return 1;
+}
+
 int cudnnBackendFinalize(Desc *desc) {
     int64_t *ids = value(desc, 1000, INT64, 0);
     switch (desc->sort) {
     case GRAPH: {
         Shape shape;
+        Convolution convolution;
         if (!value(desc, 800, HANDLE, 1)) return fail(BAD_PARAM, "a graph without a handle");
+        if (convolution_of(desc, &convolution)) {
+            if (convolution.x.dims[1] % 8 || convolution.weight.dims[0] % 8)
+                return fail(NOT_SUPPORTED, "channels of a multiple of 8");
+            break;
+        }
         if (!shape_of(desc, &shape)) return fail(NOT_SUPPORTED, "no such graph");
         if (shape.size % 8) return fail(NOT_SUPPORTED, "heads of a multiple of 8");
         break;
@@ -146,7 +246,7 @@ int cudnnBackendFinalize(Desc *desc) {
         if (!part(desc, 401) || !value(desc, 400, HANDLE, 1)) return fail(BAD_PARAM, "a plan of what?");
         break;
     case PACK:
-        if (!ids || !value(desc, 1001, VOID_PTR, 5) || !value(desc, 1003, VOID_PTR, 1))
+        if (!ids || !value(desc, 1001, VOID_PTR, count_of(desc, 1000)) || !value(desc, 1003, VOID_PTR, 1))
             return fail(BAD_PARAM, "a variant pack without tensors or workspace");
         break;
     }
@@ -189,6 +289,11 @@ static float get(const uint16_t *values, int64_t at) {
     float value;
     return memcpy(&value, &bits, 4), value;
 }
+static uint16_t rounded(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
 static void attend(void *what) {
     const Attention *a = what;
     const int64_t row = a->shape.heads * a->shape.size, size = a->shape.size;
@@ -208,12 +313,50 @@ static void attend(void *what) {
                 float value = 0;
                 for (int64_t key = 0; key < a->shape.keys; key++)
                     value += weights[key] / sum * get(a->v, key * row + n);
-                uint32_t bits;
-                memcpy(&bits, &value, 4);
-                a->out[query * row + n] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+                a->out[query * row + n] = rounded(value);
             }
         }
     free(weights);
+}
+
+
+static void convolve(void *what) {
+    const Convolution *c = what;
+    const int64_t axes = c->out.axes, values = c->out.dims[0] * c->out.strides[0];
+    for (int64_t n = 0; n < values; n++) {
+        // In the order of memory.
+        int64_t place[AXES], rest = n, taps = 1;
+        for (int64_t axis = 2; axis < axes; axis++) taps *= c->weight.dims[axis];
+        place[0] = rest / c->out.strides[0], rest %= c->out.strides[0];
+        for (int64_t axis = 2; axis < axes; axis++)
+            place[axis] = rest / c->out.strides[axis], rest %= c->out.strides[axis];
+        place[1] = rest;
+        float sum = 0;
+        for (int64_t tap = 0; tap < taps; tap++) {
+            int64_t left = tap, from = place[0] * c->x.strides[0], weight = place[1] * c->weight.strides[0];
+            int inside = 1;
+            for (int64_t axis = axes - 1; axis >= 2; axis--) {
+                const int64_t at = left % c->weight.dims[axis];
+                const int64_t to = place[axis] * c->step[axis] + at - c->before[axis];
+                left /= c->weight.dims[axis];
+                inside &= to >= 0 && to < c->x.dims[axis];
+                from += to * c->x.strides[axis], weight += at * c->weight.strides[axis];
+            }
+            for (int64_t i = 0; inside && i < c->x.dims[1]; i++)
+                sum += get(c->from, from + i * c->x.strides[1]) * get(c->weights, weight + i * c->weight.strides[1]);
+        }
+        if (c->terms) sum += get(c->terms, n);
+        if (c->biases) sum += get(c->biases, place[1]);
+        c->to[n] = rounded(sum);
+    }
+}
+// The address that a variant pack has for a tensor, if it has all of it.
+static void *place_of(const Desc *pack, const Tensor *tensor) {
+    const int64_t *ids = value(pack, 1000, INT64, 0), count = count_of(pack, 1000);
+    void **pointers = value(pack, 1001, VOID_PTR, count);
+    for (int64_t n = 0; n < count; n++)
+        if (ids[n] == tensor->id && stand_in_has((uintptr_t)pointers[n], bytes_of(tensor))) return pointers[n];
+    return NULL;
 }
 
 int cudnnBackendExecute(Handle *handle, const Desc *plan, const Desc *pack) {
@@ -222,6 +365,17 @@ int cudnnBackendExecute(Handle *handle, const Desc *plan, const Desc *pack) {
     const Desc *graph = part(part(plan, 401), 201), *sdpa = part(graph, 801);
     Handle **own[2] = {value(plan, 400, HANDLE, 1), value(graph, 800, HANDLE, 1)};
     if (*own[0] != handle || *own[1] != handle) return fail(BAD_PARAM, "another handle");
+    Convolution c = {0};
+    if (convolution_of(graph, &c)) {
+        void **beside = value(pack, 1003, VOID_PTR, 1);
+        c.from = place_of(pack, &c.x), c.weights = place_of(pack, &c.weight), c.to = place_of(pack, &c.out);
+        if (c.bias.id && !(c.biases = place_of(pack, &c.bias))) return fail(BAD_PARAM, "no bias");
+        if (c.added.id && !(c.terms = place_of(pack, &c.added))) return fail(BAD_PARAM, "nothing to add");
+        if (!c.from || !c.weights || !c.to || !stand_in_has((uintptr_t)*beside, WORKSPACE))
+            return fail(BAD_PARAM, "an address outside of the card's memory");
+        if (c.terms == c.to) return fail(BAD_PARAM, "one tensor for two");
+        return stand_in_ask(handle->stream, convolve, &c, sizeof c) ? EXECUTION_FAILED : OK;
+    }
     const int64_t *ids = value(pack, 1000, INT64, 5);
     void **pointers = value(pack, 1001, VOID_PTR, 5), **workspace = value(pack, 1003, VOID_PTR, 1);
     void *found[5] = {0};

@@ -4,16 +4,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::vendor::{Comparison, TOLERANCE};
 use super::{Attend, Scores, Seen, Sizes, start};
-use crate::gpu::{Address, Array, Element, Gpu, SoftmaxAttention, Vendor};
+use crate::gpu::{Address, Array, Element, Gpu, SoftmaxAttention, Vendor, VendorWork};
 
 /// Operations of one piece at least: a way has to be compiled once, and for less than this our kernel takes
 /// a millisecond or less.
 const LEAST_FLOPS: f64 = 2e10;
 /// Rows that are compared at each of a few places of the result.
 const ROWS: usize = 32;
-/// Relative L2 distance from our kernel's result that is allowed: both round weights and results to bf16.
-const TOLERANCE: f64 = 1e-2;
 
 /// A part of an attention in which all queries see the same keys, those of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,41 +101,26 @@ fn agrees(gpu: &Arc<Gpu>, part: &SoftmaxAttention) -> bool {
     let &SoftmaxAttention { queries, heads, size, .. } = part;
     let rows = ROWS.min(queries);
     let row_bytes = heads * size * Element::Bf16.bytes();
-    let (mut off, mut all) = (0.0, 0.0);
+    let mut comparison = Comparison::default();
     for first in [0, (queries - rows) / 2, queries - rows] {
         let ours = Array::unset(gpu, Element::Bf16, rows * heads * size);
         let how = Attend { heads, scale: part.scale, seen: Seen::ALL, added: Scores::None };
         let sizes = Sizes { queries: rows, keys: part.keys, key_size: size, value_size: size };
         let at = [part.q.plus(first * row_bytes), part.k, part.v, ours.address()];
         start(at, gpu, Element::Bf16, &sizes, &how);
-        let mut both = [vec![0; ours.bytes()], vec![0; ours.bytes()]];
-        let places = [ours.address(), part.out.plus(first * row_bytes)];
-        for (bytes, place) in both.iter_mut().zip(places) {
-            if gpu.attempt(|driver| driver.download(place, bytes)).is_none() {
-                // Whoever reads the result gets the error.
-                return true;
-            }
-        }
-        let [ours, theirs] = both.map(|bytes| Element::Bf16.singles(&bytes));
-        for (ours, theirs) in
-            ours.into_iter().zip(theirs).map(|(a, b)| (f64::from(a), f64::from(b)))
-        {
-            off += (ours - theirs).powi(2);
-            all += ours.powi(2);
+        let theirs = part.out.plus(first * row_bytes);
+        if !comparison.add(gpu, ours.address(), theirs, ours.len()) {
+            return true;
         }
     }
-    // Where our result is no number either, the input is none.
-    if !all.is_finite() || off <= TOLERANCE.powi(2) * all {
-        return true;
-    }
-    let distance = (off / all).sqrt();
+    let Some(distance) = comparison.too_far() else { return true };
+    let why = format!(
+        "its attention of {queries} queries and {} keys in {heads} heads of {size} is off by {distance:.1e} of our \
+         kernel's, and {TOLERANCE:e} is allowed; a newer cuDNN or driver may do better",
+        part.keys
+    );
     gpu.attempt(|driver| {
-        driver.distrust_attention(&format!(
-            "its attention of {queries} queries and {} keys in {heads} heads of {size} is off by \
-             {distance:.1e} of our kernel's, and {TOLERANCE:e} is allowed; a newer cuDNN or driver may do \
-             better",
-            part.keys
-        ));
+        driver.distrust(VendorWork::Attention, &why);
         Ok(())
     });
     false
