@@ -241,10 +241,7 @@ impl Loaded {
 pub(super) fn is_within_reach(kind: Kind, cuda: u32, probed: &str) -> Result<(), String> {
     let of_this = kind.files().iter().find(|&&(_, needed)| needed == cuda);
     let &(name, _) = of_this.ok_or_else(|| format!("none of CUDA {cuda} is known"))?;
-    let library = open(Path::new(name))?;
-    // SAFETY: the address is taken and nothing is called.
-    let found = unsafe { library.get::<*const ()>(probed.as_bytes()) };
-    found.map(|_| ()).map_err(|_| format!("{name} has no function {probed}"))
+    Loaded::load(kind, Path::new(name), probed).map(|_| ())
 }
 
 /// Loads a file for good; the linker's reason where it cannot be.
