@@ -1,18 +1,20 @@
 """Writes small model files with the programs of the field: crates/weights reads them in its tests.
 
-Versions: torch 2.15, safetensors 0.8.0, gguf 0.19.0, diffusers 0.42.1, peft 0.21.2. Run:
+Versions: torch 2.15, safetensors 0.8.0, gguf 0.19.0, diffusers 0.42.1, peft 0.21.2, lycoris-lora 4.1.3. Run:
 
-    python parity/containers.py
+    python parity/containers.py        # or: containers, lora
 
 `fixtures/containers/`: PyTorch archives and a GGUF file, with the values they hold as f32 in safetensors;
 `generator.pt` has the transformer of `fixtures/models/wan_t2v` as the code of Self Forcing saves it.
 `fixtures/lora/`: a tiny image-to-video transformer, LoRAs for it as Diffusers (PEFT), kohya's scripts and ComfyUI name
-them, and for each the tensors that it changes, after `fuse_lora(WEIGHT)`.
+them, and for each the tensors that it changes, after `fuse_lora(WEIGHT)`. LoKr, LoHa and DoRA beside them are made by
+LyCORIS and PEFT, and their tensors go WEIGHT of the way to what those programs make of them at full strength.
 """
 
 import collections
 import json
 import os
+import sys
 
 import gguf
 import numpy as np
@@ -25,7 +27,10 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 from gguf import GGMLQuantizationType as Q
 from gguf.quants import dequantize
-from peft import LoraConfig
+from lycoris.modules.locon import LoConModule
+from lycoris.modules.loha import LohaModule
+from lycoris.modules.lokr import LokrModule
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -76,7 +81,7 @@ OFFICIAL = [
     ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
     ("condition_embedder.time_proj", "time_projection.1"),
     (".attn1.", ".self_attn."), (".attn2.", ".cross_attn."), (".to_out.0", ".o"),
-    (".to_q", ".q"), (".to_k", ".k"), (".to_v", ".v"), (".norm2.", ".norm3."),
+    (".add_k_proj", ".k_img"), (".add_v_proj", ".v_img"), (".to_q", ".q"), (".to_k", ".k"), (".to_v", ".v"), (".norm2.", ".norm3."),
     (".ffn.net.0.proj", ".ffn.0"), (".ffn.net.2", ".ffn.2"), ("proj_out", "head.head"),
 ]
 
@@ -227,9 +232,122 @@ def lora(path):
         save_file(fused(converted), path(f"{name}.fused.safetensors"))
 
 
+def original(name):
+    """The official name of a module."""
+    for ours, theirs in OFFICIAL:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def part_of_the_way(before, after):
+    """The tensors that an adapter changes, as they are at WEIGHT."""
+    return {
+        name: (before[name] + WEIGHT * (after[name] - before[name])).contiguous()
+        for name in before
+        if not torch.equal(before[name], after[name])
+    }
+
+
+# Class, module, settings. Every form that LyCORIS writes for linear layers and convolutions: whole, one and both
+# factors as products, the cores of Tucker, and DoRA along both axes.
+LYCORIS = {
+    "lycoris_lokr": [
+        (LokrModule, "blocks.0.attn1.to_q", dict(full_matrix=True)),
+        (LokrModule, "blocks.0.attn1.to_out.0", dict(lora_dim=1, alpha=3)),
+        (LokrModule, "blocks.0.ffn.net.0.proj", dict(lora_dim=2, factor=2, alpha=3)),
+        (LokrModule, "blocks.0.ffn.net.2", dict(lora_dim=2, factor=2, unbalanced_factorization=True)),
+        (LokrModule, "condition_embedder.time_proj", dict(lora_dim=3, alpha=2, decompose_both=True)),
+        (LokrModule, "blocks.1.attn2.to_k", dict(lora_dim=1, weight_decompose=True)),
+        (LokrModule, "blocks.1.attn2.add_k_proj", dict(weight_decompose=True, wd_on_out=False)),
+        (LokrModule, "patch_embedding", dict(lora_dim=1, alpha=2, factor=2, use_tucker=True)),
+        (LokrModule, "proj_out", dict(lora_dim=2, factor=4, weight_decompose=True, wd_on_out=False)),
+    ],
+    "lycoris_loha": [
+        (LohaModule, "blocks.0.attn1.to_k", dict(lora_dim=2, alpha=1)),
+        (LohaModule, "blocks.1.ffn.net.0.proj", dict(lora_dim=3, weight_decompose=True)),
+        (LohaModule, "blocks.1.ffn.net.2", dict(lora_dim=3, alpha=2, weight_decompose=True, wd_on_out=False)),
+        (LohaModule, "patch_embedding", dict(lora_dim=2, alpha=3, use_tucker=True)),
+    ],
+    "lycoris_dora": [
+        (LoConModule, "blocks.0.attn1.to_v", dict(lora_dim=2, alpha=3, weight_decompose=True)),
+        (LoConModule, "blocks.0.ffn.net.2", dict(lora_dim=3, weight_decompose=True, wd_on_out=False)),
+        (LoConModule, "patch_embedding", dict(lora_dim=2, use_tucker=True, weight_decompose=True, wd_on_out=False)),
+    ],
+}
+
+
+def lycoris(path):
+    for name, adapters in LYCORIS.items():
+        generator = torch.Generator().manual_seed(17)
+        model = tiny()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        after, state = dict(before), {}
+        for kind, module, settings in adapters:
+            layer = model.get_submodule(module)
+            adapter = kind(module.replace(".", "_"), layer, 1.0, **settings)
+            with torch.no_grad():
+                for key, parameter in adapter.named_parameters():
+                    if not key.startswith("org_"):
+                        draw = torch.randn(parameter.shape, generator=generator)
+                        # Lengths stay about those of the weight.
+                        parameter.copy_(parameter * (1 + 0.3 * draw) if key == "dora_scale" else draw * 0.5)
+                shape = layer.weight.shape
+                change = adapter.make_weight() * adapter.scale if kind is LoConModule else adapter.get_weight(shape)
+                merged = layer.weight + change.reshape(shape)
+                if settings.get("weight_decompose"):
+                    merged = adapter.apply_weight_decompose(merged)
+            after[f"{module}.weight"] = merged.detach()
+            # LyCORIS' own names for kohya's programs, ComfyUI's for the others.
+            prefix = f"diffusion_model.{original(module)}"
+            if name == "lycoris_lokr":
+                prefix = "lycoris_" + original(module).replace(".", "_")
+            for key, value in adapter.custom_state_dict().items():
+                state[f"{prefix}.{key}"] = value.detach().clone().contiguous()
+        # Differences of norms.
+        prefix = "lycoris_blocks_1_norm3" if name == "lycoris_lokr" else "diffusion_model.blocks.1.norm3"
+        for key, leaf in [("w_norm", "weight"), ("b_norm", "bias")]:
+            change = torch.randn(12, generator=generator) * 0.3
+            state[f"{prefix}.{key}"] = change
+            after[f"blocks.1.norm2.{leaf}"] = before[f"blocks.1.norm2.{leaf}"] + change
+        save_file(state, path(f"{name}.safetensors"))
+        save_file(part_of_the_way(before, after), path(f"{name}.fused.safetensors"))
+
+
+PEFT = {
+    "peft_lokr": LoKrConfig(
+        r=2, alpha=3, decompose_factor=2, decompose_both=True, target_modules=["to_k", "time_proj", "ffn.net.2"],
+        rank_pattern={"ffn.net.2": 1}, alpha_pattern={"time_proj": 5},
+    ),
+    "peft_loha": LoHaConfig(r=3, alpha=2, target_modules=["to_q", "proj_out"], rank_pattern={"proj_out": 2}),
+    "peft_dora": LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=["to_v", "ffn.net.0.proj"]),
+}
+
+
+def peft(path):
+    for name, config in PEFT.items():
+        model = tiny()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        model = get_peft_model(model, config)
+        generator = torch.Generator().manual_seed(19)
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    draw = torch.randn(parameter.shape, generator=generator)
+                    parameter.copy_(parameter * (1 + 0.3 * draw) if "magnitude" in key else draw * 0.5)
+        model.save_pretrained(path(name))
+        os.remove(os.path.join(path(name), "README.md"))
+        after = model.merge_and_unload().state_dict()
+        save_file(part_of_the_way(before, after), path(f"{name}.fused.safetensors"))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    pytorch(folder("containers"))
-    distilled(folder("containers"))
-    ggml(folder("containers"))
-    lora(folder("lora"))
+    wanted = sys.argv[1:] or ["containers", "lora"]
+    if "containers" in wanted:
+        pytorch(folder("containers"))
+        distilled(folder("containers"))
+        ggml(folder("containers"))
+    if "lora" in wanted:
+        lora(folder("lora"))
+        lycoris(folder("lora"))
+        peft(folder("lora"))

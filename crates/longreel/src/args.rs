@@ -439,7 +439,7 @@ pub struct ModelArgs {
             this program, and `longreel models` fetches others [default: demo]"
     )]
     pub model: Option<PathBuf>,
-    /// A LoRA and its weight; may be given many times
+    /// A LoRA (LoKr, LoHa, DoRA) and its weight; may be given many times
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<Lora>,
     /// Convert the weights when they are loaded: bf16 and f16 take half the memory of f32, and bf16 computes fastest on

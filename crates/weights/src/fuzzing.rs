@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use longreel_kernels::Weight;
 use serde_json::{Map, Value};
 
 use crate::config::{ClipVisionConfig, TextConfig, TransformerConfig, VaeConfig};
@@ -15,6 +16,8 @@ use crate::network::{Network, Shapes, compare};
 use crate::source::TensorSource;
 
 const PATH: &str = "memory";
+/// Values of a tensor that is made for the sake of a merge.
+const VALUES_MAX: usize = 1 << 16;
 
 /// A tensor file of any format (safetensors, GGUF, PyTorch), down to its values. True when it was read.
 pub fn container(bytes: &[u8]) -> bool {
@@ -52,9 +55,24 @@ pub fn model(bytes: &[u8]) -> bool {
     found.contains(&true)
 }
 
-/// A LoRA. True when it was read.
+/// A LoRA, merged into tensors of the sizes that it is for, where they are small. True when it was read.
 pub fn lora(bytes: &[u8]) -> bool {
-    open(bytes).is_some_and(|container| Lora::read(Path::new(PATH), &container).is_ok())
+    let read = open(bytes).and_then(|container| Lora::read(Path::new(PATH), &container).ok());
+    let Some(lora) = read else { return false };
+    let sizes: Vec<(String, Vec<usize>)> = lora.sizes().collect();
+    let values = |shape: &[usize]| container::value_count(shape).unwrap_or(usize::MAX);
+    if sizes.iter().all(|(_, shape)| values(shape) <= VALUES_MAX) {
+        let zeros = sizes.iter().map(|(name, shape)| {
+            (name.clone(), Weight::from_f32(shape, &vec![0.0; values(shape)]))
+        });
+        let mut source = TensorSource::from_tensors(zeros.collect());
+        if lora.apply(&mut source, 0.5).is_ok() {
+            for (name, shape) in &sizes {
+                std::hint::black_box(source.take(name, shape).is_ok());
+            }
+        }
+    }
+    true
 }
 
 /// All JSON files: configurations of the networks, official configurations, indices. True when one was

@@ -55,4 +55,5 @@ pub use published::{
 pub use quantize::{
     Quantized, QuantizedPart, QuantizedTensor, Target, quantize_model, quantized_bytes,
 };
+pub use revision::file_revision;
 pub use source::TensorSource;

@@ -1,17 +1,22 @@
 //! LoRAs: small changes to a transformer's weights, merged when it is loaded.
 //!
-//! A low-rank change adds `weight * alpha / rank * up * down` to a matrix, a full one (`diff`) adds itself.
+//! A low-rank change adds `weight * alpha / rank * up * down` to a matrix, LoHa and LoKr a product of other
+//! forms ([`product`]), and a full one (`diff`) itself. DoRA (Liu et al. 2024) brings the sum to given lengths of its rows or
+//! columns, and its weight is how far the matrix goes that way, so that 0 changes nothing, as in ComfyUI.
 //! The merge is in `f32`; the result is stored in the tensor's own format, or in `bf16` where that is fp8
 //! or a GGUF block format. Tensors that no LoRA touches stay views into the file.
 //!
-//! Reference: `_convert_non_diffusers_wan_lora_to_diffusers` in Diffusers' `loaders/lora_conversion_utils.py`
-//! and PEFT. Unlike there, differences of norms and of modulation tables are applied too, as ComfyUI does,
-//! and a key that fits nowhere is an error.
+//! Reference: `_convert_non_diffusers_wan_lora_to_diffusers` in Diffusers' `loaders/lora_conversion_utils.py`,
+//! PEFT, and LyCORIS' `functional` and `modules`. Unlike in Diffusers, differences of norms and of modulation tables are
+//! applied too, as ComfyUI does, and a key that fits nowhere is an error.
 
 mod keys;
 mod merge;
+mod product;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -19,14 +24,22 @@ use serde_json::{Map, Value};
 use crate::WeightsError;
 use crate::container::{self, Container, Format, Meta, StoredTensor};
 use crate::error::some_names;
+use crate::revision::Revision;
 use crate::source::TensorSource;
-use keys::{Role, read_key};
+use keys::{Part, Role, read_key};
 pub(crate) use merge::Delta;
+use merge::{Axis, Kind};
+use product::{Parts, Product};
+
+/// Bytes of the settings beside an adapter, at most.
+const SETTINGS_BYTES_MAX: u64 = 1 << 20;
 
 /// An opened LoRA. Its tensors stay in the file until they are merged.
 #[derive(Debug, Clone)]
 pub struct Lora {
     path: PathBuf,
+    /// Of what it holds.
+    revision: String,
     /// By the canonical name of the tensor that is changed.
     changes: BTreeMap<String, Vec<Change>>,
 }
@@ -34,13 +47,12 @@ pub struct Lora {
 /// One change of one tensor.
 #[derive(Debug, Clone)]
 enum Change {
-    LowRank {
-        /// `[rank, inputs]`.
-        down: StoredTensor,
-        /// `[outputs, rank]`.
-        up: StoredTensor,
+    Product {
+        product: Box<Product>,
         /// What the product is multiplied by, before the user's weight.
         factor: f32,
+        /// DoRA's.
+        magnitude: Option<StoredTensor>,
     },
     Full {
         tensor: StoredTensor,
@@ -48,29 +60,19 @@ enum Change {
     },
 }
 
-/// The parts of a low-rank change while the file is read.
-#[derive(Default)]
-struct Parts {
-    down: Option<StoredTensor>,
-    up: Option<StoredTensor>,
-    bias: Option<StoredTensor>,
-    alpha: Option<f32>,
-    /// A key of it, for messages.
-    key: String,
-}
-
 impl Lora {
-    /// Opens a LoRA with the names of Diffusers (PEFT), kohya or ComfyUI.
+    /// Opens a LoRA, LoKr, LoHa or DoRA with the names of Diffusers, PEFT, kohya, LyCORIS or ComfyUI. Where PEFT's
+    /// `adapter_config.json` lies beside, its alphas count.
     ///
     /// # Errors
-    /// When the file is damaged, has keys of another kind of adapter (LoKr, LoHa, DoRA), or a change is
+    /// When the file is damaged, has keys of another kind of adapter, or a change is
     /// incomplete; the error names the keys.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
         Self::read(path, &container::open(path)?)
     }
 
-    /// `path` is for messages.
+    /// `path` is for messages, and for what lies beside.
     pub(crate) fn read(path: &Path, container: &Container) -> Result<Self, WeightsError> {
         let fail = |problem: String| WeightsError::Lora { path: path.to_owned(), problem };
         let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
@@ -81,77 +83,82 @@ impl Lora {
                 let format = tensor.format.name();
                 return Err(fail(format!("{} is in the format {format}", tensor.name)));
             }
-            let Some((module, role)) = read_key(&tensor.name) else {
-                unknown.push(&tensor.name);
-                continue;
-            };
-            if let Role::Full(name) = &role {
-                let change = Change::Full { tensor: tensor.clone(), factor: 1.0 };
-                changes.entry(name.clone()).or_default().push(change);
-                continue;
-            }
-            let entry = parts.entry(module).or_default();
-            entry.key.clone_from(&tensor.name);
-            let twice = match role {
-                Role::Down => entry.down.replace(tensor.clone()).is_some(),
-                Role::Up => entry.up.replace(tensor.clone()).is_some(),
-                Role::UpBias => entry.bias.replace(tensor.clone()).is_some(),
-                Role::Alpha | Role::Full(_) => {
-                    let alpha = scalar(tensor).ok_or_else(|| {
-                        fail(format!("{} is no single finite number", tensor.name))
-                    })?;
-                    entry.alpha.replace(alpha).is_some()
+            match read_key(&tensor.name) {
+                None => unknown.push(&tensor.name),
+                Some((_, Role::Full(name))) => {
+                    let change = Change::Full { tensor: tensor.clone(), factor: 1.0 };
+                    changes.entry(name).or_default().push(change);
                 }
-            };
-            if twice {
-                let name = &tensor.name;
-                return Err(fail(format!("{name} is there a second time under another name")));
+                Some((module, Role::Part(part))) => {
+                    if !parts.entry(module).or_default().add(part, tensor) {
+                        let name = &tensor.name;
+                        return Err(fail(format!(
+                            "{name} is there a second time under another name"
+                        )));
+                    }
+                }
             }
         }
         if !unknown.is_empty() {
             return Err(fail(format!(
-                "it has {} keys that are no low-rank change or difference of a transformer's tensors: \
-                 {}. LoRAs with Diffusers, kohya or ComfyUI names for Wan and SkyReels-V2 are \
-                 supported, LoKr, LoHa and DoRA are not",
+                "it has {} keys that are no change of a transformer's tensors: {}. LoRA, LoKr, LoHa and \
+                 DoRA for Wan and SkyReels-V2 with the names of Diffusers, PEFT, kohya, LyCORIS or ComfyUI \
+                 are supported; other adapters (OFT, GLoRA, IA3) are not",
                 unknown.len(),
                 some_names(&unknown, 5)
             )));
         }
-        let scaling = Scaling::of(container);
-        for (module, parts) in parts {
-            let key = parts.key;
-            if let (None, None, Some(tensor)) = (&parts.down, &parts.up, &parts.bias) {
+        let settings = Settings::of(path, container);
+        for (module, mut parts) in parts {
+            let bias = parts.take(Part::UpBias);
+            if let (true, Some(tensor)) = (parts.is_empty(), &bias) {
                 let change = Change::Full { tensor: tensor.clone(), factor: 1.0 };
                 changes.entry(format!("{module}.bias")).or_default().push(change);
                 continue;
             }
-            let (Some(down), Some(up)) = (parts.down, parts.up) else {
-                return Err(fail(format!(
-                    "{key} has no counterpart (both down and up are needed)"
-                )));
+            let magnitude = parts.take(Part::Magnitude);
+            let alpha = parts.take(Part::Alpha).map(|tensor| {
+                scalar(&tensor)
+                    .ok_or_else(|| fail(format!("{} is no single finite number", tensor.name)))
+            });
+            let alpha = alpha.transpose()?;
+            let (product, rank) = parts.product().map_err(fail)?;
+            let factor = match (alpha, rank) {
+                (Some(alpha), Some(rank)) => alpha / rank as f32,
+                // Of two whole matrices an alpha says nothing; LyCORIS writes the one that gives 1.
+                (Some(_), None) => 1.0,
+                (None, rank) => settings.factor(&module, rank),
             };
-            let rank = down.shape.first().copied().unwrap_or(0);
-            if rank == 0 || up.shape.get(1) != Some(&rank) {
-                return Err(fail(format!(
-                    "the ranks of {key} differ: down has shape {:?} and up {:?}",
-                    down.shape, up.shape
-                )));
-            }
-            let factor = match parts.alpha {
-                Some(alpha) => alpha / rank as f32,
-                None => scaling.factor(&module, rank),
-            };
-            if let Some(tensor) = parts.bias {
+            if let Some(tensor) = bias {
                 let change = Change::Full { tensor, factor };
                 changes.entry(format!("{module}.bias")).or_default().push(change);
             }
-            let change = Change::LowRank { down, up, factor };
+            let change = Change::Product { product: Box::new(product), factor, magnitude };
             changes.entry(format!("{module}.weight")).or_default().push(change);
         }
         if changes.is_empty() {
             return Err(fail("it holds no tensors".into()));
         }
-        Ok(Self { path: path.to_owned(), changes })
+        let mut revision = Revision::default();
+        revision.text("settings", &Value::from(settings.all).to_string());
+        revision.file(&container.file);
+        Ok(Self { path: path.to_owned(), revision: revision.finish(), changes })
+    }
+
+    /// A name for what it holds, 64 hexadecimal digits: another one when anything of it changed.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// The tensors it changes, and for each the size that the first of its changes is for.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        self.changes.iter().filter_map(|(name, changes)| {
+            let size = match changes.first()? {
+                Change::Product { product, .. } => product.size().to_vec(),
+                Change::Full { tensor, .. } => tensor.shape.clone(),
+            };
+            Some((name.clone(), size))
+        })
     }
 
     /// How many tensors of a transformer it changes.
@@ -209,22 +216,41 @@ impl Change {
     /// The change as the merge takes it. The error is the shape that does not fit.
     fn delta(&self, shape: &[usize], weight: f32) -> Result<Delta, Vec<usize>> {
         let values: usize = shape.iter().product();
-        match self {
+        let (product, factor, magnitude) = match self {
             Self::Full { tensor, factor } if tensor.values() == values => {
-                Ok(Delta::full(tensor.clone(), weight * factor))
+                let (tensor, factor) = (tensor.clone(), weight * factor);
+                return Ok(Delta(Kind::Full { tensor, factor }));
             }
-            Self::Full { tensor, .. } => Err(tensor.shape.clone()),
-            Self::LowRank { down, up, factor } => {
-                let rank = down.shape[0];
-                let columns = down.values() / rank;
-                let rows = up.values() / rank;
-                if shape.first() != Some(&rows) || rows.checked_mul(columns) != Some(values) {
-                    return Err(vec![rows, columns]);
-                }
-                Ok(Delta::low_rank(down.clone(), up.clone(), columns, weight * factor))
-            }
+            Self::Full { tensor, .. } => return Err(tensor.shape.clone()),
+            Self::Product { product, factor, magnitude } => (product, *factor, magnitude),
+        };
+        let [rows, columns] = product.size();
+        if shape.first() != Some(&rows) || rows.checked_mul(columns) != Some(values) {
+            return Err(vec![rows, columns]);
         }
+        let product = product.clone();
+        Ok(Delta(match magnitude {
+            None => Kind::Product { product, columns, factor: weight * factor },
+            Some(magnitude) => {
+                let axis = axis(magnitude, shape).ok_or_else(|| magnitude.shape.clone())?;
+                let magnitude = magnitude.clone();
+                Kind::Decomposed { product, columns, factor, magnitude, axis, weight }
+            }
+        }))
     }
+}
+
+/// Of what DoRA's magnitudes are the lengths, for a tensor of shape `[outputs, inputs, places...]`; `None` when they
+/// do not fit it. LyCORIS has `[outputs, 1...]` or `[1, inputs, 1...]`, PEFT one for each output in any shape.
+fn axis(magnitude: &StoredTensor, shape: &[usize]) -> Option<Axis> {
+    let [outputs, inputs] = [*shape.first()?, *shape.get(1)?];
+    let [first, second] = [0, 1].map(|axis| magnitude.shape.get(axis).copied());
+    let is_of_peft = magnitude.name.contains("lora_magnitude_vector");
+    if magnitude.values() == outputs && (first == Some(outputs) || is_of_peft) {
+        return Some(Axis::Outputs);
+    }
+    let is_of_inputs = magnitude.values() == inputs && first == Some(1) && second == Some(inputs);
+    is_of_inputs.then(|| Axis::Inputs { kernel: shape[2..].iter().product() })
 }
 
 /// The value of a tensor with one value.
@@ -233,36 +259,58 @@ fn scalar(tensor: &StoredTensor) -> Option<f32> {
     value.is_finite().then_some(value)
 }
 
-/// The factor of changes without an alpha of their own: from the settings that Diffusers writes into the
-/// file's header, else 1.
-struct Scaling {
-    alpha: Option<f64>,
-    alpha_of: Map<String, Value>,
-    /// `alpha / sqrt(rank)` instead of `alpha / rank`.
-    stabilised: bool,
+/// The settings that go with changes without an alpha of their own: what Diffusers writes into the file's
+/// header, or PEFT beside the file.
+struct Settings {
+    all: Map<String, Value>,
+    /// Before each key.
+    prefix: &'static str,
 }
 
-impl Scaling {
-    fn of(container: &Container) -> Self {
-        let settings: Map<String, Value> = match container.metadata.get("lora_adapter_metadata") {
-            Some(Meta::Text(json)) => serde_json::from_str(json).unwrap_or_default(),
-            _ => Map::new(),
-        };
-        let get = |key: &str| settings.get(&format!("transformer.{key}"));
-        Self {
-            alpha: get("lora_alpha").and_then(Value::as_f64).filter(|a| a.is_finite()),
-            alpha_of: get("alpha_pattern").and_then(Value::as_object).cloned().unwrap_or_default(),
-            stabilised: get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+impl Settings {
+    fn of(path: &Path, container: &Container) -> Self {
+        if let Some(Meta::Text(json)) = container.metadata.get("lora_adapter_metadata") {
+            let all = serde_json::from_str(json).unwrap_or_default();
+            return Self { all, prefix: "transformer." };
         }
+        let is_of_peft = path.file_name().is_some_and(|name| name == "adapter_model.safetensors");
+        let beside = path.with_file_name("adapter_config.json");
+        let mut json = String::new();
+        // Not opened where it is a pipe, which would wait for ever.
+        if is_of_peft
+            && beside.is_file()
+            && let Ok(file) = File::open(beside)
+        {
+            // What cannot be read says nothing.
+            let _ = file.take(SETTINGS_BYTES_MAX).read_to_string(&mut json);
+        }
+        Self { all: serde_json::from_str(&json).unwrap_or_default(), prefix: "" }
     }
 
-    fn factor(&self, module: &str, rank: usize) -> f32 {
-        let own = self.alpha_of.iter().find_map(|(key, alpha)| {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.all.get(&format!("{}{key}", self.prefix))
+    }
+
+    /// A number that patterns of module names may give one of its own.
+    fn number(&self, module: &str, key: &str, pattern: &str) -> Option<f64> {
+        let of_modules = self.get(pattern).and_then(Value::as_object);
+        let own = of_modules.into_iter().flatten().find_map(|(key, value)| {
             let at = module.strip_suffix(key.as_str())?;
-            (at.is_empty() || at.ends_with('.')).then(|| alpha.as_f64())?
+            (at.is_empty() || at.ends_with('.')).then(|| value.as_f64())?
         });
-        let rank = rank as f64;
-        let divisor = if self.stabilised { rank.sqrt() } else { rank };
-        own.or(self.alpha).map_or(1.0, |alpha| (alpha / divisor) as f32)
+        own.or_else(|| self.get(key)?.as_f64()).filter(|value| value.is_finite())
+    }
+
+    /// `alpha / rank`, else 1. LoRA's key is not that of the others.
+    fn factor(&self, module: &str, rank: Option<usize>) -> f32 {
+        let alpha = ["lora_alpha", "alpha"];
+        let alpha = alpha.iter().find_map(|key| self.number(module, key, "alpha_pattern"));
+        let rank =
+            rank.map(|rank| rank as f64).or_else(|| self.number(module, "r", "rank_pattern"));
+        let (Some(alpha), Some(rank)) = (alpha, rank.filter(|rank| *rank > 0.0)) else {
+            return 1.0;
+        };
+        let is_stabilised = self.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+        (alpha / if is_stabilised { rank.sqrt() } else { rank }) as f32
     }
 }

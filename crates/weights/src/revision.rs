@@ -1,8 +1,11 @@
 //! A name for what a model's files hold.
 
+use std::path::Path;
+
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::WeightsError;
 use crate::container::MappedFile;
 use crate::folder::Part;
 
@@ -13,6 +16,17 @@ const END: usize = 1 << 20;
 /// ...and that many samples between, of that many bytes.
 const SAMPLES: usize = 64;
 const SAMPLE: usize = 4096;
+
+/// A name for what a file holds, 64 hexadecimal digits: another one when it changed. Of a file above 32 MiB its ends
+/// and samples between are looked at.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn file_revision(path: &Path) -> Result<String, WeightsError> {
+    let mut revision = Revision::default();
+    revision.file(&MappedFile::open(path)?);
+    Ok(revision.finish())
+}
 
 /// Collects what identifies a model. Every field is preceded by its length, so that no two models give
 /// the same sequence of bytes.
@@ -33,7 +47,7 @@ impl Revision {
         self.field(text.as_bytes());
     }
 
-    fn file(&mut self, file: &MappedFile) {
+    pub fn file(&mut self, file: &MappedFile) {
         let bytes = file.as_slice();
         if bytes.len() <= WHOLE_MAX {
             return self.field(bytes);

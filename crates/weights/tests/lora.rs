@@ -36,7 +36,10 @@ fn assert_near(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 fn merges_as_the_reference(name: &str) {
     let folder = fixtures("lora");
-    let lora = Lora::open(folder.join(format!("{name}.safetensors"))).unwrap();
+    // PEFT writes a folder.
+    let peft = folder.join(name).join("adapter_model.safetensors");
+    let plain = folder.join(format!("{name}.safetensors"));
+    let lora = Lora::open(if peft.exists() { peft } else { plain }).unwrap();
     let mut source = model();
     lora.apply(&mut source, WEIGHT).unwrap();
     let merged = take_all(source);
@@ -72,6 +75,63 @@ fn a_lora_of_kohya_is_merged() {
 #[test]
 fn a_lora_of_comfyui_is_merged() {
     merges_as_the_reference("comfyui");
+}
+
+#[test]
+fn lokr_of_lycoris_is_merged_in_every_form() {
+    merges_as_the_reference("lycoris_lokr");
+}
+
+#[test]
+fn loha_of_lycoris_is_merged_in_every_form() {
+    merges_as_the_reference("lycoris_loha");
+}
+
+#[test]
+fn dora_of_lycoris_brings_rows_or_columns_to_its_lengths() {
+    merges_as_the_reference("lycoris_dora");
+}
+
+#[test]
+fn adapters_of_peft_are_merged_with_the_settings_beside_them() {
+    for name in ["peft_lokr", "peft_loha", "peft_dora"] {
+        merges_as_the_reference(name);
+    }
+}
+
+#[test]
+fn a_changed_file_or_changed_settings_are_another_revision() {
+    let folder = TempDir::new().unwrap();
+    let from = fixtures("lora").join("peft_lokr");
+    let [weights, settings] =
+        ["adapter_model.safetensors", "adapter_config.json"].map(|name| folder.path().join(name));
+    let revision = || Lora::open(&weights).unwrap().revision().to_owned();
+    std::fs::copy(from.join("adapter_model.safetensors"), &weights).unwrap();
+    let alone = revision();
+    std::fs::copy(from.join("adapter_config.json"), &settings).unwrap();
+    let whole = revision();
+    assert_ne!(alone, whole);
+    assert_eq!(whole, revision());
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    assert_ne!(whole, revision());
+}
+
+#[test]
+fn magnitudes_of_another_size_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    let q = "diffusion_model.blocks.0.self_attn.q";
+    let ones = |name: &str, shape: &[usize]| {
+        (format!("{q}.{name}"), shape.to_vec(), 1f32.to_le_bytes().repeat(shape.iter().product()))
+    };
+    for shape in [&[13, 1][..], &[1, 13], &[1], &[12, 12], &[3, 4]] {
+        let pair = [ones("lora_down.weight", &[2, 12]), ones("lora_up.weight", &[12, 2])];
+        write(&path, &[&pair[..], &[ones("dora_scale", shape)]].concat());
+        let error = Lora::open(&path).unwrap().apply(&mut model(), 1.0).unwrap_err().to_string();
+        assert!(error.contains(&format!("{shape:?}")) && error.contains("[12, 12]"), "{error}");
+    }
 }
 
 #[test]
@@ -200,9 +260,42 @@ fn keys_that_fit_nowhere_are_named() {
     let q = "diffusion_model.blocks.0.self_attn.q";
     let (down, up) = (format!("{q}.lora_down.weight"), format!("{q}.lora_up.weight"));
     let pair = [tensor(&down, &[2, 12]), tensor(&up, &[12, 2])];
-    let cases: [(&[_], &[&str]); 7] = [
+    let cases: [(&[_], &[&str]); 14] = [
         (&[tensor("lora_te_x.lora_down.weight", &[1, 1])], &["lora_te_x.lora_down.weight"]),
-        (&[tensor(&format!("{q}.hada_w1_a"), &[1, 1])], &["hada_w1_a", "LoHa"]),
+        (&[tensor(&format!("{q}.oft_blocks"), &[1, 1])], &["oft_blocks", "OFT", "are not"]),
+        (&[tensor(&format!("{q}.hada_w1_a"), &[1, 1])], &["hada_w1_a", "no counterpart"]),
+        (&[tensor(&format!("{q}.lokr_w1"), &[3, 3])], &["lokr_w1", "no counterpart"]),
+        (&[tensor(&format!("{q}.dora_scale"), &[12, 1])], &["dora_scale", "no counterpart"]),
+        (
+            &[pair[0].clone(), pair[1].clone(), tensor(&format!("{q}.lokr_w1"), &[3, 3])],
+            &["no counterpart"],
+        ),
+        (
+            &[
+                pair[0].clone(),
+                tensor(&format!("{q}.lokr_w1"), &[3, 3]),
+                tensor(&format!("{q}.lokr_w2"), &[4, 4]),
+            ],
+            &["lora_down.weight", "another kind"],
+        ),
+        (
+            &[
+                tensor(&format!("{q}.hada_w1_a"), &[12, 2]),
+                tensor(&format!("{q}.hada_w1_b"), &[2, 12]),
+                tensor(&format!("{q}.hada_w2_a"), &[12, 2]),
+                tensor(&format!("{q}.hada_w2_b"), &[2, 13]),
+            ],
+            &["[12, 12]", "[12, 13]"],
+        ),
+        (
+            &[
+                tensor(&format!("{q}.lokr_w1"), &[3, 3]),
+                tensor(&format!("{q}.lokr_w2_a"), &[2, 4]),
+                tensor(&format!("{q}.lokr_w2_b"), &[2, 4]),
+                tensor(&format!("{q}.lokr_t2"), &[2, 3, 1, 1]),
+            ],
+            &["ranks", "[2, 3, 1, 1]"],
+        ),
         (&pair[..1], &["lora_down.weight", "no counterpart"]),
         (&[tensor(&down, &[2, 12]), tensor(&up, &[12, 3])], &["ranks", "[2, 12]", "[12, 3]"]),
         (

@@ -147,8 +147,16 @@ fn damaged_models_do_not_panic() {
 
 #[test]
 fn damaged_loras_do_not_panic() {
-    let seeds = ["diffusers", "diffusers_rslora", "kohya", "comfyui"]
-        .map(|name| safetensors(&format!("lora/{name}.safetensors")));
+    let seeds = [
+        "diffusers",
+        "diffusers_rslora",
+        "kohya",
+        "comfyui",
+        "lycoris_lokr",
+        "lycoris_loha",
+        "lycoris_dora",
+    ]
+    .map(|name| safetensors(&format!("lora/{name}.safetensors")));
     survives("lora", &seeds, 4000, fuzzing::lora);
 }
 
