@@ -32,6 +32,11 @@ def prompt(draw, low, high):
     return " ".join(draw.choice(WORDS) for _ in range(draw.randint(low, high)))
 
 
+def seldom(draw, usual, other):
+    """One draw in five is of what nobody would ask for."""
+    return draw.choice([usual, usual, usual, usual, other])()
+
+
 def draw_parts(draw, kind):
     """The changes to the builders' defaults: shapes no published model has."""
     heads, width = draw.randint(1, 4), 2 * draw.randint(4, 14)
@@ -100,15 +105,17 @@ def frames_of(latents):
 
 def draw_film(draw, kind, parts, two_images):
     """A film that the reference makes without running into one of its defects."""
-    side = lambda: 16 * draw.choice([1, 2, 2, 3, 3, 4, 5])
+    side = lambda: 16 * seldom(draw, lambda: draw.choice([1, 2, 2, 3, 3, 4, 5]), lambda: draw.randint(6, 11))
     common = dict(
         kind=kind,
-        prompt=prompt(draw, 1, 30),
+        # The longer ones are cut at 512 tokens.
+        prompt=seldom(draw, lambda: prompt(draw, 1, 30), lambda: prompt(draw, 300, 900)),
         width=side(),
         height=side(),
-        steps=draw.randint(1, 8),
+        steps=seldom(draw, lambda: draw.randint(1, 8), lambda: draw.randint(9, 20)),
         guidance_scale=draw.choice([1.0, round(draw.uniform(1.1, 8.0), 2), round(draw.uniform(1.1, 8.0), 2)]),
-        shift=round(draw.uniform(1.0, 12.0), 1),
+        # With 20 steps a shift of 30 is the most that leaves no timestep twice.
+        shift=round(seldom(draw, lambda: draw.uniform(1.0, 12.0), lambda: draw.choice([0.1, 0.4, 20.0, 30.0])), 1),
         negative_prompt=draw.choice(["", prompt(draw, 1, 12)]),
         seed=draw.randint(0, 2**31),
     )
@@ -119,13 +126,13 @@ def draw_film(draw, kind, parts, two_images):
         return Film(num_frames=frames_of(draw.randint(2 if two_images else 1, 5)), **common, **images)
 
     configured = parts["transformer"].get("num_frame_per_block", 1)
-    given = draw.choice([None, None, 1, 2, 3]) if kind != "df_image" else draw.choice([None, 1])
+    given = draw.choice([None, None, 1, 2, 3, 4, 5]) if kind != "df_image" else draw.choice([None, 1])
     block = given or configured
     more = dict(
         fps=draw.choice([16, 24, 24, 30]),
-        ar_step=draw.choice([0, 0, 1, 2, 3]),
+        ar_step=draw.choice([0, 0, 1, 2, 3, 7, 30]),
         causal_block_size=given,
-        addnoise_condition=draw.choice([0, draw.randint(1, 50)]),
+        addnoise_condition=draw.choice([0, draw.randint(1, 50), draw.randint(51, 999)]),
     )
     long = draw.random() < 0.5
     overlap = block * draw.randint(1, 2 if block > 1 else 3)
@@ -142,7 +149,8 @@ def draw_film(draw, kind, parts, two_images):
         more |= dict(video="history.mp4")
         total = base + block * draw.randint(1, 4) if long else overlap + block * draw.randint(1, 3)
     else:
-        total = base + block * draw.randint(1, 4) if long else block * draw.randint(1, 6 // block)
+        most = seldom(draw, lambda: 6, lambda: 24)
+        total = base + block * draw.randint(1, 6) if long else block * draw.randint(1, most // block)
     if long or kind == "df_video":
         more |= dict(overlap_history=frames_of(overlap))
     more |= dict(base_num_frames=frames_of(base if long else max(total, base)))

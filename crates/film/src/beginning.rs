@@ -46,6 +46,7 @@ pub(crate) fn prepare(
     outputs: &Outputs,
     facts: &ModelFacts,
     engine: &EngineOptions,
+    adapters: &[String],
 ) -> Result<RunFile, FilmError> {
     let request = planned.request();
     let refuse = |problem: String| FilmError::Beginning { path: beginning.film.clone(), problem };
@@ -61,8 +62,9 @@ pub(crate) fn prepare(
     let mut checkpoint = Checkpoint::load(&beginning.checkpoint)
         .map_err(|why| FilmError::Beginning { path: beginning.checkpoint.clone(), problem: why })?;
     let made = checkpoint.progress.next_segment;
-    let given_frames = check_film(beginning, planned, made, facts, engine)?;
-    let maker = Maker { facts, engine, film: &outputs.film, given_frames };
+    let maker = Maker { facts, engine, adapters, film: &outputs.film, given_frames: 0 };
+    let given_frames = check_film(beginning, planned, made, maker)?;
+    let maker = Maker { given_frames, ..maker };
     let state: FilmState = serde_json::from_value(checkpoint.progress.writer.clone())
         .map_err(|e| refuse(format!("its checkpoint has no place in the film ({e})")))?;
 
@@ -110,9 +112,9 @@ fn check_film(
     beginning: &Beginning,
     planned: &FilmPlan,
     made: usize,
-    facts: &ModelFacts,
-    engine: &EngineOptions,
+    maker: Maker<'_>,
 ) -> Result<u64, FilmError> {
+    let Maker { facts, engine, adapters, .. } = maker;
     let refuse = |problem: String| FilmError::Beginning { path: beginning.film.clone(), problem };
     let text = read_metadata(&beginning.film)?;
     let told: Value = text
@@ -125,7 +127,7 @@ fn check_film(
             now: facts.revision.clone(),
         });
     }
-    let now = adaptation(engine);
+    let now = adaptation(engine, adapters);
     if told["adaptation"] != now {
         let began = &told["adaptation"];
         return Err(FilmError::OtherEngine { began: began.to_string(), now: now.to_string() });

@@ -1,6 +1,6 @@
 //! The state between two segments, on disk.
 //!
-//! A checkpoint is a safetensors blob followed by the SHA-256 of it. It is written under a temporary
+//! A checkpoint is a [`TensorFile`]. It is written under a temporary
 //! name, made durable, and renamed, so that a name that exists is a whole file unless the disk
 //! itself lost something; the digest finds that too, and then the checkpoint before it is used. The
 //! last [`KEPT`] are kept.
@@ -11,16 +11,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use longreel_kernels::Tensor;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::drift::DriftState;
+use crate::tensor_file::TensorFile;
 
 /// How many checkpoints a run keeps.
 pub const KEPT: usize = 2;
 const SUFFIX: &str = "checkpoint";
-const DIGEST_BYTES: usize = 32;
 
 /// The small values of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,30 +96,18 @@ impl Checkpoint {
     /// # Errors
     /// Those of the file system; the checkpoints before stay as they are.
     pub fn write(&self, folder: &Path) -> io::Result<Written> {
-        let bytes: Vec<(&str, Vec<u8>, &[usize])> = self
-            .tensors
-            .iter()
-            .map(|(name, t)| {
-                let bytes = t.data().iter().flat_map(|v| v.to_le_bytes()).collect();
-                (name.as_str(), bytes, t.shape())
-            })
-            .collect();
-        let floats = bytes.iter().map(|(name, bytes, shape)| {
-            TensorView::new(Dtype::F32, shape.to_vec(), bytes).map(|view| (name.to_string(), view))
-        });
-        let frame = self.last_frame.iter().map(|frame| {
-            TensorView::new(Dtype::U8, vec![frame.len()], frame)
-                .map(|view| (LAST_FRAME.to_owned(), view))
-        });
-        let views = floats.chain(frame).collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+        let frame = self.last_frame.iter().map(|frame| (LAST_FRAME.to_owned(), frame.clone()));
         let progress = serde_json::to_string(&self.progress)?;
-        let metadata = HashMap::from([("progress".to_owned(), progress)]);
-        let blob = safetensors::serialize(views, Some(metadata)).map_err(io::Error::other)?;
+        let content = TensorFile {
+            tensors: self.tensors.clone(),
+            bytes: frame.collect(),
+            texts: HashMap::from([("progress".to_owned(), progress)]),
+        };
+        let bytes = content.encode()?;
         let name = format!("{:08}.{SUFFIX}", self.progress.next_segment);
         let temporary = folder.join(format!("{name}.partial"));
         let mut file = File::create(&temporary)?;
-        file.write_all(&blob)?;
-        file.write_all(&Sha256::digest(&blob))?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
         Ok(Written { path: folder.join(name), temporary })
     }
@@ -129,32 +115,11 @@ impl Checkpoint {
     /// Reads the checkpoint at `path`; what is wrong with it otherwise.
     pub fn load(path: &Path) -> Result<Self, String> {
         let bytes = fs::read(path).map_err(|e| e.to_string())?;
-        let split = bytes.len().checked_sub(DIGEST_BYTES).ok_or("it is cut short")?;
-        let (blob, digest) = bytes.split_at(split);
-        if Sha256::digest(blob).as_slice() != digest {
-            return Err("its checksum does not match".into());
-        }
-        let (_, header) = SafeTensors::read_metadata(blob).map_err(|e| e.to_string())?;
-        let progress = header
-            .metadata()
-            .as_ref()
-            .and_then(|m| m.get("progress"))
-            .ok_or("it has no progress entry")?;
+        let TensorFile { tensors, bytes, texts } = TensorFile::decode(&bytes)?;
+        let progress = texts.get("progress").ok_or("it has no progress entry")?;
         let progress = serde_json::from_str(progress).map_err(|e| e.to_string())?;
-        let file = SafeTensors::deserialize(blob).map_err(|e| e.to_string())?;
-        let (mut tensors, mut last_frame) = (Vec::new(), None);
-        for (name, view) in file.tensors() {
-            match view.dtype() {
-                Dtype::F32 => {
-                    let values = view.data().chunks_exact(4);
-                    let values =
-                        values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                    tensors.push((name, Tensor::from_vec(view.shape(), values)));
-                }
-                Dtype::U8 if name == LAST_FRAME => last_frame = Some(view.data().to_vec()),
-                other => return Err(format!("{name} is {other:?}")),
-            }
-        }
+        let last_frame =
+            bytes.into_iter().find(|(name, _)| name == LAST_FRAME).map(|(_, frame)| frame);
         Ok(Self { progress, tensors, last_frame })
     }
 }

@@ -128,6 +128,24 @@ pub fn frames_of_video(path: &Path, least: usize) -> Result<u64, FilmError> {
     Ok(frames)
 }
 
+/// What is told of a video that has another frame rate than the film it becomes part of, frame for frame.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn rate_note(path: &Path, fps: u32) -> Result<Option<String>, FilmError> {
+    let rate = VideoReader::open(path, &VideoOptions::default())?.info().fps;
+    Ok(rate.filter(|rate| (rate / f64::from(fps) - 1.0).abs() > 0.01).map(|rate| {
+        let pace = if rate < f64::from(fps) { "faster" } else { "slower" };
+        format!(
+            "{} has {} frames a second and the film {fps}, so that its part plays {pace}; --fps {:.0} \
+             keeps its pace",
+            path.display(),
+            (rate * 1e3).round() / 1e3,
+            rate.round().max(1.0)
+        )
+    }))
+}
+
 /// A video of `frames` frames, of which `history` should be the first window's beginning.
 pub fn too_short(path: &Path, frames: u64, history: usize) -> PlanError {
     PlanError::value(

@@ -12,16 +12,19 @@ use longreel_models::{Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{
     Lora, ModelFolder, ModelKind, TensorSource, TransformerConfig, WeightDtype, WeightsError,
+    file_revision,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::beginning::{self, Beginning};
 use crate::checkpoint;
-use crate::condition::frames_of_video;
+use crate::condition::{frames_of_video, rate_note};
 use crate::defaults::Defaults;
 use crate::device::{self, DeviceChoice, GpuFacts, Opened};
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
+use crate::kept::{Kept, check_sources};
+use crate::lock::RunLock;
 use crate::noise::NoiseSource;
 use crate::outputs::{Outputs, check_writable, run_folder};
 use crate::plan::{
@@ -34,6 +37,7 @@ use crate::run::{Outcome, Run, film_options};
 use crate::run_file::{Maker, RunFile, adaptation};
 use crate::sharing::{Denoisers, Sharing};
 use crate::texts::Texts;
+use pictures::Seen;
 
 /// Which model, and how it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,6 +93,8 @@ pub struct Engine {
     options: EngineOptions,
     folder: ModelFolder,
     facts: ModelFacts,
+    /// See [`RunFile::adapters`].
+    adapters: Vec<String>,
     /// Opened by the first film.
     devices: Option<Vec<Device>>,
     networks: Option<Networks>,
@@ -109,7 +115,10 @@ impl Engine {
             None => folder,
         };
         // So is a LoRA of another model; merging is for when the weights are taken.
-        adapted(&folder, &options.loras)?;
+        let (_, _, mut adapters) = adapted(&folder, &options.loras)?;
+        if let Some(upscaler) = &options.upscaler {
+            adapters.push(file_revision(upscaler)?);
+        }
         let scheduler = match folder.scheduler_json() {
             Some(json) => SchedulerConfig::from_json(json).map_err(PlanError::from)?,
             None => SchedulerConfig::default(),
@@ -142,6 +151,7 @@ impl Engine {
             options: options.clone(),
             folder,
             facts,
+            adapters,
             devices: None,
             networks: None,
             texts: Texts::default(),
@@ -178,11 +188,15 @@ impl Engine {
     /// # Errors
     /// Everything that cannot work, with the nearest values that do.
     pub fn plan(&self, request: &FilmRequest) -> Result<FilmPlan, PlanError> {
-        // A model that is loaded is in what is not available any more, and would count twice.
-        let check_memory = self.options.check_memory && self.networks.is_none();
-        let planned = plan(request, &self.facts, check_memory)?;
+        let planned = self.planned(request)?;
         check_inputs(&planned, Path::new(""))?;
         Ok(planned)
+    }
+
+    /// The same without a look at pictures and videos.
+    fn planned(&self, request: &FilmRequest) -> Result<FilmPlan, PlanError> {
+        // A model that is loaded is in what is not available any more, and would count twice.
+        plan(request, &self.facts, self.options.check_memory && self.networks.is_none())
     }
 
     /// Makes a film from its beginning.
@@ -217,6 +231,9 @@ impl Engine {
             StartFrom::Video(path) => {
                 // All of it becomes part of the film: what cannot be read is told now.
                 observer.event(Event::Stage { what: "reading the video that is extended".into() });
+                if let Some(message) = rate_note(path, plan.request().fps)? {
+                    observer.event(Event::Warning { message });
+                }
                 let history = video_history_frames(plan);
                 frames_of_video(path, history)? - history as u64
             }
@@ -225,14 +242,14 @@ impl Engine {
         let planned = self.for_devices(plan, observer)?;
         let plan = &*planned;
         // Only now: what is refused leaves an unfinished run as it was.
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(FilmError::io("remove", &folder))?;
-        }
-        fs::create_dir(&folder).map_err(FilmError::io("create", &folder))?;
-        let (facts, engine, film) = (&self.facts, &self.options, &outputs.film);
-        let maker = Maker { facts, engine, film, given_frames };
+        fs::create_dir_all(&folder).map_err(FilmError::io("create", &folder))?;
+        let lock = RunLock::take(&folder, &outputs.film)?;
+        lock.clear(&folder)?;
+        let Self { facts, options: engine, adapters, .. } = &*self;
+        let maker = Maker { facts, engine, adapters, film: &outputs.film, given_frames };
         RunFile::begun(plan, maker, outputs).write(&folder)?;
-        let begun = Begun { film: outputs.film.clone(), given_frames, noise, checkpoint: None };
+        let film = outputs.film.clone();
+        let begun = Begun { film, given_frames, noise, checkpoint: None, pictures: None };
         let result = self.make(plan, outputs, begun, stop, observer);
         if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
             // Nothing of the film exists that resume could go on from.
@@ -270,7 +287,8 @@ impl Engine {
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
-        let file = beginning::prepare(beginning, plan, outputs, &self.facts, &self.options)?;
+        let (facts, adapters) = (&self.facts, &self.adapters);
+        let file = beginning::prepare(beginning, plan, outputs, facts, &self.options, adapters)?;
         self.go_on(&outputs.film, file, stop, observer)
     }
 
@@ -282,6 +300,7 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
         let folder = run_folder(film);
+        let _lock = RunLock::take(&folder, film)?;
         let mut outputs = file.outputs;
         // The folder may have been moved since.
         let named = std::mem::replace(&mut outputs.film, film.to_owned());
@@ -302,13 +321,16 @@ impl Engine {
         };
         if same(&file.engine) != same(&self.options) {
             return Err(FilmError::OtherEngine {
-                began: adaptation(&file.engine).to_string(),
-                now: adaptation(&self.options).to_string(),
+                began: adaptation(&file.engine, &[]).to_string(),
+                now: adaptation(&self.options, &[]).to_string(),
             });
         }
+        self.check_adapters(file.adapters.as_deref())?;
+        let pictures = Kept::read(&folder, observer);
+        check_sources(&file.request, film, pictures.is_some(), found.is_some())?;
         // Which decide what the plan is for.
         self.devices(observer)?;
-        let planned = self.plan(&file.request)?;
+        let planned = self.planned(&file.request)?;
         let planned = planned.begun_with(
             file.kept_frames,
             file.decoder_strips,
@@ -318,7 +340,7 @@ impl Engine {
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
         let given_frames = file.given_frames;
-        let begun = Begun { film: named, given_frames, noise, checkpoint: found };
+        let begun = Begun { film: named, given_frames, noise, checkpoint: found, pictures };
         self.make(&planned, &outputs, begun, stop, observer)
     }
 
@@ -361,13 +383,15 @@ impl Engine {
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
-        let Begun { film, given_frames, noise, checkpoint } = begun;
+        let Begun { film, given_frames, noise, checkpoint, pictures } = begun;
         let request = plan.request();
         let devices = self.devices(observer)?;
         let device = &devices[0];
         self.texts.embed(&self.folder, device, &prompts_of(request), observer)?;
-        let images = self.images(request, observer)?;
-        let image_embeds = self.image_embeds(device, &images, observer)?;
+        let seen = match pictures {
+            Some(kept) => Seen::Kept(kept),
+            None => self.look(device, request, observer)?,
+        };
         device::share(&devices, &self.facts, plan.summary())?;
         let networks = match self.networks.take() {
             Some(networks) => networks,
@@ -393,10 +417,12 @@ impl Engine {
         networks.vae.decoder.set_strips(plan.strips);
         self.networks = Some(networks);
         let networks = self.networks.as_ref().expect("just put there");
-        let conditions =
-            self.conditions(networks, plan, &images, checkpoint.is_some(), observer)?;
+        let folder = outputs.run_folder();
+        let Kept { conditions, image_embeds } =
+            self.conditions(networks, plan, seen, checkpoint.is_some(), &folder, observer)?;
         let cache = step_cache(request, &self.facts)?;
-        let maker = Maker { facts: &self.facts, engine: &self.options, film: &film, given_frames };
+        let (facts, engine, adapters) = (&self.facts, &self.options, &self.adapters);
+        let maker = Maker { facts, engine, adapters, film: &film, given_frames };
         let denoisers = &networks.denoisers;
         let prompter =
             Prompter::new(&mut self.texts, &self.folder, denoisers, image_embeds, request)?;
@@ -404,6 +430,20 @@ impl Engine {
             plan, outputs, maker, networks, prompter, conditions, noise, cache, checkpoint,
         )?;
         run.finish(stop, observer)
+    }
+
+    /// Refuses a run whose LoRAs or upscaler are other files than when it began. Their names are the same.
+    fn check_adapters(&self, began: Option<&[String]>) -> Result<(), FilmError> {
+        let paths = self.options.loras.iter().map(|(path, _)| path);
+        let paths = paths.chain(&self.options.upscaler);
+        let began = began.unwrap_or(&self.adapters);
+        for ((path, began), now) in paths.zip(began).zip(&self.adapters) {
+            if began != now {
+                let (model, began, now) = (path.clone(), began.clone(), now.clone());
+                return Err(FilmError::OtherModel { model, began, now });
+            }
+        }
+        Ok(())
     }
 
     /// A plan for the devices that are there: the given one, unless it is for a GPU that cannot be used, in
@@ -443,7 +483,7 @@ impl Engine {
     /// The files are read for all devices together: a copy of the transformer is a view of the same
     /// bytes, of which a GPU brings its own.
     fn load(&self, devices: &[Device], sharing: Sharing) -> Result<Networks, FilmError> {
-        let (config, source) = adapted(&self.folder, &self.options.loras)?;
+        let (config, source, _) = adapted(&self.folder, &self.options.loras)?;
         let transformer = Transformer::load(&config, source)?;
         let ranks = devices.iter().map(|device| transformer.clone().on(device)).collect();
         let denoisers = Denoisers::new(ranks, sharing)?;
@@ -465,18 +505,23 @@ struct Begun {
     given_frames: u64,
     noise: NoiseSource,
     checkpoint: Option<checkpoint::Checkpoint>,
+    /// What was made of its pictures.
+    pictures: Option<Kept>,
 }
 
-/// The transformer's tensors, with LoRAs to be merged when they are taken.
+/// The transformer's tensors, with LoRAs to be merged when they are taken, and the revisions of these.
 fn adapted(
     folder: &ModelFolder,
     loras: &[(PathBuf, f32)],
-) -> Result<(TransformerConfig, TensorSource), WeightsError> {
+) -> Result<(TransformerConfig, TensorSource, Vec<String>), WeightsError> {
     let (config, mut source) = folder.transformer()?;
+    let mut revisions = Vec::new();
     for (path, weight) in loras {
-        Lora::open(path)?.apply(&mut source, *weight)?;
+        let lora = Lora::open(path)?;
+        lora.apply(&mut source, *weight)?;
+        revisions.push(lora.revision().to_owned());
     }
-    Ok((config, source))
+    Ok((config, source, revisions))
 }
 
 /// Goes on with the unfinished run of `film`, on the device that it began with or on another one. The

@@ -98,6 +98,16 @@ fn in_flags(error: &dyn std::fmt::Display) -> String {
     })
 }
 
+/// What to do when the system refuses.
+fn way_out(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space, then `longreel resume` goes on"
+        }
+        _ => "",
+    }
+}
+
 /// Why a run ended before its film was complete.
 #[derive(Debug, thiserror::Error)]
 pub enum FilmError {
@@ -123,7 +133,7 @@ pub enum FilmError {
     #[error(transparent)]
     Cache(#[from] sampling::CacheError),
     /// A file of the run could not be read or written.
-    #[error("cannot {action} {}: {cause}", path.display())]
+    #[error("cannot {action} {}: {cause}{}", path.display(), way_out(cause))]
     Io {
         /// What was being done.
         action: &'static str,
@@ -173,6 +183,15 @@ pub enum FilmError {
         /// The film.
         path: PathBuf,
     },
+    /// Another process makes the film at this moment.
+    #[error(
+        "{} is being made by another process; wait until it has ended, end it, or choose another -o",
+        path.display()
+    )]
+    Busy {
+        /// The film.
+        path: PathBuf,
+    },
     /// There is nothing to resume.
     #[error("{}: {problem}", path.display())]
     NothingToResume {
@@ -180,6 +199,18 @@ pub enum FilmError {
         path: PathBuf,
         /// Why not.
         problem: String,
+    },
+    /// What the film starts from or ends in is needed once more, and gone.
+    #[error(
+        "{} cannot go on: it is made from {}, which is not there any more, and the run ended before what is needed \
+         of it was kept; put the file back at that path, or begin anew with --overwrite",
+        film.display(), path.display()
+    )]
+    SourceGone {
+        /// The picture or video.
+        path: PathBuf,
+        /// The film.
+        film: PathBuf,
     },
     /// The model is not the one the run began with.
     #[error(

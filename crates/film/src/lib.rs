@@ -48,6 +48,8 @@ mod error;
 mod estimate;
 mod events;
 mod finish;
+mod kept;
+mod lock;
 mod memory;
 mod noise;
 mod outputs;
@@ -61,6 +63,7 @@ mod run_file;
 mod sharing;
 mod solvers;
 mod step_cache;
+mod tensor_file;
 mod texts;
 
 pub use beginning::Beginning;

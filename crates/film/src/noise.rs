@@ -17,8 +17,8 @@ use crate::plan::FilmPlan;
 pub enum NoiseSource {
     /// Counter-based, keyed by (seed, segment, latent frame, purpose, row).
     Seeded,
-    /// Given: `segment_{s}` f32 `[1, C, T, h, w]`, and, where the condition is noised,
-    /// `condition_noise_{s}` f32 `[rows, 1, C, prefix, h, w]`.
+    /// Given: `segment_{s}` f32 `[1, C, T, h, w]`, and, where the condition is noised and the seed's noise is
+    /// not meant, `condition_noise_{s}` f32 `[rows, 1, C, prefix, h, w]`.
     File(NoiseFile),
 }
 
@@ -35,10 +35,10 @@ impl NoiseSource {
     }
 
     /// Finds out whether a noise file has the initial noise of every segment of `plan`, with `channels`
-    /// channels.
+    /// channels, and condition noise that fits where it has any.
     ///
     /// # Errors
-    /// The first that is missing or has another shape.
+    /// The first that is missing, has another shape or a value that is not finite.
     pub fn check(&self, plan: &FilmPlan, channels: usize) -> Result<(), FilmError> {
         let Self::File(file) = self else { return Ok(()) };
         let request = plan.request();
@@ -46,7 +46,12 @@ impl NoiseSource {
         for index in 0..plan.segments().unwrap_or(1) {
             let Some(segment) = plan.segments.segment(index) else { break };
             let shape = [1, channels, segment.film_latents(), h, w];
-            file.tensor(&format!("segment_{index}"), &shape)?;
+            file.check(&format!("segment_{index}"), &shape)?;
+            let name = condition_name(index);
+            if request.addnoise_condition > 0.0 && segment.prefix_latents > 0 && file.has(&name) {
+                let rows = plan.timetable(&segment)?.rows().len();
+                file.check(&name, &[rows, 1, channels, segment.prefix_latents, h, w])?;
+            }
         }
         Ok(())
     }
@@ -91,7 +96,10 @@ impl NoiseSource {
                 fill_normal(&key, 0, out);
                 Ok(())
             }
-            Self::File(file) => file.condition(at, [channels, height, width], out),
+            Self::File(file) if file.has(&condition_name(at.segment)) => {
+                file.condition(at, [channels, height, width], out)
+            }
+            Self::File(_) => Self::Seeded.condition(at, [channels, height, width], out),
         }
     }
 
@@ -116,6 +124,10 @@ pub struct ConditionNoise {
     pub prefix: usize,
 }
 
+fn condition_name(segment: usize) -> String {
+    format!("condition_noise_{segment}")
+}
+
 fn key(seed: u64, segment: usize, frame: usize, purpose: Purpose, row: usize) -> NoiseKey {
     NoiseKey { seed, segment: segment as u32, latent_frame: frame as u32, purpose, row: row as u32 }
 }
@@ -137,6 +149,13 @@ impl NoiseFile {
             path: path.to_owned(),
             problem: format!("it cannot be read: {cause}"),
         };
+        // Asked before opening, which would wait for ever on a pipe.
+        if !path.metadata().map_err(unreadable)?.is_file() {
+            return Err(FilmError::Noise {
+                path: path.to_owned(),
+                problem: "it is a folder, a pipe or a device; name a safetensors file".into(),
+            });
+        }
         let file = File::open(path).map_err(unreadable)?;
         // SAFETY: the map is only read. A file that another process truncates meanwhile would end
         // this process with SIGBUS, which every memory-mapped checkpoint risks alike.
@@ -149,6 +168,22 @@ impl NoiseFile {
 
     fn problem(&self, problem: String) -> FilmError {
         FilmError::Noise { path: self.path.clone(), problem }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.map).is_ok_and(|file| file.tensor(name).is_ok())
+    }
+
+    /// Whether a tensor is there, fits, and holds numbers.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<(), FilmError> {
+        let values = self.tensor(name, shape)?.chunks_exact(4);
+        let mut values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).enumerate();
+        match values.find(|(_, value)| !value.is_finite()) {
+            None => Ok(()),
+            Some((index, value)) => Err(self.problem(format!(
+                "{name} has the value {value} at index {index}; noise is made of finite numbers"
+            ))),
+        }
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<&[u8], FilmError> {
@@ -189,7 +224,7 @@ impl NoiseFile {
         [c, h, w]: [usize; 3],
         out: &mut [f32],
     ) -> Result<(), FilmError> {
-        let name = format!("condition_noise_{}", at.segment);
+        let name = condition_name(at.segment);
         let bytes = self.tensor(&name, &[at.row + 1, 1, c, at.prefix, h, w])?;
         let row_bytes = c * at.prefix * h * w * 4;
         let row = &bytes[at.row * row_bytes..(at.row + 1) * row_bytes];

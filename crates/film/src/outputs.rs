@@ -36,7 +36,7 @@ pub struct Outputs {
     /// A sheet of frames: a JPEG when the path ends so, else a PNG.
     pub contact_sheet: Option<PathBuf>,
     /// Noise to use instead of the seed's: safetensors with `segment_{s}` and, where the condition is
-    /// noised, `condition_noise_{s}`.
+    /// noised, `condition_noise_{s}`; the seed's noise where that is not there.
     pub noise: Option<PathBuf>,
     /// A picture (JPEG) of the last frame of each segment, written into the run's folder and named by
     /// the events.

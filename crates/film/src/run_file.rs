@@ -20,6 +20,10 @@ pub struct RunFile {
     pub program_version: String,
     /// Revision of the model it began with.
     pub revision: String,
+    /// Revisions of its LoRA files in their order, and of the upscaler after them. `None` in runs of versions
+    /// that did not look.
+    #[serde(default)]
+    pub adapters: Option<Vec<String>>,
     /// Model and adapters.
     pub engine: EngineOptions,
     /// What was asked.
@@ -51,6 +55,7 @@ impl RunFile {
         Self {
             program_version: outputs.program_version.clone(),
             revision: maker.facts.revision.clone(),
+            adapters: Some(maker.adapters.to_vec()),
             engine: maker.engine.clone(),
             request: plan.request().clone(),
             kept_frames: plan.kept_frames(),
@@ -90,6 +95,8 @@ pub struct Maker<'a> {
     pub facts: &'a ModelFacts,
     /// How it is used.
     pub engine: &'a EngineOptions,
+    /// See [`RunFile::adapters`].
+    pub adapters: &'a [String],
     /// The film as it was named when it was begun, wherever it is now: what is told does not change
     /// with the place it is resumed from.
     pub film: &'a Path,
@@ -106,7 +113,7 @@ impl Maker<'_> {
             "command": command,
             "model": self.facts.name,
             "revision": self.facts.revision,
-            "adaptation": adaptation(self.engine),
+            "adaptation": adaptation(self.engine, self.adapters),
             "seed": request.seed,
             "request": without_place(request, self.film),
         });
@@ -117,18 +124,22 @@ impl Maker<'_> {
     }
 }
 
-/// What changes the model's answers beside its files: adapters, and the type of the weights.
-pub(crate) fn adaptation(engine: &EngineOptions) -> serde_json::Value {
+/// What changes the model's answers beside its files: adapters with their revisions, and the type of the weights.
+pub(crate) fn adaptation(engine: &EngineOptions, adapters: &[String]) -> serde_json::Value {
     let names = engine.loras.iter().map(|(path, weight)| {
         (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), weight)
     });
     let upscaler = engine.upscaler.as_ref().and_then(|path| path.file_name());
     let upscaler = upscaler.map(|name| name.to_string_lossy());
-    json!({
+    let mut told = json!({
         "loras": names.collect::<Vec<_>>(),
         "dtype": engine.dtype,
         "upscaler": upscaler,
-    })
+    });
+    if !adapters.is_empty() {
+        told["revisions"] = adapters.into();
+    }
+    told
 }
 
 /// A picture that lies beside the film is named without its place, which is nothing for whoever gets

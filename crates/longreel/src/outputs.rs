@@ -129,12 +129,34 @@ fn check_place(flag: &str, path: &Path) -> Result<()> {
     if path.file_name().is_none() {
         return Err(bad_input(format!("{flag} {shown}: name a file")));
     }
+    let written = path.as_os_str().as_encoded_bytes();
+    if written == b"-" {
+        return Err(bad_input(format!(
+            "{flag} -: nothing is written to standard output, since films are gone back into; name a file"
+        )));
+    }
+    if written.ends_with(b"/") && path.extension().is_some() {
+        return Err(bad_input(format!(
+            "{flag} {shown}: it ends in / as a folder does, and has the ending of a file; leave out one of them"
+        )));
+    }
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty())
         && !folder.is_dir()
     {
         return Err(bad_input(format!(
             "{flag} {shown}: the folder {} does not exist; make it with mkdir -p, or choose another",
             folder.display()
+        )));
+    }
+    // A link to what is not there yet is followed, if it can be.
+    if let Ok(target) = path.read_link()
+        && !path.exists()
+        && let Some(folder) = path.with_file_name("").join(&target).parent()
+        && !folder.is_dir()
+    {
+        return Err(bad_input(format!(
+            "{flag} {shown}: it is a link to {}, whose folder does not exist; remove the link, or choose another",
+            target.display()
         )));
     }
     let name_bytes = path.file_name().map_or(0, |name| name.as_encoded_bytes().len());
@@ -248,6 +270,20 @@ mod tests {
         ] {
             let error = check(&of(&args(&path), 1), &[]).expect_err("no place").to_string();
             assert!(error.contains(part), "{error}");
+        }
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("link.mp4");
+            std::os::unix::fs::symlink("/no/where.mp4", &link).expect("writable");
+            let error = check(&of(&args(&link), 1), &[]).expect_err("no place").to_string();
+            assert!(error.contains("a link to /no/where.mp4"), "{error}");
+            std::fs::remove_file(&link).expect("there");
+            std::os::unix::fs::symlink("target.mp4", &link).expect("writable");
+            assert!(check(&of(&args(&link), 1), &[]).is_ok(), "a link that can be followed");
+        }
+        for (path, part) in [("film.mp4/", "ends in /"), ("-", "standard output")] {
+            let error = check(&of(&args(Path::new(path)), 1), &[]).expect_err("no place");
+            assert!(error.to_string().contains(part), "{error}");
         }
         let dotted = folder.path().join("x.mp4");
         std::fs::create_dir(&dotted).expect("writable");

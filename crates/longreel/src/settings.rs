@@ -54,7 +54,7 @@ fn parse_in(
     environment: &BTreeMap<OsString, OsString>,
     find: impl Fn() -> Option<PathBuf>,
 ) -> Result<Cli, Ended> {
-    let clap = |error| Ended::Clap(Box::new(explain_official_flags(error)));
+    let clap = |error| Ended::Clap(Box::new(explain_numbers(explain_official_flags(error))));
     let command = command();
     let typed = command.clone().try_get_matches_from(&words).map_err(clap)?;
     let (name, flags) = typed.subcommand().ok_or_else(|| {
@@ -177,6 +177,10 @@ pub fn command() -> Command {
                 .default_missing_value("on")
                 .value_name("on|off")
                 .value_parser(BoolishValueParser::new()),
+            // A number below 0 is a value that may be wrong, and no unknown flag.
+            ArgAction::Set | ArgAction::Append if !arg.is_positional() => {
+                arg.allow_negative_numbers(true)
+            }
             _ => arg,
         };
         let names = arg.get_long().into_iter().map(str::to_string);
@@ -306,6 +310,25 @@ fn name_origin(mut error: clap::Error, origins: &BTreeMap<String, String>) -> cl
     error
 }
 
+/// What is no number for a flag that takes one is told what would be.
+fn explain_numbers(mut error: clap::Error) -> clap::Error {
+    let source = std::error::Error::source(&error);
+    let whole = source.is_some_and(|source| source.is::<std::num::ParseIntError>());
+    let number = source.is_some_and(|source| source.is::<std::num::ParseFloatError>());
+    let seed = matches!(error.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(flag)) if flag.starts_with("--seed "));
+    let rule = match (whole, number) {
+        (true, _) if seed => {
+            "it is a whole number from 0 to 18446744073709551615; leave it out for one by chance"
+        }
+        (true, _) => "it is a whole number from 0 up",
+        (_, true) => "it is a number, such as 6.5",
+        _ => return error,
+    };
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(rule)]));
+    error
+}
+
 /// Flags of the official script that have no meaning here say why, instead of being unknown.
 fn explain_official_flags(mut error: clap::Error) -> clap::Error {
     let why = match error.get(ContextKind::InvalidArg) {
@@ -373,6 +396,25 @@ mod tests {
         assert_eq!(args.model.model, Some("m".into()));
         assert_eq!(args.picture.video, Some("v.mp4".into()));
         assert_eq!(args.speed.use_ret_steps, Some(true));
+    }
+
+    #[test]
+    fn what_is_no_number_is_told_what_would_be_one() {
+        for (line, parts) in [
+            ("generate dog --seed -1", &["'-1'", "--seed", "leave it out for one by chance"][..]),
+            ("generate dog --seed 1.5", &["'1.5'", "whole number from 0"]),
+            ("generate dog --fps -24", &["'-24'", "--fps", "whole number from 0 up"]),
+            ("generate dog --num-frames many", &["'many'", "whole number"]),
+            ("generate dog --shift five", &["'five'", "--shift", "a number, such as"]),
+            ("generate dog --image --steps 3", &["--image"]),
+        ] {
+            let error = parsed(line, &[], None).expect_err(line);
+            for part in parts {
+                assert!(error.contains(part), "{line}: no {part:?} in {error}");
+            }
+        }
+        let args = parsed("generate dog --shift -2.5", &[], None).expect("judged later");
+        assert_eq!(args.sampling.shift, Some(-2.5));
     }
 
     #[test]

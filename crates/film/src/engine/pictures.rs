@@ -11,6 +11,7 @@ use super::{Engine, Networks};
 use crate::condition::{self, Conditions, load_fitted, load_tail, to_tensor};
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
+use crate::kept::Kept;
 use crate::plan::{FilmPlan, video_history_frames};
 use crate::request::{FilmRequest, StartFrom};
 
@@ -20,24 +21,36 @@ pub(super) struct Images {
     last: Option<(Frame, Frame)>,
 }
 
+/// Pictures before the VAE is there.
+pub(super) enum Seen {
+    /// The run has begun before, and kept all that is needed.
+    Kept(Kept),
+    /// With CLIP's view of them.
+    Now(Images, Option<Tensor>),
+}
+
 impl Engine {
-    pub(super) fn images(
+    /// Reads the pictures that a request names.
+    pub(super) fn look(
         &self,
+        device: &Device,
         request: &FilmRequest,
         observer: &mut dyn Observer,
-    ) -> Result<Images, FilmError> {
+    ) -> Result<Seen, FilmError> {
         let mut load = |path: &Path| load_fitted(path, request, observer);
-        Ok(Images {
+        let images = Images {
             first: match &request.start {
                 StartFrom::Image(path) => Some(load(path)?),
                 _ => None,
             },
             last: request.end_image.as_deref().map(load).transpose()?,
-        })
+        };
+        let embeds = self.image_embeds(device, &images, observer)?;
+        Ok(Seen::Now(images, embeds))
     }
 
     /// CLIP's view, for models that look at it.
-    pub(super) fn image_embeds(
+    fn image_embeds(
         &self,
         device: &Device,
         images: &Images,
@@ -66,14 +79,20 @@ impl Engine {
         }
     }
 
+    /// What the networks are given besides the prompt. What comes of pictures is kept in the run's `folder`.
     pub(super) fn conditions(
         &self,
         networks: &Networks,
         plan: &FilmPlan,
-        images: &Images,
+        seen: Seen,
         resumed: bool,
+        folder: &Path,
         observer: &mut dyn Observer,
-    ) -> Result<Conditions, FilmError> {
+    ) -> Result<Kept, FilmError> {
+        let (images, image_embeds) = match seen {
+            Seen::Kept(kept) => return Ok(kept),
+            Seen::Now(images, image_embeds) => (images, image_embeds),
+        };
         let request = plan.request();
         let encoder = &networks.vae.encoder;
         let mut conditions = Conditions::default();
@@ -94,6 +113,10 @@ impl Engine {
             let tail = load_tail(path, video_history_frames(plan), request, observer)?;
             conditions.prefix = Some(condition::encode(encoder, &to_tensor(&tail))?);
         }
-        Ok(conditions)
+        let kept = Kept { conditions, image_embeds };
+        if images.first.is_some() {
+            kept.write(folder)?;
+        }
+        Ok(kept)
     }
 }

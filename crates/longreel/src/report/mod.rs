@@ -4,7 +4,7 @@ mod line;
 mod screen;
 mod words;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -231,8 +231,12 @@ pub fn print_json(value: &impl serde::Serialize) {
     }
 }
 
-/// A line of stdout.
+/// A line of stdout. What a terminal would obey is written out for it; a program gets the text as it is.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
+    let text = match out.is_terminal() {
+        true => words::visible(text),
+        false => text.into(),
+    };
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

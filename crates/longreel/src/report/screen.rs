@@ -7,6 +7,8 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::words::visible;
+
 /// What the live line shows.
 pub trait Line: std::fmt::Debug + Send {
     /// The line at `now`, at most `columns` wide.
@@ -61,6 +63,11 @@ impl Screen {
 
     /// A line that stays.
     pub fn say(&self, text: &str) {
+        self.write(&visible(text));
+    }
+
+    /// The same for text that is safe for a terminal.
+    fn write(&self, text: &str) {
         let mut state = self.lock();
         erase(&mut state);
         // Stderr may be gone, with the terminal it was; the film goes on.
@@ -70,12 +77,12 @@ impl Screen {
 
     /// A warning.
     pub fn warn(&self, message: &str) {
-        self.say(&format!("{} {message}", self.coloured("33", "warning:")));
+        self.write(&format!("{} {}", self.coloured("33", "warning:"), visible(message)));
     }
 
     /// An error.
     pub fn fail(&self, message: &str) {
-        self.say(&format!("{} {message}", self.coloured("31", "error:")));
+        self.write(&format!("{} {}", self.coloured("31", "error:"), visible(message)));
     }
 
     /// Sets what the live line shows; `None` takes it away.

@@ -1,5 +1,7 @@
 //! Events in words.
 
+use std::borrow::Cow;
+
 use longreel_film::{PlanSummary, SegmentDrift, human_seconds};
 
 /// A film in half a line.
@@ -20,6 +22,20 @@ pub fn plan_in_short(plan: &PlanSummary) -> String {
         plan.height,
         human_seconds(plan.expected_seconds)
     )
+}
+
+/// Text with what a terminal would obey written out, as `\u{1b}`: prompts and names come from films and stories of others.
+/// Ends of lines and tabs stay.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let is_obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    let written = |c: char| match is_obeyed(c) {
+        true => c.escape_unicode().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(written).collect::<String>().into()
 }
 
 /// `segment 2/5`; people count from 1.
@@ -94,6 +110,15 @@ impl Drifts {
 mod tests {
     use super::*;
     use longreel_film::Look;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        assert_eq!(visible("a dog\n\t狗 🎬"), "a dog\n\t狗 🎬");
+        assert_eq!(
+            visible("\x1b]0;title\x07dog\r\u{9b}2J"),
+            "\\u{1b}]0;title\\u{7}dog\\u{d}\\u{9b}2J"
+        );
+    }
 
     #[test]
     fn each_tenth_is_told_once_and_few_steps_are_all_told() {

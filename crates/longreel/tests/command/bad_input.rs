@@ -52,6 +52,11 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --lora text.txt", &["text.txt"]),
     ("dog --noise no.safetensors", &["no.safetensors"]),
     ("dog --noise text.txt", &["text.txt"]),
+    ("dog --noise .", &["noise file .", "it is a folder"]),
+    ("dog --seed -1", &["'-1'", "--seed", "leave it out"]),
+    ("dog --num-frames -5", &["'-5'", "--num-frames", "whole number"]),
+    ("dog -o film.mp4/", &["film.mp4/", "ends in /"]),
+    ("dog -o -", &["standard output", "name a file"]),
     ("--story no.toml", &["no.toml"]),
     ("dog --story no.toml", &["PROMPT", "--story", "keep one"]),
     ("dog --prompts no.txt", &["PROMPT", "--prompts", "keep one"]),
@@ -223,6 +228,47 @@ fn a_weight_that_is_no_number_is_named_before_the_second_step() {
         assert!(!ran.stdout.contains("\"event\":\"step\""), "{part}: {}", ran.stdout);
         assert_eq!(place.names(), before, "{part}");
     }
+}
+
+#[test]
+fn escapes_in_prompts_and_names_do_not_reach_the_terminal() {
+    let place = Place::new();
+    let words: Vec<String> = film_words(1, &["--image", "\u{1b}[31mno.png"]);
+    let ran = place.run(&words).expect_code(2);
+    assert!(ran.stderr.contains("\\u{1b}[31mno.png") && !ran.stderr.contains('\u{1b}'));
+    let mut words = film_words(1, &[]);
+    words[1] = "a \u{1b}]0;pwned\u{7} dog".into();
+    let ran = place.run(&words).expect_code(0);
+    assert!(ran.stderr.contains("a \\u{1b}]0;pwned\\u{7} dog"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
+}
+
+/// A safetensors file of one tensor of f32.
+fn one_tensor(name: &str, shape: &[usize], values: &[f32]) -> Vec<u8> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let header = serde_json::json!({
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, bytes.len()]},
+    })
+    .to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), &bytes].concat()
+}
+
+#[test]
+fn noise_that_is_no_number_is_refused_by_name_before_anything_is_begun() {
+    let place = Place::new();
+    let shape = [1, 16, 5, 4, 6];
+    let mut values = vec![0.25; shape.iter().product()];
+    values[7] = f32::NAN;
+    place.write("noise.safetensors", one_tensor("segment_0", &shape, &values));
+    let before = place.names();
+    let words = film_words(1, &["--noise", "noise.safetensors", "--json"]);
+    let ran = place.run(&words).expect_code(2);
+    for part in ["noise.safetensors", "segment_0", "NaN at index 7", "finite"] {
+        assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+    }
+    assert!(!ran.stdout.contains("encoding the prompt"), "{}", ran.stdout);
+    assert_eq!(place.names(), before);
 }
 
 #[test]

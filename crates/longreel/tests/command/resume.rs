@@ -181,3 +181,126 @@ fn an_unfinished_film_is_not_begun_anew_without_being_asked_to() {
     place.run(&anew).expect_code(0);
     assert!(results(&place) == results(&whole), "another film");
 }
+
+#[test]
+fn a_film_that_another_process_makes_is_left_alone() {
+    let place = Place::new();
+    let words: Vec<String> = film_words(200, &["--json"]);
+    let mut child = place.command(&words).stdout(Stdio::piped()).spawn().expect("it starts");
+    let said = BufReader::new(child.stdout.take().expect("piped"));
+    let mut told = said.lines().map(|line| line.expect("text"));
+    assert!(told.any(|line| line.contains("\"event\":\"part\"")), "nothing was made");
+    let reader = std::thread::spawn(move || told.count());
+    let resume: Vec<String> = ["resume", "film.mp4"].map(String::from).into();
+    for others in [film_words(2, &["--overwrite"]), resume.clone()] {
+        let ran = place.run(&others).expect_code(2);
+        assert!(ran.stderr.contains("being made by another process"), "{}", ran.stderr);
+    }
+    assert!(child.try_wait().expect("a child").is_none(), "it was not running any more");
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+    reader.join().expect("a reader");
+    // A lock whose holder was killed is none.
+    place.run(&film_words(2, &["--overwrite"])).expect_code(0);
+    assert!(!place.path("film.mp4.longreel").exists(), "{:?}", place.names());
+}
+
+/// A place with a picture and a video to begin from.
+fn furnished() -> Place {
+    let place = Place::new();
+    for (name, from) in [
+        ("first.png", "films/df_image/first.png"),
+        ("last.png", "films/df_first_and_last/last.png"),
+        ("history.mp4", "films/df_video/history.mp4"),
+    ] {
+        place.write(name, std::fs::read(fixtures().join(from)).expect("the fixture"));
+    }
+    place
+}
+
+/// Flags that begin a film from something, and what is begun from.
+const SOURCES: [(&[&str], &[&str]); 3] = [
+    (&["--image", "first.png"], &["first.png"]),
+    (&["--image", "first.png", "--end-image", "last.png"], &["first.png", "last.png"]),
+    (&["--video", "history.mp4", "--carry", "pixels"], &["history.mp4"]),
+];
+
+#[test]
+fn a_film_that_was_begun_goes_on_without_what_it_was_begun_from() {
+    for (flags, sources) in SOURCES {
+        let words: Vec<String> =
+            words().into_iter().chain(flags.iter().map(|word| (*word).to_owned())).collect();
+        let whole = furnished();
+        whole.run(&words).expect_code(0);
+        let place = furnished();
+        assert!(killed_after(&place, &words, 1, Duration::ZERO), "it had ended");
+        for source in sources {
+            std::fs::remove_file(place.path(source)).expect("there");
+        }
+        place.run(&["resume", "film.mp4"]).expect_code(0);
+        assert!(results(&place) == results(&whole), "{flags:?}: another film");
+    }
+}
+
+#[test]
+fn a_film_of_which_nothing_was_kept_says_what_is_missing_and_keeps_its_run() {
+    for (flags, sources) in SOURCES {
+        let words: Vec<String> =
+            words().into_iter().chain(flags.iter().map(|word| (*word).to_owned())).collect();
+        let place = furnished();
+        assert!(killed_after(&place, &words, 1, Duration::ZERO), "it had ended");
+        // As if it had been killed while the model was loaded.
+        let folder = place.path("film.mp4.longreel");
+        for entry in std::fs::read_dir(&folder).expect("an unfinished run") {
+            let path = entry.expect("readable").path();
+            if path.file_name().is_some_and(|name| name != "run.json") {
+                std::fs::remove_file(path).expect("writable");
+            }
+        }
+        let last = sources.last().expect("one");
+        let bytes = place.read(last);
+        std::fs::remove_file(place.path(last)).expect("there");
+        let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
+        for part in [last, "put the file back", "--overwrite"] {
+            assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+        }
+        place.write(last, bytes);
+        place.run(&["resume", "film.mp4"]).expect_code(0);
+        let whole = furnished();
+        whole.run(&words).expect_code(0);
+        assert!(results(&place) == results(&whole), "{flags:?}: another film");
+    }
+}
+
+/// A LoRA of rank 1 for one layer of the tiny model, all values the same.
+fn lora(value: f32) -> Vec<u8> {
+    let name = "diffusion_model.blocks.0.self_attn.q";
+    let header = serde_json::json!({
+        format!("{name}.lora_down.weight"): {"dtype": "F32", "shape": [1, 60], "data_offsets": [0, 240]},
+        format!("{name}.lora_up.weight"): {"dtype": "F32", "shape": [60, 1], "data_offsets": [240, 480]},
+    })
+    .to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), &value.to_le_bytes().repeat(120)].concat()
+}
+
+#[test]
+fn a_lora_that_changed_since_is_refused_and_its_old_file_goes_on() {
+    let place = Place::new();
+    place.write("style.safetensors", lora(0.2));
+    let words = words().into_iter().chain(["--lora".into(), "style.safetensors:0.5".into()]);
+    let words: Vec<String> = words.collect();
+    assert!(killed_after(&place, &words, 1, Duration::ZERO), "it had ended");
+    place.write("style.safetensors", lora(0.3));
+    let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
+    for part in ["style.safetensors", "began with revision", "put the old files back", "anew"] {
+        assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+    }
+    // Written anew, with the same content: only that counts.
+    place.write("style.safetensors", lora(0.2));
+    place.run(&["resume", "film.mp4"]).expect_code(0);
+    let whole = Place::new();
+    whole.write("style.safetensors", lora(0.2));
+    whole.run(&words).expect_code(0);
+    assert!(results(&place) == results(&whole), "another film");
+}

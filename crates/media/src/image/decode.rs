@@ -160,7 +160,10 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn damaged(&self, detail: impl fmt::Display) -> MediaError {
-        MediaError::Damaged { path: self.path.to_path_buf(), detail: detail.to_string() }
+        MediaError::Damaged {
+            path: self.path.to_path_buf(),
+            detail: detail.to_string().trim().to_owned(),
+        }
     }
 
     fn truncated(&self, format: ImageFormat) -> MediaError {
