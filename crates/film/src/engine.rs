@@ -556,8 +556,12 @@ fn read_run(film: &Path) -> Result<RunFile, FilmError> {
         }));
     }
     let text = fs::read(&path).map_err(FilmError::io("read", &path))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| nothing(&format!("{} cannot be read: {e}", path.display())))
+    serde_json::from_slice(&text).map_err(|e| {
+        let path = path.display();
+        nothing(&format!(
+            "{path} cannot be read ({e}); put it back, or begin anew with --overwrite"
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The text that a film, a GIF or a picture carries about how it was made.
 
 use crate::error::{MediaError, Result, read_error};
+use crate::files::open_regular;
 use crate::mp4::read::{Bytes, descend};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -18,7 +19,7 @@ pub fn read_metadata(path: &Path) -> Result<Option<String>> {
     if path.is_dir() {
         return read_metadata(&path.join("000000.png"));
     }
-    let mut file = File::open(path).map_err(|e| read_error(path, e))?;
+    let mut file = open_regular(path)?;
     let mut first = Vec::new();
     (&mut file).take(12).read_to_end(&mut first).map_err(|e| read_error(path, e))?;
     file.seek(SeekFrom::Start(0)).map_err(|e| read_error(path, e))?;

@@ -311,10 +311,21 @@ fn a_video_that_is_damaged_in_its_middle_is_refused_before_a_weight_is_loaded() 
 #[test]
 fn resume_and_inspect_say_what_is_wrong() {
     let place = furnished();
+    std::fs::create_dir(place.path("cut.mp4.longreel")).expect("writable");
+    place.write("cut.mp4.longreel/run.json", "{\"program_version\":");
+    #[cfg(unix)]
+    {
+        // Nobody writes into it: opened as a file it would be waited for without end.
+        let made = std::process::Command::new("mkfifo").arg(place.path("pipe.mp4")).status();
+        assert!(made.expect("mkfifo").success());
+        let ran = place.run(&["inspect", "pipe.mp4"]).expect_code(2);
+        assert!(ran.stderr.contains("a pipe or a device"), "{}", ran.stderr);
+    }
     for (words, parts) in [
         (&["resume", "no.mp4"][..], &["no.mp4"][..]),
         (&["resume", "text.txt"], &["text.txt", "complete"]),
         (&["resume"], &["FILM"]),
+        (&["resume", "cut.mp4"], &["cut.mp4.longreel/run.json", "--overwrite"]),
         (&["inspect", "no.mp4"], &["no.mp4", "no such file"]),
         (&["inspect", "text.txt"], &["text.txt"]),
         (&["inspect", "first.png"], &["first.png"]),
