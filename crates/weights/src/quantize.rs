@@ -10,6 +10,7 @@ mod gguf;
 mod safetensors;
 mod write;
 
+use std::fmt;
 use std::path::Path;
 
 use longreel_kernels::DType;
@@ -38,15 +39,36 @@ impl Target {
         }
     }
 
-    /// The format of a matrix whose rows have `row` values; `None` keeps it.
-    fn format(self, row: usize) -> Option<DType> {
-        let formats: &[DType] = match self {
+    /// What a matrix may become, the first that its rows fit.
+    fn formats(self) -> &'static [DType] {
+        match self {
             Self::Q8_0 => &[DType::Q8_0],
             // As llama.cpp does where a row is no whole number of blocks.
             Self::Q4K => &[DType::Q4K, DType::Q5_0],
             Self::Fp8 => &[DType::F8E4M3],
-        };
-        formats.iter().copied().find(|format| row > 0 && row.is_multiple_of(format.block_len()))
+        }
+    }
+
+    /// The format of a matrix whose rows have `row` values; `None` keeps it.
+    fn format(self, row: usize) -> Option<DType> {
+        let mut formats = self.formats().iter().copied();
+        formats.find(|format| row > 0 && row.is_multiple_of(format.block_len()))
+    }
+
+    /// Values of the shortest row that can be written.
+    fn shortest_row(self) -> usize {
+        self.formats().iter().map(|format| format.block_len()).min().unwrap_or(1)
+    }
+}
+
+impl fmt::Display for Target {
+    /// As `--to` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+            Self::Fp8 => "fp8",
+        })
     }
 }
 

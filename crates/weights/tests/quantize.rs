@@ -126,5 +126,11 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
     assert!(refuse(&model(), Target::Q8_0, &both, "x.gguf").contains("name a folder"));
     let vae = model().join("vae");
     assert!(refuse(&vae, Target::Q8_0, &TRANSFORMER, "y").contains("holds no transformer"));
+    // Its rows have 24 values and more, and none a multiple of 32.
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
+    for target in [Target::Q8_0, Target::Q4K] {
+        let said = refuse(&tiny, target, &TRANSFORMER, "z");
+        assert!(said.contains("multiples of 32") && said.contains("fp8"), "{target}: {said}");
+    }
     assert_eq!(std::fs::read_dir(place.path()).expect("readable").count(), 1);
 }

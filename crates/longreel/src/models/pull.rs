@@ -200,7 +200,8 @@ fn tell(kept: &Kept, wish: &Wish, place: &Place<'_>) -> Result<()> {
 fn name_of(model: &Kept, place: &Place<'_>) -> String {
     let name = model.id.to_string();
     match kept(&name, place) {
-        Ok((_, meant)) if meant == *model => name,
+        // Branches are no part of it: one that was fetched by its commit may have none.
+        Ok((_, meant)) if meant.folder == model.folder => name,
         _ => model.short_reference(),
     }
 }

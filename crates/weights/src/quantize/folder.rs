@@ -89,6 +89,16 @@ pub(super) fn plan(
         let way_out = "`longreel inspect` lists what is wrong".to_owned();
         return Err(refuse(source, &format!("is not whole: {problem}"), way_out));
     }
+    // A copy in which nothing has fewer bits is not what was asked for.
+    let unchanged = |network: &&Network| network.chosen.iter().all(|tensor| !tensor.is_quantized);
+    if let Some(network) = networks.iter().find(unchanged) {
+        let problem = format!(
+            "has no matrix in the blocks of its {} that can become {target}: rows have to be multiples of {} values",
+            network.component.name(),
+            target.shortest_row()
+        );
+        return Err(refuse(source, &problem, "fp8 takes rows of any length".to_owned()));
+    }
     Ok(Plan { survey, source: source.to_owned(), target, out: out.to_owned(), is_file, networks })
 }
 
