@@ -18,6 +18,8 @@ crates_of() { # those of a registry; our own have a folder behind their names
     cargo tree --locked --package longreel --edges normal,no-proc-macro --target "$target" --prefix none \
         --format '{p}|{l}|{r}' | sed 's/ (\*)$//' | grep -v '^[^|]* (/' | sort -u
 }
+# Not within the loop, which would go on with nothing where this fails.
+list=$(crates_of)
 while IFS='|' read -r package licence repository; do
     crate=${package/ v/-}
     printf '%s: %s, %s\n' "$crate" "${licence:-no licence named}" "$repository"
@@ -37,7 +39,7 @@ while IFS='|' read -r package licence repository; do
         crates[$hash]+=" $crate"
     done < <(find "$folder" -maxdepth 2 -type f -size +100c \
         \( -iname 'licen[sc]e*' -o -iname 'copying*' -o -iname 'notice*' -o -iname 'unlicense*' \) | sort)
-done < <(crates_of)
+done <<<"$list"
 for hash in "${texts[@]}"; do
     printf '\n\n==== %s\n\n' "${crates[$hash]# }"
     tr -d '\r' <"${files[$hash]}"

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::program::Place;
 use crate::tools::{has, read, repository, run};
 
 #[test]
@@ -41,4 +42,25 @@ fn the_licences_of_all_that_is_linked_are_there_to_hand_on() {
     // Cisco's, of the C++ code that comes in a crate.
     assert!(texts.contains("Cisco Systems") && texts.contains("Permission is hereby granted"));
     assert!(!said.contains("longreel-"), "our own is LICENSE");
+}
+
+/// An archive without licences looks like any other.
+#[cfg(unix)]
+#[test]
+fn a_list_of_crates_that_cannot_be_made_is_a_failure() {
+    use std::os::unix::fs::PermissionsExt;
+    if !has("bash", &["--version"], "install bash") {
+        return;
+    }
+    let place = Place::new();
+    let cargo = place.write("cargo", "#!/bin/sh\n[ \"$1\" != tree ]\n");
+    std::fs::set_permissions(&cargo, PermissionsExt::from_mode(0o755)).expect("ours");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new("bash")
+        .arg(repository().join("deploy/licenses.sh"))
+        .arg("x86_64-unknown-linux-gnu")
+        .env("PATH", format!("{}:{path}", place.path("").display()))
+        .output()
+        .expect("bash");
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
