@@ -70,8 +70,15 @@ find_proxy() { # URL that has to be reached
     fail "$url is not reached, neither without a proxy nor through ports ${PROXY_PORTS// /, } of this machine
    nor through the settings of the system. Start your proxy or VPN, or name it:
        LONGREEL_PROXY=http://127.0.0.1:7890 docker/build.sh
-   In China mirrors need no proxy:
-       LONGREEL_MIRROR=china docker/build.sh"
+   $(without_proxy)"
+}
+
+# What else there is to do, where nothing is reached.
+without_proxy() {
+    case "${LONGREEL_MIRROR:-}" in
+    china) echo "Or name other mirrors: REGISTRY of images, CARGO_INDEX of crates" ;;
+    *) printf 'In China mirrors need no proxy:\n       LONGREEL_MIRROR=china docker/build.sh' ;;
+    esac
 }
 
 try_proxy() { # PROXY WHERE-FROM URL
@@ -137,7 +144,8 @@ check_image() { # IMAGE
     local base path tag url answer
     base=$(registry_url "$1") path=$(image_path "$1") tag=$(image_tag "$1")
     reaches "$base" || fail "the registry $base is not reached${proxy:+ through $(without_password "$proxy")}.
-   Behind a proxy: LONGREEL_PROXY=http://host:port; in China: LONGREEL_MIRROR=china"
+   Behind a proxy: LONGREEL_PROXY=http://host:port
+   $(without_proxy)"
     url=$base$path/manifests/$tag
     answer=$(registry_status "$url")
     case "$answer" in

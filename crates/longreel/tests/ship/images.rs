@@ -200,6 +200,11 @@ fn a_network_that_is_not_reached_is_told_with_the_way_out() {
     {
         assert!(ran.stderr.contains(part), "no {part} in {}", ran.stderr);
     }
+    // Whose mirror does not answer is not told to take it.
+    let ran =
+        build(&place, &["check"], &[settings[0], ("LONGREEL_MIRROR", "china")]).expect_code(1);
+    assert!(ran.stderr.contains("CARGO_INDEX of crates"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("LONGREEL_MIRROR"), "{}", ran.stderr);
     let ran = build(&place, &[], &[("LONGREEL_MIRROR", "mars")]).expect_code(1);
     assert!(ran.stderr.contains("'mars'; it can be china"), "{}", ran.stderr);
 }
