@@ -89,7 +89,8 @@ pub fn look(findings: &mut Findings, listen: SocketAddr, is_offline: bool) {
             Err(error) => {
                 let why = error.to_string();
                 let why = why.split(';').next().unwrap_or_default();
-                tell(findings, any, words!("{name}: {why}", "无法访问 {name}：{why}"), &cure);
+                let reason = reason_in_chinese(error).unwrap_or_else(|| why.to_owned());
+                tell(findings, any, words!("{name}: {why}", "无法访问 {name}：{reason}"), &cure);
             }
         }
     }
@@ -109,6 +110,24 @@ pub fn look(findings: &mut Findings, listen: SocketAddr, is_offline: bool) {
     if let Some(date) = there.into_iter().flatten().find_map(|reached| reached.date) {
         clock(findings, date);
     }
+}
+
+/// What is in the way, where there are words of ours for it; what the system says stays as it is.
+fn reason_in_chinese(error: &HubError) -> Option<String> {
+    let HubError::Unreachable { host, problem, .. } = error else { return None };
+    let is = |start: &str| problem.strip_prefix(start);
+    let reason = if is("is not known to the name server").is_some() {
+        "域名服务器无法解析".to_owned()
+    } else if is("cannot be looked up").is_some() {
+        "域名服务器没有应答".to_owned()
+    } else if is("takes too long").is_some() {
+        "超时".to_owned()
+    } else if let Some(why) = is("is not reached through the proxy: ") {
+        format!("无法经由代理访问（{why}）")
+    } else {
+        format!("无法连接（{}）", is("cannot be reached: ")?)
+    };
+    Some(format!("{host} {reason}"))
 }
 
 fn is_there(answer: &Result<Reached, HubError>) -> bool {

@@ -129,3 +129,31 @@ fn folders_of_logs_and_models_that_cannot_be_written_are_told_and_leave_nothing_
     let warned = warned(&ran);
     assert!(warned.len() == 1 && warned[0].contains("in-the-way/models"), "{warned:?}");
 }
+
+#[test]
+fn what_is_in_the_way_of_hubs_is_told_in_both_languages() {
+    let place = Place::new();
+    let output = place
+        .command(&["doctor", "--json", "--listen", "127.0.0.1:0"])
+        .env("https_proxy", "http://127.0.0.1:9")
+        .env("HF_ENDPOINT", "https://nowhere.invalid")
+        .env("no_proxy", "nowhere.invalid")
+        .output();
+    let ran = Ran::of(output.expect("the program starts")).expect_code(0);
+    let report = &ran.events()[0];
+    let all = report["findings"].as_array().expect("a list").iter();
+    let said: Vec<(&str, &str)> = all
+        .filter(|finding| finding["check"] == "hub")
+        .filter_map(|finding| {
+            Some((finding["found"]["en"].as_str()?, finding["found"]["zh"].as_str()?))
+        })
+        .collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    let (english, chinese) = said[0];
+    assert!(english.contains("nowhere.invalid is not known to the name server"), "{english}");
+    assert!(chinese.contains("nowhere.invalid 域名服务器无法解析"), "{chinese}");
+    for (english, chinese) in &said[1..] {
+        assert!(english.contains("Connection refused"), "{english}");
+        assert!(chinese.contains("无法连接") && !chinese.contains("cannot"), "{chinese}");
+    }
+}
