@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use base64::prelude::*;
 use serde_json::{Value, json};
 
-use crate::program::Place;
-use crate::server::{PATIENCE, Server, asked, made_by_command};
+use crate::program::{Place, copy_folder, fixtures};
+use crate::server::{PATIENCE, Server, asked, made_by_command, signal_process};
 
 const KEY: &str = "rpa_secret";
 /// How long a question is held open.
@@ -319,4 +319,29 @@ fn variables_that_lack_are_named_before_anything_starts() {
     let ran = crate::program::Ran::of(command.output().expect("it runs")).expect_code(2);
     assert!(ran.stderr.contains("RUNPOD_WEBHOOK_POST_OUTPUT"), "{}", ran.stderr);
     assert!(!place.path("longreel-data").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_load_balancer_is_told_204_while_no_worker_has_its_model_and_200_once_one_has() {
+    let place = Place::new();
+    let (model, aside) = (place.path("df"), place.path("aside"));
+    copy_folder(&fixtures().join("models/df"), &model);
+    let server = Server::start_with(&place, &["--model", model.to_str().expect("a path")]);
+    let wait = |status: u16| {
+        let started = Instant::now();
+        while server.get("/ping").status != status {
+            assert!(started.elapsed() < PATIENCE, "never {status}: {}", server.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait(200);
+    // The next worker finds no weights, until they are back.
+    std::fs::rename(model.join("transformer"), &aside).expect("ours");
+    for worker in server.workers() {
+        signal_process(worker, "-KILL");
+    }
+    wait(204);
+    std::fs::rename(&aside, model.join("transformer")).expect("ours");
+    wait(200);
 }
