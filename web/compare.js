@@ -3,8 +3,9 @@ import { get, video as at } from './api.js';
 import { clock, icon, isolated, make, say } from './dom.js';
 import { settings } from './exports.js';
 import { fetchFilm, films, news, put } from './films.js';
-import { has, t } from './text.js';
+import { t } from './text.js';
 import * as tray from './tray.js';
+import { nameOf } from './words.js';
 
 /* Further apart than this is seen; nearer, correcting would be. */
 const APART_SECONDS = 0.08;
@@ -19,7 +20,7 @@ function differences(a, b) {
   const text = value => (value === undefined || value === '' ? t('none') : String(value));
   return [...new Set([...Object.keys(left), ...Object.keys(right)])]
     .filter(name => text(left[name]) !== text(right[name]))
-    .map(name => [name === 'model_revision' ? t('revision') : has(name) ? t(name) : name.replaceAll('_', ' '), text(left[name]), text(right[name])]);
+    .map(name => [name === 'model_revision' ? t('revision') : nameOf(name), text(left[name]), text(right[name])]);
 }
 
 const cell = text => make('td', {}, make('div', { textContent: text, title: text, dir: 'auto' }));

@@ -2,12 +2,13 @@
 import { call, isConnected, Problem, service } from './api.js';
 import * as attach from './attach.js';
 import { problemBox } from './dialogs.js';
-import { $, bytes, count, duration, icon, make, say, settled } from './dom.js';
+import { $, button, bytes, count, duration, icon, make, say, settled } from './dom.js';
 import { added } from './films.js';
 import { keep, kept } from './kept.js';
 import { defaultsOf, factsOf, models, serve } from './models.js';
-import { has, onLanguage, t } from './text.js';
-import { told } from './words.js';
+import * as settings from './settings.js';
+import { onLanguage, t } from './text.js';
+import { nameOf, told } from './words.js';
 
 const PLAN_MS = 350;
 /* A plan is asked for with each change; files beyond this are not sent along. */
@@ -15,16 +16,6 @@ const PLAN_FILES_BYTES = 8e6;
 /* From here on the plan says what would take less. */
 const LONG_SECONDS = 600;
 const LENGTHS = [2, 5, 10, 30];
-/* Settings beside the first ones: as numbers, or as the choices that there are. */
-const SETTINGS = [
-  { name: 'negative_prompt', type: 'text', wide: true }, { name: 'steps' }, { name: 'guidance_scale' },
-  { name: 'guidance_interval', type: 'text' }, { name: 'shift' },
-  { name: 'fps' }, { name: 'num_frames' }, { name: 'base_num_frames' }, { name: 'overlap_history' }, { name: 'addnoise_condition' },
-  { name: 'ar_step' }, { name: 'causal_block_size' },
-  { name: 'solver', choices: ['', 'unipc', 'euler'] }, { name: 'easycache', type: 'checkbox', wide: true },
-  { name: 'upscale', choices: ['', '2x', '1080p', '2160p'], place: 'finish', own: 'upscaleOwn' },
-  { name: 'interpolate', choices: ['', '2', '3', '4'], place: 'finish', own: 'interpolateOwn' },
-];
 /* Names in a refusal that have no field of their own. */
 const ALIASES = { shift: ['flow_shift'], size: ['width', 'height', 'resolution'], seconds: ['length', 'duration'], files: ['end_image', 'image', 'video', 'input_reference'] };
 const SIZES = ['960x544', '544x960', '1280x720', '720x1280'];
@@ -39,7 +30,6 @@ let planning = null;
 let canPlan = true;
 
 const value = id => $(id).value.trim();
-const setting = name => $(`set-${name}`);
 
 /** What is asked for, as JSON without the files. */
 function asked() {
@@ -50,11 +40,7 @@ function asked() {
   const size = $('size').value === 'own' ? value('size-own') : $('size').value;
   if (size) body.size = size.replace(/\s/g, '').replace(/[×*]/, 'x');
   if ($('enhance').checked && !$('enhancing').hidden) body.enhance_prompt = true;
-  for (const { name, type, place } of SETTINGS) {
-    const input = setting(name);
-    if (place && $('finishing').hidden) continue;
-    if (type === 'checkbox') { if (input.checked) body[name] = true; } else if (input.value.trim()) body[name] = input.value.trim();
-  }
+  Object.assign(body, settings.asked());
   if (value('seconds')) body.seconds = value('seconds');
   if (value('seed')) body.seed = value('seed');
   const model = value('model');
@@ -135,13 +121,10 @@ async function plan() {
   } finally { if (planning === control) planning = null; }
 }
 
-/** Whether the film is another one than the model makes. */
-const isFinished = () => SETTINGS.some(({ name, place }) => place && setting(name).value);
-
 function showPlan(answer, without) {
   const frames = answer.frames ?? answer.num_frames, segments = answer.segments?.length ?? answer.segments;
   const words = [
-    answer.film_size && isFinished() && t('planFilm', answer.film_size.replace('x', ' × '), answer.film_fps),
+    answer.film_size && settings.isFinished() && t('planFilm', answer.film_size.replace('x', ' × '), answer.film_fps),
     segments && t('planSegments', count(segments)), frames && t('planFrames', count(frames)),
     answer.expected_seconds && t('planTime', duration(answer.expected_seconds)),
     answer.memory_bytes && t('planMemory', bytes(answer.memory_bytes)), answer.disk_bytes && t('planDisk', bytes(answer.disk_bytes)),
@@ -151,13 +134,18 @@ function showPlan(answer, without) {
   if ($('plan').textContent !== words.join(' · ')) $('plan').replaceChildren(...facts);
   $('plan').hidden = !words.length;
   const notes = [...(answer.warnings || []), ...(answer.notes || [])];
-  if (answer.expected_seconds > LONG_SECONDS) {
-    // What the form has no field for is for other clients.
-    for (const { key, value, expected_seconds: seconds } of (answer.savings || []).filter(({ key }) => has(key))) notes.push(t('planSaving', `${t(key)}${value === true || value === 'true' ? '' : ` ${value}`}`, duration(seconds)));
-  }
   if (without) notes.push(t('planFiles'));
-  $('plan-notes').replaceChildren(...notes.map(note => make('li', { textContent: note })));
-  $('plan-notes').hidden = !notes.length;
+  const savings = answer.expected_seconds > LONG_SECONDS ? answer.savings || [] : [];
+  $('plan-notes').replaceChildren(...notes.map(note => make('li', { textContent: note })), ...savings.map(saving));
+  $('plan-notes').hidden = !$('plan-notes').children.length;
+}
+
+/** A setting with which the film would take less, and a button that takes it. */
+function saving({ key, value, expected_seconds: seconds }) {
+  const words = [nameOf(key), ...(value === 'true' ? [] : [value])].join(' ');
+  const take = button(t('planTake'), () => { settings.take(key, value === 'true' ? true : value); changed(); }, 'link');
+  take.setAttribute('aria-label', `${t('planTake')}: ${words}`);
+  return make('li', {}, t('planSaving', words, duration(seconds)), ' ', take);
 }
 
 const planSoon = settled(PLAN_MS, plan);
@@ -165,6 +153,7 @@ const planSoon = settled(PLAN_MS, plan);
 function changed() {
   $('problem').hidden = true;
   $('size-own').hidden = $('size').value !== 'own';
+  settings.drawCounting();
   drawOffers(value('model'), defaultsOf(value('model'))?.fps);
   for (const chip of $('lengths').children) chip.setAttribute('aria-pressed', String(chip.value === value('seconds')));
   keep(DRAFT, JSON.stringify({ ...(wanted && { model: wanted }), ...asked() }));
@@ -243,10 +232,7 @@ function drawSizes() {
   select.replaceChildren(new Option(own ? own.replace('x', ' × ') : t('lengthOwn'), ''),
     ...sizes.map(size => new Option(size.replace('x', ' × '), size)), new Option(t('sizeOther'), 'own'));
   select.value = [...select.options].some(option => option.value === was) ? was : '';
-  for (const { name } of SETTINGS) {
-    const own = defaults?.[name];
-    if (own !== undefined && own !== '' && 'placeholder' in setting(name)) setting(name).placeholder = String(own);
-  }
+  settings.drawOwn(defaults);
   drawOffers(value('model'), defaults?.fps);
   if (defaults?.num_frames) $('seconds').placeholder = (defaults.num_frames / defaults.fps).toFixed(1);
 }
@@ -257,28 +243,8 @@ function drawOffers(name, modelFps) {
   $('enhancing').hidden = !enhances;
   $('finishing').hidden = !upscaler;
   document.querySelector('[for=set-upscale]').replaceChildren(t('upscale'), ' ', make('span', { className: 'hint', textContent: upscaler ? t('upscaleBy', upscaler) : '' }));
-  const fps = Number(setting('fps').value) || modelFps;
-  for (const option of setting('interpolate').options) if (option.value) option.textContent = t('interpolateTo', option.value, fps && fps * option.value);
-}
-
-function drawSettings() {
-  if ($('settings').children.length) {
-    for (const { name, type, own = 'lengthOwn' } of SETTINGS) {
-      document.querySelector(`[for=set-${name}]`).textContent = t(name);
-      if (!type && 'placeholder' in setting(name)) setting(name).placeholder = t('lengthOwn');
-      if (setting(name).options) setting(name).options[0].textContent = t(own);
-    }
-    return;
-  }
-  for (const { name, type = 'number', choices, wide, place = 'settings', own = 'lengthOwn' } of SETTINGS) {
-    const id = `set-${name}`;
-    const input = choices ? make('select', { id }, ...choices.map(choice => new Option(choice || t(own), choice)))
-      : make('input', { id, type: type === 'number' ? 'text' : type, inputMode: type === 'number' ? 'decimal' : undefined, autocomplete: 'off',
-        placeholder: type === 'number' ? t('lengthOwn') : '' });
-    const label = make('label', { htmlFor: id, textContent: t(name) });
-    $(place).append(make('div', { className: `field${wide ? ' wide' : ''}${type === 'checkbox' ? ' check' : ''}`, dataset: { field: name } },
-      ...(type === 'checkbox' ? [input, label] : [label, input]), make('p', { className: 'field-error', hidden: true })));
-  }
+  const fps = Number(settings.input('fps').value) || modelFps;
+  for (const option of settings.input('interpolate').options) if (option.value) option.textContent = t('interpolateTo', option.value, fps && fps * option.value);
 }
 
 /** Fills the form with these parameters, as `asked` gives them. */
@@ -296,13 +262,7 @@ export function fill(body) {
   const known = [...$('size').options].some(option => option.value === body.size);
   $('size').value = body.size ? (known ? body.size : 'own') : '';
   $('size-own').value = body.size && !known ? body.size : '';
-  for (const { name, type } of SETTINGS) {
-    const input = setting(name), wanted = body[name] ?? '';
-    if (type === 'checkbox') { input.checked = Boolean(body[name]); continue; }
-    // A film may have a size that is not among those offered.
-    if (input.options && ![...input.options].some(option => option.value === String(wanted))) input.append(new Option(wanted, wanted));
-    input.value = wanted;
-  }
+  settings.fill(body);
   $('enhance').checked = Boolean(body.enhance_prompt);
   $('seconds').value = body.seconds ?? '';
   $('seed').value = body.seed ?? '';
@@ -320,13 +280,13 @@ export function suggest(prompt) {
 /** `show` is called with the id of a film that was taken in. */
 export function start(show) {
   go = show;
-  drawSettings();
+  settings.start(changed);
   $('dice').append(icon('dice'));
   $('dice').onclick = () => { $('seed').value = String(crypto.getRandomValues(new Uint32Array(1))[0]); changed(); };
   for (const seconds of LENGTHS) {
     $('lengths').append(make('button', { type: 'button', className: 'chip', value: String(seconds), onclick: () => {
       $('seconds').value = value('seconds') === String(seconds) ? '' : String(seconds);
-      setting('num_frames').value = '';
+      settings.input('num_frames').value = '';
       changed();
     } }));
   }
@@ -344,6 +304,6 @@ export function start(show) {
   $('model').addEventListener('change', modelChosen);
   models.onChange(drawModels);
   drawModels();
-  onLanguage(() => { drawSettings(); drawModels(); lengths(); changed(); });
+  onLanguage(() => { settings.draw(); drawModels(); lengths(); changed(); });
   try { fill(JSON.parse(kept(DRAFT)) || {}); } catch { changed(); }
 }

@@ -31,7 +31,7 @@ export function words(command) {
 
 /* What belongs to files and to the machine, not to the film. */
 const NOT_ASKED = new Set(['model', 'output', 'o', 'dtype', 'threads', 'device', 'no_memory_check', 'image', 'end_image', 'video', 'lora', 'upscaler',
-  'codec', 'crf', 'noise']);
+  'codec', 'crf', 'noise', 'guidance_batch']);
 
 /** The settings of a film as a request has them. */
 export function settings(video) {

@@ -5,7 +5,7 @@ import { t } from './text.js';
 
 /* Fields that the page calls by another name, and those that it has no field for. */
 const NAMES = { seconds: 'length', duration: 'length', end_image: 'endImage', input_reference: 'image', num_inference_steps: 'steps' };
-const OWN = { from_segment: '起始段', segment: '段', priority: '优先级', deadline_seconds: '时限', webhook_url: '回调地址', key: '密钥', resolution: '分辨率', flow_shift: '流偏移', teacache: 'TeaCache', timesteps: '时间步', portrait: '竖屏', fit: '裁剪方式', carry: '历史传递方式', causal_attention: '因果注意力' };
+const OWN = { from_segment: '起始段', segment: '段', priority: '优先级', deadline_seconds: '时限', webhook_url: '回调地址', key: '密钥', resolution: '分辨率', flow_shift: '流偏移', portrait: '竖屏', use_ret_steps: 'TeaCache 系数' };
 const STATES = { queued: 'stateQueued', running: 'stateRunning', completed: 'stateCompleted', failed: 'stateFailed', cancelled: 'stateCancelled' };
 const SCOPES = { read: '查看', write: '制作', admin: '管理' };
 

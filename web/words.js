@@ -1,8 +1,11 @@
 /* What is said of a film, in one place, so that cards, pages and dialogs say the same. */
 import { sentence } from './refusals.js';
-import { language, t } from './text.js';
+import { has, language, t } from './text.js';
 import { duration } from './dom.js';
 import { health, secondsLeft } from './films.js';
+
+/** A setting as the page calls it; one that it has no word for by the name that a request has for it. */
+export const nameOf = name => (has(name) ? t(name) : name.replaceAll('_', ' '));
 
 /** The state in a few words. */
 export function stateOf({ video }) {

@@ -18,4 +18,5 @@ mod looks;
 mod onward;
 mod refusals;
 mod returning;
+mod settings;
 mod watching;

@@ -22,7 +22,7 @@ macro_rules! files {
 
 const PAGE: &str = include_str!("../../../../web/index.html");
 /// What the page consists of beside [`PAGE`].
-const FILES: [(&str, &str); 28] = files![
+const FILES: [(&str, &str); 29] = files![
     "acts.js",
     "api.js",
     "attach.js",
@@ -43,6 +43,7 @@ const FILES: [(&str, &str); 28] = files![
     "refusals.js",
     "segments.js",
     "session.js",
+    "settings.js",
     "status.js",
     "storyboard.js",
     "streams.js",
