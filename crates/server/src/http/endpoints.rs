@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::routing::{MethodRouter, delete, get, post};
 use serde_json::Value;
 
+use super::openapi::Values::{OneOf, States, Text, Whole};
 use super::openapi::{Answer, Body, Endpoint, Query, document};
 use super::{
     deliveries, events, going_on, models, page, plan, segments, session, steer, stream, tasks,
@@ -15,18 +16,20 @@ use super::{
 use crate::shared::Shared;
 
 const LIST: &[Query] = &[
-    ("after", "string", "Show those behind this one"),
-    ("limit", "integer", "How many at most, 1 to 100; 20 is usual"),
-    ("order", "string", "desc, the newest first, or asc"),
-    ("state", "string", "In this state only"),
-    ("text", "string", "With this text in the prompt"),
+    ("after", Text, "Show those behind this one"),
+    ("limit", Whole(1, videos::LIMIT_MAX as u64), "How many at most; 20 is usual"),
+    ("order", OneOf(&["desc", "asc"]), "desc, the newest first, or asc"),
+    ("state", States, "In these states only"),
+    ("text", Text, "With this text in the prompt"),
 ];
 const SEGMENTS: &[Query] = &[
-    ("after", "integer", "Show those behind this one"),
-    ("limit", "integer", "How many at most, 1 to 500; 100 is usual"),
+    ("after", Whole(0, u32::MAX as u64 - 1), "Show those behind this one"),
+    ("limit", Whole(1, segments::LIMIT_MAX as u64), "How many at most; 100 is usual"),
 ];
-const VARIANT: &[Query] = &[("variant", "string", "video, thumbnail or spritesheet")];
-const AFTER: &[Query] = &[("after", "integer", "Number of the last event that is known")];
+const VARIANT: &[Query] =
+    &[("variant", OneOf(&videos::VARIANTS), "What of the film; the video where nothing is said")];
+const AFTER: &[Query] =
+    &[("after", Whole(0, i64::MAX as u64), "Number of the last event that is known")];
 
 /// GET /openapi.json
 async fn openapi(State(shared): State<Arc<Shared>>) -> Json<Value> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::MethodRouter;
+use longreel_jobs::JobState;
 use serde_json::{Map, Value, json};
 
 use super::schemas;
@@ -47,8 +48,37 @@ pub struct Endpoint {
     handler: MethodRouter<Arc<Shared>>,
 }
 
-/// A parameter in an address, behind the question mark: its name, JSON type and meaning.
-pub type Query = (&'static str, &'static str, &'static str);
+/// A parameter in an address, behind the question mark: its name, what it can be, and its meaning.
+pub type Query = (&'static str, Values, &'static str);
+
+/// What a parameter can be.
+#[derive(Debug, Clone, Copy)]
+pub enum Values {
+    /// Any text.
+    Text,
+    /// A whole number between these, both included.
+    Whole(u64, u64),
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    /// Some of the states of a job, with commas between them.
+    States,
+}
+
+impl Values {
+    fn schema(self) -> Value {
+        match self {
+            Self::Text => json!({"type": "string"}),
+            Self::Whole(least, most) => {
+                json!({"type": "integer", "minimum": least, "maximum": most})
+            }
+            Self::OneOf(texts) => json!({"type": "string", "enum": texts}),
+            Self::States => {
+                let states = JobState::ALL.map(JobState::as_str);
+                json!({"type": "array", "items": {"type": "string", "enum": states}})
+            }
+        }
+    }
+}
 
 impl Endpoint {
     /// An endpoint without parameters; `name` is what generated clients call it.
@@ -144,8 +174,10 @@ pub fn document(endpoints: &[Endpoint], model: &ModelInfo, film: &Value) -> Valu
 
 fn operation(endpoint: &Endpoint) -> Value {
     let mut parameters: Vec<Value> = endpoint.path.split('/').filter_map(in_path).collect();
-    parameters.extend(endpoint.query.iter().map(|(name, kind, meaning)| {
-        json!({"name": name, "in": "query", "description": meaning, "schema": {"type": kind}})
+    parameters.extend(endpoint.query.iter().map(|(name, values, meaning)| {
+        // A list is one value with commas.
+        json!({"name": name, "in": "query", "description": meaning, "explode": false,
+            "schema": values.schema()})
     }));
     let mut responses = Map::new();
     for (status, answer) in &endpoint.answers {

@@ -32,20 +32,44 @@ fn video_request(film: &Value) -> Value {
         "image": file("The first frame"),
         "end_image": file("The last frame"),
         "video": file("A video to go on from"),
+    });
+    with(&with(film, more), terms())
+}
+
+/// What a request says that is not about the film.
+fn terms() -> Value {
+    json!({
         "priority": {"type": "integer", "description": "Higher goes first; 0 is usual"},
         "deadline_seconds": {"type": "number", "description": "Fails when it takes longer"},
         "webhook_url": {"type": "string", "description": "Where its end is reported"},
+    })
+}
+
+/// A request for a film that goes on from another one.
+fn going_on(required: Value, more: Value) -> Value {
+    let keys = json!({
+        "prompt": some_prompt(),
+        "seed": {"type": "integer", "minimum": 0},
+        "seconds": {"type": ["number", "string"], "description": "Added length"},
+        "num_frames": {"type": "integer", "description": "Added frames"},
     });
-    with(film, more)
+    with(&with(&request(required, keys), terms()), more)
+}
+
+/// A prompt that says something.
+fn some_prompt() -> Value {
+    json!({"type": "string", "pattern": r"\S", "description": "What it shows"})
+}
+
+/// A request that has these keys and no others.
+fn request(required: Value, properties: Value) -> Value {
+    json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
 }
 
 /// All of them by name. `film` is what a film can be asked for by, the program's own.
 pub fn all(film: &Value) -> Value {
-    let segment = json!({"type": "integer", "minimum": 0, "description": "From 0"});
-    let prompt = json!({"type": "string", "description": "What it shows"});
-    let length = json!({
-        "seconds": {"type": ["number", "string"], "description": "Added length"},
-        "num_frames": {"type": "integer", "description": "Added frames"},
+    let segment = json!({
+        "type": "integer", "minimum": 0, "maximum": u32::MAX, "description": "From 0",
     });
     let codes: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     let models = |what: &str| json!({"type": "array", "description": what, "items": {"$ref": "#/components/schemas/Model"}});
@@ -57,13 +81,9 @@ pub fn all(film: &Value) -> Value {
             "num_inference_steps": {"type": "integer", "description": "As steps"},
             "resolution": {"type": "string", "description": "480p, 540p, 720p or 1080p"},
         })),
-        "SteerRequest": object(json!(["prompt"]), json!({"prompt": prompt, "from_segment": segment})),
-        "ExtendRequest": with(&object(json!([]), length), json!({"prompt": prompt})),
-        "BranchRequest": object(json!(["segment"]), json!({
-            "segment": segment,
-            "prompt": prompt,
-            "seed": {"type": "integer", "minimum": 0},
-        })),
+        "SteerRequest": request(json!(["prompt"]), json!({"prompt": some_prompt(), "from_segment": segment})),
+        "ExtendRequest": going_on(json!([]), json!({})),
+        "BranchRequest": going_on(json!(["segment"]), json!({"segment": segment})),
         "SessionRequest": object(json!(["key"]), json!({"key": {"type": "string"}})),
         "Plan": object(json!(["object", "segments", "expected_seconds", "warnings"]), json!({
             "object": {"const": "plan"},

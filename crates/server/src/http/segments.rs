@@ -19,7 +19,7 @@ use crate::steering::steered;
 
 /// Segments in one answer where nothing is asked for, and at most.
 const LIMIT: u32 = 100;
-const LIMIT_MAX: u32 = 500;
+pub const LIMIT_MAX: u32 = 500;
 /// Bytes of prompts in one answer; beyond them the rest is another answer's.
 const PROMPT_BYTES: usize = 4 << 20;
 

@@ -77,6 +77,12 @@ pub async fn retrieve(
     shown(&shared, &job).await
 }
 
+/// Films in one list where nothing is asked for, and at most.
+const LIMIT: u32 = 20;
+pub const LIMIT_MAX: u32 = 100;
+/// What can be had of a film that is whole.
+pub const VARIANTS: [&str; 3] = ["video", "thumbnail", "spritesheet"];
+
 /// What a list is asked for.
 #[derive(Debug, Deserialize)]
 pub struct Listing {
@@ -109,9 +115,10 @@ pub async fn list(
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(query) = query?;
-    let limit = query.limit.unwrap_or(20);
-    if !(1..=100).contains(&limit) {
-        return Err(Problem::value("limit", limit, "it can be 1 to 100").limit(100));
+    let limit = query.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        let rule = format!("it can be 1 to {LIMIT_MAX}");
+        return Err(Problem::value("limit", limit, rule).limit(LIMIT_MAX.into()));
     }
     let order = match query.order.as_deref() {
         None | Some("desc") => ListOrder::Descending,
@@ -204,11 +211,7 @@ pub async fn video_content(
         Some("spritesheet") => ArtifactKind::Spritesheet,
         Some(other) => {
             let rule = "it can be video, thumbnail or spritesheet";
-            return Err(Problem::text("variant", other, rule).allowed([
-                "video",
-                "thumbnail",
-                "spritesheet",
-            ]));
+            return Err(Problem::text("variant", other, rule).allowed(VARIANTS));
         }
     };
     film(shared, job_id(&id)?, kind, &headers, None).await
