@@ -1,6 +1,8 @@
 //! Films that change on their way, and films that begin with another: each is the film that a run makes
 //! which was asked for it from the start.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use longreel_film::{
@@ -10,9 +12,7 @@ use longreel_film::{
 use longreel_weights::WeightDtype;
 
 fn options() -> EngineOptions {
-    EngineOptions::new(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df"),
-    )
+    EngineOptions::new(common::fixture("models/df"))
 }
 
 fn timed(from_frame: u64, prompt: &str, seed: Option<u64>) -> TimedPrompt {
@@ -21,13 +21,8 @@ fn timed(from_frame: u64, prompt: &str, seed: Option<u64>) -> TimedPrompt {
 
 /// 17 frames in the first segment, 12 in each later one.
 fn request(engine: &Engine, frames: u64, prompts: &[TimedPrompt]) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    request.prompts = prompts.to_vec();
-    (request.width, request.height) = (48, 32);
-    request.length = Length::Frames(frames);
-    (request.base_num_frames, request.overlap_history) = (17, 5);
-    (request.steps, request.addnoise_condition, request.seed) = (3, 20.0, 7);
-    request
+    let request = common::request(engine, [48, 32], frames);
+    FilmRequest { steps: 3, addnoise_condition: 20.0, prompts: prompts.to_vec(), ..request }
 }
 
 /// What a run does while it is watched.

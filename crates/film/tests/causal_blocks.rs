@@ -1,9 +1,11 @@
 //! What a request says of causal blocks counts, and what the model's configuration says only where it says
 //! nothing. (The configuration's blocks once masked attention for requests with blocks of one frame.)
 
+mod common;
+
 use std::path::Path;
 
-use longreel_film::{Engine, EngineOptions, Event, FilmRequest, Length, Outputs, StopSignal};
+use longreel_film::{Engine, EngineOptions, FilmRequest};
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
@@ -21,8 +23,7 @@ fn copy(from: &Path, to: &Path) {
 /// The tiny model, configured for blocks of so many latent frames.
 fn configured(frames: usize, folder: &Path) -> Engine {
     let model = folder.join(format!("model-{frames}"));
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models");
-    copy(&fixtures.join("df"), &model);
+    copy(&common::fixture("models/df"), &model);
     let file = model.join("transformer/config.json");
     let config = std::fs::read_to_string(&file).expect("a configuration");
     let key = "\"num_frame_per_block\": ";
@@ -34,20 +35,10 @@ fn configured(frames: usize, folder: &Path) -> Engine {
 
 /// Latents of a film of four latent frames in a timetable of waves.
 fn latents(engine: &mut Engine, folder: &Path, change: impl Fn(&mut FilmRequest)) -> Vec<u8> {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (64, 48);
-    (request.length, request.base_num_frames) = (Length::Frames(13), 13);
-    (request.steps, request.seed, request.ar_step) = (4, 7, 2);
+    let mut request = common::request(engine, [64, 48], 13);
+    (request.base_num_frames, request.steps, request.ar_step) = (13, 4, 2);
     change(&mut request);
-    let dump = folder.join("latents.safetensors");
-    let outputs = Outputs {
-        dump_latents: Some(dump.clone()),
-        overwrite: true,
-        ..Outputs::new(folder.join("film.mp4"))
-    };
-    let plan = engine.plan(&request).expect("a plan");
-    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
-    std::fs::read(dump).expect("latents")
+    common::latents(engine, &request, folder).1
 }
 
 #[test]

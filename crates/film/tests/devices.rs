@@ -17,12 +17,7 @@ use longreel_shim::{Shim, Watch, Watched};
 
 /// Two segments with guidance and overlap, six rows of patches high.
 fn request(engine: &Engine) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (48, 96);
-    request.length = Length::Frames(29);
-    (request.base_num_frames, request.overlap_history) = (17, 5);
-    (request.steps, request.seed, request.guidance_scale) = (3, 7, 4.0);
-    request
+    FilmRequest { steps: 3, guidance_scale: 4.0, ..common::request(engine, [48, 96], 29) }
 }
 
 type Change<'a> = &'a dyn Fn(&mut FilmRequest);

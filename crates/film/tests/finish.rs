@@ -1,24 +1,16 @@
 //! Films that are larger and smoother than the model makes them.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use longreel_film::{
-    Engine, EngineOptions, Event, FilmRequest, Finish, Length, Outputs, Stop, StopSignal,
-};
+use std::path::Path;
+
+use common::fixture;
+use longreel_film::{Engine, EngineOptions, Event, FilmRequest, Finish, Outputs, Stop, StopSignal};
 use longreel_media::{VideoOptions, VideoReader};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures").join(name)
-}
 
 /// Two segments of 17 and 12 frames.
 fn request(engine: &Engine, finish: Finish) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (48, 32);
-    request.length = Length::Frames(29);
-    (request.base_num_frames, request.overlap_history) = (17, 5);
-    (request.steps, request.seed, request.finish) = (2, 7, finish);
-    request
+    FilmRequest { steps: 2, finish, ..common::request(engine, [48, 32], 29) }
 }
 
 fn frames(film: &Path) -> (Vec<longreel_media::Frame>, Option<f64>) {

@@ -1,19 +1,19 @@
 //! Whole films on the GPU's body of the operations, run by the shim.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longreel_film::{
-    Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice, Length, Outputs, Stop,
-    StopSignal,
+    Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice, Outputs, Stop, StopSignal,
 };
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Element, Gpu};
 use longreel_shim::Shim;
 
 fn engine() -> Engine {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
-    Engine::open(&EngineOptions::new(model)).expect("a model")
+    Engine::open(&EngineOptions::new(common::fixture("models/df"))).expect("a model")
 }
 
 fn shim(element: Element) -> Option<Arc<Gpu>> {
@@ -27,12 +27,7 @@ fn on_shim(element: Element) -> Option<Engine> {
 
 /// Two segments with guidance, overlap and noise on the condition.
 fn request(engine: &Engine) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (48, 32);
-    request.length = Length::Frames(29);
-    (request.base_num_frames, request.overlap_history) = (17, 5);
-    (request.steps, request.seed, request.guidance_scale) = (2, 7, 4.0);
-    request
+    FilmRequest { steps: 2, guidance_scale: 4.0, ..common::request(engine, [48, 32], 29) }
 }
 
 /// Makes the film and gives the file of its latents.
@@ -46,9 +41,7 @@ fn latents_of(engine: &mut Engine, request: &FilmRequest, folder: &Path, name: &
     let path = folder.join(name).with_extension("safetensors");
     let outputs = Outputs { dump_latents: Some(path.clone()), ..outputs(folder, name) };
     engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
-    let bytes = std::fs::read(path).expect("latents");
-    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
-    bytes[8 + header..].chunks_exact(4).map(|v| f32::from_le_bytes(v.try_into().unwrap())).collect()
+    common::values(&std::fs::read(path).expect("latents"))
 }
 
 fn outputs(folder: &Path, name: &str) -> Outputs {

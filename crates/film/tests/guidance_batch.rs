@@ -15,12 +15,7 @@ use longreel_shim::Shim;
 
 /// Two segments with guidance and overlap.
 fn request(engine: &Engine) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (48, 64);
-    request.length = Length::Frames(29);
-    (request.base_num_frames, request.overlap_history) = (17, 5);
-    (request.steps, request.seed, request.guidance_scale) = (3, 7, 4.0);
-    request
+    FilmRequest { steps: 3, guidance_scale: 4.0, ..common::request(engine, [48, 64], 29) }
 }
 
 type Change = Box<dyn Fn(&mut FilmRequest)>;
@@ -35,14 +30,8 @@ fn latents(
     let mut request = request(engine);
     change(&mut request);
     request.guidance_batch = batch;
-    let plan = engine.plan(&request).expect("a plan");
-    let dump = folder.path().join("latents.safetensors");
-    let outputs = Outputs {
-        dump_latents: Some(dump.clone()),
-        ..Outputs::new(folder.path().join("film.mp4"))
-    };
-    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
-    (std::fs::read(dump).expect("latents"), plan.summary().clone())
+    let (plan, latents) = common::latents(engine, &request, folder.path());
+    (latents, plan.summary().clone())
 }
 
 fn one_piece(request: &mut FilmRequest) {

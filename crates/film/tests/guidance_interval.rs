@@ -1,39 +1,27 @@
 //! Guidance at some noise levels: which rows take the second pass, and what that makes of a film.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use longreel_film::{
-    CacheChoice, Engine, EngineOptions, Event, FilmRequest, Length, Outputs, StopSignal,
-};
+use longreel_film::{CacheChoice, Engine, EngineOptions, FilmRequest};
 
 fn engine() -> Engine {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models");
-    Engine::open(&EngineOptions::new(models.join("df"))).expect("a model")
+    Engine::open(&EngineOptions::new(common::fixture("models/df"))).expect("a model")
 }
 
 /// Six steps of one segment, at sigmas from 1 to about 0.6.
 fn request(engine: &Engine, interval: &str) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (64, 48);
-    (request.length, request.base_num_frames) = (Length::Frames(9), 9);
-    (request.steps, request.guidance_scale, request.seed) = (6, 4.0, 7);
-    request.guidance_interval = interval.parse().expect("an interval");
-    request
+    let guidance_interval = interval.parse().expect("an interval");
+    let request = common::request(engine, [64, 48], 9);
+    FilmRequest { base_num_frames: 9, steps: 6, guidance_scale: 4.0, guidance_interval, ..request }
 }
 
 /// Passes and rows of the plan, and the latents of its film.
 fn film(request: &FilmRequest) -> (usize, usize, Vec<u8>) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut engine = engine();
-    let plan = engine.plan(request).expect("a plan");
-    let dump: PathBuf = folder.path().join("latents.safetensors");
-    let outputs = Outputs {
-        dump_latents: Some(dump.clone()),
-        ..Outputs::new(folder.path().join("film.mp4"))
-    };
-    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
+    let (plan, latents) = common::latents(&mut engine, request, folder.path());
     let summary = plan.summary();
-    (summary.forwards, summary.rows, std::fs::read(dump).expect("latents"))
+    (summary.forwards, summary.rows, latents)
 }
 
 #[test]

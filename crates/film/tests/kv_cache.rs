@@ -8,8 +8,8 @@ use std::path::Path;
 use common::{assert_goes_on, fixture};
 
 use longreel_film::{
-    CacheChoice, Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Length, Outputs,
-    PlanError, SolverChoice, StartFrom, StopSignal,
+    CacheChoice, Engine, EngineOptions, FilmRequest, KvCacheChoice, Length, PlanError,
+    SolverChoice, StartFrom,
 };
 
 fn engine() -> Engine {
@@ -18,27 +18,16 @@ fn engine() -> Engine {
 
 /// Segments of 9 latent frames in blocks of 3, of which 3 are history.
 fn request(engine: &Engine) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (80, 64);
-    request.length = Length::Frames(57);
+    let mut request = common::request(engine, [80, 64], 57);
     (request.base_num_frames, request.overlap_history) = (33, 9);
-    (request.steps, request.seed, request.ar_step) = (4, 7, 2);
-    request.causal_block_size = Some(3);
+    (request.steps, request.ar_step, request.causal_block_size) = (4, 2, Some(3));
     request
 }
 
 /// The film's latents, and how many of its tokens were computed, as the plan has it.
 fn latents(engine: &mut Engine, request: &FilmRequest, folder: &Path) -> (Vec<u8>, Option<f64>) {
-    let plan = engine.plan(request).expect("a plan");
-    let dump = folder.join("latents.safetensors");
-    let outputs = Outputs {
-        dump_latents: Some(dump.clone()),
-        overwrite: true,
-        ..Outputs::new(folder.join("film.mp4"))
-    };
-    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
-    let share = plan.summary().kv_cache.as_ref().map(|kept| kept.token_share);
-    (std::fs::read(dump).expect("latents"), share)
+    let (plan, latents) = common::latents(engine, request, folder);
+    (latents, plan.summary().kv_cache.as_ref().map(|kept| kept.token_share))
 }
 
 type Change = Box<dyn Fn(&mut FilmRequest)>;

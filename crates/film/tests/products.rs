@@ -7,7 +7,7 @@ use std::path::Path;
 use common::fixture;
 use longreel_film::{
     DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmRequest, GuidanceBatchChoice,
-    Length, Outputs, RunFile, Stop, StopSignal, resume,
+    Outputs, RunFile, Stop, StopSignal, resume,
 };
 use longreel_kernels::Isa;
 use longreel_weights::WeightDtype;
@@ -19,12 +19,7 @@ fn options(dtype: Option<WeightDtype>) -> EngineOptions {
 
 /// Three segments with guidance and overlap.
 fn request(engine: &Engine) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (48, 32);
-    request.length = Length::Frames(41);
-    (request.base_num_frames, request.overlap_history) = (17, 5);
-    (request.steps, request.seed, request.guidance_scale) = (3, 7, 4.0);
-    request
+    FilmRequest { steps: 3, guidance_scale: 4.0, ..common::request(engine, [48, 32], 41) }
 }
 
 fn outputs(folder: &Path) -> Outputs {

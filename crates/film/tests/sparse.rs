@@ -5,10 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::assert_goes_on;
-use longreel_film::{
-    Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Length, Outputs, PlanError,
-    StopSignal,
-};
+use longreel_film::{Engine, EngineOptions, FilmRequest, KvCacheChoice, PlanError};
 
 /// The demo model's: the tokens of weights at random have little in common, and nothing of them is left out.
 fn engine() -> Engine {
@@ -18,28 +15,12 @@ fn engine() -> Engine {
 
 /// Segments of 9 latent frames of 36 tokens, of which 3 are history.
 fn request(engine: &Engine) -> FilmRequest {
-    let mut request = engine.defaults(false).expect("defaults").request("a red circle");
-    (request.width, request.height) = (96, 96);
-    request.length = Length::Frames(57);
-    (request.base_num_frames, request.overlap_history) = (33, 9);
-    (request.steps, request.seed) = (4, 7);
-    request
+    let request = common::request(engine, [96, 96], 57);
+    FilmRequest { base_num_frames: 33, overlap_history: 9, steps: 4, ..request }
 }
 
 fn latents(engine: &mut Engine, request: &FilmRequest, folder: &Path) -> Vec<f32> {
-    let plan = engine.plan(request).expect("a plan");
-    let dump = folder.join("latents.safetensors");
-    let outputs = Outputs {
-        dump_latents: Some(dump.clone()),
-        overwrite: true,
-        ..Outputs::new(folder.join("film.mp4"))
-    };
-    engine.run(&plan, &outputs, &StopSignal::default(), &mut |_: Event| {}).expect("a film");
-    let file = std::fs::read(dump).expect("latents");
-    // A header and its length come before the values.
-    let header = u64::from_le_bytes(file[..8].try_into().expect("a length")) as usize;
-    let values = file[8 + header..].chunks_exact(4);
-    values.map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect()
+    common::values(&common::latents(engine, request, folder).1)
 }
 
 /// Whether two films differ by more than what a change of rounding makes of them.

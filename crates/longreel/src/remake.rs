@@ -222,18 +222,8 @@ mod tests {
             ..EngineOptions::new("m")
         };
         let outputs = Outputs {
-            film: "my film.mp4".into(),
             encoding: Encoding { codec: Some(Codec::H265), crf: Some(20) },
-            dump_latents: None,
-            dump_frames: None,
-            contact_sheet: None,
-            noise: None,
-            previews: false,
-            live: false,
-            checkpoints: false,
-            overwrite: false,
-            command: String::new(),
-            program_version: String::new(),
+            ..Outputs::new("my film.mp4")
         };
         (request, engine, outputs)
     }

@@ -63,6 +63,24 @@ pub(super) struct FrameEncoder {
 }
 
 impl FrameEncoder {
+    /// Gives a frame to the one that runs, or to the one that `start` makes.
+    pub(super) fn push_to(
+        running: &mut Option<Self>,
+        frame: &Frame,
+        start: impl FnOnce() -> Result<Self>,
+    ) -> Result<()> {
+        let encoder = match running {
+            Some(running) => running,
+            None => running.insert(start()?),
+        };
+        if let Err(broken) = encoder.push(frame) {
+            // What ffmpeg printed before it ended says more than the broken pipe.
+            let reason = running.take().map_or(Ok(()), Self::finish);
+            return reason.and(Err(broken));
+        }
+        Ok(())
+    }
+
     /// Starts encoding into `target` with encoder number `choice` of the codec.
     pub(super) fn start(
         ffmpeg: &Path,
@@ -235,21 +253,15 @@ impl FfmpegEncoder {
 
 impl PartEncoder for FfmpegEncoder {
     fn push(&mut self, frame: &Frame, _part: u32) -> Result<()> {
-        let encoder = match &mut self.running {
-            Some(running) => running,
-            None => self.running.insert(FrameEncoder::start(
+        FrameEncoder::push_to(&mut self.running, frame, || {
+            FrameEncoder::start(
                 &self.ffmpeg,
                 &self.options,
                 self.codec,
                 self.choice,
                 &self.part_file,
-            )?),
-        };
-        if let Err(broken) = encoder.push(frame) {
-            // What ffmpeg printed before it ended says more than the broken pipe.
-            let reason = self.running.take().map_or(Ok(()), FrameEncoder::finish);
-            return reason.and(Err(broken));
-        }
+            )
+        })?;
         self.pushed += 1;
         Ok(())
     }

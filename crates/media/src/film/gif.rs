@@ -1,10 +1,9 @@
 //! GIF: each frame with a palette of its own, appended as it comes.
 
-use super::mp4::open_locked;
+use super::file::{begin, open_locked};
 use super::options::FilmOptions;
 use super::{FilmState, Sink};
 use crate::error::{MediaError, Result, read_error, write_error};
-use crate::files::sync_folder;
 use crate::frame::{Frame, FrameRate};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -34,19 +33,7 @@ pub(super) struct GifSink {
 impl GifSink {
     pub(super) fn create(path: &Path, options: &FilmOptions) -> Result<Self> {
         let (encoder, head) = head(options, options.metadata.as_deref())?;
-        let fresh = !path.exists();
-        let mut file = open_locked(path, true)?;
-        let begun = file
-            .set_len(0)
-            .and_then(|()| file.write_all(&head))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| sync_folder(path));
-        if let Err(cause) = begun {
-            if fresh {
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(write_error(path, cause));
-        }
+        let file = begin(path, &head)?;
         let length = head.len() as u64;
         Ok(Self {
             path: path.to_path_buf(),

@@ -6,6 +6,7 @@
 //! crash, whatever was written behind that point. Memory does not grow with the film.
 
 mod ffmpeg;
+mod file;
 mod gif;
 mod mp4;
 mod options;

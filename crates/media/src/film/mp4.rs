@@ -5,6 +5,7 @@
 //! byte, to one that was not.
 
 use super::ffmpeg::FfmpegEncoder;
+use super::file::{begin, open_locked};
 use super::options::{Codec, FilmOptions};
 use super::{FilmState, Sink};
 use crate::error::{MediaError, Result, read_error, write_error};
@@ -14,15 +15,9 @@ use crate::h264::encoder::{Encoder, EncoderSettings, ParameterSets};
 use crate::mp4::fragment::{DECODE_TIME_AT, Samples, fragment, random_access_index};
 use crate::mp4::init::{InitSegment, TrackSpec, avc1_entry, init_segment};
 use crate::yuv::Yuv420;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// A program that is being started has a copy of each open file for a moment, and of locks that are given up
-/// meanwhile.
-const LOCK_TRIES: u32 = 20;
-const LOCK_WAIT: Duration = Duration::from_millis(25);
 
 /// Encodes the frames of one part after another.
 pub(super) trait PartEncoder: Send {
@@ -48,20 +43,8 @@ impl Mp4Sink {
     pub(super) fn create(path: &Path, options: &FilmOptions, codec: Codec) -> Result<Self> {
         let (encoder, track) = start(path, options, codec, options.metadata.clone())?;
         let init = init_segment(&track);
-        let fresh = !path.exists();
-        let mut file = open_locked(path, true)?;
         // Only now, when nothing else can refuse, is an older film at this path given up.
-        let begun = file
-            .set_len(0)
-            .and_then(|()| file.write_all(&init.bytes))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| sync_folder(path));
-        if let Err(cause) = begun {
-            if fresh {
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(write_error(path, cause));
-        }
+        let file = begin(path, &init.bytes)?;
         Ok(Self {
             path: path.to_path_buf(),
             file,
@@ -226,28 +209,6 @@ impl Sink for Mp4Sink {
     fn init_segment(&self) -> Option<&[u8]> {
         Some(&self.init.bytes)
     }
-}
-
-/// Opens the film for reading and writing and makes sure that nobody else writes it.
-pub(super) fn open_locked(path: &Path, create: bool) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(false)
-        .open(path)
-        .map_err(|e| match e.kind() {
-            ErrorKind::NotFound if !create => read_error(path, e),
-            _ => write_error(path, e),
-        })?;
-    for _ in 0..LOCK_TRIES {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
-            // Some network file systems have no locks; there the caller's care has to do.
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
-        }
-    }
-    Err(MediaError::Busy { path: path.to_path_buf() })
 }
 
 /// Decode time and offset of each fragment between `from` and `to`; `None` when the boxes do not

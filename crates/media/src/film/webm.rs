@@ -155,20 +155,9 @@ fn escaped(text: &str) -> String {
 impl Sink for WebmSink {
     fn push(&mut self, frame: &Frame) -> Result<()> {
         let growing = self.growing_file();
-        let encoder = match &mut self.running {
-            Some(running) => running,
-            None => self.running.insert(FrameEncoder::start(
-                &self.ffmpeg,
-                &self.options,
-                self.codec,
-                self.choice,
-                &growing,
-            )?),
-        };
-        if let Err(broken) = encoder.push(frame) {
-            let reason = self.running.take().map_or(Ok(()), FrameEncoder::finish);
-            return reason.and(Err(broken));
-        }
+        FrameEncoder::push_to(&mut self.running, frame, || {
+            FrameEncoder::start(&self.ffmpeg, &self.options, self.codec, self.choice, &growing)
+        })?;
         self.pushed += 1;
         Ok(())
     }
