@@ -4,6 +4,8 @@
 //! the same layers, and what is wrong is told in the same words. Only keys that name nothing on this
 //! machine are taken.
 
+mod keys;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -17,51 +19,14 @@ use longreel_server::{About, Code, Film, Films, Inputs, Memory, ModelInfo, Offer
 use longreel_weights::ModelKind;
 use serde_json::{Map, Value};
 
-use crate::args::{Command, GenerateArgs, ModelArgs};
+use self::keys::{KEYS, clients, first_line, in_keys, operators, scalar, words_of};
+use crate::args::Command;
 use crate::enhancer::{Enhancer, EnhancerArgs};
+use crate::generate_args::{GenerateArgs, ModelArgs};
 use crate::resolve;
 use crate::settings::{self, Ended};
 use crate::{demo, remake, schema};
 
-/// What a client may say. Each is the flag of `generate` of the same name.
-const KEYS: [&str; 36] = [
-    "addnoise_condition",
-    "ar_step",
-    "attention_sink",
-    "attention_window",
-    "base_num_frames",
-    "carry",
-    "causal_attention",
-    "causal_block_size",
-    "easycache",
-    "enhance_prompt",
-    "fit",
-    "fps",
-    "guidance_interval",
-    "guidance_scale",
-    "interpolate",
-    "kv_cache",
-    "negative_prompt",
-    "num_frames",
-    "overlap_history",
-    "portrait",
-    "prompt",
-    "prompt_at",
-    "resolution",
-    "seconds",
-    "seed",
-    "shift",
-    "size",
-    "solver",
-    "sparse_after",
-    "sparse_attention",
-    "steps",
-    "teacache",
-    "teacache_thresh",
-    "timesteps",
-    "upscale",
-    "use_ret_steps",
-];
 /// What a film may tell of itself, in bytes; a file carries a MiB, with room for what is quoted twice.
 const TOLD_BYTES_MAX: usize = 400 << 10;
 /// What is told where nobody can be asked.
@@ -297,225 +262,5 @@ fn short_name(engine: &EngineOptions) -> String {
     engine.label.clone().or_else(file).unwrap_or_else(|| demo::NAME.to_string())
 }
 
-fn words_of(asked: &Map<String, Value>) -> Result<Vec<OsString>, Refusal> {
-    let mut words = Vec::new();
-    for (key, value) in asked {
-        if !KEYS.contains(&key.as_str()) {
-            return Err(unknown(key));
-        }
-        let flag = format!("--{}", key.replace('_', "-"));
-        let mut add = |value: String| words.push(format!("{flag}={value}").into());
-        match (key.as_str(), value) {
-            (_, Value::Null) => {}
-            ("prompt_at", Value::Array(values)) => {
-                values.iter().try_for_each(|value| scalar(key, value).map(&mut add))?;
-            }
-            ("timesteps", Value::Array(values)) => {
-                let values: Vec<String> =
-                    values.iter().map(|value| scalar(key, value)).collect::<Result<_, _>>()?;
-                add(values.join(","));
-            }
-            // A switch with a value of its own.
-            ("easycache", Value::Bool(false)) => {}
-            ("easycache", Value::Bool(true)) => words.push(flag.into()),
-            (_, value) => add(scalar(key, value)?),
-        }
-    }
-    Ok(words)
-}
-
-fn scalar(key: &str, value: &Value) -> Result<String, Refusal> {
-    match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(on) => Ok(on.to_string()),
-        _ => Err(clients(&format!("{key} must be one value, a text, a number or true or false"))),
-    }
-}
-
-fn unknown(key: &str) -> Refusal {
-    let shown: String = key.chars().take(64).collect();
-    let nearest = KEYS
-        .iter()
-        .map(|known| (strsim::jaro_winkler(known, &shown), known))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    let (detail, allowed) = match nearest {
-        Some((_, nearest)) => {
-            (format!("there is no key {shown:?}; did you mean {nearest:?}?"), &[*nearest][..])
-        }
-        None => (format!("there is no key {shown:?}; there are {}", KEYS.join(", ")), &KEYS[..]),
-    };
-    let allowed = allowed.iter().map(ToString::to_string).collect();
-    let about = Box::new(About { allowed, ..About::field(shown) });
-    Refusal { code: Code::UnknownKey, about, detail, is_clients: true }
-}
-
-/// What the client can put right, with flags as it knows them. It is about the key that it names first;
-/// where the way out is another value, the message ends with it.
-fn clients(message: &str) -> Refusal {
-    let detail = in_keys(message);
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let field = detail.split(|c: char| !is_word(c)).find(|word| KEYS.contains(word));
-    let mut about = Box::new(field.map_or_else(About::default, About::field));
-    // A length, a size or a number, and not the name of another key.
-    let is_value = |value: &&str| {
-        value.starts_with(|c: char| c.is_ascii_digit()) && !value.contains(char::is_whitespace)
-    };
-    let way_out = detail.rsplit_once("; use ").map_or("", |(_, way_out)| way_out);
-    about.allowed = way_out.split(" or ").filter(is_value).map(str::to_owned).collect();
-    Refusal { code: Code::InvalidValue, about, detail, is_clients: true }
-}
-
-fn operators(message: &str) -> Refusal {
-    let (code, about) = (Code::Internal, Box::default());
-    Refusal { code, about, detail: message.to_string(), is_clients: false }
-}
-
-/// A message about flags, about keys.
-fn in_keys(message: &str) -> String {
-    // A name that begins another comes after it.
-    let mut keys = KEYS;
-    keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.len()));
-    keys.iter().fold(message.replace("PROMPT is", "prompt is"), |message, key| {
-        message.replace(&format!("--{}", key.replace('_', "-")), key)
-    })
-}
-
-/// What clap says, without its hints for the command line.
-fn first_line(rendered: &str) -> String {
-    let said: Vec<&str> =
-        rendered.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    said.join(" ").trim_start_matches("error: ").to_string()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use longreel_film::GpuFacts;
-    use serde_json::json;
-
-    fn films() -> TypedFilms {
-        films_of("df")
-    }
-
-    fn films_of(model: &str) -> TypedFilms {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models");
-        let model = models.join(model);
-        let engine = EngineOptions::new(model);
-        let args = ModelArgs {
-            model: None,
-            lora: Vec::new(),
-            dtype: None,
-            upscaler: None,
-            no_memory_check: None,
-        };
-        TypedFilms::open(&args, &engine, None, &EnhancerArgs::default()).expect("a model")
-    }
-
-    #[test]
-    fn what_films_take_is_known_of_models_that_need_pictures_too() {
-        for model in ["df", "t2v", "i2v", "wan_flf2v"] {
-            assert!(films_of(model).memory().needed > Some(0), "{model}");
-        }
-    }
-
-    #[test]
-    fn memory_is_that_of_the_device_that_makes_the_films() {
-        let mut films = films();
-        films.facts.gpu = None;
-        films.memory_bytes = Some(1 << 60);
-        let host = films.memory();
-        assert!(!host.on_gpu && host.fits() == Some(true), "{host:?}");
-        let card = |free_bytes| GpuFacts { name: "a card".into(), free_bytes, peak_flops: 1e14 };
-        films.facts.gpu = Some(card(80 << 30));
-        let gpu = films.memory();
-        assert!(gpu.on_gpu && gpu.fits() == Some(true), "{gpu:?}");
-        assert_eq!(gpu.available, Some(80 << 30));
-        films.facts.gpu = Some(card(1 << 20));
-        assert_eq!(films.memory().fits(), Some(false), "a small card in a large machine");
-        // What the host has to hold beside a card is too much for this one.
-        (films.facts.gpu, films.memory_bytes) = (Some(card(80 << 30)), Some(1 << 20));
-        let host = films.memory();
-        assert!(!host.on_gpu && host.fits() == Some(false), "{host:?}");
-    }
-
-    fn film(asked: Value) -> Result<Film, Refusal> {
-        let Value::Object(asked) = asked else { panic!("an object") };
-        films().film(&asked, &Inputs::default())
-    }
-
-    #[test]
-    fn every_key_is_a_flag_of_generate_and_none_names_a_file() {
-        let command = settings::command();
-        let generate = command.find_subcommand("generate").expect("a command");
-        for key in KEYS {
-            let flag = generate.get_arguments().find(|arg| arg.get_id() == key);
-            let flag = flag.unwrap_or_else(|| panic!("{key} is no flag"));
-            let names_file = flag.get_value_parser().type_id() == std::any::TypeId::of::<PathBuf>();
-            assert!(!names_file, "{key} names a file");
-        }
-    }
-
-    #[test]
-    fn values_of_every_type_become_a_request() {
-        let asked = json!({
-            "prompt": "--a dog\nruns", "negative_prompt": "", "prompt_at": ["1s: a cat"],
-            "seed": 18446744073709551615_u64, "size": "48x32", "num_frames": 29,
-            "base_num_frames": 17, "overlap_history": 5, "fps": 8, "steps": 4,
-            "guidance_scale": 1.5, "portrait": true, "easycache": true, "teacache": false,
-            "solver": null,
-        });
-        let film = film(asked).unwrap_or_else(|e| panic!("{e:?}"));
-        let request = film.plan.request();
-        assert_eq!(request.prompts[0].prompt, "--a dog\nruns");
-        assert_eq!((request.prompts[1].from_frame, request.prompts.len()), (8, 2));
-        assert_eq!((request.width, request.height), (32, 48));
-        assert_eq!((request.seed, request.steps), (u64::MAX, 4));
-    }
-
-    #[test]
-    fn a_refusal_says_as_data_what_it_is_about() {
-        for (asked, field, value, allowed) in [
-            (json!({"prompt": "a", "num_frames": 96}), "num_frames", Some("96"), &["93", "97"][..]),
-            (json!({"prompt": "a", "steps": 0}), "steps", Some("0"), &["1"]),
-            (
-                json!({"prompt": "a", "guidance_scale": 101}),
-                "guidance_scale",
-                Some("101"),
-                &["100"],
-            ),
-            (json!({"prompt": "a", "steps": "many"}), "steps", Some("many"), &[]),
-            (json!({"prompt": " "}), "prompt", Some(" "), &[]),
-            (json!({"prompt": "a", "promt_at": "1s:b"}), "promt_at", None, &["prompt_at"]),
-        ] {
-            let about = film(asked.clone()).expect_err("it cannot be").about;
-            assert_eq!(about.field.as_deref(), Some(field), "{asked}: {about:?}");
-            assert_eq!(about.value.as_deref(), value, "{asked}: {about:?}");
-            assert_eq!(about.allowed, allowed, "{asked}: {about:?}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_is_told_in_the_clients_own_words() {
-        for (asked, parts) in [
-            (json!({"prompt": "a", "num_frames": 96}), &["num_frames 96", "93 or 97"][..]),
-            (json!({"prompt": "a", "steps": "many"}), &["many", "steps"]),
-            (json!({"prompt": "a", "promt_at": "1s:b"}), &["promt_at", "prompt_at"]),
-            (json!({"prompt": "a", "xyzzy": 1}), &["xyzzy", "guidance_scale"]),
-            (json!({"prompt": "a", "image": "/etc/passwd"}), &["no key \"image\""]),
-            (json!({"prompt": "a", "output": "x.mp4"}), &["no key \"output\""]),
-            (json!({"prompt": ["a"]}), &["prompt must be one value"]),
-            (json!({"prompt": "a", "seconds": 2, "num_frames": 9}), &["seconds", "keep one"]),
-            (json!({"prompt": " "}), &["prompt is empty"]),
-            (json!({}), &["prompt is missing"]),
-        ] {
-            let refusal = film(asked.clone()).expect_err("it cannot be");
-            assert!(refusal.is_clients, "{asked}: {refusal:?}");
-            for part in parts {
-                assert!(refusal.detail.contains(part), "{asked}: no {part:?} in {refusal:?}");
-            }
-            assert!(!refusal.detail.contains("--"), "{refusal:?}");
-        }
-    }
-}
+mod tests;

@@ -11,9 +11,9 @@ use longreel_hub::Kept;
 use longreel_server::{Catalogue, Films, Listed, Memory};
 use longreel_weights::{inspect, published_models};
 
-use crate::args::ModelArgs;
 use crate::enhancer::EnhancerArgs;
 use crate::films::TypedFilms;
+use crate::generate_args::ModelArgs;
 use crate::model_name::{caches, repositories};
 use crate::models::has_our_name;
 use crate::run;

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod enhancer;
 mod films;
+mod generate_args;
 mod health;
 mod inspect;
 mod installed;

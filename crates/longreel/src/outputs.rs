@@ -7,7 +7,7 @@ use anyhow::Result;
 use longreel_film::{Encoding, Outputs, run_folder};
 use longreel_media::Codec;
 
-use crate::args::{CodecArg, OutputArgs};
+use crate::generate_args::{CodecArg, OutputArgs};
 use crate::outcome::bad_input;
 use crate::values::numbered;
 

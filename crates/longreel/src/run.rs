@@ -10,9 +10,9 @@ use longreel_film::{
 
 use longreel_hub::HubError;
 
-use crate::args::{GenerateArgs, ModelArgs};
 use crate::demo::NoDemo;
 use crate::enhancer::Enhancer;
+use crate::generate_args::{GenerateArgs, ModelArgs};
 use crate::interrupt::Interrupts;
 use crate::model_name::{Located, locate};
 use crate::outcome::{BadInput, EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED};

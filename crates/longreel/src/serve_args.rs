@@ -8,8 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use longreel_server::{Receiver, Topic};
 
 use crate::amounts::{Bytes, Days, Rate};
-use crate::args::ModelArgs;
 use crate::enhancer::EnhancerArgs;
+use crate::generate_args::ModelArgs;
 use crate::values::Span;
 
 pub const SERVE_EXAMPLES: &str = "\

@@ -349,7 +349,8 @@ fn explain_official_flags(mut error: clap::Error) -> clap::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Command as Sub, GenerateArgs, Resolution};
+    use crate::args::Command as Sub;
+    use crate::generate_args::{GenerateArgs, Resolution};
     use crate::values::{Size, Span};
 
     fn parsed(

@@ -3,6 +3,8 @@
 pub(crate) mod files;
 mod kind;
 pub(crate) mod official;
+mod part;
+mod search;
 mod survey;
 
 use std::path::{Path, PathBuf};
@@ -14,8 +16,9 @@ use crate::dtype::WeightDtype;
 use crate::kind::{Family, ModelKind};
 use crate::revision::Revision;
 use crate::source::TensorSource;
+pub(crate) use part::Part;
 pub use survey::Layout;
-pub(crate) use survey::{Part, Survey, survey};
+pub(crate) use survey::{Survey, survey};
 
 /// A model whose headers were read and found complete; no weight is loaded yet.
 ///

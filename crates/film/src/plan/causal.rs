@@ -4,7 +4,7 @@ use longreel_models::{AttentionWindow, KeyValueCache};
 use longreel_sampling::{BlockWindow, Keeping, KeptRow, kept_rows};
 use serde::Serialize;
 
-use super::summary::{base_bytes, base_tokens};
+use super::memory::{base_bytes, base_tokens};
 use super::{FilmPlan, ModelFacts};
 use crate::device::Need;
 use crate::error::PlanError;

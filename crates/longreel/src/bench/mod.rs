@@ -15,7 +15,7 @@ use longreel_kernels::Products;
 use longreel_weights::{PublishedModel, WeightDtype, published_models};
 use serde_json::json;
 
-use crate::args::DtypeArg;
+use crate::generate_args::DtypeArg;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
 use crate::values::{Size, check_frames, check_size};
