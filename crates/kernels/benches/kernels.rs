@@ -153,7 +153,7 @@ fn video_attention_case(heads: usize, size: usize, grid: [usize; 3], mass: f32) 
             let blocks = TokenBlocks::new(frames, [rows, columns], frames, &Device::Cpu);
             let blocks = blocks.expect("on the host");
             Box::new(move || {
-                let sparse = Sparse { blocks: &blocks, mass, whole: &[] };
+                let sparse = Sparse { blocks: &blocks, mass, whole: &[], counter: None };
                 let sample = Sample::of(&qk, &v, how);
                 drop(black_box(sparse_attention_of_samples(&qk, &[sample], &sparse)));
             })

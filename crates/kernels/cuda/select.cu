@@ -80,14 +80,17 @@ __device__ __forceinline__ float block_max(float v, float* part) {
 // kept[heads][blocks of queries][words]: a bit for each of the `key_blocks`. `query_means` and `query_likeness` are
 // of the blocks of queries from `first_block` on. A block of queries sees keys of its own causal block, of the
 // `window` before it and of the first `sink`. All of them are kept where its queries are less alike than
-// `least_likeness`; so are blocks whose keys are, and its own ones and their neighbours. blockIdx.x: block of
-// queries; y: head.
+// `least_likeness`; so are blocks whose keys are, and its own ones and their neighbours. Unless it is null, `pairs`
+// grows by the pairs of a query and a key that are kept, and by those that are seen. blockIdx.x: block of queries;
+// y: head.
 extern "C" __global__ void __launch_bounds__(128)
     keep_blocks(const float* query_means, const float* query_likeness, const float* key_means, const float* key_likeness, unsigned* kept,
-                int keys, int tokens_per_block, int key_blocks, int first_block, int window, int sink, int size, int words, float scale,
+                unsigned long long* pairs, int keys, int tokens_per_block, int key_blocks, int first_block, int window, int sink, int size, int words, float scale,
                 float mass, float least_likeness) {
     DYNAMIC_SHARED(shared);
     __shared__ float part[33];
+    // Keys that are kept, and those that are seen.
+    __shared__ unsigned counts[2];
     float *mean = (float*)shared, *weights = mean + size;
     const TokenBlocks blocks = {nullptr, keys, tokens_per_block};
     const int head = blockIdx.y, thread = threadIdx.x, threads = blockDim.x;
@@ -97,6 +100,7 @@ extern "C" __global__ void __launch_bounds__(128)
     const int end = (causal + 1) * per_causal < key_blocks ? (causal + 1) * per_causal : key_blocks;
     const i64 sink_end = (i64)sink * per_causal;
     const int own = causal * per_causal + block % queries_per_causal * 2;
+    if (thread < 2) counts[thread] = 0;
     for (int d = thread; d < size; d += threads) mean[d] = query_means[((i64)head * size + d) * gridDim.x + blockIdx.x];
     __syncthreads();
 
@@ -150,14 +154,27 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     const float least = __uint_as_float(enough);
     unsigned* to = kept + ((i64)head * gridDim.x + blockIdx.x) * words;
+    unsigned kept_keys = 0, seen_keys = 0;
     for (int word = thread; word < words; word += threads) {
         unsigned bits = 0;
         for (int i = 0; i < 32 && word * 32 + i < key_blocks; ++i) {
             const int j = word * 32 + i;
             const float weight = weights[j];
             const bool beside = j >= own - 1 && j <= own + 2 && j / per_causal == causal && weight != UNSEEN;
-            if (weight == ALWAYS || weight >= least || beside) bits |= 1u << i;
+            const bool is_kept = weight == ALWAYS || weight >= least || beside;
+            if (is_kept) bits |= 1u << i;
+            const unsigned count = blocks.end(j, KEY_BLOCK) - blocks.start(j, KEY_BLOCK);
+            kept_keys += is_kept ? count : 0;
+            seen_keys += weight != UNSEEN ? count : 0;
         }
         to[word] = bits;
+    }
+    if (pairs == nullptr) return;
+    atomicAdd(&counts[0], kept_keys);
+    atomicAdd(&counts[1], seen_keys);
+    __syncthreads();
+    if (thread < 2) {
+        const int queries = blocks.end(block, QUERY_BLOCK) - blocks.start(block, QUERY_BLOCK);
+        atomicAdd(&pairs[thread], (unsigned long long)queries * counts[thread]);
     }
 }

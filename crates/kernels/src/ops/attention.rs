@@ -4,6 +4,7 @@
 mod blocks;
 mod group;
 mod kept;
+mod pairs;
 mod select;
 mod sparse;
 
@@ -20,6 +21,7 @@ use crate::spans;
 
 pub use self::blocks::{KEY_BLOCK, QUERY_BLOCK, TokenBlocks};
 use self::group::{Buffers, Group, KEYS, QUERIES, Rows};
+pub use self::pairs::{PairCounter, Pairs};
 pub use self::select::LEAST_LIKENESS;
 pub use self::sparse::{Sparse, sparse_attention_of_samples};
 use super::mask::Mask;

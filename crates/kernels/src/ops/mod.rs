@@ -13,8 +13,8 @@ mod pointwise;
 
 pub use activation::{Activation, activate_inplace, prelu_inplace};
 pub use attention::{
-    Attention, Bias, KEY_BLOCK, LEAST_LIKENESS, QUERY_BLOCK, Sample, Sparse, TokenBlocks,
-    attention, attention_of_samples, sparse_attention_of_samples,
+    Attention, Bias, KEY_BLOCK, LEAST_LIKENESS, PairCounter, Pairs, QUERY_BLOCK, Sample, Sparse,
+    TokenBlocks, attention, attention_of_samples, sparse_attention_of_samples,
 };
 pub(crate) use conv::folded_quarter;
 pub use conv::{CONV_SQUARE, Conv3d, UpsampledConv, conv3d, conv3d_add, upsampled_conv};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use longreel_kernels::ops::{KEY_BLOCK, LEAST_LIKENESS, QUERY_BLOCK, TokenBlocks};
-use longreel_kernels::{Device, Mask};
+use longreel_kernels::{Device, Mask, Pairs};
 
 use super::{Numbers, wide};
 
@@ -27,6 +27,15 @@ pub(crate) struct Case {
 }
 
 pub(crate) const SCALE: f32 = 0.25;
+
+/// What a case should give.
+pub(crate) struct Reference {
+    pub out: Vec<f64>,
+    /// The share of the pairs of a query and a key that its mask lets it see which is kept.
+    pub share: f64,
+    /// The same of queries that do not see all.
+    pub chosen: Pairs,
+}
 
 impl Case {
     /// One whose frames all see all.
@@ -133,16 +142,15 @@ impl Case {
         ranges.collect()
     }
 
-    /// The result, and the share of the pairs of a query and a key that its mask lets it see which is kept. Panics
-    /// where a choice hangs on a rounding: such values test nothing.
-    pub fn reference(&self, [q, k, v]: [&[f32]; 3]) -> (Vec<f64>, f64) {
+    /// Panics where a choice hangs on a rounding: such values test nothing.
+    pub fn reference(&self, [q, k, v]: [&[f32]; 3]) -> Reference {
         let order = self.blocks(&Device::Cpu).order().to_vec();
         let first_query = self.keys() - self.queries();
         let [query_blocks, key_blocks] =
             [QUERY_BLOCK, KEY_BLOCK].map(|size| self.block_ranges(size));
         let causal = |range: &Range<usize>| range.start / self.causal_tokens();
         let mut out = vec![0.0; self.queries() * self.heads * self.value_size];
-        let (mut pairs, mut kept_pairs) = (0, 0);
+        let (mut all, mut chosen) = (Pairs::default(), Pairs::default());
         for (head, own) in (0..self.heads).flat_map(|h| query_blocks.iter().map(move |b| (h, b))) {
             if own.start < first_query {
                 continue;
@@ -192,11 +200,15 @@ impl Case {
                     kept.push(block);
                 }
             }
-            let count = |blocks: &[usize]| -> usize {
-                blocks.iter().map(|&block| key_blocks[block].len()).sum()
+            let count = |blocks: &[usize]| {
+                let keys: usize = blocks.iter().map(|&block| key_blocks[block].len()).sum();
+                (queries.len() * keys) as u64
             };
-            pairs += queries.len() * count(&seen);
-            kept_pairs += queries.len() * count(&kept);
+            let pairs = Pairs { kept: count(&kept), seen: count(&seen) };
+            all = all + pairs;
+            if !sees_all {
+                chosen = chosen + pairs;
+            }
             let keys: Vec<_> = kept.iter().flat_map(|&block| tokens(&key_blocks[block])).collect();
             let of = |of: &[f32], size: usize| -> Vec<_> {
                 keys.iter().map(|&key| row(of, key, size)).collect()
@@ -217,7 +229,7 @@ impl Case {
                 }
             }
         }
-        (out, kept_pairs as f64 / pairs as f64)
+        Reference { out, share: all.share().expect("pairs"), chosen }
     }
 }
 

@@ -1,7 +1,7 @@
 use longreel_kernels::ops::{attention_of_samples, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, Products, Sample, Sparse, Tensor};
+use longreel_kernels::{Attention, Bias, Device, PairCounter, Products, Sample, Sparse, Tensor};
 
-use crate::common::sparse::{Case, SCALE, cases};
+use crate::common::sparse::{Case, Reference, SCALE, cases};
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
 /// Queries, keys and values.
@@ -21,26 +21,32 @@ fn how(case: &Case) -> Attention<'static> {
     }
 }
 
-fn attention(case: &Case, [q, k, v]: &[Tensor; 3]) -> Tensor {
+fn attention(case: &Case, operands: &[Tensor; 3]) -> Tensor {
+    counted(case, operands, None)
+}
+
+fn counted(case: &Case, [q, k, v]: &[Tensor; 3], counter: Option<&PairCounter>) -> Tensor {
     let blocks = case.blocks(&Device::Cpu);
-    let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens() };
+    let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens(), counter };
     sparse_attention_of_samples(q, &[Sample::of(k, v, how(case))], &sparse)
 }
 
 #[test]
-fn it_is_softmax_over_the_blocks_that_weigh_most() {
+fn it_is_softmax_over_the_blocks_that_weigh_most_and_counts_them() {
     let mut left_out = 0;
     for (seed, case) in cases().into_iter().enumerate() {
         let values = case.values(seed as u64);
-        let (expected, share) = case.reference(values.each_ref().map(Vec::as_slice));
+        let Reference { out, share, chosen } = case.reference(values.each_ref().map(Vec::as_slice));
         left_out += usize::from(share < 0.9);
         let largest = values[2].iter().fold(0.0f32, |most, v| most.max(v.abs()));
         let tolerance = 2e-5 * f64::from(largest);
-        let expected: Vec<_> =
-            expected.into_iter().map(|value| Expected { value, tolerance }).collect();
+        let expected: Vec<_> = out.into_iter().map(|value| Expected { value, tolerance }).collect();
         let operands = tensors(&case, &values);
         on_every_isa(|isa| {
-            assert_close(&format!("{isa} {case:?}"), attention(&case, &operands).data(), &expected);
+            let counter = PairCounter::new(&Device::Cpu).expect("on the host");
+            let found = counted(&case, &operands, Some(&counter));
+            assert_close(&format!("{isa} {case:?}"), found.data(), &expected);
+            assert_eq!(counter.pairs().expect("on the host"), chosen, "{isa} {case:?}");
         });
     }
     assert!(left_out >= 9, "only {left_out} cases leave out a tenth");
@@ -119,7 +125,8 @@ fn samples_equal_each_alone_bit_for_bit() {
         let joined: [Tensor; 3] = std::array::from_fn(|i| Tensor::concat0(&[&one[i], &other[i]]));
         let keys = case.keys();
         let blocks = case.blocks(&Device::Cpu);
-        let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens() };
+        let sparse =
+            Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens(), counter: None };
         let [q, k, v] = &joined;
         let sample = |first: usize| Sample { k, v, keys: first..first + keys, how: how(&case) };
         let together = sparse_attention_of_samples(q, &[sample(0), sample(keys)], &sparse);

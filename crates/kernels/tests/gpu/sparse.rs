@@ -1,8 +1,8 @@
 use longreel_kernels::gpu::Element;
 use longreel_kernels::ops::{self, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, Products, Sample, Sparse, Tensor};
+use longreel_kernels::{Attention, Bias, Device, PairCounter, Products, Sample, Sparse, Tensor};
 
-use crate::common::sparse::{Case, SCALE, cases};
+use crate::common::sparse::{Case, Reference, SCALE, cases};
 use crate::{device, rounded};
 
 impl Case {
@@ -11,7 +11,7 @@ impl Case {
         let Some(gpu) = device() else { return 0.0 };
         let device = Device::Gpu(gpu);
         let values = self.values(seed).map(|values| rounded(&values, element));
-        let (expected, share) = self.reference(values.each_ref().map(Vec::as_slice));
+        let Reference { out, share, chosen } = self.reference(values.each_ref().map(Vec::as_slice));
         let rows = [self.queries(), self.keys(), self.keys()];
         let sizes = [self.size, self.size, self.value_size];
         let on = |i: usize| {
@@ -28,26 +28,29 @@ impl Case {
             products: Products::F32,
         };
         let blocks = self.blocks(&device);
-        let sparse = Sparse { blocks: &blocks, mass: self.mass, whole: &self.whole_tokens() };
+        let counter = PairCounter::new(&device).expect("room");
+        let whole = &self.whole_tokens();
+        let sparse = Sparse { blocks: &blocks, mass: self.mass, whole, counter: Some(&counter) };
         let found = sparse_attention_of_samples(&q, &[Sample::of(&k, &v, how)], &sparse);
         let found = found.into_host().expect("computed");
         let largest = values[2].iter().fold(0.0f32, |most, v| most.max(v.abs()));
         // In bf16 weights are rounded, each by up to 2^-9 of itself, and the result.
         let part = if element == Element::F32 { 1e-5 } else { 5e-3 };
         let tolerance = part * f64::from(largest);
-        for (i, (&found, expected)) in found.data().iter().zip(&expected).enumerate() {
+        for (i, (&found, expected)) in found.data().iter().zip(&out).enumerate() {
             let error = (f64::from(found) - expected).abs();
             assert!(
                 error <= tolerance,
                 "{self:?} {element:?}: value {i} is {found} instead of {expected}"
             );
         }
+        assert_eq!(counter.pairs().expect("computed"), chosen, "{self:?} {element:?}");
         share
     }
 }
 
 #[test]
-fn it_is_softmax_over_the_blocks_that_weigh_most() {
+fn it_is_softmax_over_the_blocks_that_weigh_most_and_counts_them() {
     // Here the kernels in f32 are slow.
     for (element, step) in [(Element::F32, 3), (Element::Bf16, 1)] {
         let cases: Vec<_> = cases().into_iter().enumerate().step_by(step).collect();
@@ -83,7 +86,8 @@ fn samples_equal_each_alone() {
         products: Products::F32,
     };
     let blocks = case.blocks(&device);
-    let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens() };
+    let sparse =
+        Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens(), counter: None };
     let alone = |[q, k, v]: &[Tensor; 3]| {
         sparse_attention_of_samples(q, &[Sample::of(k, v, how)], &sparse).into_host().expect("it")
     };

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::blocks::{Cut, KEY_BLOCK, QUERY_BLOCK};
+use super::pairs::Pairs;
 use crate::ops::mask::Window;
 
 /// Mean cosine of a block's tokens below which their mean does not stand for them. The paper's authors have it
@@ -87,6 +88,17 @@ impl Keys<'_> {
         let chosen = scores.iter().filter(|(key, weight)| *weight >= least || beside.contains(key));
         kept.extend(chosen.map(|(key, _)| *key));
         kept.sort_unstable();
+    }
+
+    /// How many pairs of a query of a block and a key there are, where it sees the blocks `kept`.
+    pub fn pairs(&self, block: usize, kept: &[usize]) -> Pairs {
+        let queries = self.cut.places(block, QUERY_BLOCK).len();
+        let tokens = |key: usize| self.cut.places(key, KEY_BLOCK).len();
+        let count = |keys: usize| (queries * keys) as u64;
+        Pairs {
+            kept: count(kept.iter().map(|&key| tokens(key)).sum()),
+            seen: count(self.seen(block).into_iter().flatten().map(tokens).sum()),
+        }
     }
 
     /// The blocks of keys that the mask lets a block of queries see.

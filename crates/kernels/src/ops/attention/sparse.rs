@@ -15,12 +15,13 @@ use rayon::prelude::*;
 use super::blocks::{Cut, KEY_BLOCK, QUERY_BLOCK, TokenBlocks};
 use super::group::{Buffers, Group, KEYS, Order, QUERIES, Rows};
 use super::kept::{KeptGroup, Pack, Packed};
+use super::pairs::PairCounter;
 use super::select::{Keys, LEAST_LIKENESS, pool};
 use super::{Bias, Part, Sample, attention_of_samples, checked, cost, nothing, on_cpu};
 use crate::Tensor;
 use crate::gemm::{Aligned, Shared, with_scratch};
-use crate::gpu::Array;
 use crate::gpu::ops::{self as body, Seen, SparseRows};
+use crate::gpu::{Address, Array};
 use crate::simd::{Isa, dispatch};
 use crate::spans;
 
@@ -34,6 +35,8 @@ pub struct Sparse<'a> {
     /// Runs of queries, in order, that see all that their mask lets them see: whole causal blocks, or under
     /// no mask all queries.
     pub whole: &'a [Range<usize>],
+    /// Counts what is kept, on the device of the queries; nothing is counted without one.
+    pub counter: Option<&'a PairCounter>,
 }
 
 /// [`attention_of_samples`] that leaves out blocks of keys. Nothing may be added to the scores, and with
@@ -210,6 +213,9 @@ impl Chosen<'_> {
                         let likeness = pool(own, mean, directions);
                         let mut kept = Vec::new();
                         choice.choose(block, mean, likeness, &mut kept);
+                        if let Some(counter) = self.sparse.counter {
+                            counter.add(choice.pairs(block, &kept));
+                        }
                         let buffers = Buffers {
                             queries,
                             keys: &mut [],
@@ -255,6 +261,7 @@ impl Chosen<'_> {
             blocks: self.sparse.blocks,
             mass: self.sparse.mass,
             least_likeness: LEAST_LIKENESS,
+            counter: self.sparse.counter.map_or(Address(0), PairCounter::address),
         };
         for run in &self.blocks {
             body::sparse_attention_rows(out, q, &key_rows, &value_rows, &rows, run.clone());

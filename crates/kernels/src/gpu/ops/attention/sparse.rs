@@ -34,6 +34,9 @@ pub struct SparseRows<'a> {
     pub mass: f32,
     /// Blocks whose tokens are less alike are kept.
     pub least_likeness: f32,
+    /// Two integers of eight bytes that grow by the pairs of a query and a key that are kept and by those that are
+    /// seen; 0 where they are not counted.
+    pub counter: Address,
 }
 
 /// Sparse attention of a run of blocks of queries, counted among those of all keys' tokens, into their rows of
@@ -121,6 +124,7 @@ pub fn sparse_attention_rows(
         pointer(&keys[0]),
         pointer(&keys[1]),
         pointer(&kept),
+        Arg::Pointer(rows.counter),
         int(cut.tokens),
         int(cut.tokens_per_block),
         int(key_blocks),
