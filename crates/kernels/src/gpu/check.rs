@@ -1,13 +1,15 @@
 //! Whether a device computes what the processor does. A driver and a compiler that were never seen
 //! together with these kernels are caught here, in a fraction of a second, instead of in a film.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{Gpu, GpuError};
 use crate::Products;
-use crate::ops::{self, Attention, Bias, Mask, RopeTable};
+use crate::ops::{self, Attention, Bias, KEY_BLOCK, Mask, QUERY_BLOCK, RopeTable, Sample};
 use crate::{
-    Activation, Conv3d, DType, Device, Linear, PerFrame, Tensor, Vector, Weight, quantize,
+    Activation, Conv3d, DType, Device, Linear, PairCounter, Pairs, PerFrame, Sparse, Tensor,
+    TokenBlocks, Vector, Weight, quantize,
 };
 
 /// Relative L2 distance that is allowed: bf16 gives some thousandths.
@@ -27,6 +29,16 @@ fn numbers(seed: u64, shape: &[usize]) -> Tensor {
 /// On a device, as its operations keep what they compute.
 fn brought(tensor: &Tensor, device: &Device) -> Result<Tensor, GpuError> {
     Ok(ops::narrowed(tensor.on(device)?.into_owned()))
+}
+
+/// A device that computes something else.
+fn wrong(what: &str) -> GpuError {
+    GpuError::Call {
+        call: "checking its arithmetic",
+        reason: format!(
+            "{what}: its driver and the kernels do not fit each other; a newer driver or NVRTC may"
+        ),
+    }
 }
 
 impl Gpu {
@@ -78,13 +90,60 @@ impl Gpu {
         if off <= TOLERANCE {
             return Ok(());
         }
-        Err(GpuError::Call {
-            call: "checking its arithmetic",
-            reason: format!(
-                "{what} is off by {off:.1e} of its size, and {TOLERANCE:e} is allowed: its driver and the \
-                 kernels do not fit each other; a newer driver or NVRTC may"
-            ),
-        })
+        Err(wrong(&format!("{what} is off by {off:.1e} of its size, and {TOLERANCE:e} is allowed")))
+    }
+
+    /// Compares attention that leaves out what weighs little, of heads of `size` values: the result, and what is
+    /// kept. Tokens of a block are alike, and those of a block of queries are like one block of keys, far from
+    /// any other choice.
+    fn compare_sparse(self: &Arc<Self>, size: usize) -> Result<(), GpuError> {
+        // Sixteen blocks of keys.
+        let (frames, sides) = (4, [16, 16]);
+        let order = TokenBlocks::new(frames, sides, frames, &Device::Cpu)?.order().to_vec();
+        let width = 2 * size;
+        let themes = numbers(20, &[order.len() / KEY_BLOCK, width]);
+        let like = |seed, theme: &dyn Fn(usize) -> usize, strength: f32| {
+            let mut values = numbers(seed, &[order.len(), width]).into_vec();
+            for (place, &token) in order.iter().enumerate() {
+                let theme = &themes.data()[theme(place) * width..][..width];
+                let values = &mut values[token as usize * width..][..width];
+                let pairs = values.iter_mut().zip(theme);
+                pairs.for_each(|(value, theme)| *value = 0.2 * *value + strength * theme);
+            }
+            Tensor::from_vec(&[order.len(), width], values)
+        };
+        let q = like(21, &|place| place / QUERY_BLOCK * 5 % themes.dim(0), 1.0);
+        let k = like(22, &|place| place / KEY_BLOCK, 2.0);
+        let v = numbers(23, &[order.len(), width]);
+        let how = Attention {
+            heads: 2,
+            scale: 1.0 / (size as f32).sqrt(),
+            mask: Mask::None,
+            bias: Bias::None,
+            products: Products::F32,
+        };
+        let counted = RefCell::new(Vec::new());
+        let what = format!("sparse attention of heads of {size}");
+        self.compare(&what, &|device| {
+            let [q, k, v] = [&q, &k, &v].map(|t| brought(t, device));
+            let (q, k, v) = (q?, k?, v?);
+            let blocks = TokenBlocks::new(frames, sides, frames, device)?;
+            let counter = PairCounter::new(device)?;
+            let sparse = Sparse { blocks: &blocks, mass: 0.8, whole: &[], counter: Some(&counter) };
+            let seen = ops::sparse_attention_of_samples(&q, &[Sample::of(&k, &v, how)], &sparse);
+            counted.borrow_mut().push(counter.pairs()?);
+            Ok(seen)
+        })?;
+        match counted.into_inner()[..] {
+            [expected, found] if expected == found => Ok(()),
+            ref counts => {
+                let counts = counts.iter().copied().map(Pairs::share);
+                Err(wrong(&format!(
+                    "{what} keeps the shares {:?} on the processor and there",
+                    counts.collect::<Vec<_>>()
+                )))
+            }
+        }
     }
 
     /// Compares the operations that films are made of with those of the processor, on small values.
@@ -120,6 +179,9 @@ impl Gpu {
                 let [q, k, v] = [&q, &k, &v].map(|t| brought(t, device));
                 Ok(ops::attention(&q?, &k?, &v?, &how))
             })?;
+        }
+        for size in [64, 128] {
+            self.compare_sparse(size)?;
         }
         let kernel = numbers(7, &[32, 16, 3, 3, 3]);
         let kernel = Weight::from_f32(&[32, 16, 3, 3, 3], kernel.data());

@@ -37,6 +37,7 @@ fn a_device_that_gets_an_operation_wrong_is_refused_by_its_name() {
         ("gemm", "product"),
         ("fp8", "product in 8 bits"),
         ("attention", "attention of heads of 64"),
+        ("sparse", "sparse attention of heads of 64"),
         ("conv", "convolution"),
         ("norm", "norms"),
         ("dequantize", "q8_0"),
@@ -51,4 +52,26 @@ fn a_device_that_gets_an_operation_wrong_is_refused_by_its_name() {
         let error = checked.expect_err("wrong results").to_string();
         assert!(error.to_lowercase().contains(named), "{module}: {error}");
     }
+}
+
+/// Leaves nothing out, as a device whose choice is wrong though what it computes of it is right.
+struct Unchoosing;
+
+impl Watch for Unchoosing {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        let mut args = args.to_vec();
+        if launch.kernel == "keep_blocks" {
+            // No block is alike enough for its mean to stand for it.
+            *args.last_mut().expect("the least likeness") = Arg::Float(2.0);
+        }
+        shim.launch(launch, &args)
+    }
+}
+
+#[test]
+fn a_device_that_keeps_other_keys_is_refused() {
+    let Some(shim) = shim() else { return };
+    let gpu = Gpu::new(Box::new(Watched::new(shim, Arc::new(Unchoosing))), Element::Bf16);
+    let error = gpu.check_arithmetic().expect_err("another choice").to_string();
+    assert!(error.contains("sparse attention of heads of 64"), "{error}");
 }
