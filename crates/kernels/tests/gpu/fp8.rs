@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longreel_kernels::gpu::{
     Address, Arg, Array, Driver, Element, Gpu, GpuError, Launch, MatMul, Operands, SOURCES, Stream,
@@ -238,6 +239,55 @@ fn gates_of_long_frames_go_into_the_factors_of_a_library() {
     ops::linear_residual_codes(&mut into, &codes, &on.weight(), Some(&on.bias), Some(gates));
     // No sum was rounded to bf16 on the way.
     assert_close("long frames", into, &expected, 4e-6);
+}
+
+/// A library that takes factors where cuBLASLt does, and a count of products by our kernels.
+#[derive(Default)]
+struct InSixteens {
+    ours: AtomicUsize,
+}
+
+impl Watch for InSixteens {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        let is_product = ["fp8_plain", "fp8_64x64", "fp8_128x64"].contains(&launch.kernel);
+        self.ours.fetch_add(usize::from(is_product), Ordering::Relaxed);
+        shim.launch(launch, args)
+    }
+
+    fn matmul(&self, shim: &Shim, what: &MatMul) -> Result<bool, GpuError> {
+        match what.operands {
+            Operands::E4m3 { factors: Some(at) } if at.iter().any(|at| at.0 % 16 != 0) => Ok(false),
+            _ => shim.matmul(what),
+        }
+    }
+}
+
+/// Frames of a number of tokens that is no multiple of four: of each but the first the factors begin between.
+#[test]
+fn no_gate_of_a_long_frame_takes_its_product_from_the_library() {
+    let Some(shim) = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let watch = Arc::<InSixteens>::default();
+    let watched = Watched::new(shim.with_arrays_apart().with_products(), watch.clone());
+    let gpu = Gpu::new(Box::new(watched), Element::Bf16);
+    let (inputs, outputs) = (16, 16);
+    for (rows, tokens, tolerance) in [(2500, 1030, 6e-3), (2500, 1032, 4e-6), (1029, 1030, 4e-6)] {
+        let layer = Layer::new(rows, inputs, outputs);
+        let gate = Numbers::new(6).vec(3 * outputs);
+        let gates = Array::from_host(&gpu, &gate);
+        let on = layer.on(&gpu, Element::F32);
+        let value = |(i, v): (usize, f64)| {
+            let (frame, column) = (i / outputs / tokens, i % outputs);
+            0.25 + f64::from(gate[frame * outputs + column]) * v
+        };
+        let expected: Vec<f64> =
+            layer.expected(Element::F32).into_iter().enumerate().map(value).collect();
+        let mut into = array(&gpu, &vec![0.25; rows * outputs], Element::F32);
+        let codes = ops::Codes::of(&on.x, rows, inputs);
+        let gates = ops::PerFrame { values: &gates, tokens_per_frame: tokens };
+        ops::linear_residual_codes(&mut into, &codes, &on.weight(), Some(&on.bias), Some(gates));
+        assert_close(&format!("{rows} rows of {tokens}"), into, &expected, tolerance);
+        assert_eq!(watch.ours.load(Ordering::Relaxed), 0, "{rows} rows of {tokens}");
+    }
 }
 
 /// Rows that are enough for slices of the hidden layer are counted in `linear/tests.rs`, where none is computed.

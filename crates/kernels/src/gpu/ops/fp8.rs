@@ -15,6 +15,9 @@ use crate::gpu::{Address, Arg, Array, Element, Gpu, MatMul, Operands};
 /// The fewest rows of a frame that are worth a product of their own.
 const GATED_ROWS: usize = 1024;
 
+/// Factors in 16 bytes, at multiples of which a library wants them to begin.
+const FACTORS: usize = 4;
+
 /// Rows of activations as e4m3, each with a factor.
 #[derive(Debug)]
 pub struct Codes {
@@ -122,8 +125,9 @@ pub fn feed_forward_residual_codes(
     let weight = Dense { outputs: down.0.outputs(), ..all.weight };
     Product { weight, bias: down.1, gate, ..all }.check_output(NAME, into);
     let bytes = y.rows * width * hidden.bytes();
-    // Whole fours of rows, so that the factors of a slice begin where the library wants them.
-    let slice = y.rows.div_ceil(bytes.div_ceil(HIDDEN_BYTES).max(1)).max(1).next_multiple_of(4);
+    // So that the factors of a slice begin where the library wants them.
+    let slice =
+        y.rows.div_ceil(bytes.div_ceil(HIDDEN_BYTES).max(1)).max(1).next_multiple_of(FACTORS);
     let wide = Array::unset(gpu, hidden, slice * width);
     let codes = Codes::room(gpu, slice, width);
     for first in (0..y.rows).step_by(slice) {
@@ -234,7 +238,12 @@ impl<'a> CodesProduct<'a> {
         let Product { gpu, rows, weight, bias, first_token, activation, add, .. } = self.product;
         let outputs = weight.outputs;
         let frame = if gate.values.len() == outputs { usize::MAX } else { gate.tokens_per_frame };
-        if frame < GATED_ROWS || activation != Activation::None || !add {
+        // Factors of rows that begin anywhere else the library does not take, and our kernel is slow for whole frames.
+        let fits = || {
+            let whole = first_token.is_multiple_of(FACTORS) && frame.is_multiple_of(FACTORS);
+            whole || (first_token % frame).saturating_add(rows) <= frame
+        };
+        if frame < GATED_ROWS || !fits() || activation != Activation::None || !add {
             return false;
         }
         let folded = Array::unset(gpu, Element::F32, 2 * outputs);
