@@ -1,6 +1,6 @@
 //! Forwards whose blocks a GPU replays give what they give without that, in every bit, over the steps of a film:
-//! with other latents and timesteps each time, with guidance in a batch and apart, behind kept keys, and around a
-//! step cache. The second device here starts every kernel by itself.
+//! with other latents and timesteps each time, with guidance in a batch and apart, behind kept keys, with keys left
+//! out, and around a step cache. The second device here starts every kernel by itself.
 
 mod common;
 
@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{Fixture, assert_same_bits, noise};
+use common::{Fixture, areas, assert_same_bits, noise};
 use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
-use longreel_kernels::{Device, Tensor};
+use longreel_kernels::{Device, Pairs, Tensor};
 use longreel_models::{
-    AttentionWindow, ContextOptions, ForwardOptions, SplitContext, SplitTransformer, Transformer,
+    AttentionWindow, ContextOptions, ForwardOptions, SparseAttention, SplitContext,
+    SplitTransformer, Transformer,
 };
 use longreel_shim::{Shim, Watch, Watched};
 
@@ -288,4 +289,47 @@ fn another_prompt_is_never_answered_by_the_graph_of_one_that_is_gone() {
         assert_same_bits(&format!("velocity {n}"), found, expected);
     }
     assert_eq!(replaying.replayed(), 4 * 2, "{:?}", replaying.gpu.tally());
+}
+
+/// What is left out is chosen anew each time, by the values of that time; which tokens see all is part of a graph.
+#[test]
+fn steps_that_leave_keys_out_are_replayed_with_the_choice_of_their_own_values() {
+    let Some([replaying, plain]) = On::both("transformer_df") else { return };
+    let sparse = Some(SparseAttention { mass: 0.3, dense_above: 600.0 });
+    let options = ForwardOptions { sparse, ..options(Some(2), None) };
+    // Of two blocks of two frames, the second one behind: all see all, then some, then nobody.
+    let rows = [950.0, 850.0, 750.0, 580.0, 560.0, 540.0, 400.0, 300.0, 200.0];
+    /// The velocity, how often a choice was started by itself, and what was kept.
+    type Step = (Tensor, usize, Pairs);
+    let steps = |on: &On| -> Vec<Step> {
+        let context = on.context(7, usize::MAX);
+        let mut before = Pairs::default();
+        let run = |(step, first): (usize, f32)| {
+            let latents = areas(step as u64, [4, on.model.config().in_channels, 16, 20]);
+            let timesteps = [first, first, first + 80.0, first + 80.0];
+            on.watcher.take();
+            let made = on.model.forward(&latents, &timesteps, &[&context], &options);
+            let choices = on.watcher.take().launches.get("keep_blocks").copied().unwrap_or(0);
+            let pairs = on.model.pairs().expect("no failure");
+            let since = pairs - std::mem::replace(&mut before, pairs);
+            (made.expect("runs").remove(0), choices, since)
+        };
+        rows.into_iter().enumerate().map(run).collect()
+    };
+    let (found, expected) = (steps(&replaying), steps(&plain));
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_same_bits(&format!("step {n}"), &found.0, &expected.0);
+        assert_eq!(found.2, expected.2, "step {n}: replayed work counts too");
+    }
+    let seen: Vec<_> = expected.iter().map(|step| step.2.seen).collect();
+    assert!(seen[..3] == [0; 3] && seen[3] > 0 && seen[6] > seen[3], "{seen:?}");
+    assert!(expected[6..].iter().all(|(_, _, pairs)| pairs.kept < pairs.seen), "{expected:?}");
+    assert!(expected[6..].iter().any(|(_, _, pairs)| *pairs != expected[6].2), "one choice");
+    // Each kind of row is plain, captured, and replayed.
+    assert_eq!(replaying.replayed(), 3, "{:?}", replaying.gpu.tally());
+    let choices = |steps: &[Step]| steps.iter().map(|step| step.1).collect::<Vec<_>>();
+    let layers = replaying.model.config().num_layers - 1;
+    let (none, each) = ([0; 3], [layers; 3]);
+    assert_eq!(choices(&expected), [none, each, each].concat());
+    assert_eq!(choices(&found), [none, [layers, layers, 0], [layers, layers, 0]].concat());
 }

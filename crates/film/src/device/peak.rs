@@ -462,7 +462,7 @@ fn what_a_step_cache_keeps_is_in_the_plan() {
         // Residuals come to lie where no pass is: each graph is captured once.
         let graphs = 2 / samples;
         let replayed = graphs * (2 * ROUNDS - 2);
-        let tally = Tally { captured: graphs, replayed, refused: None };
+        let tally = Tally { captured: graphs, bytes: 0, replayed, refused: None };
         assert_eq!(gpu.tally(), tally, "{samples} at once");
         let expected = need.activations + need.weights - case.facts.other_bytes;
         let what = format!("with residuals of two passes, {samples} at once");

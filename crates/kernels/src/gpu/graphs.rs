@@ -29,6 +29,9 @@ pub trait Recurring: PartialEq {
 pub struct Tally {
     /// Graphs made.
     pub captured: usize,
+    /// Bytes of the device's memory that went when they were made and first started, those of graphs that are
+    /// gone included. Nobody asks who else took some meanwhile.
+    pub bytes: usize,
     /// Times that one did the work.
     pub replayed: usize,
     /// Why some work was not captured, or could not be replayed, the last time.
@@ -213,11 +216,11 @@ impl Gpu {
     /// What there is to say of the device so far: of the vendors' libraries, and of replayed work.
     pub fn notes(&self) -> Vec<Note> {
         let mut notes = self.driver.notes();
-        let Tally { captured, replayed, refused } = self.tally();
+        let Tally { captured, bytes, replayed, refused } = self.tally();
         let plain = |text| Note { text, warning: false };
         if captured > 0 {
             notes.push(plain(format!(
-                "passes as CUDA graphs: {captured} captured, {replayed} times replayed"
+                "passes as CUDA graphs: {captured} captured, which took {bytes} bytes, {replayed} times replayed"
             )));
         }
         notes.extend(refused.map(|why| plain(format!("a pass without a CUDA graph: {why}"))));
@@ -245,6 +248,9 @@ impl Gpu {
         self.attempt(|driver| driver.begin_capture())?;
         capture.writes = true;
         let made = body(&copies.iter().collect::<Vec<_>>());
+        // What the body took of the arena is no graph's.
+        let free = |driver: &dyn Driver| driver.memory().map_or(0, |(free, _)| free);
+        let before = free(self.driver());
         let (captured, used) = capture.end()?;
         let place = |tensor: &Tensor| tensor.array().map(|a| (a.address(), a.bytes()));
         let inputs = copies.iter().map(place).collect::<Option<_>>();
@@ -275,7 +281,10 @@ impl Gpu {
             Ok(started.map_err(|error| lock(&self.tally).refused = Some(error.to_string())))
         };
         self.attempt(start)?.ok()?;
-        lock(&self.tally).captured += 1;
+        let taken = before.saturating_sub(free(self.driver()));
+        let mut tally = lock(&self.tally);
+        (tally.captured, tally.bytes) = (tally.captured + 1, tally.bytes + taken);
+        drop(tally);
         Some((graph, made))
     }
 }

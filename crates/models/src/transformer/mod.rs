@@ -8,6 +8,7 @@ mod block;
 mod cache;
 mod condition;
 mod context;
+mod known;
 mod pass;
 mod recurring;
 mod rope;
@@ -19,7 +20,7 @@ use std::borrow::Cow;
 
 use longreel_kernels::gpu::Graphs;
 use longreel_kernels::ranks::Alone;
-use longreel_kernels::{Device, Linear, Products, Tensor, Vector, ops};
+use longreel_kernels::{Device, Linear, Pairs, Products, Tensor, Vector, ops};
 use longreel_weights::{TensorSource, TransformerConfig};
 
 use crate::ModelError;
@@ -32,7 +33,7 @@ pub use context::{Context, ContextOptions};
 pub use pass::Pass;
 use recurring::{Run, Stamp};
 use rope::Rope;
-use sparse::Blocks;
+use sparse::Choosing;
 pub use sparse::SparseAttention;
 pub use split::{SplitCache, SplitContext, SplitPass, SplitResidual, SplitTransformer};
 
@@ -73,7 +74,7 @@ pub struct Transformer {
     patch: [usize; 2],
     device: Device,
     rope: Rope,
-    token_blocks: Blocks,
+    choosing: Choosing,
     patch_embedding: Linear,
     time: TimeEmbedding,
     text: TextProjection,
@@ -121,7 +122,7 @@ impl Transformer {
             patch: [ph, pw],
             device: Device::Cpu,
             rope: Rope::new(dim / shape.heads),
-            token_blocks: Blocks::default(),
+            choosing: Choosing::default(),
             patch_embedding: Linear::new(patch_weight, Some(patch_bias)),
             time,
             text,
@@ -167,6 +168,14 @@ impl Transformer {
     /// True when it needs an image embedding.
     pub fn takes_image(&self) -> bool {
         self.image.is_some()
+    }
+
+    /// What sparse attention kept so far, of all forwards; nothing where nothing was left out.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
+    pub fn pairs(&self) -> Result<Pairs, ModelError> {
+        Ok(self.choosing.pairs()?)
     }
 
     /// Everything that depends only on the conditioning.

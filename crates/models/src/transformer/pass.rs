@@ -10,7 +10,7 @@ use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, o
 use super::block::{Asked, Shared};
 use super::cache::Before;
 use super::recurring::{Run, Shape};
-use super::sparse::{Chosen, DENSE_LAYERS};
+use super::sparse::{Chosen, DENSE_LAYERS, LeftOut};
 use super::strip::{Exchange, Strip};
 use super::{AttentionWindow, Context, ForwardOptions, KeyValueCache, Transformer};
 use crate::ModelError;
@@ -264,22 +264,19 @@ impl Pass<'_> {
         let time_proj = of_samples(&self.time_proj, samples);
         let held = caches.first().map_or(0, |cache| cache.held_frames());
         let sides = [self.strip.all, self.grid[2]];
-        let token_blocks = self.sparse.as_ref().map(|chosen| {
-            chosen.blocks(&model.token_blocks, held + self.grid[0], sides, &model.device)
-        });
-        let token_blocks = token_blocks.transpose()?;
-        let sparse = self.sparse.as_ref().zip(token_blocks.as_deref());
-        let sparse = sparse.map(|(chosen, blocks)| chosen.over(blocks));
+        let among =
+            |chosen| model.choosing.among(chosen, held + self.grid[0], sides, &model.device);
+        let left_out = self.sparse.as_ref().map(among).transpose()?;
+        let sparse = left_out.as_ref().map(LeftOut::sparse);
         let shape = Shape {
             grid: self.grid,
             strip: self.strip,
             mask: self.mask,
             answer_from: if self.cut { self.answer_from } else { 0 },
         };
-        // Not where keys are kept, which grow by it, nor where ranks wait for each other, nor where it depends
-        // on the timesteps which tokens see all keys.
-        let blocks = (keep == 0 && ranks.count() == 1 && sparse.is_none())
-            .then(|| Run::of(shape, &self.rope, contexts, caches));
+        // Not where keys are kept, which grow by it, nor where ranks wait for each other.
+        let blocks = (keep == 0 && ranks.count() == 1)
+            .then(|| Run::of(shape, &self.rope, left_out.as_ref(), contexts, caches));
         let mut run = |inputs: &[&Tensor]| {
             let &[patches, time_proj] = inputs else { unreachable!("as they are given below") };
             let shared = Shared {

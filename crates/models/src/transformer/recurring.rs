@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use longreel_kernels::gpu::Recurring;
 use longreel_kernels::{Mask, RopeTable};
 
+use super::sparse::LeftOut;
 use super::strip::Strip;
 use super::{Context, KeyValueCache};
 
@@ -46,6 +47,8 @@ pub(super) struct Run {
     shape: Shape,
     /// Its own, which the next forward of this grid finds again.
     rope: Arc<RopeTable>,
+    /// What attention leaves out, and the blocks that it goes by.
+    left_out: Option<LeftOut>,
     /// Of each sample's context, and of the keys kept before its tokens.
     marks: Vec<Mark>,
 }
@@ -55,12 +58,13 @@ impl Run {
     pub fn of(
         shape: Shape,
         rope: &Arc<RopeTable>,
+        left_out: Option<&LeftOut>,
         contexts: &[&Context],
         caches: &[&mut KeyValueCache],
     ) -> Self {
         let contexts = contexts.iter().map(|context| context.stamp.mark());
         let marks = contexts.chain(caches.iter().map(|cache| cache.stamp.mark())).collect();
-        Self { shape, rope: rope.clone(), marks }
+        Self { shape, rope: rope.clone(), left_out: left_out.cloned(), marks }
     }
 }
 
@@ -68,6 +72,7 @@ impl PartialEq for Run {
     fn eq(&self, other: &Self) -> bool {
         self.shape == other.shape
             && Arc::ptr_eq(&self.rope, &other.rope)
+            && self.left_out == other.left_out
             && self.marks == other.marks
     }
 }

@@ -1,8 +1,10 @@
 //! Rotary positions over (time, height, width).
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
 use longreel_kernels::{Device, GpuError, RopeTable, Tensor};
+
+use super::known::Known;
 
 /// The base of the angles' geometric series (`theta` in the reference).
 const BASE: f64 = 10_000.0;
@@ -10,30 +12,17 @@ const BASE: f64 = 10_000.0;
 /// The first frame and row, and the grid.
 type Place = ([usize; 2], [usize; 3]);
 
-/// Builds the table for a grid and keeps the last one, since most steps of a segment share it.
-#[derive(Debug)]
+/// Builds the tables of grids.
+#[derive(Debug, Clone)]
 pub(super) struct Rope {
     head_dim: usize,
-    tables: Mutex<Tables>,
-}
-
-#[derive(Debug, Default)]
-struct Tables {
-    last: Option<Arc<RopeTable>>,
-    /// All that somebody has, the last one among them.
-    there: Vec<(Place, Weak<RopeTable>)>,
-}
-
-impl Clone for Rope {
-    fn clone(&self) -> Self {
-        Self::new(self.head_dim)
-    }
+    tables: Known<Place, RopeTable>,
 }
 
 impl Rope {
     /// `head_dim` must be even.
     pub fn new(head_dim: usize) -> Self {
-        Self { head_dim, tables: Mutex::default() }
+        Self { head_dim, tables: Known::default() }
     }
 
     /// The table of a grid `[T, H/ph, W/pw]` on a device, tokens in that order; positions start at `first`
@@ -44,21 +33,11 @@ impl Rope {
         grid: [usize; 3],
         device: &Device,
     ) -> Result<Arc<RopeTable>, GpuError> {
-        // A panic elsewhere while the lock was held cannot leave half a table behind.
-        let mut tables = self.tables.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let place = (first, grid);
-        let found = tables.there.iter().find(|(other, _)| *other == place);
-        if let Some(table) = found.and_then(|(_, table)| table.upgrade()) {
-            tables.last = Some(table.clone());
-            return Ok(table);
-        }
-        let RopeTable { cos, sin } = build(self.head_dim, first, grid);
-        let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned());
-        let table = Arc::new(RopeTable { cos: on(cos)?, sin: on(sin)? });
-        tables.last = Some(table.clone());
-        tables.there.retain(|(_, table)| table.strong_count() > 0);
-        tables.there.push((place, Arc::downgrade(&table)));
-        Ok(table)
+        self.tables.of((first, grid), || {
+            let RopeTable { cos, sin } = build(self.head_dim, first, grid);
+            let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned());
+            Ok(RopeTable { cos: on(cos)?, sin: on(sin)? })
+        })
     }
 }
 

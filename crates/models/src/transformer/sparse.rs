@@ -1,11 +1,12 @@
 //! Self-attention that leaves out keys that matter little.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use longreel_kernels::{Device, GpuError, Sparse, TokenBlocks};
+use longreel_kernels::{Device, GpuError, PairCounter, Pairs, Sparse, TokenBlocks};
 
 use super::ForwardOptions;
+use super::known::Known;
 
 /// Layers from the first one on that see all keys. Radial Attention (Li et al. 2025, arXiv:2506.19852) keeps the
 /// first one of Wan 2.1, as Sparse VideoGen does (Xi et al. 2025, arXiv:2502.01776).
@@ -51,7 +52,7 @@ impl SparseAttention {
 }
 
 /// What one forward leaves out of self-attention.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Chosen {
     mass: f32,
     /// Tokens of a sample that see all.
@@ -73,53 +74,75 @@ impl Chosen {
         let leaves_out = dense != [all];
         leaves_out.then_some(Self { mass: sparse.mass, dense, causal_block })
     }
-
-    /// The keys' tokens in blocks: of so many frames of `[rows, columns]` tokens.
-    pub fn blocks(
-        &self,
-        known: &Blocks,
-        frames: usize,
-        sides: [usize; 2],
-        device: &Device,
-    ) -> Result<Arc<TokenBlocks>, GpuError> {
-        known.of((frames, sides, self.causal_block.unwrap_or(frames)), device)
-    }
-
-    /// As attention takes it.
-    pub fn over<'a>(&'a self, blocks: &'a TokenBlocks) -> Sparse<'a> {
-        Sparse { blocks, mass: self.mass, whole: &self.dense }
-    }
 }
 
 /// Frames of the keys, rows and columns of tokens, frames of a causal block.
 type Shape = (usize, [usize; 2], usize);
 
-/// Orders tokens into blocks and keeps the last order, since most steps of a segment share it.
+/// What sparse attention on a device goes by: tokens in blocks, and a count of what is kept.
 #[derive(Debug, Default)]
-pub(super) struct Blocks {
-    last: Mutex<Option<(Shape, Arc<TokenBlocks>)>>,
+pub(super) struct Choosing {
+    blocks: Known<Shape, TokenBlocks>,
+    counter: OnceLock<Arc<PairCounter>>,
 }
 
-impl Clone for Blocks {
+impl Clone for Choosing {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl Blocks {
-    /// As [`TokenBlocks::new`].
-    pub fn of(&self, shape: Shape, device: &Device) -> Result<Arc<TokenBlocks>, GpuError> {
-        // A panic elsewhere while the lock was held cannot leave half an order behind.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((kept, blocks)) = &*last
-            && *kept == shape
-        {
-            return Ok(blocks.clone());
-        }
-        let (frames, sides, causal_block) = shape;
-        let blocks = Arc::new(TokenBlocks::new(frames, sides, causal_block, device)?);
-        *last = Some((shape, blocks.clone()));
-        Ok(blocks)
+impl Choosing {
+    /// How attention leaves out what is `chosen`, among keys of so many frames of `[rows, columns]` tokens.
+    pub fn among(
+        &self,
+        chosen: &Chosen,
+        frames: usize,
+        sides: [usize; 2],
+        device: &Device,
+    ) -> Result<LeftOut, GpuError> {
+        let causal_block = chosen.causal_block.unwrap_or(frames);
+        let blocks = self.blocks.of((frames, sides, causal_block), || {
+            TokenBlocks::new(frames, sides, causal_block, device)
+        })?;
+        let counter = match self.counter.get() {
+            Some(counter) => counter.clone(),
+            None => {
+                let made = Arc::new(PairCounter::new(device)?);
+                self.counter.get_or_init(|| made).clone()
+            }
+        };
+        Ok(LeftOut { chosen: chosen.clone(), blocks, counter })
+    }
+
+    /// What was kept so far, of all forwards.
+    pub fn pairs(&self) -> Result<Pairs, GpuError> {
+        self.counter.get().map_or(Ok(Pairs::default()), |counter| counter.pairs())
+    }
+}
+
+/// What the attention of one forward leaves out, and where its blocks lie.
+#[derive(Debug, Clone)]
+pub(super) struct LeftOut {
+    chosen: Chosen,
+    blocks: Arc<TokenBlocks>,
+    counter: Arc<PairCounter>,
+}
+
+/// Whether both read the same, where it lies.
+impl PartialEq for LeftOut {
+    fn eq(&self, other: &Self) -> bool {
+        self.chosen == other.chosen
+            && Arc::ptr_eq(&self.blocks, &other.blocks)
+            && Arc::ptr_eq(&self.counter, &other.counter)
+    }
+}
+
+impl LeftOut {
+    /// As attention takes it.
+    pub fn sparse(&self) -> Sparse<'_> {
+        let Self { chosen: Chosen { mass, dense, .. }, blocks, counter } = self;
+        Sparse { blocks, mass: *mass, whole: dense, counter: Some(counter) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The transformer on one device or on several that share each forward.
 
 use longreel_kernels::ranks::LocalGroup;
-use longreel_kernels::{Device, Tensor};
+use longreel_kernels::{Device, Pairs, Tensor};
 use longreel_weights::TransformerConfig;
 
 use super::strip::Strip;
@@ -86,6 +86,17 @@ impl SplitTransformer {
     /// Why they do not go by another way, as [`LocalGroup::warnings`].
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.group.warnings()
+    }
+
+    /// As [`Transformer::pairs`], on all devices.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pairs(&self) -> Result<Pairs, ModelError> {
+        self.ranks
+            .iter()
+            .map(Transformer::pairs)
+            .try_fold(Pairs::default(), |sum, pairs| Ok(sum + pairs?))
     }
 
     /// As [`Transformer::context`].

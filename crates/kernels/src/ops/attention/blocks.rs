@@ -54,7 +54,8 @@ impl TokenBlocks {
             None => None,
             Some(gpu) => {
                 let bytes: Vec<u8> = order.iter().flat_map(|token| token.to_le_bytes()).collect();
-                let array = Array::from_bytes(gpu, Element::F32, &bytes);
+                // Out of the way of activations, as long as graphs read it.
+                let array = Array::from_bytes(gpu, Element::F32, &bytes).into_kept();
                 device.check()?;
                 Some(array)
             }
