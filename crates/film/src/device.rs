@@ -6,8 +6,9 @@ mod peak;
 
 use std::sync::OnceLock;
 
+use longreel_kernels::cuda::Connection;
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
-use longreel_kernels::{Device, GpuError, cuda};
+use longreel_kernels::{Device, GpuError, cuda, ranks};
 use longreel_models::ModelError;
 use longreel_weights::{TransformerConfig, WeightDtype};
 
@@ -82,6 +83,64 @@ pub struct GpuFacts {
     pub free_bytes: u64,
     /// Dense bf16 operations a second, by its data sheet's rule.
     pub peak_flops: f64,
+    /// Those of 8-bit floats with sums in f32.
+    pub peak_8_bit_flops: f64,
+    /// How several of them are connected.
+    pub link: Option<CardLink>,
+}
+
+/// How the GPUs of a group are connected.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CardLink {
+    /// How they reach each other's memory.
+    pub connection: Connection,
+    /// What goes out of one of them, by its data sheet, in bytes a second.
+    pub bytes_per_second: f64,
+}
+
+impl CardLink {
+    /// In a word.
+    pub(crate) fn way(&self) -> &'static str {
+        match self.connection {
+            Connection::NvLink => "NVLink",
+            Connection::Pcie => "PCI Express",
+            Connection::Host => "PCI Express and the host's memory",
+        }
+    }
+
+    /// Of a card by its name and compute capability. `by_us` where the values are copied to the host, and from there
+    /// when they are there, one after the other; the driver and NCCL do both at once.
+    fn of(connection: Connection, by_us: bool, name: &str, capability: (u32, u32)) -> Self {
+        let connection = if by_us { Connection::Host } else { connection };
+        let bytes_per_second = match connection {
+            Connection::NvLink => nvlink_bytes(name, capability),
+            Connection::Pcie => pcie_bytes(capability),
+            Connection::Host if by_us => pcie_bytes(capability) / 2.0,
+            Connection::Host => pcie_bytes(capability),
+        };
+        Self { connection, bytes_per_second }
+    }
+}
+
+/// Bytes a second each way of a card's PCI Express by NVIDIA's data sheets: of 16 lanes of the fourth generation 32 GB
+/// (A100, RTX 30 and 40, L40S), of the fifth 64 GB (H100, B200, RTX 50).
+fn pcie_bytes(capability: (u32, u32)) -> f64 {
+    if capability.0 >= 9 { 64e9 } else { 32e9 }
+}
+
+/// And of its NVLink, which the data sheets give for both ways together: A100 600 GB, A800 and H800 400 GB, RTX 3090
+/// and A6000 112.5 GB by a bridge, H100 SXM and H200 900 GB, H100 PCIe and NVL 600 GB by bridges, B200 1800 GB.
+fn nvlink_bytes(name: &str, capability: (u32, u32)) -> f64 {
+    let is = |part: &str| name.contains(part);
+    let both_ways = match capability {
+        _ if is("A800") || is("H800") => 400e9,
+        (8, 0) => 600e9,
+        (8, _) => 112.5e9,
+        (9, _) if is("H100 PCIe") || is("H100 NVL") => 600e9,
+        (9, _) => 900e9,
+        _ => 1800e9,
+    };
+    both_ways / 2.0
 }
 
 impl GpuFacts {
@@ -96,12 +155,20 @@ impl GpuFacts {
         // Not by a probe: the libraries take hundreds of megabytes to load, and a service that has workers
         // of its own uses none of them.
         let cards = CARDS.get_or_init(cuda::cards);
+        let several = (ordinals.len() > 1).then_some(ordinals);
+        let connection = several.and_then(cuda::connection);
         let of = |ordinal: &u32| {
             let card = cards.iter().find(|card| card.ordinal == *ordinal)?;
+            let peak_flops =
+                peak_flops(&card.name, card.capability, card.multiprocessors, card.clock_khz);
             Some(Self {
                 name: card.name.clone(),
                 free_bytes: card.free_bytes.unwrap_or(card.total_bytes),
-                peak_flops: peak_flops(card.capability, card.multiprocessors, card.clock_khz),
+                peak_flops,
+                peak_8_bit_flops: eight_bits(card.capability) * peak_flops,
+                link: connection.map(|connection| {
+                    CardLink::of(connection, ranks::is_by_host(), &card.name, card.capability)
+                }),
             })
         };
         let chosen = ordinals.iter().map(of).collect::<Option<Vec<_>>>()?;
@@ -113,22 +180,38 @@ impl GpuFacts {
             }
             least.free_bytes = least.free_bytes.min(card.free_bytes);
             least.peak_flops = least.peak_flops.min(card.peak_flops);
+            least.peak_8_bit_flops = least.peak_8_bit_flops.min(card.peak_8_bit_flops);
+            let links = least.link.into_iter().chain(card.link);
+            least.link = links.min_by(|a, b| a.bytes_per_second.total_cmp(&b.bytes_per_second));
         }
         Some(least)
     }
 }
 
+/// What a card is taken to have where its driver does not tell: as slow as an A100, in kHz.
+const USUAL_CLOCK_KHZ: u32 = 1_410_000;
+
 /// Dense bf16 operations a second with sums in f32: a multiprocessor's for each clock are what NVIDIA's
-/// architecture papers say of the tensor cores of its generation (A100 312, RTX 3090 71, RTX 4090 165,
-/// H100 989 TFLOP/s).
-fn peak_flops(capability: (u32, u32), multiprocessors: u32, clock_khz: u32) -> f64 {
+/// architecture papers and data sheets say of the tensor cores of its generation (A100 312, RTX A6000 155,
+/// L40S 366, H100 989, RTX PRO 6000 504 TFLOP/s), of which cards for games have half (RTX 3090 71, RTX 4090 165,
+/// RTX 5090 209).
+fn peak_flops(name: &str, capability: (u32, u32), multiprocessors: u32, clock_khz: u32) -> f64 {
     let per_clock = match capability {
-        (8, 0) => 2048.0,
+        (8, 0 | 7) => 2048.0,
         (9, _) => 4096.0,
         (10 | 11, _) => 8192.0,
-        _ => 512.0,
+        _ if name.contains("GeForce") => 512.0,
+        _ => 1024.0,
     };
+    let clock_khz = if clock_khz == 0 { USUAL_CLOCK_KHZ } else { clock_khz };
     per_clock * f64::from(multiprocessors) * f64::from(clock_khz) * 1e3
+}
+
+/// How many times as many operations of 8-bit floats a card does, with sums in f32: twice from Ada on (RTX 4090 330,
+/// H100 1979, B200 4500, RTX 5090 419 TFLOP/s, by NVIDIA's architecture papers and data sheets), and none of its own
+/// before, where our kernel multiplies them as bf16.
+fn eight_bits(capability: (u32, u32)) -> f64 {
+    if capability >= (8, 9) { 2.0 } else { 1.0 }
 }
 
 /// What the networks that make segments need of a GPU, in bytes.
@@ -327,15 +410,61 @@ mod tests {
 
     #[test]
     fn peaks_are_those_of_the_data_sheets() {
-        for (card, peak) in [
-            (((8, 0), 108, 1_410_000), 312e12),
-            (((8, 6), 82, 1_695_000), 71e12),
-            (((8, 9), 128, 2_520_000), 165e12),
-            (((9, 0), 132, 1_830_000), 989e12),
+        for (name, capability, multiprocessors, clock, peak) in [
+            ("NVIDIA A100-SXM4-80GB", (8, 0), 108, 1_410_000, 312e12),
+            ("NVIDIA GeForce RTX 3090", (8, 6), 82, 1_695_000, 71e12),
+            ("NVIDIA RTX A6000", (8, 6), 84, 1_800_000, 154.8e12),
+            ("NVIDIA GeForce RTX 4090", (8, 9), 128, 2_520_000, 165e12),
+            ("NVIDIA L40S", (8, 9), 142, 2_520_000, 366e12),
+            ("NVIDIA L4", (8, 9), 58, 2_040_000, 121e12),
+            ("NVIDIA H100 80GB HBM3", (9, 0), 132, 1_830_000, 989e12),
+            ("NVIDIA GeForce RTX 5090", (12, 0), 170, 2_407_000, 209.5e12),
+            (
+                "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+                (12, 0),
+                188,
+                2_617_000,
+                503.8e12,
+            ),
+            // As much as is told.
+            ("NVIDIA A100-SXM4-80GB", (8, 0), 108, 0, 312e12),
         ] {
-            let (capability, multiprocessors, clock) = card;
-            let found = peak_flops(capability, multiprocessors, clock);
-            assert!((found / peak - 1.0).abs() < 0.01, "{capability:?}: {found:e}");
+            let found = peak_flops(name, capability, multiprocessors, clock);
+            assert!((found / peak - 1.0).abs() < 0.01, "{name}: {found:e}");
+        }
+    }
+
+    #[test]
+    fn products_of_8_bits_and_links_are_those_of_the_data_sheets() {
+        for (capability, times) in [
+            ((8, 0), 1.0),
+            ((8, 6), 1.0),
+            ((8, 9), 2.0),
+            ((9, 0), 2.0),
+            ((10, 0), 2.0),
+            ((12, 0), 2.0),
+        ] {
+            assert_eq!(eight_bits(capability), times, "{capability:?}");
+        }
+        let rate = |connection, by_us, name, capability| {
+            CardLink::of(connection, by_us, name, capability).bytes_per_second / 1e9
+        };
+        let [host, pcie, nvlink] = [Connection::Host, Connection::Pcie, Connection::NvLink];
+        for (name, capability, rates) in [
+            ("NVIDIA A100-SXM4-80GB", (8, 0), [32.0, 300.0]),
+            ("NVIDIA A800-SXM4-80GB", (8, 0), [32.0, 200.0]),
+            ("NVIDIA GeForce RTX 3090", (8, 6), [32.0, 56.25]),
+            ("NVIDIA H100 80GB HBM3", (9, 0), [64.0, 450.0]),
+            ("NVIDIA H100 PCIe", (9, 0), [64.0, 300.0]),
+            ("NVIDIA H800", (9, 0), [64.0, 200.0]),
+            ("NVIDIA H200", (9, 0), [64.0, 450.0]),
+            ("NVIDIA B200", (10, 0), [64.0, 900.0]),
+        ] {
+            let found = [pcie, nvlink].map(|way| rate(way, false, name, capability));
+            assert_eq!(found, rates, "{name}");
+            // By the host the bus is the same, and taken twice where it is our copies.
+            assert_eq!(rate(host, false, name, capability), rates[0]);
+            assert_eq!(rate(nvlink, true, name, capability), rates[0] / 2.0);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a film costs, before it is begun: arithmetic, memory, disk and time.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Mul, Range};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -92,6 +92,38 @@ pub fn forward_flops(
         linear: layers * tokens * (2.0 * 6.0 * dim * dim + 2.0 * 2.0 * dim * ffn),
         cross_attention: layers * 4.0 * tokens * text * dim,
     }
+}
+
+impl AddAssign for ForwardFlops {
+    fn add_assign(&mut self, other: Self) {
+        self.attention += other.attention;
+        self.linear += other.linear;
+        self.cross_attention += other.cross_attention;
+    }
+}
+
+impl Mul<f64> for ForwardFlops {
+    type Output = Self;
+
+    fn mul(self, times: f64) -> Self {
+        Self {
+            attention: self.attention * times,
+            linear: self.linear * times,
+            cross_attention: self.cross_attention * times,
+        }
+    }
+}
+
+/// Tensors that a layer has exchanged: query, key and value to the heads, and what they saw back to the strips.
+const EXCHANGES: f64 = 4.0;
+
+/// Bytes that leave each of `count` GPUs that share passes of `tokens` tokens in all, in bf16: of each tensor of a
+/// layer a GPU has `1 / count`, and all of that but its own heads goes to the others.
+pub fn exchanged_bytes(config: &TransformerConfig, tokens: f64, count: usize) -> f64 {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as f64;
+    let count = count as f64;
+    let own = tokens / count * dim * 2.0;
+    config.num_layers as f64 * EXCHANGES * own * (count - 1.0) / count
 }
 
 /// One convolution of the VAE decoder.
@@ -273,12 +305,12 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
-/// Kernels that a layer starts, with the copies between them, and what a graph is taken to need for each; the
-/// latter was not measured.
+/// Kernels that a layer starts, with the copies between them, and what a graph is taken to need for each. The latter
+/// is a guess, made without a card: what graphs really take on one is among its notes, which `longreel bench` shows.
 const LAYER_KERNELS: u64 = 30;
 const GRAPH_NODE: u64 = 8 << 10;
 
-/// Bytes that the graphs of repeated passes take on a GPU. Their activations are those of any pass; each knows the
+/// Bytes that the graphs of repeated passes are taken to need on a GPU, by the guess of [`GRAPH_NODE`]. Their activations are those of any pass; each knows the
 /// angles of its own grid, of which a film has two: that of its last segment is another one.
 pub fn gpu_graph_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     let angles = batch.tokens as u64 * 4 * config.attention_head_dim as u64;

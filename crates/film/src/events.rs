@@ -46,6 +46,10 @@ pub enum Event {
         seconds: f64,
         /// Estimated seconds until the film is done, unless endless.
         left_seconds: Option<f64>,
+        /// Share of the keys that attention kept where it left some out, counted by queries and keys, when the film
+        /// has such rows and this is one of them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kept_share: Option<f64>,
     },
     /// A segment's frames are in the file, which is playable up to here, and the checkpoint is on
     /// disk. Where a device decodes beside the others, the next segment has begun by then.
@@ -98,6 +102,9 @@ pub enum Event {
         peak_memory_bytes: Option<u64>,
         /// Rows in which the network was not evaluated, thanks to a step cache.
         reused_steps: usize,
+        /// Share of the keys that attention kept where it left some out, of all rows of this process.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kept_share: Option<f64>,
         /// True when it ends early because it was asked to; `resume` goes on.
         stopped: bool,
     },

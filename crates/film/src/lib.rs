@@ -68,7 +68,7 @@ mod texts;
 
 pub use beginning::Beginning;
 pub use defaults::Defaults;
-pub use device::{DeviceChoice, GpuFacts, Opened};
+pub use device::{CardLink, DeviceChoice, GpuFacts, Opened};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
@@ -83,9 +83,9 @@ pub use memory::{
 };
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    Beyond, Converted, FilmPlan, FinishSummary, GpuPlan, GuidanceBatchSummary, KvCacheSummary,
-    ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes, human_seconds,
-    plan,
+    Beyond, Converted, ExchangeSummary, FilmPlan, FinishSummary, GpuPlan, GuidanceBatchSummary,
+    KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes,
+    human_seconds, plan,
 };
 pub use request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use longreel_kernels::Device;
+use longreel_kernels::{Device, Pairs};
 use longreel_models::{ModelError, SplitTransformer, Transformer};
 use longreel_sampling::Branch;
 use longreel_weights::TransformerConfig;
@@ -71,10 +71,9 @@ impl Sharing {
         Self { groups, strips: devices / groups, decoder: false }
     }
 
-    /// What a film takes on these devices when they work side by side, for one device's `denoise` and
-    /// `decode` of all its segments; of one segment when it is endless.
+    /// What a film takes on these devices when they work side by side, for the `denoise` of those that denoise and
+    /// one device's `decode` of all its segments; of one segment when it is endless.
     pub(crate) fn cost(self, denoise: f64, decode: f64, segments: Option<usize>) -> f64 {
-        let denoise = denoise / self.denoisers() as f64;
         match (self.decoder, segments) {
             (false, _) => denoise + decode,
             (true, None) => denoise.max(decode),
@@ -212,6 +211,15 @@ impl Denoisers {
     pub fn warnings(&self) -> Vec<String> {
         let gpus = self.groups.iter().flat_map(SplitTransformer::devices).filter_map(Device::gpu);
         gpus.flat_map(|gpu| gpu.warnings()).collect()
+    }
+
+    /// What sparse attention kept so far, on all devices.
+    ///
+    /// # Errors
+    /// What went wrong on one.
+    pub fn pairs(&self) -> Result<Pairs, ModelError> {
+        let mut of_groups = self.groups.iter().map(SplitTransformer::pairs);
+        of_groups.try_fold(Pairs::default(), |sum, pairs| Ok(sum + pairs?))
     }
 
     /// Whether the branches of guidance have devices of their own.

@@ -47,6 +47,44 @@ fn it_changes_the_film_and_all_of_the_weights_do_not() {
 }
 
 #[test]
+fn each_step_tells_what_it_kept_and_the_end_what_all_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = engine();
+    let mut request = request(&engine);
+    let told = |engine: &mut Engine, request: &FilmRequest| {
+        let plan = engine.plan(request).expect("a plan");
+        let outputs = Outputs { overwrite: true, ..Outputs::new(folder.path().join("film.mp4")) };
+        let (mut steps, mut done) = (Vec::new(), None);
+        let outcome =
+            engine.run(&plan, &outputs, &StopSignal::default(), &mut |event: Event| match event {
+                Event::Step { kept_share, .. } => steps.push(kept_share),
+                Event::Done { kept_share, .. } => done = Some(kept_share),
+                _ => {}
+            });
+        let all = outcome.expect("a film").kept_share;
+        assert_eq!(done, Some(all));
+        (steps, all)
+    };
+    assert_eq!(told(&mut engine, &request), (vec![None; 8], None), "nothing is left out");
+    request.sparse_attention = Some(0.3);
+    // Of four steps the first one sees all.
+    let (steps, all) = told(&mut engine, &request);
+    assert_eq!(steps.len(), 8);
+    for segment in steps.chunks(4) {
+        assert_eq!(segment[0], None, "{steps:?}");
+        assert!(segment[1..].iter().all(|share| share.is_some_and(|s| s > 0.0 && s < 1.0)));
+    }
+    let shares: Vec<_> = steps.into_iter().flatten().collect();
+    let (least, most) = shares.iter().fold((1.0_f64, 0.0_f64), |(a, b), &s| (a.min(s), b.max(s)));
+    let all = all.expect("some are left out");
+    assert!(least < most && least < all && all < most, "{all} of all, {shares:?}");
+    // The networks count on, and the next film's share is its own.
+    request.sparse_attention = Some(0.9);
+    let (_, more) = told(&mut engine, &request);
+    assert!(more.expect("some are left out") > all, "{more:?}");
+}
+
+#[test]
 fn a_film_is_the_same_whether_finished_blocks_are_kept_or_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut engine = engine();
@@ -89,7 +127,9 @@ fn a_plan_says_what_it_may_save() {
     let sparse = summary(&request);
     assert!(sparse.total_flops < 0.97 * all.total_flops);
     assert!(sparse.savings.iter().all(|saving| !saving.option.starts_with("--sparse")));
-    assert!(sparse.to_string().contains("--sparse-attention 0.9: about"), "{sparse}");
+    let text = sparse.to_string();
+    assert!(text.contains("--sparse-attention 0.9: about"), "{text}");
+    assert!(text.contains("assuming that 50% of the keys are kept"), "{text}");
     request.sparse_after = Some(0.75);
     let late = summary(&request);
     assert!(late.total_flops > sparse.total_flops && late.total_flops < all.total_flops);

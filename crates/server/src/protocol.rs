@@ -210,8 +210,14 @@ mod tests {
 
     #[test]
     fn the_events_of_a_film_are_understood() {
-        let step =
-            Event::Step { segment: 2, step: 3, steps: 20, seconds: 0.1, left_seconds: Some(4.5) };
+        let step = Event::Step {
+            segment: 2,
+            step: 3,
+            steps: 20,
+            seconds: 0.1,
+            left_seconds: Some(4.5),
+            kept_share: Some(0.4),
+        };
         let expected =
             Told::Step { segment: 2, step: 3, steps: 20, seconds: 0.1, left_seconds: Some(4.5) };
         assert_eq!(told(&step), expected);

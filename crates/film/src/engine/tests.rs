@@ -15,8 +15,13 @@ fn mistaken() -> Option<Engine> {
     }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
     let mut engine = Engine::open(&EngineOptions::new(model)).expect("a model");
-    engine.facts.gpu =
-        Some(GpuFacts { name: "a card".into(), free_bytes: 80 << 30, peak_flops: 1e15 });
+    engine.facts.gpu = Some(GpuFacts {
+        name: "a card".into(),
+        free_bytes: 80 << 30,
+        peak_flops: 1e15,
+        peak_8_bit_flops: 2e15,
+        link: None,
+    });
     Some(engine)
 }
 

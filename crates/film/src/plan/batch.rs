@@ -119,7 +119,13 @@ mod tests {
             other_bytes: 254 << 20,
             vae: longreel_weights::VaeConfig::from_json("{}").expect("the default"),
             transformer: config,
-            gpu: Some(GpuFacts { name: "a card".into(), free_bytes, peak_flops: 1e14 }),
+            gpu: Some(GpuFacts {
+                name: "a card".into(),
+                free_bytes,
+                peak_flops: 1e14,
+                peak_8_bit_flops: 2e14,
+                link: None,
+            }),
             ..engine.facts().clone()
         };
         let mut request = engine.defaults(false).expect("defaults").request("a red circle");

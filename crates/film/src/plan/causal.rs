@@ -202,6 +202,8 @@ mod tests {
                 name: "a card".into(),
                 free_bytes,
                 peak_flops: 1e14,
+                peak_8_bit_flops: 2e14,
+                link: None,
             });
             let planned = plan(&request, &facts, false).expect("a plan");
             let begun = planned.begun_with(began, None, false, &facts).expect("a plan");

@@ -12,6 +12,7 @@ mod savings;
 mod shown;
 mod sparse;
 mod summary;
+mod time;
 mod words;
 
 use std::path::Path;
@@ -35,11 +36,12 @@ use self::memory::strips;
 pub use self::savings::Saving;
 pub use self::summary::{FinishSummary, PlanSummary};
 use self::summary::{Work, decoding_of, summarise};
+pub use self::time::ExchangeSummary;
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::{read_image, too_short};
 use crate::device::GpuFacts;
 use crate::error::PlanError;
-use crate::estimate::{Batch, probe_flops_per_second};
+use crate::estimate::Batch;
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
 use crate::run::pixel_frame;
 use crate::sharing::Sharing;
@@ -98,14 +100,6 @@ impl ModelFacts {
     /// What the transformer's blocks multiply.
     pub(crate) fn products(&self) -> Products {
         self.converted.map_or(Products::default(), |converted| converted.dtype.into())
-    }
-
-    /// The time that a transformer of such products takes on the processor, as a share of that with `f32`.
-    pub(crate) fn share_of_time_of(&self, products: Products) -> f64 {
-        match self.gpu {
-            Some(_) => 1.0,
-            None => probe_flops_per_second(Products::F32) / probe_flops_per_second(products),
-        }
     }
 
     /// The transformer's width.
@@ -412,7 +406,9 @@ fn cheapest(
     let mut best: Option<(FilmPlan, f64)> = None;
     for plan in plans {
         let plan = plan?;
-        let (denoise, decode) = (Work::of(&plan, model)?, decoding_of(&plan, model));
+        let denoise = Work::of(&plan, model)?.seconds(plan.sharing, model);
+        let (rate, share) = model.rate();
+        let decode = decoding_of(&plan, model) / (rate * share);
         let cost = plan.sharing.cost(denoise, decode, plan.segments.count());
         if best.as_ref().is_none_or(|(_, least)| cost < *least) {
             best = Some((plan, cost));

@@ -34,6 +34,7 @@ pub(super) fn savings(
     let request = &plan.request;
     let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
     let mut savings = Vec::new();
+    let all = Work::of(plan, model)?;
     if request.cache == CacheChoice::Off {
         let known = teacache_family(request, model).is_some();
         savings.push(Saving {
@@ -53,18 +54,22 @@ pub(super) fn savings(
         savings.push(Saving {
             option: "--dtype bf16".into(),
             what: "the transformer multiplies bf16, which changes the film a little".into(),
-            time_share: share(model.share_of_time_of(Products::Bf16)),
+            time_share: share({
+                let of = |products| model.seconds(all.flops, products);
+                of(Products::Bf16) / of(Products::F32)
+            }),
         });
     }
     // What block-causal attention allows is counted, not estimated.
-    let now = Work::of(plan, model)?.max(1.0);
+    let seconds = |work: &Work| work.seconds(plan.sharing, model);
+    let now = seconds(&all).max(f64::MIN_POSITIVE);
     let mut other = |option: &str, what: &str, change: &dyn Fn(&mut FilmPlan)| {
         let mut changed = plan.clone();
         change(&mut changed);
         changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
         changed.sparse = sparse::sparse_attention(&changed.request, &changed.schedule, model)?;
         changed.keeping = causal::keeping(&changed, model)?;
-        let part = Work::of(&changed, model)? / now;
+        let part = seconds(&Work::of(&changed, model)?) / now;
         if part < 0.97 {
             let (option, what) = (option.to_owned(), what.to_owned());
             savings.push(Saving { option, what, time_share: share(part) });
@@ -99,8 +104,7 @@ pub(super) fn savings(
         }
     }
     if request.sparse_attention.is_none() {
-        let what =
-            "attention leaves out what weighs little, half of its keys or so; try the quality";
+        let what = "attention leaves out what weighs little, half of its keys by assumption; try the quality";
         other("--sparse-attention 0.9", what, &|plan| plan.request.sparse_attention = Some(0.9))?;
     }
     Ok(savings)

@@ -5,6 +5,9 @@ use std::fmt;
 use super::PlanSummary;
 use super::words::{human_bytes, human_seconds, scaled};
 
+/// Where a number is a data sheet's.
+const HALF: &str = ", by the data sheet; half of it is counted on";
+
 impl fmt::Display for PlanSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let film = match (self.frames, self.film_seconds) {
@@ -34,6 +37,16 @@ impl fmt::Display for PlanSummary {
         )?;
         if self.sharing.devices() > 1 {
             writeln!(f, "devices    {}", self.sharing)?;
+        }
+        if let Some(exchange) = &self.exchange {
+            writeln!(
+                f,
+                "exchange   {} leave each in a pass by {} ({}{HALF}), which takes {} of the time",
+                human_bytes(exchange.bytes),
+                exchange.way,
+                scaled(exchange.bytes_per_second, "B/s"),
+                human_seconds(exchange.seconds),
+            )?;
         }
         let available = self
             .available_bytes
@@ -99,7 +112,11 @@ impl fmt::Display for PlanSummary {
             "time       about {}{per} on this machine ({}{})",
             human_seconds(self.expected_seconds),
             scaled(self.machine_flops_per_second, "FLOP/s"),
-            if self.gpu.is_some() { ", by the data sheet; half of it is counted on" } else { "" },
+            match (&self.gpu, self.machine_8_bit_flops_per_second) {
+                (None, _) => String::new(),
+                (_, None) => HALF.into(),
+                (_, Some(rate)) => format!(", {} in 8 bits{HALF}", scaled(rate, "FLOP/s")),
+            },
         )?;
         for saving in &self.savings {
             write!(

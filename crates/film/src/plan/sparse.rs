@@ -10,8 +10,9 @@ use crate::request::FilmRequest;
 /// The share of a frame's first steps that see all keys where none is given: that of Sparse VideoGen (Xi et
 /// al. 2025, arXiv:2502.01776) and, about, of Radial Attention (Li et al. 2025, arXiv:2506.19852).
 pub(crate) const DENSE_SHARE: f32 = 0.25;
-/// The share of keys that is taken to be kept: about what SpargeAttn and XAttention (Xu et al. 2025,
-/// arXiv:2503.16428) report for video models at nine tenths of the weights. What a film keeps depends on it.
+/// The share of keys that is taken to be kept, an assumption: about what SpargeAttn and XAttention (Xu et al. 2025,
+/// arXiv:2503.16428) report for video models at nine tenths of the weights. What a film really keeps is counted
+/// while it is made and told with each step.
 const KEPT_SHARE: f64 = 0.5;
 /// Values of a head at most.
 const LARGEST_HEAD: usize = 256;
@@ -76,8 +77,10 @@ pub(super) fn kept_share(plan: &FilmPlan, model: &ModelFacts, row: &Row, kept: &
 /// What there is to say of it: `part` is the arithmetic as a share of what seeing all would take.
 pub(super) fn note(mass: f32, part: f64) -> String {
     format!(
-        "--sparse-attention {mass}: about {:.0}% of the arithmetic that seeing all would take, if attention \
-         keeps half of its keys; how many it keeps, and whether the film stays good, depends on model and film",
-        100.0 * part
+        "--sparse-attention {mass}: about {:.0}% of the arithmetic that seeing all would take, assuming that {:.0}% of \
+         the keys are kept where it leaves some out; each step tells what it kept, which depends on model and film, as \
+         does whether the film stays good",
+        100.0 * part,
+        100.0 * KEPT_SHARE
     )
 }

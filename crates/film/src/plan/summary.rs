@@ -1,6 +1,5 @@
 //! What a plan will take: passes, arithmetic, memory, disk, time.
 
-use longreel_kernels::Products;
 use longreel_sampling::{KeptRow, Timetable, kept_rows};
 use longreel_weights::ModelKind;
 use serde::Serialize;
@@ -11,13 +10,13 @@ use super::causal::{self, KvCacheSummary};
 use super::gpu::{GpuPlan, need_of};
 use super::memory::{bytes_with, on_the_way};
 use super::savings::{Saving, savings};
+use super::time::ExchangeSummary;
 use super::words::human_bytes;
 use super::{FilmPlan, ModelFacts, sparse};
 use crate::device::Need;
 use crate::error::PlanError;
 use crate::estimate::{
-    Batch, ForwardFlops, decode_flops, forward_flops, parked_bytes, probe_flops_per_second,
-    tokens_per_frame,
+    Batch, ForwardFlops, decode_flops, forward_flops, parked_bytes, tokens_per_frame,
 };
 use crate::finish::FinishBytes;
 use crate::memory::available_memory_bytes;
@@ -79,6 +78,10 @@ pub struct PlanSummary {
     pub disk_bytes: u64,
     /// What this machine reaches, in operations a second.
     pub machine_flops_per_second: f64,
+    /// The same of a GPU's products of 8-bit floats, where the film has such.
+    pub machine_8_bit_flops_per_second: Option<f64>,
+    /// What GPUs exchange that share each pass.
+    pub exchange: Option<ExchangeSummary>,
     /// Expected time of the film (of one segment, when endless).
     pub expected_seconds: f64,
     /// What would make it cheaper.
@@ -102,8 +105,6 @@ pub struct FinishSummary {
     pub added_bytes: u64,
 }
 
-/// What a GPU is expected to reach of its peak. Not measured: `longreel bench` does.
-const GPU_SHARE: f64 = 0.5;
 /// What the program takes besides a GPU's memory: frames, encoder, copies on their way.
 const HOST_BYTES: u64 = 1 << 30;
 
@@ -123,7 +124,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         tokens = kept.iter().map(|row| row.run.len() * per_frame).fold(tokens, usize::max);
         work.add(&timetable, &kept, *times, plan, model);
     }
-    let flops = work.flops;
+    let flops = work.flops.total();
     let mut notes = Vec::new();
     let steps = plan.schedule.steps();
     if let Some(keeping) = plan.keeping.filter(|_| request.ar_step >= steps) {
@@ -140,7 +141,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         notes.push(format!(
             "--attention-window {window}: {:.0}% of the arithmetic that seeing all would take; whether \
              the film stays good depends on the model",
-            100.0 * flops / Work::of(&wide, model)?.max(1.0)
+            100.0 * flops / Work::of(&wide, model)?.flops.total().max(1.0)
         ));
     }
     if model.gpu.is_none() && model.products().are_pairs() {
@@ -166,19 +167,16 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     }
     if let Some(mass) = request.sparse_attention {
         let all = FilmPlan { sparse: None, ..plan.clone() };
-        notes.push(sparse::note(mass, flops / Work::of(&all, model)?.max(1.0)));
+        notes.push(sparse::note(mass, flops / Work::of(&all, model)?.flops.total().max(1.0)));
     }
     let latents = latents_of(plan);
     let decode = decoding_of(plan, model);
-    // Norms, memory traffic and the tail of each kernel cost about a third on top of the probe's.
-    let (rate, share) = match &model.gpu {
-        Some(gpu) => (gpu.peak_flops, GPU_SHARE),
-        None => (probe_flops_per_second(Products::F32), 0.7),
-    };
-    // GPUs add up; parts of the processor are the same one. What they say to each other is not counted.
+    let (rate, share) = model.rate();
+    // GPUs add up; parts of the processor are the same one.
     let sharing = if model.gpu.is_some() { plan.sharing } else { Sharing::ALONE };
-    let denoising = flops * model.share_of_time_of(model.products());
-    let expected_seconds = sharing.cost(denoising, decode, count) / (rate * share);
+    let (denoising, decoding) = (work.seconds(sharing, model), decode / (rate * share));
+    let expected_seconds = sharing.cost(denoising, decoding, count);
+    let longest = plan.batch(tokens).all_tokens();
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
         Length::Endless => None,
@@ -286,8 +284,14 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
         disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
         machine_flops_per_second: rate,
+        machine_8_bit_flops_per_second: model
+            .gpu
+            .as_ref()
+            .filter(|_| model.has_8_bit_products())
+            .map(|gpu| gpu.peak_8_bit_flops),
+        exchange: model.exchange(sharing, longest, work.tokens),
         expected_seconds,
-        savings: savings(plan, model, flops / (flops + decode))?,
+        savings: savings(plan, model, denoising / (denoising + decoding))?,
         notes,
     })
 }
@@ -319,9 +323,11 @@ pub(super) struct Work {
     /// Passes of all rows.
     forwards: usize,
     /// Of all rows and passes.
-    flops: f64,
+    pub flops: ForwardFlops,
     /// Of the longest pass.
     longest: ForwardFlops,
+    /// Of all passes.
+    tokens: f64,
 }
 
 impl Work {
@@ -345,22 +351,30 @@ impl Work {
             let mut forward =
                 forward_flops(&model.transformer, kept.run.clone(), per_frame, causal);
             forward.attention *= sparse::kept_share(plan, model, row, kept);
-            self.flops += (times * passes) as f64 * forward.total();
+            self.flops += forward * (times * passes) as f64;
+            self.tokens += (times * passes * kept.run.len() * per_frame) as f64;
             if forward.total() > self.longest.total() {
                 self.longest = forward;
             }
         }
     }
 
-    /// Operations of the film's denoising under another plan.
-    pub fn of(plan: &FilmPlan, model: &ModelFacts) -> Result<f64, PlanError> {
+    /// The film's denoising under another plan.
+    pub fn of(plan: &FilmPlan, model: &ModelFacts) -> Result<Self, PlanError> {
         let mut work = Self::default();
         for (segment, times) in plan.kinds_of_segments() {
             let timetable = plan.timetable(&segment)?;
             let kept = kept_rows(&timetable, plan.keeping);
             work.add(&timetable, &kept, times, plan, model);
         }
-        Ok(work.flops)
+        Ok(work)
+    }
+
+    /// Seconds that the devices of `sharing` are expected to take for it, with what they exchange.
+    pub fn seconds(&self, sharing: Sharing, model: &ModelFacts) -> f64 {
+        let one = model.seconds(self.flops, model.products());
+        let exchange = model.exchange(sharing, 0, self.tokens);
+        one / sharing.denoisers() as f64 + exchange.map_or(0.0, |exchange| exchange.seconds)
     }
 }
 
@@ -402,6 +416,8 @@ impl PlanSummary {
             gpu: None,
             disk_bytes: 0,
             machine_flops_per_second: 0.0,
+            machine_8_bit_flops_per_second: None,
+            exchange: None,
             expected_seconds: 0.0,
             savings: Vec::new(),
             notes: Vec::new(),

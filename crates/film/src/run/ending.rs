@@ -122,6 +122,7 @@ impl Reel<'_> {
             stopped,
             seconds: self.started.elapsed().as_secs_f64(),
             reused_steps: self.progress.reused_steps,
+            kept_share: None,
             drift: None,
             last_drift: self.last_drift.take(),
         };

@@ -14,7 +14,7 @@ mod steering;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longreel_kernels::Tensor;
+use longreel_kernels::{Pairs, Tensor};
 use longreel_media::{FilmOptions, FrameRate};
 
 use self::beside::Taker;
@@ -59,6 +59,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// Rows saved by a step cache.
     pub reused_steps: usize,
+    /// Share of the keys that attention kept where it left some out, in this process.
+    pub kept_share: Option<f64>,
     /// Where the drift report is, once the film is complete.
     pub drift: Option<PathBuf>,
     /// The drift of the last segment made.
@@ -90,6 +92,7 @@ pub struct Run<'a> {
     allowed: usize,
     timing: Timing,
     peeks: Peeks,
+    kept: KeptPairs,
 }
 
 /// Measured so far, for the time left.
@@ -97,6 +100,26 @@ pub struct Run<'a> {
 struct Timing {
     row_seconds: f64,
     rows: usize,
+}
+
+/// What attention kept where it leaves keys out. The networks count on from film to film.
+#[derive(Debug, Default)]
+struct KeptPairs {
+    first: Pairs,
+    last: Pairs,
+}
+
+impl KeptPairs {
+    /// The share of what came since the count before.
+    fn since_last(&mut self, now: Pairs) -> Option<f64> {
+        let before = std::mem::replace(&mut self.last, now);
+        (now - before).share()
+    }
+
+    /// The share of all.
+    fn share(&self) -> Option<f64> {
+        (self.last - self.first).share()
+    }
 }
 
 impl<'a> Run<'a> {
@@ -122,6 +145,7 @@ impl<'a> Run<'a> {
         let reel =
             Reel::new(plan.clone(), outputs, networks, metadata, recent.as_ref(), checkpoint)?;
         let progress = reel.progress();
+        let first = networks.denoisers.pairs()?;
         Ok(Self {
             next_segment: progress.next_segment,
             latents: progress.latents,
@@ -140,6 +164,7 @@ impl<'a> Run<'a> {
             allowed: 0,
             timing: Timing::default(),
             peeks: Peeks::default(),
+            kept: KeptPairs { first, last: first },
         })
     }
 
@@ -153,7 +178,8 @@ impl<'a> Run<'a> {
         stop: &StopSignal,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, FilmError> {
-        let outcome = std::thread::scope(|scope| {
+        let mut kept_share = None;
+        let mut outcome = std::thread::scope(|scope| {
             // It ends in here, whatever happens, and with it what waits for its segments.
             let mut run = self;
             if run.plan.sharing.decoder {
@@ -163,6 +189,7 @@ impl<'a> Run<'a> {
             // What is denoised is taken in even when the next segment went wrong.
             let taken = run.taker.settle(observer);
             let endless = run.plan.segments.count().is_none() && run.next_segment > 0;
+            kept_share = run.kept.share();
             let reel = run.taker.into_reel();
             match made.and_then(|stopped| taken.map(|()| stopped)) {
                 // An endless film is complete when it is stopped at a segment's end.
@@ -174,12 +201,14 @@ impl<'a> Run<'a> {
                 }
             }
         })?;
+        outcome.kept_share = kept_share;
         observer.event(Event::Done {
             path: outcome.film.display().to_string(),
             frames: outcome.frames,
             seconds: outcome.seconds,
             peak_memory_bytes: peak_memory_bytes(),
             reused_steps: outcome.reused_steps,
+            kept_share,
             stopped: outcome.stopped,
         });
         Ok(outcome)

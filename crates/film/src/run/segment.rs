@@ -82,6 +82,7 @@ impl Run<'_> {
             prefix: segment.prefix_latents,
             addnoise_condition: request.addnoise_condition,
         };
+        let (kept, denoisers) = (&mut self.kept, &self.networks.denoisers);
         let (timing, peeks, taker) = (&mut self.timing, &mut self.peeks, &mut self.taker);
         let (decoder, outputs) = (&self.networks.vae.decoder, self.outputs);
         let mut on_row = |row: &RowDone<'_>| -> Result<bool, FilmError> {
@@ -106,6 +107,10 @@ impl Run<'_> {
                 steps: rows,
                 seconds,
                 left_seconds: left,
+                kept_share: match plan.sparse {
+                    Some(_) => kept.since_last(denoisers.pairs()?),
+                    None => None,
+                },
             });
             // The last row is followed by the segment's frames themselves.
             if outputs.live

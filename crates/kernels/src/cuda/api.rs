@@ -62,6 +62,7 @@ functions! {
     cuCtxSetCurrent(CUcontext);
     cuCtxEnablePeerAccess(CUcontext, c_uint);
     cuDeviceCanAccessPeer(*mut c_int, CUdevice, CUdevice);
+    cuDeviceGetP2PAttribute(*mut c_int, CUdevice_P2PAttribute, CUdevice, CUdevice);
     cuStreamCreate(*mut CUstream, c_uint);
     cuStreamDestroy_v2(CUstream);
     cuStreamSynchronize(CUstream);

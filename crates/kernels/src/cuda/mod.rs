@@ -30,7 +30,8 @@ pub use self::libraries::{Absent, Kind, Refusal};
 pub use self::nccl::{Nccl, NcclMember};
 pub use self::places::Places;
 pub use self::probe::{
-    Card, DriverVersion, Found, NoDriver, Probe, cards, libraries_in, probe, probe_in,
+    Card, Connection, DriverVersion, Found, NoDriver, Probe, cards, connection, libraries_in,
+    probe, probe_in,
 };
 
 use crate::gpu::{Driver, GpuError};

@@ -4,7 +4,9 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
 
-use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::sys::{
+    CUdevice, CUdevice_P2PAttribute as PeerAttribute, CUdevice_attribute as Attribute,
+};
 
 use super::api::{StartedDriver, driver_api};
 use super::libraries::{Absent, Kind, Loaded};
@@ -76,8 +78,19 @@ pub struct Card {
     pub free_bytes: Option<u64>,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
-    /// Peak clock in kHz.
+    /// Peak clock in kHz; 0 where the driver does not tell.
     pub clock_khz: u32,
+}
+
+/// How cards reach each other's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Connection {
+    /// They do not: what goes from one to another goes by way of the host.
+    Host,
+    /// Over the machine's bus.
+    Pcie,
+    /// By links of their own.
+    NvLink,
 }
 
 /// A library that can be used.
@@ -192,15 +205,41 @@ fn cards_of(driver: &StartedDriver, management: Option<&Management>) -> Vec<Card
         .collect()
 }
 
+/// How the cards with these numbers are connected: those of them that are connected worst. `None` for less than two
+/// cards that are there.
+pub fn connection(ordinals: &[u32]) -> Option<Connection> {
+    let (driver, _) = driver(&Places::of_this_machine()).ok()?;
+    let handles: Vec<_> = ordinals.iter().filter_map(|&ordinal| handle(driver, ordinal)).collect();
+    let pairs = handles.iter().flat_map(|&one| handles.iter().map(move |&other| (one, other)));
+    pairs.filter(|(one, other)| one != other).map(|(one, other)| between(driver, one, other)).min()
+}
+
+/// How a card reaches another one.
+fn between(driver: &StartedDriver, card: CUdevice, other: CUdevice) -> Connection {
+    if !reaches(driver, card, other) {
+        return Connection::Host;
+    }
+    // Links of their own alone carry these.
+    let which = PeerAttribute::CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
+    let mut atomics = 0;
+    // SAFETY: the driver writes one number.
+    let status =
+        unsafe { (driver.api.cuDeviceGetP2PAttribute)(&raw mut atomics, which, card, other) };
+    if status == 0 && atomics != 0 { Connection::NvLink } else { Connection::Pcie }
+}
+
+/// What the driver knows a card by.
+fn handle(driver: &StartedDriver, ordinal: u32) -> Option<CUdevice> {
+    let (mut handle, number) = (0, c_int::try_from(ordinal).unwrap_or(c_int::MAX));
+    // SAFETY: the driver writes a handle.
+    let status = unsafe { (driver.api.cuDeviceGet)(&raw mut handle, number) };
+    (status == 0).then_some(handle)
+}
+
 /// Pairs of cards that do not reach each other's memory.
 fn apart(driver: &StartedDriver, cards: &[Card]) -> Vec<[u32; 2]> {
-    let handle = |card: &Card| {
-        let (mut handle, number) = (0, c_int::try_from(card.ordinal).unwrap_or(c_int::MAX));
-        // SAFETY: the driver writes a handle.
-        let status = unsafe { (driver.api.cuDeviceGet)(&raw mut handle, number) };
-        (status == 0).then_some((card.ordinal, handle))
-    };
-    let handles: Vec<_> = cards.iter().filter_map(handle).collect();
+    let of = |card: &Card| Some((card.ordinal, handle(driver, card.ordinal)?));
+    let handles: Vec<_> = cards.iter().filter_map(of).collect();
     let mut found = Vec::new();
     for (n, &(first, one)) in handles.iter().enumerate() {
         for &(second, other) in &handles[n + 1..] {
@@ -253,7 +292,7 @@ pub(super) fn card(
             total_bytes: total as u64,
             free_bytes,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            // Not told everywhere, and nothing hangs on it.
+            // Not told everywhere, and needed for an estimate alone.
             clock_khz: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).unwrap_or(0),
         })
     }

@@ -10,6 +10,7 @@ mod tests;
 use crate::{GpuError, Tensor};
 
 pub use local::LocalGroup;
+pub use route::is_by_host;
 
 /// What a rank has of its group. Every rank makes the same calls in the same order.
 ///

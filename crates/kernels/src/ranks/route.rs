@@ -24,6 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of each transfer of the trial: less, and more, than what libraries send in one piece.
 const TRIALS: [usize; 2] = [4 << 10, (1 << 20) + 256];
 
+/// Whether values are to go from one GPU to another by the host, whatever better way there is.
+pub fn is_by_host() -> bool {
+    std::env::var_os(SWITCH).is_some_and(|value| value == HOST)
+}
+
 /// The way of a group, and what there is to say of those before it.
 #[derive(Debug)]
 pub(super) struct Route {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use longreel_kernels::cuda::{cards, open};
+use longreel_kernels::cuda::{cards, connection, open};
 use longreel_kernels::gpu::{Element, Gpu};
 use longreel_kernels::ranks::{LocalGroup, RankError};
 use longreel_kernels::{Device, Tensor};
@@ -58,6 +58,8 @@ fn cards_get_what_the_others_had_for_them_whatever_is_done_with_the_memory_then(
             Err(error) => panic!("no way: {error}"),
         };
         println!("way of {count}: {}", group.way().expect("several cards have one"));
+        let numbers: Vec<_> = (0..count as u32).collect();
+        println!("connected: {:?}", connection(&numbers).expect("several cards"));
         group.warnings().for_each(|warning| println!("warning: {warning}"));
         let got = exchange(&group, 5).unwrap_or_else(|error| panic!("failed: {error}"));
         for (rank, got) in got.into_iter().enumerate() {

@@ -180,18 +180,19 @@ const BAD: [&str; 4] = ["LEFT BEHIND", "NCCL MISUSE", "DEADLOCK", "skipped"];
 fn several_cards_exchange_by_each_way_in_the_order_of_their_streams() {
     let Some((stand_in, nvrtc)) = StandIn::build("several") else { return };
     let (copies, through) = ("copies from card to card", "the driver's copies, which go through");
-    for (variables, way) in [
-        (&[][..], "NCCL 2.27.3"),
-        (&[("LONGREEL_EXCHANGE", "nccl")], "NCCL 2.27.3"),
-        (&[("LONGREEL_EXCHANGE", "peer")], copies),
-        (&[("LONGREEL_EXCHANGE", "peer"), ("STAND_IN_APART", "1")], through),
-        (&[("LONGREEL_EXCHANGE", "host")], "the host's memory"),
+    for (variables, way, connected) in [
+        (&[][..], "NCCL 2.27.3", "Pcie"),
+        (&[("LONGREEL_EXCHANGE", "nccl"), ("STAND_IN_NVLINK", "1")], "NCCL 2.27.3", "NvLink"),
+        (&[("LONGREEL_EXCHANGE", "peer")], copies, "Pcie"),
+        (&[("LONGREEL_EXCHANGE", "peer"), ("STAND_IN_APART", "1")], through, "Host"),
+        (&[("LONGREEL_EXCHANGE", "host")], "the host's memory", "Pcie"),
     ] {
         let (passed, said) = stand_in.tests_of_several(&nvrtc, variables);
         assert!(passed, "{variables:?}: {said}");
         for count in [2, 4, 8] {
             assert!(said.contains(&format!("way of {count}: {way}")), "{variables:?}: {said}");
         }
+        assert!(said.contains(&format!("connected: {connected}")), "{variables:?}: {said}");
         assert!(!BAD.iter().any(|bad| said.contains(bad)), "{variables:?}: {said}");
         assert!(!said.contains("warning: "), "{variables:?}: {said}");
     }

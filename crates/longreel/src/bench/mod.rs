@@ -47,6 +47,10 @@ pub struct BenchArgs {
     /// What the transformer's weights are: fp8 has products of 8-bit floats in its blocks [default: bf16]
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<DtypeArg>,
+    /// Have self-attention leave keys out in the transformer's pass, as --sparse-attention of generate, and say how
+    /// many are kept: with random weights almost all, since tokens have little in common
+    #[arg(long, value_name = "SHARE")]
+    pub sparse_attention: Option<f32>,
     /// Layers of the transformer to measure, instead of as many as there is time for
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub layers: Option<u16>,
@@ -72,6 +76,8 @@ pub struct Measured {
     pub layers: (usize, usize),
     /// What was measured instead, where that would have taken too long.
     pub instead: Option<String>,
+    /// Share of the keys that attention kept where it left some out.
+    pub kept_share: Option<f64>,
     /// What was really run.
     pub spans: Vec<longreel_kernels::spans::Span>,
 }
@@ -86,6 +92,11 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
         return Err(bad_input(format!(
             "--num-frames {}: a window of more than 2001 frames is made by nobody; 97 is usual",
             args.num_frames
+        )));
+    }
+    if let Some(share) = args.sparse_attention.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+        return Err(bad_input(format!(
+            "--sparse-attention {share}: it is a share of attention's weights, above 0, at most 1; use 0.9"
         )));
     }
     let all = model.transformer.num_layers;
@@ -132,7 +143,8 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     let window = networks::Window { latents, height, width };
     let layers = args.layers.map(usize::from);
     let weights = networks::Weights { folder: folder.path(), dtype };
-    measured.push(networks::transformer(&model, window, layers, budget, weights, device)?);
+    let asked = networks::Asked { layers, sparse_attention: args.sparse_attention };
+    measured.push(networks::transformer(&model, window, asked, budget, weights, device)?);
     say(table::of(measured.last().expect("just pushed"), peak));
     // The processor does neither by itself.
     let ways = if devices.len() > 1 || device.gpu().is_some() {

@@ -8,8 +8,8 @@ use longreel_film::{decode_flops, forward_flops, tokens_per_frame};
 use longreel_kernels::spans::{Span, measured};
 use longreel_kernels::{Device, GpuError, Tensor};
 use longreel_models::{
-    ContextOptions, ForwardOptions, ModelError, SplitContext, SplitTransformer, TextEncoder,
-    Transformer, Vae, VaeDecoderState,
+    ContextOptions, ForwardOptions, ModelError, SparseAttention, SplitContext, SplitTransformer,
+    TextEncoder, Transformer, Vae, VaeDecoderState,
 };
 use longreel_weights::{
     ExpectedTensor, PublishedModel, TensorSource, TransformerConfig, VaeConfig, WeightDtype,
@@ -114,7 +114,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(config: &TransformerConfig, window: Window) -> Self {
+    fn new(config: &TransformerConfig, window: Window, sparse_attention: Option<f32>) -> Self {
         let Window { latents, height, width } = window;
         let mut random = Random(7);
         Self {
@@ -122,7 +122,12 @@ impl Shown {
             image: config.image_dim.map(|dim| random.tensor(&[257, dim])),
             input: random.tensor(&[latents, config.in_channels, height / 8, width / 8]),
             timesteps: vec![500.0; latents],
-            options: ForwardOptions { fps: Some(24), ..Default::default() },
+            options: ForwardOptions {
+                fps: Some(24),
+                sparse: sparse_attention
+                    .map(|mass| SparseAttention { mass, dense_above: f32::INFINITY }),
+                ..Default::default()
+            },
         }
     }
 
@@ -142,11 +147,20 @@ impl Shown {
     }
 }
 
+/// How the transformer is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// With so many layers, instead of as many as there is time for.
+    pub layers: Option<usize>,
+    /// With attention that leaves keys out: the share of its weights that is kept.
+    pub sparse_attention: Option<f32>,
+}
+
 /// One forward pass of the transformer.
 pub fn transformer(
     model: &PublishedModel,
     window: Window,
-    layers: Option<usize>,
+    asked: Asked,
     budget: f64,
     weights: Weights<'_>,
     device: &Device,
@@ -155,24 +169,32 @@ pub fn transformer(
     let all = config.num_layers;
     let Window { latents, height, width } = window;
     let per_frame = tokens_per_frame(&config, height, width);
-    let mut pass = |layers: usize| -> Result<(f64, Vec<_>)> {
+    let mut pass = |layers: usize| -> Result<(f64, Vec<_>, Option<f64>)> {
         config.num_layers = layers;
         let network = Transformer::load(&config, weights.of(&config)?)?.on(device);
-        let Shown { input, text, image, timesteps, options } = Shown::new(&config, window);
+        let shown = Shown::new(&config, window, asked.sparse_attention);
+        let Shown { input, text, image, timesteps, options } = shown;
         let context = network.context(&text, image.as_ref(), &ContextOptions::default())?;
         let (velocity, seconds, spans) =
             timed(device, || network.forward(&input, &timesteps, &context, &options));
         if !velocity?.data().iter().all(|value| value.is_finite()) {
             return Err(anyhow!("the transformer's result holds NaN or infinity"));
         }
-        Ok((seconds, spans))
+        Ok((seconds, spans, network.pairs()?.share()))
     };
-    let (one, first_spans) = pass(1)?;
-    let wanted = layers.unwrap_or_else(|| ((budget / one) as usize).clamp(1, all));
-    let (some, spans) = if wanted > 1 { pass(wanted)? } else { (one, first_spans) };
-    let flops = forward_flops(&model.transformer, 0..latents, per_frame, None).total();
+    let (one, first_spans, _) = pass(1)?;
+    // The first layer sees all keys.
+    let least = if asked.sparse_attention.is_some() { 2.min(all) } else { 1 };
+    let wanted = asked.layers.unwrap_or_else(|| ((budget / one) as usize).clamp(least, all));
+    let (some, spans, kept_share) =
+        if wanted > 1 { pass(wanted)? } else { (one, first_spans, None) };
+    let mut flops = forward_flops(&model.transformer, 0..latents, per_frame, None);
+    let left_out = 1.0 - kept_share.unwrap_or(1.0);
+    flops.attention *= 1.0 - left_out * (all - 1) as f64 / all as f64;
+    let flops = flops.total();
     Ok(Measured {
         name: "transformer",
+        kept_share,
         what: format!("a pass over {latents} latent frames, {} tokens", latents * per_frame),
         seconds: counted_up(one, some, wanted, all),
         flops,
@@ -206,7 +228,7 @@ pub fn ways(
 ) -> Result<Vec<Way>> {
     let config = TransformerConfig { num_layers: layers, ..model.transformer.clone() };
     let network = Transformer::load(&config, weights.of(&config)?)?;
-    let shown = Shown::new(&config, window);
+    let shown = Shown::new(&config, window, None);
     let one = SplitTransformer::new(vec![network.clone().on(&devices[0])])?;
     let contexts = [shown.context(&one)?, shown.context(&one)?];
     let [first, second] = contexts.each_ref();
@@ -276,6 +298,7 @@ pub fn decoder(window: Window, budget: f64, folder: &Path, device: &Device) -> R
     decoded?;
     Ok(Measured {
         name: "VAE decoder",
+        kept_share: None,
         what: format!("{latents} latent frames to {frames} frames of {width}x{height}"),
         seconds: seconds * cost(height, width) / cost(h, w),
         flops: cost(height, width),
@@ -306,6 +329,7 @@ pub fn text_encoder(budget: f64, folder: &Path, device: &Device) -> Result<Measu
     let flops: f64 = spans.iter().map(|span| span.flops).sum();
     Ok(Measured {
         name: "text encoder",
+        kept_share: None,
         what: format!("a prompt of {PROMPT_TOKENS} tokens"),
         seconds: counted_up(one, some, wanted, all),
         flops: flops / wanted as f64 * all as f64,

@@ -35,7 +35,7 @@ fn sums(spans: &[Span]) -> Vec<(&'static str, Sum)> {
 
 /// A few lines: the pass, then each operation.
 pub fn of(measured: &Measured, peak: f64) -> String {
-    let Measured { name, what, seconds, flops, instead, spans, .. } = measured;
+    let Measured { name, what, seconds, flops, instead, kept_share, spans, .. } = measured;
     let rate = flops / seconds;
     let counted = instead.as_ref().map(|instead| format!(" (counted up from {instead})"));
     let counted = counted.unwrap_or_default();
@@ -45,6 +45,14 @@ pub fn of(measured: &Measured, peak: f64) -> String {
         rate / 1e9,
         100.0 * rate / peak
     );
+    if let Some(share) = kept_share {
+        // Writing to a text does not fail.
+        let _ = write!(
+            text,
+            "\n  attention keeps {:.1}% of the keys where it leaves some out; of random weights more than of a model's",
+            100.0 * share
+        );
+    }
     let whole: f64 = spans.iter().map(|span| span.took.as_secs_f64()).sum();
     for (name, Sum { calls, seconds, flops, bytes }) in sums(spans) {
         let rate = match flops > 0.0 {
@@ -78,7 +86,7 @@ pub fn json_of_way(way: &Way) -> Value {
 
 /// The same for programs.
 pub fn json(measured: &Measured, peak: f64) -> Value {
-    let Measured { name, what, seconds, flops, layers, instead, spans } = measured;
+    let Measured { name, what, seconds, flops, layers, instead, kept_share, spans } = measured;
     let operations = sums(spans).into_iter().map(|(name, Sum { calls, seconds, flops, bytes })| {
         json!({"name": name, "calls": calls, "seconds": seconds, "flops": flops, "bytes": bytes})
     });
@@ -92,6 +100,7 @@ pub fn json(measured: &Measured, peak: f64) -> Value {
         "layers_measured": layers.0,
         "layers": layers.1,
         "measured_instead": instead,
+        "kept_share": kept_share,
         "operations": operations.collect::<Vec<_>>(),
     })
 }

@@ -35,7 +35,13 @@ fn memory_is_that_of_the_device_that_makes_the_films() {
     films.memory_bytes = Some(1 << 60);
     let host = films.memory();
     assert!(!host.on_gpu && host.fits() == Some(true), "{host:?}");
-    let card = |free_bytes| GpuFacts { name: "a card".into(), free_bytes, peak_flops: 1e14 };
+    let card = |free_bytes| GpuFacts {
+        name: "a card".into(),
+        free_bytes,
+        peak_flops: 1e14,
+        peak_8_bit_flops: 2e14,
+        link: None,
+    };
     films.facts.gpu = Some(card(80 << 30));
     let gpu = films.memory();
     assert!(gpu.on_gpu && gpu.fits() == Some(true), "{gpu:?}");

@@ -131,6 +131,12 @@ impl Reporter {
         if outcome.reused_steps > 0 {
             text.push_str(&format!(", {} steps reused", outcome.reused_steps));
         }
+        if let Some(share) = outcome.kept_share {
+            text.push_str(&format!(
+                ", {:.0}% of the keys kept where attention left some out",
+                100.0 * share
+            ));
+        }
         if let Some(drift) = self.drifts.summary() {
             text.push_str(&format!("\n{drift}"));
         }

@@ -44,6 +44,21 @@ fn products_in_8_bits_are_measured_and_said() {
 }
 
 #[test]
+fn attention_that_leaves_keys_out_is_measured_and_says_how_many_it_keeps() {
+    let place = Place::new();
+    let words = ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "2", "--budget", "1"];
+    let words = || words.into_iter().chain(["--json"]);
+    let kept = |more: &[&str]| {
+        let words: Vec<&str> = words().chain(more.iter().copied()).collect();
+        let ran = place.run(&words).expect_code(0);
+        ran.events()[0]["networks"][0]["kept_share"].clone()
+    };
+    // Two latent frames of 16 tokens are one block, which sees itself.
+    assert_eq!(kept(&["--sparse-attention", "0.9"]), 1.0);
+    assert!(kept(&[]).is_null());
+}
+
+#[test]
 fn several_devices_and_a_batch_are_measured_beside_one_device_pass_by_pass() {
     let place = Place::new();
     let words = ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "1", "--budget", "1"];
@@ -71,6 +86,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["bench", "--num-frames", "96"], "93 or 97"),
         (&["bench", "--size", "100x100"], "16"),
         (&["bench", "--layers", "31"], "has 30"),
+        (&["bench", "--sparse-attention", "1.5"], "above 0, at most 1; use 0.9"),
         (&["bench", "--device", "cpu,cpu,cpu,cpu,cpu"], "5 devices cannot share the 12 heads"),
     ] {
         let ran = place.run(words).expect_code(2);

@@ -3,7 +3,7 @@
 // at that time, and calls are refused as they are by the real one: without a context, outside of the
 // card's memory, with more shared memory than was asked for, and where they wait or give memory back while
 // work is captured, which spoils the capture. There are STAND_IN_CARDS of it (one without), which reach each
-// other's memory unless STAND_IN_APART is there.
+// other's memory unless STAND_IN_APART is there, by links of their own where STAND_IN_NVLINK is.
 #define _GNU_SOURCE
 #include "queue.h"
 
@@ -196,6 +196,11 @@ int cuCtxSetCurrent(void *context) { return current = card_of(context) + 1, curr
 int cuDeviceCanAccessPeer(int *can, int card, int other) {
     if (card >= cards() || other >= cards()) return NO_DEVICE;
     return *can = card != other && !getenv("STAND_IN_APART"), OK;
+}
+// Whether atomics go over the link is the fourth of what there is to know.
+int cuDeviceGetP2PAttribute(int *value, int which, int card, int other) {
+    if (card >= cards() || other >= cards()) return NO_DEVICE;
+    return *value = which == 3 && card != other && !!getenv("STAND_IN_NVLINK"), OK;
 }
 int cuCtxEnablePeerAccess(void *context, unsigned flags) {
     ENTER;
