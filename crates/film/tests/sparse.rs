@@ -5,7 +5,9 @@ mod common;
 use std::path::Path;
 
 use common::assert_goes_on;
-use longreel_film::{Engine, EngineOptions, FilmRequest, KvCacheChoice, PlanError};
+use longreel_film::{
+    Engine, EngineOptions, Event, FilmRequest, KvCacheChoice, Outputs, PlanError, StopSignal,
+};
 
 /// The demo model's: the tokens of weights at random have little in common, and nothing of them is left out.
 fn engine() -> Engine {
