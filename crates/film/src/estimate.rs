@@ -326,8 +326,9 @@ pub fn gpu_decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> 
     }
     let (whole, parts) = values_of_strips(config, size, strips);
     let strip = parts.iter().map(|(state, working)| state + working).max();
-    // Strips differ in height, and what one leaves is not always of use to the next one.
-    let strip = strip.unwrap_or(0) / 20 * 21;
+    // Strips differ in height, what one leaves is not always of use to the next one, and a library for convolutions
+    // is given the first frames together with those before them.
+    let strip = strip.unwrap_or(0) / 10 * 11;
     2 * (whole + strip + together_values(config, size, usize::MAX))
 }
 

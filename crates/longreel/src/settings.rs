@@ -404,7 +404,7 @@ mod tests {
         for (line, parts) in [
             ("generate dog --seed -1", &["'-1'", "--seed", "leave it out for one by chance"][..]),
             ("generate dog --seed 1.5", &["'1.5'", "whole number from 0"]),
-            ("generate dog --fps -24", &["'-24'", "--fps", "whole number from 0 up"]),
+            ("generate dog --fps -24", &["'-24'", "--fps", "not in 0..="]),
             ("generate dog --num-frames many", &["'many'", "whole number"]),
             ("generate dog --shift five", &["'five'", "--shift", "a number, such as"]),
             ("generate dog --image --steps 3", &["--image"]),
