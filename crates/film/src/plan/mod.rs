@@ -398,7 +398,8 @@ pub fn plan(
     Ok(plan)
 }
 
-/// The first of those that take the least time, of at least one.
+/// The first of those that take the least time, of at least one. Some take the same but for what is rounded on the way
+/// to seconds, which is another with each measured rate.
 fn cheapest(
     plans: impl Iterator<Item = Result<FilmPlan, PlanError>>,
     model: &ModelFacts,
@@ -410,7 +411,7 @@ fn cheapest(
         let (rate, share) = model.rate();
         let decode = decoding_of(&plan, model) / (rate * share);
         let cost = plan.sharing.cost(denoise, decode, plan.segments.count());
-        if best.as_ref().is_none_or(|(_, least)| cost < *least) {
+        if best.as_ref().is_none_or(|(_, least)| cost < least * (1.0 - 1e-9)) {
             best = Some((plan, cost));
         }
     }
