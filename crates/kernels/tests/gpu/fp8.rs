@@ -219,24 +219,29 @@ fn a_residual_is_added_by_the_gate_of_its_frame() {
     }
 }
 
-#[test]
-fn gates_of_long_frames_go_into_the_factors_of_a_library() {
-    let Some(gpu) = device_with_products() else { return };
-    let (rows, inputs, outputs, tokens) = (2500, 16, 16, 1024);
+/// A layer of 16 by 16 added to rows of up to three frames with a gate each, and what the sums should be.
+fn gated_by_frame(gpu: &Arc<Gpu>, rows: usize, tokens: usize) -> (Array, Vec<f64>) {
+    let (inputs, outputs) = (16, 16);
     let layer = Layer::new(rows, inputs, outputs);
     let gate = Numbers::new(6).vec(3 * outputs);
-    let gates = Array::from_host(&gpu, &gate);
-    let on = layer.on(&gpu, Element::F32);
+    let gates = Array::from_host(gpu, &gate);
+    let on = layer.on(gpu, Element::F32);
     let value = |(i, v): (usize, f64)| {
         let (frame, column) = (i / outputs / tokens, i % outputs);
         0.25 + f64::from(gate[frame * outputs + column]) * v
     };
-    let expected: Vec<f64> =
-        layer.expected(Element::F32).into_iter().enumerate().map(value).collect();
-    let mut into = array(&gpu, &vec![0.25; rows * outputs], Element::F32);
+    let expected = layer.expected(Element::F32).into_iter().enumerate().map(value).collect();
+    let mut into = array(gpu, &vec![0.25; rows * outputs], Element::F32);
     let codes = ops::Codes::of(&on.x, rows, inputs);
     let gates = ops::PerFrame { values: &gates, tokens_per_frame: tokens };
     ops::linear_residual_codes(&mut into, &codes, &on.weight(), Some(&on.bias), Some(gates));
+    (into, expected)
+}
+
+#[test]
+fn gates_of_long_frames_go_into_the_factors_of_a_library() {
+    let Some(gpu) = device_with_products() else { return };
+    let (into, expected) = gated_by_frame(&gpu, 2500, 1024);
     // No sum was rounded to bf16 on the way.
     assert_close("long frames", into, &expected, 4e-6);
 }
@@ -269,22 +274,8 @@ fn no_gate_of_a_long_frame_takes_its_product_from_the_library() {
     let watch = Arc::<InSixteens>::default();
     let watched = Watched::new(shim.with_arrays_apart().with_products(), watch.clone());
     let gpu = Gpu::new(Box::new(watched), Element::Bf16);
-    let (inputs, outputs) = (16, 16);
     for (rows, tokens, tolerance) in [(2500, 1030, 6e-3), (2500, 1032, 4e-6), (1029, 1030, 4e-6)] {
-        let layer = Layer::new(rows, inputs, outputs);
-        let gate = Numbers::new(6).vec(3 * outputs);
-        let gates = Array::from_host(&gpu, &gate);
-        let on = layer.on(&gpu, Element::F32);
-        let value = |(i, v): (usize, f64)| {
-            let (frame, column) = (i / outputs / tokens, i % outputs);
-            0.25 + f64::from(gate[frame * outputs + column]) * v
-        };
-        let expected: Vec<f64> =
-            layer.expected(Element::F32).into_iter().enumerate().map(value).collect();
-        let mut into = array(&gpu, &vec![0.25; rows * outputs], Element::F32);
-        let codes = ops::Codes::of(&on.x, rows, inputs);
-        let gates = ops::PerFrame { values: &gates, tokens_per_frame: tokens };
-        ops::linear_residual_codes(&mut into, &codes, &on.weight(), Some(&on.bias), Some(gates));
+        let (into, expected) = gated_by_frame(&gpu, rows, tokens);
         assert_close(&format!("{rows} rows of {tokens}"), into, &expected, tolerance);
         assert_eq!(watch.ours.load(Ordering::Relaxed), 0, "{rows} rows of {tokens}");
     }
