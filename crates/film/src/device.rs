@@ -1,5 +1,6 @@
 //! The devices that make a film, and how their memory is shared out.
 
+mod cards;
 mod choice;
 #[cfg(test)]
 mod peak;
@@ -12,6 +13,7 @@ use longreel_kernels::{Device, GpuError, cuda, ranks};
 use longreel_models::ModelError;
 use longreel_weights::{TransformerConfig, WeightDtype};
 
+pub use self::cards::CardNames;
 pub use self::choice::DeviceChoice;
 use crate::error::FilmError;
 use crate::estimate::{
@@ -159,22 +161,34 @@ impl GpuFacts {
         let connection = several.and_then(cuda::connection);
         let of = |ordinal: &u32| {
             let card = cards.iter().find(|card| card.ordinal == *ordinal)?;
-            let peak_flops =
+            let link = connection.map(|connection| {
+                CardLink::of(connection, ranks::is_by_host(), &card.name, card.capability)
+            });
+            let free = card.free_bytes.unwrap_or(card.total_bytes);
+            let rate =
                 peak_flops(&card.name, card.capability, card.multiprocessors, card.clock_khz);
-            Some(Self {
-                name: card.name.clone(),
-                free_bytes: card.free_bytes.unwrap_or(card.total_bytes),
-                peak_flops,
-                peak_8_bit_flops: eight_bits(card.capability) * peak_flops,
-                link: connection.map(|connection| {
-                    CardLink::of(connection, ranks::is_by_host(), &card.name, card.capability)
-                }),
-            })
+            Some(Self::of_card(&card.name, card.capability, free, rate, link))
         };
-        let chosen = ordinals.iter().map(of).collect::<Option<Vec<_>>>()?;
-        let mut chosen = chosen.into_iter();
-        let mut least = chosen.next()?;
-        for card in chosen {
+        Self::least_of(ordinals.iter().map(of).collect::<Option<Vec<_>>>()?)
+    }
+
+    /// Of one card.
+    fn of_card(
+        name: &str,
+        capability: (u32, u32),
+        free_bytes: u64,
+        peak_flops: f64,
+        link: Option<CardLink>,
+    ) -> Self {
+        let peak_8_bit_flops = eight_bits(capability) * peak_flops;
+        Self { name: name.to_owned(), free_bytes, peak_flops, peak_8_bit_flops, link }
+    }
+
+    /// The least of several; nothing of none.
+    fn least_of(cards: Vec<Self>) -> Option<Self> {
+        let mut cards = cards.into_iter();
+        let mut least = cards.next()?;
+        for card in cards {
             if !least.name.split(" + ").any(|name| name == card.name) {
                 least.name = format!("{} + {}", least.name, card.name);
             }
@@ -194,9 +208,12 @@ const USUAL_CLOCK_KHZ: u32 = 1_410_000;
 /// Dense bf16 operations a second with sums in f32: a multiprocessor's for each clock are what NVIDIA's
 /// architecture papers and data sheets say of the tensor cores of its generation (A100 312, RTX A6000 155,
 /// L40S 366, H100 989, RTX PRO 6000 504 TFLOP/s), of which cards for games have half (RTX 3090 71, RTX 4090 165,
-/// RTX 5090 209).
+/// RTX 5090 209), and so have L40 (181) and L20 (120). H20 has a quarter of its generation's (148).
 fn peak_flops(name: &str, capability: (u32, u32), multiprocessors: u32, clock_khz: u32) -> f64 {
+    let is = |word: &str| name.split_whitespace().any(|part| part == word);
     let per_clock = match capability {
+        _ if is("H20") => 960.0,
+        _ if is("L40") || is("L20") => 512.0,
         (8, 0 | 7) => 2048.0,
         (9, _) => 4096.0,
         (10 | 11, _) => 8192.0,
@@ -491,6 +508,7 @@ mod tests {
                 upscaler: None,
                 gpu: None,
                 devices: 1,
+                elsewhere: false,
             };
             let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
             Need::of(&facts, Batch::one(tokens), [height, width], 1, 0)

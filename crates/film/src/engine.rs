@@ -20,7 +20,7 @@ use crate::beginning::{self, Beginning};
 use crate::checkpoint;
 use crate::condition::{frames_of_video, rate_note};
 use crate::defaults::Defaults;
-use crate::device::{self, DeviceChoice, GpuFacts, Opened};
+use crate::device::{self, DeviceChoice, Opened};
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
 use crate::kept::{Kept, check_sources};
@@ -140,13 +140,11 @@ impl Engine {
             text_encoder_bytes: folder.text_encoder_bytes(),
             other_bytes: folder.vae_bytes() + folder.image_encoder_bytes(),
             upscaler: upscaler.map(|upscaler| upscaler.shape()),
-            gpu: GpuFacts::of(&options.device),
-            devices: options.device.count(),
-        };
-        if facts.gpu.is_none() && matches!(options.device, DeviceChoice::Cuda(_)) {
-            // Not there: told before anything is made.
-            options.device.open(options.dtype)?;
+            gpu: None,
+            devices: 1,
+            elsewhere: false,
         }
+        .on(&options.device)?;
         Ok(Self {
             options: options.clone(),
             folder,

@@ -68,7 +68,7 @@ mod texts;
 
 pub use beginning::Beginning;
 pub use defaults::Defaults;
-pub use device::{CardLink, DeviceChoice, GpuFacts, Opened};
+pub use device::{CardLink, CardNames, DeviceChoice, GpuFacts, Opened};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};

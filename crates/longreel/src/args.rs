@@ -12,7 +12,7 @@ use longreel_film::DeviceChoice;
 
 use crate::bench::{BENCH_EXAMPLES, BenchArgs};
 use crate::doctor::DoctorArgs;
-use crate::generate_args::{GENERATE_EXAMPLES, GenerateArgs};
+use crate::generate_args::{GENERATE_EXAMPLES, GenerateArgs, PLAN_EXAMPLES, PlanArgs};
 use crate::models_args::{HubArg, MODELS_EXAMPLES, ModelsArgs};
 use crate::serve_args::{
     HEALTH_EXAMPLES, HealthArgs, KEYS_EXAMPLES, KeysArgs, SERVE_EXAMPLES, ServeArgs,
@@ -45,9 +45,8 @@ pub enum Command {
     #[command(after_help = "Example:\n  longreel resume film.mp4")]
     Resume(ResumeArgs),
     /// Say what a film would take: segments, memory, disk, time; nothing is loaded or written
-    #[command(after_help = "It takes the flags of `generate`; the prompt may be left out.\n\n\
-        Example:\n  longreel plan --model SkyReels-V2-DF-14B-720P --resolution 720P --seconds 60")]
-    Plan(Box<GenerateArgs>),
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(Box<PlanArgs>),
     /// Take requests for films over HTTP and make them, with a page to watch them
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),

@@ -1,9 +1,10 @@
 //! The flags of `generate`, and the choices that some of them are.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use longreel_film::GuidanceInterval;
+use longreel_film::{CardNames, GuidanceInterval};
 use longreel_weights::WeightDtype;
 
 use crate::enhancer::EnhancerArgs;
@@ -22,6 +23,15 @@ Examples:
 
 Every flag is also LONGREEL_… in the environment and a key of longreel.toml; `longreel --help` says
 how.";
+
+pub const PLAN_EXAMPLES: &str = "\
+It takes the flags of `generate`; the prompt may be left out, and a published model need not be here.
+
+Examples:
+  longreel plan --model SkyReels-V2-DF-14B-720P --seconds 60
+  longreel plan --model SkyReels-V2-DF-14B-720P --card all          which card to rent
+  longreel plan --model SkyReels-V2-DF-14B-720P --card \"RTX 4090\"   all that is planned for one
+  longreel plan --model Wan2.1-T2V-14B --card \"H100 SXM,H100 SXM\" --dtype fp8";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Resolution {
@@ -373,4 +383,35 @@ pub struct OutputArgs {
     /// Write the decoded frames as numbers (safetensors)
     #[arg(long, value_name = "FILE")]
     pub dump_frames: Option<PathBuf>,
+}
+
+/// The flags of `plan`.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub film: GenerateArgs,
+    /// Plan for an NVIDIA card that is not here, such as "RTX 4090" or "A100 80GB", by its data sheet; for several with
+    /// commas; `all` compares all that are known
+    #[arg(long, value_name = "CARD", help_heading = "Machine")]
+    pub card: Option<CardArg>,
+}
+
+/// Cards that are not here.
+#[derive(Debug, Clone)]
+pub enum CardArg {
+    /// Each that is known, by itself.
+    All,
+    /// Those that share a film.
+    These(CardNames),
+}
+
+impl FromStr for CardArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "all" => Ok(Self::All),
+            text => text.parse().map(Self::These),
+        }
+    }
 }

@@ -22,6 +22,7 @@ mod models;
 mod models_args;
 mod outcome;
 mod outputs;
+mod plan;
 mod remake;
 mod report;
 mod resolve;
@@ -87,7 +88,7 @@ fn run(cli: &mut Cli, verbosity: Verbosity, screen: &Screen) -> Result<u8> {
     match &cli.command {
         Command::Generate(args) => run::generate(args, device, verbosity, screen),
         Command::Resume(args) => run::go_on(&args.film, asked, verbosity, screen),
-        Command::Plan(args) => run::plan(args, device, verbosity),
+        Command::Plan(args) => plan::plan(args, device, verbosity),
         Command::Serve(args) => serve::serve(args, &cli.common, verbosity),
         Command::Keys(args) => keys::keys(args, verbosity.json),
         Command::Completions(args) => manual::completions(args.shell),

@@ -56,7 +56,16 @@ impl Named {
 pub fn settle(cli: &mut Cli) -> Result<()> {
     let hub = cli.common.hub.map(Site::from);
     let model = match &mut cli.command {
-        Command::Generate(args) | Command::Plan(args) => &mut args.model.model,
+        Command::Generate(args) => &mut args.model.model,
+        Command::Plan(args) => {
+            let model = &mut args.film.model.model;
+            if let Some(typed) = model
+                && published_elsewhere(typed)?.is_some()
+            {
+                return Ok(());
+            }
+            model
+        }
         Command::Serve(args) => {
             for model in &mut args.with_model {
                 if let Some(typed) = locate(Some(model), hub)?.typed {
@@ -99,6 +108,21 @@ pub fn locate(typed: Option<&Path>, hub: Option<Site>) -> Result<Located> {
         ))
     })?;
     in_cache(&named, &kept)
+}
+
+/// The published model that was typed, where it is not on this machine.
+pub fn published_elsewhere(typed: &Path) -> Result<Option<PublishedModel>> {
+    if typed.exists() {
+        return Ok(None);
+    }
+    let Some(named) = typed.to_str().map(parse).transpose()?.flatten() else { return Ok(None) };
+    if named.file.is_some() || find(&named, None)?.is_some() {
+        return Ok(None);
+    }
+    let is_named = |model: &PublishedModel| {
+        repositories(model).iter().any(|id| named.ids.iter().any(|named| named.to_string() == *id))
+    };
+    Ok(published_models().into_iter().find(is_named))
 }
 
 /// A kept model, when it is whole.

@@ -1,11 +1,11 @@
-//! The commands that make films: generate, resume, plan.
+//! The commands that make films: generate, resume.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use longreel_film::{
-    DeviceChoice, Engine, EngineOptions, Event, FilmError, FilmPlan, Outputs, PlanError, RunFile,
-    Stop, resume, run_folder,
+    DeviceChoice, Engine, EngineOptions, FilmError, Outputs, PlanError, RunFile, Stop, resume,
+    run_folder,
 };
 
 use longreel_hub::HubError;
@@ -16,13 +16,10 @@ use crate::generate_args::{GenerateArgs, ModelArgs};
 use crate::interrupt::Interrupts;
 use crate::model_name::{Located, locate};
 use crate::outcome::{BadInput, EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED};
-use crate::outputs;
+use crate::plan::Asked;
 use crate::remake;
-use crate::report::{Heading, Reporter, Screen, Verbosity, print, print_json};
-use crate::resolve::{self, Checked, Take};
-
-/// Stands for the prompt in a plan that was given none; what a film takes does not depend on it.
-const ANY_PROMPT: &str = "any prompt";
+use crate::report::{Heading, Reporter, Screen, Verbosity};
+use crate::resolve;
 
 /// Makes films.
 pub fn generate(
@@ -35,16 +32,19 @@ pub fn generate(
         Some(true) => Some(Enhancer::new(&args.enhancer)?),
         _ => None,
     };
-    let session = Session::open(args, device, resolve::check(args, &mut resolve::random_seed)?)?;
-    let films = session.films()?;
+    let checked = resolve::check(args, &mut resolve::random_seed)?;
+    let options = options(&args.model, device)?;
+    let mut engine = Engine::open(&options)?;
+    let defaults = engine.defaults(args.picture.image.is_some())?;
+    let asked = Asked { args, checked, defaults };
+    let films = asked.films(|request| Ok(engine.plan(request).map_err(FilmError::from)?))?;
     films.iter().try_for_each(Outputs::check_unfinished)?;
     let mut reporter = Reporter::new(verbosity, screen.clone());
-    session.checked.warnings.iter().for_each(|warning| reporter.warn(warning));
+    asked.checked.warnings.iter().for_each(|warning| reporter.warn(warning));
     let interrupts = Interrupts::listen(screen)?;
-    let Session { args, mut engine, checked, options, defaults } = session;
     let count = films.len();
-    for (index, (take, mut outputs)) in checked.takes.iter().zip(films).enumerate() {
-        let mut request = resolve::request(args, &defaults, &checked, take)?;
+    for (index, (take, mut outputs)) in asked.checked.takes.iter().zip(films).enumerate() {
+        let mut request = asked.request(take)?;
         if let Some(enhancer) = &enhancer {
             enhancer.enhance(&mut request)?;
         }
@@ -113,77 +113,6 @@ fn return_to(folder: &Path, film: &Path) -> Result<PathBuf> {
     std::env::set_current_dir(folder)
         .with_context(|| format!("cannot go to {}, where the film was begun", folder.display()))?;
     Ok(film)
-}
-
-/// Says what films would take.
-pub fn plan(args: &GenerateArgs, device: DeviceChoice, verbosity: Verbosity) -> Result<u8> {
-    let mut args = args.clone();
-    let prompt = &mut args.prompt;
-    if prompt.words.is_empty()
-        && prompt.prompt.is_none()
-        && prompt.prompts.is_none()
-        && prompt.story.is_none()
-    {
-        prompt.prompt = Some(ANY_PROMPT.to_string());
-    }
-    let checked = resolve::check(&args, &mut || Ok(0))?;
-    let warnings = checked.warnings.clone();
-    let session = Session::open(&args, device, checked)?;
-    let films = session.films()?;
-    let first = session.plan(&session.checked.takes[0])?;
-    if verbosity.json {
-        print_json(&Event::Plan(Box::new(first.summary().clone())));
-        return Ok(EXIT_DONE);
-    }
-    print(&first.summary().to_string());
-    warnings.iter().for_each(|warning| print(&format!("note: {warning}")));
-    if films.len() > 1 {
-        print(&format!("films      {} like this one", films.len()));
-    }
-    Ok(EXIT_DONE)
-}
-
-/// A model opened, and what is asked of it.
-struct Session<'a> {
-    args: &'a GenerateArgs,
-    engine: Engine,
-    checked: Checked,
-    options: EngineOptions,
-    defaults: longreel_film::Defaults,
-}
-
-impl<'a> Session<'a> {
-    fn open(args: &'a GenerateArgs, device: DeviceChoice, checked: Checked) -> Result<Self> {
-        let options = options(&args.model, device)?;
-        let engine = Engine::open(&options)?;
-        let defaults = engine.defaults(args.picture.image.is_some())?;
-        Ok(Self { args, engine, checked, options, defaults })
-    }
-
-    fn plan(&self, take: &Take) -> Result<FilmPlan> {
-        let request = resolve::request(self.args, &self.defaults, &self.checked, take)?;
-        Ok(self.engine.plan(&request).map_err(FilmError::from)?)
-    }
-
-    /// The outputs of every film, after each has been planned: what cannot work is refused before
-    /// the first film is made.
-    fn films(&self) -> Result<Vec<Outputs>> {
-        let takes = &self.checked.takes;
-        let films = outputs::of(&self.args.output, takes.len());
-        // Films differ in prompt and seed alone, so one request names all that is read.
-        let request = resolve::request(self.args, &self.defaults, &self.checked, &takes[0])?;
-        let mut inputs = resolve::inputs(&request);
-        inputs.extend(self.args.output.noise.clone());
-        outputs::check(&films, &inputs)?;
-        let mut planned: Option<&Take> = None;
-        for take in takes {
-            if planned.is_none_or(|before| before.prompt != take.prompt) {
-                self.plan(take)?;
-                planned = Some(take);
-            }
-        }
-        Ok(films)
-    }
 }
 
 /// Which model, and how it is used.

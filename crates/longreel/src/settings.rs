@@ -21,13 +21,14 @@ use crate::story::{read_text, toml_problem};
 
 /// Flags of which one replaces the others: a layer may set one of a group, and what the layers below
 /// it say about the others no longer counts.
-const ONE_OF: [&[&str]; 6] = [
+const ONE_OF: [&[&str]; 7] = [
     &["size", "resolution"],
     &["num_frames", "seconds", "endless"],
     &["seed", "seeds"],
     &["words", "prompt", "story", "prompts"],
     &["teacache", "easycache"],
     &["image", "video"],
+    &["device", "card"],
 ];
 
 /// Settings that say where settings are, or that belong to one command only.

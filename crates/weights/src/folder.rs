@@ -3,7 +3,7 @@
 pub(crate) mod files;
 mod kind;
 pub(crate) mod official;
-mod part;
+pub(crate) mod part;
 mod search;
 mod survey;
 
@@ -273,7 +273,7 @@ fn source<C: Clone>(part: &Part<C>) -> (C, TensorSource) {
 
 /// UniPC as the family's pipelines configure it, with the shift that its scripts pass for the kind:
 /// `generate_video_df.py` and `generate_video.py` of SkyReels-V2, `generate.py` of Wan 2.1.
-fn default_scheduler(family: Family, kind: ModelKind) -> String {
+pub(crate) fn default_scheduler(family: Family, kind: ModelKind) -> String {
     let flow_shift = match (family, kind) {
         (Family::SkyReels, ModelKind::ImageToVideo) => 5.0,
         (Family::SkyReels, _) => 8.0,

@@ -50,7 +50,8 @@ pub use kind::{Family, ModelKind};
 pub use lora::Lora;
 pub use network::ExpectedTensor;
 pub use published::{
-    PublishedModel, published_image_encoder, published_models, published_text_encoder,
+    PublishedBytes, PublishedModel, published_image_encoder, published_models,
+    published_text_encoder,
 };
 pub use quantize::{
     Quantized, QuantizedPart, QuantizedTensor, Target, quantize_model, quantized_bytes,

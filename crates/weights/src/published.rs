@@ -1,7 +1,15 @@
 //! The published models, by name.
 
+use longreel_kernels::DType;
+
 use crate::config::{ClipVisionConfig, TransformerConfig};
+use crate::container::Format;
+use crate::dtype::WeightDtype;
+use crate::folder::default_scheduler;
+use crate::folder::part::{InFile, sum_in};
 use crate::kind::{Family, ModelKind};
+use crate::network::ExpectedTensor;
+use crate::{VaeConfig, WeightsError};
 
 /// A published model. All have the autoencoder of Wan 2.1 and the encoder of UMT5-XXL; those with an
 /// `image_dim` have CLIP ViT-H/14 too.
@@ -15,6 +23,78 @@ pub struct PublishedModel {
     pub kind: ModelKind,
     /// Its sizes.
     pub transformer: TransformerConfig,
+}
+
+/// Bytes of a published model's networks, as [`ModelFolder`](crate::ModelFolder) tells them of one whose files are here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedBytes {
+    /// Of the transformer's tensors, in the format they are converted to if they are.
+    pub transformer: u64,
+    /// Of those of them that are converted.
+    pub transformer_converted: u64,
+    /// Of the transformer's tensors in the files.
+    pub transformer_stored: u64,
+    /// Of the text encoder's tensors.
+    pub text_encoder: u64,
+    /// Of the autoencoder's and the image encoder's.
+    pub other: u64,
+}
+
+impl PublishedModel {
+    /// The autoencoder's sizes.
+    ///
+    /// # Errors
+    /// None: all have the sizes that stand where a configuration says nothing.
+    pub fn vae(&self) -> Result<VaeConfig, WeightsError> {
+        VaeConfig::from_json("{}")
+    }
+
+    /// `scheduler_config.json` as the family's releases have it.
+    pub fn scheduler_json(&self) -> String {
+        default_scheduler(self.family, self.kind)
+    }
+
+    /// Bytes of its networks, converted to `dtype` when they are loaded or as they are in files of bf16, the
+    /// autoencoder's in f32.
+    ///
+    /// # Errors
+    /// As [`vae`](Self::vae).
+    pub fn bytes(&self, dtype: Option<WeightDtype>) -> Result<PublishedBytes, WeightsError> {
+        let of = |tensors: &[ExpectedTensor]| in_memory(tensors, dtype);
+        let (stored, transformer, transformer_converted) = of(&self.transformer.expected_tensors());
+        let (_, text_encoder, _) = of(&published_text_encoder().expected_tensors());
+        let (_, image_encoder, _) = match self.kind.takes_image() {
+            true => of(&published_image_encoder().expected_tensors()),
+            false => (0, 0, 0),
+        };
+        let vae = values_of(&self.vae()?.expected_tensors()) * 4;
+        Ok(PublishedBytes {
+            transformer,
+            transformer_converted,
+            transformer_stored: stored,
+            text_encoder,
+            other: vae + image_encoder,
+        })
+    }
+}
+
+fn values(shape: &[usize]) -> u64 {
+    shape.iter().map(|&n| n as u64).product()
+}
+
+fn values_of(tensors: &[ExpectedTensor]) -> u64 {
+    tensors.iter().map(|(_, shape)| values(shape)).sum()
+}
+
+/// Bytes in files of bf16, of what is made of them, and of that of it which is converted.
+fn in_memory(tensors: &[ExpectedTensor], dtype: Option<WeightDtype>) -> (u64, u64, u64) {
+    let stored = 2 * values_of(tensors);
+    let Some(dtype) = dtype else { return (stored, stored, 0) };
+    let format = Format::Known(DType::BF16);
+    let in_file = |(name, shape)| InFile { name, shape, format: &format, bytes: 2 * values(shape) };
+    let pairs = tensors.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+    let (bytes, converted) = sum_in(dtype, pairs.map(in_file));
+    (stored, bytes, converted)
 }
 
 /// The two widths of the family.

@@ -19,7 +19,7 @@ pub enum DeviceChoice {
 }
 
 /// Devices that share a film, at most.
-const MOST_DEVICES: usize = 64;
+pub(super) const MOST_DEVICES: usize = 64;
 
 impl DeviceChoice {
     /// How many devices share the work.

@@ -211,6 +211,7 @@ impl Case {
             upscaler: None,
             gpu: None,
             devices: 1,
+            elsewhere: false,
         };
         Self { facts, latents, width, height, card, convolves: false }
     }

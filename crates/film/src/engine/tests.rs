@@ -15,7 +15,7 @@ fn mistaken() -> Option<Engine> {
     }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/fixtures/models/df");
     let mut engine = Engine::open(&EngineOptions::new(model)).expect("a model");
-    engine.facts.gpu = Some(GpuFacts {
+    engine.facts.gpu = Some(crate::GpuFacts {
         name: "a card".into(),
         free_bytes: 80 << 30,
         peak_flops: 1e15,

@@ -4,7 +4,6 @@ use super::{FilmPlan, ModelFacts};
 use crate::device::{strips_in, strips_until};
 use crate::estimate::{Batch, decode_bytes, decoded_bytes, forward_bytes, tokens_per_frame};
 use crate::finish::FinishBytes;
-use crate::memory::available_memory_bytes;
 use crate::request::Carry;
 use crate::sharing::Sharing;
 use crate::texts::KEEP_BYTES;
@@ -57,7 +56,7 @@ pub(super) fn strips(plan: &FilmPlan, model: &ModelFacts, checked: bool) -> usiz
     if let Some(gpu) = &model.gpu {
         return strips_in(model, size, gpu.free_bytes);
     }
-    let Some(available) = available_memory_bytes().filter(|_| checked) else { return 1 };
+    let Some(available) = model.available_bytes().filter(|_| checked) else { return 1 };
     strips_until(size, |strips| {
         base_bytes(&FilmPlan { strips, ..plan.clone() }, model) <= available
     })

@@ -25,7 +25,7 @@ use longreel_sampling::{
     Guidance, Keeping, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
     TimetableShape,
 };
-use longreel_weights::{ModelKind, TransformerConfig, VaeConfig, WeightDtype};
+use longreel_weights::{ModelKind, PublishedModel, TransformerConfig, VaeConfig, WeightDtype};
 
 pub use self::batch::GuidanceBatchSummary;
 pub(crate) use self::cache::step_cache;
@@ -39,9 +39,10 @@ use self::summary::{Work, decoding_of, summarise};
 pub use self::time::ExchangeSummary;
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::{read_image, too_short};
-use crate::device::GpuFacts;
-use crate::error::PlanError;
+use crate::device::{CardNames, DeviceChoice, GpuFacts};
+use crate::error::{FilmError, PlanError};
 use crate::estimate::Batch;
+use crate::memory::available_memory_bytes;
 use crate::request::{FilmRequest, SolverChoice, StartFrom};
 use crate::run::pixel_frame;
 use crate::sharing::Sharing;
@@ -56,7 +57,7 @@ pub struct ModelFacts {
     pub kind: ModelKind,
     /// Distilled to make causal blocks one after another, in a few steps each.
     pub causal_few_step: bool,
-    /// Content-derived revision.
+    /// Content-derived revision; empty while there are no files.
     pub revision: String,
     /// The transformer's configuration.
     pub transformer: TransformerConfig,
@@ -78,6 +79,8 @@ pub struct ModelFacts {
     pub gpu: Option<GpuFacts>,
     /// Devices that share the work, GPUs or parts of the processor.
     pub devices: usize,
+    /// Whether another machine is to make the film, of whose memory nothing is known but what `gpu` says.
+    pub elsewhere: bool,
 }
 
 /// Weights that are converted when they are loaded.
@@ -92,6 +95,63 @@ pub struct Converted {
 }
 
 impl ModelFacts {
+    /// Those of a published model whose files need not be here, with weights converted to `dtype` if they are to be.
+    ///
+    /// # Errors
+    /// None: what is published can be read.
+    pub fn of_published(
+        model: &PublishedModel,
+        dtype: Option<WeightDtype>,
+    ) -> Result<Self, FilmError> {
+        let bytes = model.bytes(dtype)?;
+        Ok(Self {
+            name: model.name.to_owned(),
+            kind: model.kind,
+            causal_few_step: false,
+            revision: String::new(),
+            transformer: model.transformer.clone(),
+            vae: model.vae()?,
+            scheduler: SchedulerConfig::from_json(&model.scheduler_json())
+                .map_err(PlanError::from)?,
+            transformer_bytes: bytes.transformer,
+            converted: dtype.map(|dtype| Converted {
+                dtype,
+                stored_bytes: bytes.transformer_stored,
+                memory_bytes: bytes.transformer_converted,
+            }),
+            text_encoder_bytes: bytes.text_encoder,
+            other_bytes: bytes.other,
+            upscaler: None,
+            gpu: None,
+            devices: 1,
+            elsewhere: false,
+        })
+    }
+
+    /// The same model on what a choice of devices leads to.
+    ///
+    /// # Errors
+    /// When a GPU was asked for that cannot be used.
+    pub fn on(self, device: &DeviceChoice) -> Result<Self, FilmError> {
+        let gpu = GpuFacts::of(device);
+        if gpu.is_none() && matches!(device, DeviceChoice::Cuda(_)) {
+            // Not there: told before anything is made.
+            device.open(self.converted.map(|converted| converted.dtype))?;
+        }
+        Ok(Self { gpu, devices: device.count(), ..self })
+    }
+
+    /// The same model on so many GPUs that are not here: the host's memory is then not that of this machine.
+    pub fn on_cards(self, cards: &CardNames) -> Self {
+        let (gpu, devices) = (Some(cards.facts()), cards.count());
+        Self { gpu, devices, elsewhere: true, ..self }
+    }
+
+    /// Bytes of the host's memory that are available now, where the film is made on this machine.
+    pub(crate) fn available_bytes(&self) -> Option<u64> {
+        available_memory_bytes().filter(|_| !self.elsewhere)
+    }
+
     /// Whether the products of the transformer's blocks are of 8-bit floats.
     pub(crate) fn has_8_bit_products(&self) -> bool {
         self.products() == Products::Fp8

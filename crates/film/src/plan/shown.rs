@@ -17,7 +17,11 @@ impl fmt::Display for PlanSummary {
             _ => "endless".to_owned(),
         };
         let per = if self.frames.is_some() { "" } else { " a segment" };
-        writeln!(f, "model      {} ({}, revision {})", self.model, self.kind, self.revision)?;
+        let revision = match self.revision.as_str() {
+            "" => "not on this machine: sizes as published, in bf16".to_owned(),
+            revision => format!("revision {revision}"),
+        };
+        writeln!(f, "model      {} ({}, {revision})", self.model, self.kind)?;
         writeln!(f, "film       {}x{}, {film}", self.width, self.height)?;
         let segments = self.segments.map_or("endless".to_owned(), |s| s.to_string());
         writeln!(
@@ -109,8 +113,9 @@ impl fmt::Display for PlanSummary {
         writeln!(f, "disk       up to about {}{per}", human_bytes(self.disk_bytes))?;
         write!(
             f,
-            "time       about {}{per} on this machine ({}{})",
+            "time       about {}{per} on {} ({}{})",
             human_seconds(self.expected_seconds),
+            if self.elsewhere { "such a machine" } else { "this machine" },
             scaled(self.machine_flops_per_second, "FLOP/s"),
             match (&self.gpu, self.machine_8_bit_flops_per_second) {
                 (None, _) => String::new(),

@@ -19,7 +19,6 @@ use crate::estimate::{
     Batch, ForwardFlops, decode_flops, forward_flops, parked_bytes, tokens_per_frame,
 };
 use crate::finish::FinishBytes;
-use crate::memory::available_memory_bytes;
 use crate::request::{CacheChoice, Carry, FilmRequest, Finish, GuidanceBatchChoice, Length};
 use crate::sharing::Sharing;
 
@@ -64,7 +63,9 @@ pub struct PlanSummary {
     pub step_cache_bytes: u64,
     /// What both passes of guidance take as one batch, if they are one.
     pub guidance_batch: Option<GuidanceBatchSummary>,
-    /// Memory available now, where the system tells.
+    /// Whether it is a plan for another machine.
+    pub elsewhere: bool,
+    /// Memory available now, where the system tells and the film is made on this machine.
     pub available_bytes: Option<u64>,
     /// How devices share the work.
     pub sharing: Sharing,
@@ -280,7 +281,8 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         kv_cache,
         step_cache_bytes: step_cache_bytes(plan, model, tokens),
         guidance_batch,
-        available_bytes: available_memory_bytes(),
+        elsewhere: model.elsewhere,
+        available_bytes: model.available_bytes(),
         // Flat pictures take a fortieth of a byte a pixel in H.264, busy ones ten times as much.
         disk_bytes: counted * u64::from(request.finish.frames) * film_pixels / 8,
         machine_flops_per_second: rate,
@@ -410,6 +412,7 @@ impl PlanSummary {
             kv_cache: None,
             step_cache_bytes: 0,
             guidance_batch: None,
+            elsewhere: false,
             available_bytes: None,
             sharing,
             decoder_strips: 1,

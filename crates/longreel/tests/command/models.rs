@@ -142,7 +142,7 @@ fn a_model_that_is_not_here_is_named_with_the_command_that_fetches_it() {
         ("nothing", "longreel models search"),
     ] {
         for words in [
-            vec!["plan", "--model", model],
+            vec!["generate", "a dog", "--model", model],
             vec!["inspect", model],
             vec!["serve", "--model", model],
         ] {
@@ -151,6 +151,48 @@ fn a_model_that_is_not_here_is_named_with_the_command_that_fetches_it() {
         }
     }
     assert!(hub.calls().is_empty(), "naming a model asks nobody");
+}
+
+/// What a card and a download are chosen by, before either is paid for.
+#[test]
+fn a_published_model_is_planned_without_its_files_and_on_cards_that_are_not_here() {
+    let (place, hub) = (Place::new(), hub());
+    let plan = |words: &[&str]| {
+        let words = [&["plan", "--json"], words].concat();
+        run(&place, &hub, &words).expect_code(0).events().remove(0)
+    };
+    // What the published sizes are meant for: 24, 12 and 6 GB.
+    for (model, card, frames, size) in [
+        ("SkyReels-V2-DF-14B-720P", "RTX 4090", 121, [1280, 720]),
+        ("skyreels-v2-df-14b-540p", "3060", 97, [960, 544]),
+        ("Skywork/SkyReels-V2-DF-1.3B-540P", "RTX A2000", 97, [960, 544]),
+    ] {
+        let plan = plan(&["--model", model, "--card", card]);
+        assert_eq!((&plan["frames"], &plan["width"]), (&frames.into(), &size[0].into()), "{plan}");
+        let of = |key: &str| plan["gpu"][key].as_u64().expect(key);
+        assert!(of("least_bytes") < of("free_bytes"), "{plan}");
+        assert!(plan["gpu"]["name"].as_str().is_some_and(|name| name.contains(card)), "{plan}");
+        assert_eq!(plan["available_bytes"], serde_json::Value::Null, "of no host that is not here");
+    }
+    let both = plan(&["--model", "Wan2.1-I2V-14B-480P", "--card", "H100 SXM,H100 SXM"]);
+    assert_eq!(both["sharing"]["groups"], 2, "{both}");
+    let here = run(&place, &hub, &["plan", "--model", "wan2.1-t2v-1.3b"]).expect_code(0).stdout;
+    assert!(here.contains("`longreel models pull wan2.1-t2v-1.3b` fetches the model"), "{here}");
+    let words = ["plan", "--model", "skyreels-v2-df-14b-720p", "--card", "all"];
+    let all = run(&place, &hub, &words).expect_code(0).stdout;
+    let line = |card: &str| all.lines().position(|line| line.starts_with(card)).expect(card);
+    assert!(line("H100 SXM") < line("GeForce RTX 4090") && all.contains("all 29.1 GB"), "{all}");
+    let refused = all.lines().nth(line("RTX A2000")).expect("a line");
+    assert!(refused.contains("no: this film needs at least"), "{all}");
+    assert!(hub.calls().is_empty(), "a plan asks nobody");
+    for (words, error) in [
+        (vec!["--card", "A100"], "A100 40GB or A100 80GB"),
+        (vec!["--card", "RTX 4090", "--device", "cpu"], "--device and --card contradict"),
+        (vec!["--card", "all", "--num-frames", "96"], "must be 4n+1"),
+    ] {
+        let ran = run(&place, &hub, &[vec!["plan"], words].concat()).expect_code(2);
+        assert!(ran.stderr.contains(error), "{}", ran.stderr);
+    }
 }
 
 #[test]
