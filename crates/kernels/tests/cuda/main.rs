@@ -26,8 +26,11 @@ fn places() -> Places {
     places
 }
 
-/// NVRTC, or a word about why the test is skipped.
+/// NVRTC, or a word about why the test is skipped; where `.ci/run` has installed it, it has to be there.
 fn compiler() -> Option<Compiler> {
     let compiler = Compiler::load(&places(), None);
+    if let (Err(why), Some(_)) = (&compiler, std::env::var_os("LONGREEL_TEST_NVRTC")) {
+        panic!("LONGREEL_TEST_NVRTC says that NVRTC is installed: {why}");
+    }
     compiler.map_err(|why| eprintln!("skipped: {why}")).ok()
 }
