@@ -30,7 +30,7 @@ step doctor "$program" doctor --offline
 # Right before fast.
 if command -v cargo >/dev/null; then
     export LONGREEL_TEST_DEVICE=cuda
-    step kernels cargo test --release -p longreel-kernels --test gpu --test cuda
+    step kernels cargo test --release -p longreel-kernels --test conformance --test gpu --test cuda
     step networks cargo test --release -p longreel-models --test transformer --test products --test vae --test text_encoder --test clip_vision --test key_value_cache
     unset LONGREEL_TEST_DEVICE
 fi

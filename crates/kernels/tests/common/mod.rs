@@ -3,7 +3,27 @@
 
 pub(crate) mod sparse;
 
-use longreel_kernels::{DType, Tensor};
+use std::path::Path;
+use std::sync::Arc;
+
+use longreel_kernels::gpu::{Element, Gpu};
+use longreel_kernels::{DType, Tensor, cuda};
+use longreel_shim::Shim;
+
+/// Whether a real card is tested instead of the shim, by the variable LONGREEL_TEST_DEVICE.
+pub(crate) fn on_card() -> bool {
+    std::env::var("LONGREEL_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+}
+
+/// A device that computes in `element`, whose arrays lie apart, each between guards, or a real card when that is
+/// asked for; `None`, said aloud, without a compiler.
+pub(crate) fn gpu(element: Element) -> Option<Arc<Gpu>> {
+    if on_card() {
+        return Some(Gpu::new(cuda::open(0).expect("a card"), element));
+    }
+    let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    Some(Gpu::new(Box::new(shim.with_arrays_apart()), element))
+}
 
 /// Every stored format.
 pub(crate) const FORMATS: [DType; 11] = [

@@ -3,7 +3,10 @@ use std::ops::Range;
 use longreel_kernels::ops::{CONV_SQUARE, conv3d, conv3d_add, upsampled_conv};
 use longreel_kernels::{Conv3d, Tensor, UpsampledConv, Weight};
 
-use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+use crate::{
+    Expected, Numbers, assert_close, assert_same_on_any_threads, host, on_every_device,
+    on_every_isa,
+};
 
 struct Case {
     /// T, H, W, I, O.
@@ -122,14 +125,15 @@ impl Case {
 
 #[test]
 fn convolution_equals_the_reference_at_awkward_shapes() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (i, case) in cases().iter().enumerate() {
             let (x, history, weight, bias, conv) = case.make(i as u64);
-            let found = conv3d(&x, history.as_ref(), &conv);
+            let there = history.as_ref().map(|history| place.on(history));
+            let found = conv3d(&place.on(&x), there.as_ref(), &conv);
             let (shape, expected) = case.reference(&x, history.as_ref(), &weight, &bias);
             assert_eq!(found.shape(), shape);
-            let name = format!("{isa} conv3d {:?} kernel {:?}", case.size, case.kernel);
-            assert_close(&name, found.data(), &expected);
+            let name = format!("{place} conv3d {:?} kernel {:?}", case.size, case.kernel);
+            assert_close(&name, host(found).data(), &expected);
         }
     });
 }
@@ -138,7 +142,7 @@ fn convolution_equals_the_reference_at_awkward_shapes() {
 /// same order.
 #[test]
 fn a_stream_with_history_equals_the_whole() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         // In squares, and by windows.
         for inputs in [12, 5] {
             let case = Case {
@@ -149,14 +153,15 @@ fn a_stream_with_history_equals_the_whole() {
                 history: 0,
             };
             let (x, _, _, _, conv) = case.make(1);
-            let whole = conv3d(&x, None, &conv);
+            let x = place.on(&x);
+            let whole = host(conv3d(&x, None, &conv));
             let mut parts = Vec::new();
             for (start, end) in [(0usize, 1usize), (1, 2), (2, 5), (5, 6)] {
                 let history = (start > 0).then(|| x.slice0(start.saturating_sub(2)..start));
-                parts.push(conv3d(&x.slice0(start..end), history.as_ref(), &conv));
+                parts.push(host(conv3d(&x.slice0(start..end), history.as_ref(), &conv)));
             }
             let joined = Tensor::concat0(&parts.iter().collect::<Vec<_>>());
-            assert!(joined == whole, "{isa} with {inputs} inputs");
+            assert!(joined == whole, "{place} with {inputs} inputs");
         }
     });
 }
@@ -222,24 +227,26 @@ fn convolution_does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn convolution_adds_to_a_residual() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for case in cases() {
             let (x, history, weight, bias, conv) = case.make(3);
             let (shape, mut expected) = case.reference(&x, history.as_ref(), &weight, &bias);
-            let mut sum = Numbers::new(4).tensor(&shape);
+            let sum = Numbers::new(4).tensor(&shape);
             for (e, old) in expected.iter_mut().zip(sum.data()) {
                 e.value += f64::from(*old);
                 e.tolerance += 1e-7;
             }
-            conv3d_add(&x, history.as_ref(), &conv, &mut sum);
-            assert_close(&format!("{isa} conv3d_add {:?}", case.size), sum.data(), &expected);
+            let (mut sum, there) = (place.on(&sum), history.as_ref().map(|x| place.on(x)));
+            conv3d_add(&place.on(&x), there.as_ref(), &conv, &mut sum);
+            let name = format!("{place} conv3d_add {:?}", case.size);
+            assert_close(&name, host(sum).data(), &expected);
         }
     });
 }
 
 #[test]
 fn convolution_of_the_doubled_picture_equals_doubling_first() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (size, outputs) in
             [([1, 1, 1, 3], 5), ([2, 3, 5, 16], 8), ([1, 4, 17, 20], 33), ([2, 7, 9, 12], 6)]
         {
@@ -257,9 +264,10 @@ fn convolution_of_the_doubled_picture_equals_doubling_first() {
             let doubled = crate::upsample_nearest_2x(&x);
             let (shape, expected) = case.reference(&doubled, None, &weight, &bias);
             let weight = Weight::from_f32(&[outputs, inputs, 3, 3], &weight);
-            let found = upsampled_conv(&x, &UpsampledConv::new(&weight, Some(bias)));
+            let found = upsampled_conv(&place.on(&x), &UpsampledConv::new(&weight, Some(bias)));
             assert_eq!(found.shape(), shape);
-            assert_close(&format!("{isa} upsampled_conv {size:?}"), found.data(), &expected);
+            let name = format!("{place} upsampled_conv {size:?}");
+            assert_close(&name, host(found).data(), &expected);
         }
     });
 }

@@ -1,7 +1,10 @@
 use longreel_kernels::ops::{feed_forward_residual, linear, linear_residual};
 use longreel_kernels::{Activation, Bytes, DType, Linear, PerFrame, Products, Tensor, Weight};
 
-use crate::{Expected, FORMATS, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
+use crate::{
+    Expected, FORMATS, Numbers, assert_close, assert_same_on_any_threads, host, on_every_device,
+    on_every_isa,
+};
 
 /// Rows, outputs, inputs: below and above one tile, one panel, one block, one task, the limits of
 /// the dot products; odd everywhere.
@@ -65,7 +68,7 @@ pub(crate) fn product(
 
 #[test]
 fn linear_equals_the_reference_at_awkward_shapes() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (i, [rows, n, k]) in SHAPES.into_iter().enumerate() {
             let mut numbers = Numbers::new(i as u64);
             let (x, w, bias) = (numbers.tensor(&[rows, k]), numbers.vec(n * k), numbers.vec(n));
@@ -78,8 +81,9 @@ fn linear_equals_the_reference_at_awkward_shapes() {
                 e.tolerance = 1.2 * e.tolerance + 1e-6 * e.value.abs();
                 e.value = activation(e.value, act);
             }
-            let name = format!("{isa} linear {rows}x{n}x{k} {act:?}");
-            assert_close(&name, linear(&x, &layer, act).data(), &expected);
+            let name = format!("{place} linear {rows}x{n}x{k} {act:?}");
+            let found = host(linear(&place.on(&x), &layer, act));
+            assert_close(&name, found.data(), &expected);
         }
     });
 }
@@ -130,18 +134,22 @@ fn stored(dtype: DType, n: usize, k: usize, numbers: &mut Numbers) -> Weight {
 /// The stored values are converted without loss, so the tolerance is that of f32.
 #[test]
 fn linear_takes_every_stored_format() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for dtype in FORMATS {
             // Dot products; kept panels; panels packed anew.
             for (rows, n) in [(2, 37), (45, 37), (45, 1400)] {
                 let k = 768;
+                if place.is_slow() && rows * n > 2000 {
+                    continue;
+                }
                 let mut numbers = Numbers::new(7);
                 let weight = stored(dtype, n, k, &mut numbers);
                 let x = numbers.tensor(&[rows, k]);
                 let expected = product(x.data(), &weight.to_f32(), None, n, k);
                 let layer = Linear::new(weight, None);
-                let name = format!("{isa} linear {rows}x{n}x{k} {}", dtype.name());
-                assert_close(&name, linear(&x, &layer, Activation::None).data(), &expected);
+                let name = format!("{place} linear {rows}x{n}x{k} {}", dtype.name());
+                let found = host(linear(&place.on(&x), &layer, Activation::None));
+                assert_close(&name, found.data(), &expected);
             }
         }
     });
@@ -150,7 +158,7 @@ fn linear_takes_every_stored_format() {
 /// One factor for all values, or one for each row, whatever way the product takes.
 #[test]
 fn linear_scales_stored_values() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (dtype, rows, n) in [
             (DType::F8E4M3, 2, 37),
             (DType::F8E4M3, 45, 37),
@@ -159,6 +167,9 @@ fn linear_scales_stored_values() {
             (DType::F32, 45, 1400),
         ] {
             let k = 768;
+            if place.is_slow() && rows * n > 3000 {
+                continue;
+            }
             for factors in [1, n] {
                 let mut numbers = Numbers::new(9);
                 let scales = numbers.vec(factors);
@@ -174,8 +185,9 @@ fn linear_scales_stored_values() {
                 weight.rows_to_f32(n - 1..n, &mut row);
                 assert_eq!(row, w[(n - 1) * k..]);
                 let expected = product(x.data(), &w, None, n, k);
-                let y = linear(&x, &Linear::new(weight, None), Activation::None);
-                let name = format!("{isa} linear {rows}x{n}x{k} {} by {factors}", dtype.name());
+                let layer = Linear::new(weight, None);
+                let y = host(linear(&place.on(&x), &layer, Activation::None));
+                let name = format!("{place} linear {rows}x{n}x{k} {} by {factors}", dtype.name());
                 assert_close(&name, y.data(), &expected);
             }
         }
@@ -201,7 +213,7 @@ fn linear_takes_f32_weights_at_any_address() {
 
 #[test]
 fn linear_residual_gates_by_latent_frame() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (rows, n, k, frames) in [(60, 50, 70, 4), (3, 9, 10, 3), (64, 24, 33, 1)] {
             let mut numbers = Numbers::new(11);
             let (y, w, bias) = (numbers.tensor(&[rows, k]), numbers.vec(n * k), numbers.vec(n));
@@ -217,10 +229,11 @@ fn linear_residual_gates_by_latent_frame() {
                     e.value = old + f64::from(gate) * e.value;
                     e.tolerance += 1e-7 * old.abs();
                 }
-                let mut found = x.clone();
-                let gate = gated.then_some(PerFrame { values: &gates, tokens_per_frame });
-                linear_residual(&mut found, &y, &layer, gate);
-                assert_close(&format!("{isa} residual {rows}x{n}x{k}"), found.data(), &expected);
+                let (mut found, values) = (place.on(&x), place.on(&gates));
+                let gate = gated.then_some(PerFrame { values: &values, tokens_per_frame });
+                linear_residual(&mut found, &place.on(&y), &layer, gate);
+                let name = format!("{place} residual {rows}x{n}x{k}");
+                assert_close(&name, host(found).data(), &expected);
             }
         }
     });
@@ -267,13 +280,14 @@ fn linear_does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn a_nan_in_the_weights_reaches_the_result() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for act in ACTIVATIONS {
             let mut w = vec![0.5; 40 * 40];
             w[7 * 40 + 3] = f32::NAN;
             let layer = Linear::new(Weight::from_f32(&[40, 40], &w), None);
-            let y = linear(&Tensor::from_vec(&[9, 40], vec![1.0; 360]), &layer, act);
-            assert!(y.data()[7].is_nan() && !y.data()[8].is_nan(), "{isa} {act:?}");
+            let x = place.on(&Tensor::from_vec(&[9, 40], vec![1.0; 360]));
+            let y = host(linear(&x, &layer, act));
+            assert!(y.data()[7].is_nan() && !y.data()[8].is_nan(), "{place} {act:?}");
         }
     });
 }

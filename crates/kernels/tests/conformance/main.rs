@@ -1,4 +1,5 @@
-//! Every operation against a plain f64 reference, on every instruction set this CPU has.
+//! Every operation against a plain f64 reference, on every instruction set this CPU has and on a GPU: the shim, or
+//! with `LONGREEL_TEST_DEVICE=cuda` a card. What a GPU has beside it (bf16, libraries, graphs) is tested in `gpu`.
 //!
 //! Tolerances: a sum of `k` products in f32, in several partial sums, is off by a few roundings of
 //! its largest partial sum; we allow `1e-6` (16 units in the last place) of the sum of the products'
@@ -18,7 +19,8 @@ mod sparse;
 use std::sync::Mutex;
 
 pub(crate) use common::{FORMATS, Numbers, wide};
-use longreel_kernels::{Isa, Tensor};
+use longreel_kernels::gpu::Element;
+use longreel_kernels::{Device, Isa, Tensor};
 
 /// A value and how far from it one may be.
 #[derive(Clone, Copy)]
@@ -58,6 +60,47 @@ pub(crate) fn on_every_isa(body: impl Fn(&str)) {
         body(&format!("{isa:?}"));
     }
     assert!(best.choose());
+}
+
+/// What an operation is computed by: the processor with one of its instruction sets, or a GPU.
+pub(crate) struct Place {
+    name: String,
+    device: Device,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Place {
+    /// The same values, where it finds them.
+    pub(crate) fn on(&self, x: &Tensor) -> Tensor {
+        x.on(&self.device).expect("room").into_owned()
+    }
+
+    pub(crate) fn is_gpu(&self) -> bool {
+        self.device.gpu().is_some()
+    }
+
+    /// Whether it is emulated, some hundred times as slow as a card or the processor.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.is_gpu() && !common::on_card()
+    }
+}
+
+/// What was computed, on the host.
+pub(crate) fn host(found: Tensor) -> Tensor {
+    found.into_host().expect("computed")
+}
+
+/// Runs `body` on the processor with each instruction set in turn, and on a GPU that computes in f32.
+pub(crate) fn on_every_device(body: impl Fn(&Place)) {
+    on_every_isa(|isa| body(&Place { name: isa.into(), device: Device::Cpu }));
+    if let Some(gpu) = common::gpu(Element::F32) {
+        body(&Place { name: "GPU".into(), device: Device::Gpu(gpu) });
+    }
 }
 
 /// Runs `body` with one thread and with several and compares bit by bit.

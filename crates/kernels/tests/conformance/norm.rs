@@ -1,7 +1,9 @@
 use longreel_kernels::ops::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
 use longreel_kernels::{Modulation, PerFrame, RopeTable, Tensor, Vector};
 
-use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa, wide};
+use crate::{
+    Expected, Numbers, assert_close, assert_same_on_any_threads, host, on_every_device, wide,
+};
 
 const DIMS: [usize; 6] = [4, 20, 37, 64, 150, 1536];
 
@@ -12,7 +14,7 @@ fn expected(value: f64, size: f64) -> Expected {
 
 #[test]
 fn layer_norm_with_affine_and_modulation_equals_the_reference() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (i, dim) in DIMS.into_iter().enumerate() {
             let mut numbers = Numbers::new(i as u64);
             let rows = 12;
@@ -43,8 +45,9 @@ fn layer_norm_with_affine_and_modulation_equals_the_reference() {
                         all.push(expected(v, size));
                     }
                 }
+                let (shift, scale) = (place.on(&shift), place.on(&scale));
                 let found = layer_norm(
-                    &x,
+                    &place.on(&x),
                     affine.then_some((&weight, &bias)),
                     1e-6,
                     modulated.then_some(Modulation {
@@ -52,7 +55,7 @@ fn layer_norm_with_affine_and_modulation_equals_the_reference() {
                         scale: PerFrame { values: &scale, tokens_per_frame: 4 },
                     }),
                 );
-                assert_close(&format!("{isa} layer_norm {dim}"), found.data(), &all);
+                assert_close(&format!("{place} layer_norm {dim}"), host(found).data(), &all);
             }
         }
     });
@@ -60,7 +63,7 @@ fn layer_norm_with_affine_and_modulation_equals_the_reference() {
 
 #[test]
 fn rms_norm_and_rope_equal_the_reference() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (heads, half) in [(1, 2), (2, 5), (3, 10), (2, 16), (4, 32), (12, 64)] {
             let (rows, dim) = (9, 2 * heads * half);
             let mut numbers = Numbers::new(half as u64);
@@ -92,10 +95,12 @@ fn rms_norm_and_rope_equal_the_reference() {
                     }
                     all.extend(row.into_iter().map(|v| expected(v, 1.0)));
                 }
-                let mut found = x.clone();
+                let mut found = place.on(&x);
                 let weight = normed.then_some(&weight);
+                let table = RopeTable { cos: place.on(&table.cos), sin: place.on(&table.sin) };
                 rms_norm_rope(&mut found, weight, 1e-6, turned.then_some((&table, heads)));
-                assert_close(&format!("{isa} rms_norm_rope {heads}x{half}"), found.data(), &all);
+                let name = format!("{place} rms_norm_rope {heads}x{half}");
+                assert_close(&name, host(found).data(), &all);
             }
         }
     });
@@ -103,28 +108,30 @@ fn rms_norm_and_rope_equal_the_reference() {
 
 #[test]
 fn tokens_behind_the_last_angle_begin_again_with_the_first() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         let (heads, half, rows) = (3, 10, 7);
         let dim = 2 * heads * half;
         let mut numbers = Numbers::new(1);
         let [cos, sin] = [(); 2].map(|()| numbers.tensor(&[rows, half]));
-        let (table, weight) = (RopeTable { cos, sin }, Vector::from(numbers.vec(dim)));
+        let table = RopeTable { cos: place.on(&cos), sin: place.on(&sin) };
+        let weight = Vector::from(numbers.vec(dim));
         let x = numbers.tensor(&[3 * rows, dim]);
-        let turned = |mut x: Tensor| {
+        let turned = |x: &Tensor| {
+            let mut x = place.on(x);
             rms_norm_rope(&mut x, Some(&weight), 1e-6, Some((&table, heads)));
-            x
+            host(x)
         };
-        let together = turned(x.clone());
+        let together = turned(&x);
         for first in [0, rows, 2 * rows] {
             let own = first..first + rows;
-            assert!(together.slice0(own.clone()) == turned(x.slice0(own)), "{isa}: {first}");
+            assert!(together.slice0(own.clone()) == turned(&x.slice0(own)), "{place}: {first}");
         }
     });
 }
 
 #[test]
 fn channel_norm_equals_the_reference() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for (i, dim) in [1, 3, 8, 12, 16, 40, 96, 384].into_iter().enumerate() {
             let mut numbers = Numbers::new(i as u64);
             let mut x = numbers.tensor(&[2, 3, 5, dim]);
@@ -144,11 +151,12 @@ fn channel_norm_equals_the_reference() {
                         all.push(expected(if silu { v / (1.0 + (-v).exp()) } else { v }, 1.0));
                     }
                 }
-                let mut found = x.clone();
+                let mut found = place.on(&x);
                 channel_norm(&mut found, &gamma, biased.then_some(&bias), silu);
-                let new = channel_normed(&x, &gamma, biased.then_some(&bias), silu);
-                assert_eq!(new, found, "{isa} channel_normed {dim}");
-                assert_close(&format!("{isa} channel_norm {dim}"), found.data(), &all);
+                let new = channel_normed(&place.on(&x), &gamma, biased.then_some(&bias), silu);
+                let found = host(found);
+                assert_eq!(host(new), found, "{place} channel_normed {dim}");
+                assert_close(&format!("{place} channel_norm {dim}"), found.data(), &all);
             }
         }
     });

@@ -2,13 +2,13 @@ use longreel_kernels::ops::{activate_inplace, gate_residual, mul_inplace, patchi
 use longreel_kernels::{Activation, PerFrame, Tensor};
 
 use crate::linear::activation;
-use crate::{Expected, Numbers, assert_close, on_every_isa};
+use crate::{Expected, Numbers, assert_close, host, on_every_device};
 
 /// Relative to the result, plus one rounding of the argument at the function's steepest.
 #[test]
 fn activations_equal_the_reference_over_their_whole_range() {
     let values: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.0077).chain([-90.0, 1e4]).collect();
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         for act in [
             Activation::None,
             Activation::Gelu,
@@ -16,7 +16,7 @@ fn activations_equal_the_reference_over_their_whole_range() {
             Activation::QuickGelu,
             Activation::Silu,
         ] {
-            let mut found = Tensor::from_vec(&[values.len()], values.clone());
+            let mut found = place.on(&Tensor::from_vec(&[values.len()], values.clone()));
             activate_inplace(&mut found, act);
             let expected: Vec<_> = values
                 .iter()
@@ -29,22 +29,22 @@ fn activations_equal_the_reference_over_their_whole_range() {
                     }
                 })
                 .collect();
-            assert_close(&format!("{isa} {act:?}"), found.data(), &expected);
+            assert_close(&format!("{place} {act:?}"), host(found).data(), &expected);
         }
     });
 }
 
 #[test]
 fn gate_residual_and_mul_equal_the_reference() {
-    on_every_isa(|isa| {
+    on_every_device(|place| {
         let mut numbers = Numbers::new(4);
         let (rows, dim) = (30, 1037);
         let (x, y) = (numbers.tensor(&[rows, dim]), numbers.tensor(&[rows, dim]));
         let gates = numbers.tensor(&[5, dim]);
-        let mut found = x.clone();
-        let gate = PerFrame { values: &gates, tokens_per_frame: 6 };
-        gate_residual(&mut found, &y, Some(gate));
-        mul_inplace(&mut found, &y);
+        let (mut found, other, values) = (place.on(&x), place.on(&y), place.on(&gates));
+        let gate = PerFrame { values: &values, tokens_per_frame: 6 };
+        gate_residual(&mut found, &other, Some(gate));
+        mul_inplace(&mut found, &other);
         let expected: Vec<_> = (0..rows * dim)
             .map(|i| {
                 let gate = f64::from(gates.data()[i / dim / 6 * dim + i % dim]);
@@ -52,27 +52,29 @@ fn gate_residual_and_mul_equal_the_reference() {
                 Expected { value: (x + gate * y) * y, tolerance: 4e-7 }
             })
             .collect();
-        assert_close(&format!("{isa} gate_residual"), found.data(), &expected);
+        assert_close(&format!("{place} gate_residual"), host(found).data(), &expected);
     });
 }
 
 #[test]
 fn patches_come_back_where_they_were() {
     let x = Numbers::new(6).tensor(&[3, 5, 4, 6]);
-    let rows = patchify(&x, [2, 3]);
-    assert_eq!(rows.shape(), [3 * 2 * 2, 5 * 6]);
-    // Row 1 (frame 0, patch (0, 1)), channel 1, dy 1, dx 2.
-    assert_eq!(rows.data()[30 + (6 + 3 + 2)], x.data()[24 + 6 + 5]);
-    // The head's order has channels innermost.
-    let mut turned = rows.clone();
-    for (to, from) in turned.data_mut().chunks_exact_mut(30).zip(rows.data().chunks_exact(30)) {
-        for channel in 0..5 {
-            for place in 0..6 {
-                to[place * 5 + channel] = from[channel * 6 + place];
+    on_every_device(|place| {
+        let rows = host(patchify(&place.on(&x), [2, 3]));
+        assert_eq!(rows.shape(), [3 * 2 * 2, 5 * 6]);
+        // Row 1 (frame 0, patch (0, 1)), channel 1, dy 1, dx 2.
+        assert_eq!(rows.data()[30 + (6 + 3 + 2)], x.data()[24 + 6 + 5]);
+        // The head's order has channels innermost.
+        let mut turned = rows.clone();
+        for (to, from) in turned.data_mut().chunks_exact_mut(30).zip(rows.data().chunks_exact(30)) {
+            for channel in 0..5 {
+                for place in 0..6 {
+                    to[place * 5 + channel] = from[channel * 6 + place];
+                }
             }
         }
-    }
-    assert_eq!(unpatchify(&turned, [3, 2, 2], [2, 3], 5), x);
+        assert_eq!(host(unpatchify(&place.on(&turned), [3, 2, 2], [2, 3], 5)), x, "{place}");
+    });
 }
 
 #[test]

@@ -21,24 +21,13 @@ mod vendor;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use common::{FORMATS, Numbers, wide};
-use longreel_kernels::cuda;
+pub(crate) use common::{FORMATS, Numbers, on_card, wide};
 use longreel_kernels::gpu::{Array, Element, Gpu};
 use longreel_shim::Shim;
 
-/// Whether a real card is tested instead of the shim, by the variable LONGREEL_TEST_DEVICE.
-fn on_card() -> bool {
-    std::env::var("LONGREEL_TEST_DEVICE").is_ok_and(|device| device == "cuda")
-}
-
-/// A device whose arrays lie apart, each between guards, or a real card when that is asked for; `None`,
-/// said aloud, without a compiler.
+/// One that computes in bf16.
 pub(crate) fn device() -> Option<Arc<Gpu>> {
-    if on_card() {
-        return Some(Gpu::new(cuda::open(0).expect("a card"), Element::Bf16));
-    }
-    let shim = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
-    Some(Gpu::new(Box::new(shim.with_arrays_apart()), Element::Bf16))
+    common::gpu(Element::Bf16)
 }
 
 /// The same with a library for matrix products; on a card it is the card's.
