@@ -1,8 +1,11 @@
 //! From latents to frames, and what becomes of each.
 
+use std::panic::resume_unwind;
+use std::sync::mpsc;
+
 use longreel_kernels::Tensor;
 use longreel_media::{FilmWriter, Frame, VideoOptions, VideoReader, thumbnail};
-use longreel_models::VaeDecoderState;
+use longreel_models::{ModelError, VaeDecoderState};
 use longreel_sampling::Segment;
 
 use super::reel::{Denoised, Reel, Tell};
@@ -12,6 +15,39 @@ use crate::drift::DriftMeter;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
 use crate::request::{Carry, StartFrom};
+
+/// Why decoding stopped.
+enum Ended {
+    Decoding(ModelError),
+    /// Nobody takes frames any more.
+    Taking,
+}
+
+impl From<ModelError> for Ended {
+    fn from(error: ModelError) -> Self {
+        Self::Decoding(error)
+    }
+}
+
+/// Has what `decode` gives taken by a thread of its own, in order. One slice is taken and one decoded at a time, and
+/// none waits between.
+fn taken_beside(
+    decode: impl FnOnce(&mut dyn FnMut(Tensor) -> Result<(), Ended>) -> Result<(), Ended>,
+    take: &mut (dyn FnMut(Tensor) -> Result<(), FilmError> + Send),
+) -> Result<(), FilmError> {
+    std::thread::scope(|scope| {
+        let (give, given) = mpsc::sync_channel::<Tensor>(0);
+        let taking = scope.spawn(move || given.into_iter().try_for_each(take));
+        let decoded = decode(&mut |frames| give.send(frames).map_err(|_| Ended::Taking));
+        drop(give);
+        taking.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        match decoded {
+            Err(Ended::Decoding(error)) => Err(error.into()),
+            // Why taking ended was told above.
+            Ok(()) | Err(Ended::Taking) => Ok(()),
+        }
+    })
+}
 
 impl Run<'_> {
     /// Hands a denoised window over to be taken into the film.
@@ -109,9 +145,9 @@ impl Reel<'_> {
         Ok(())
     }
 
-    /// Decodes latents as a continuation of `state`, a slice at a time. The first `skip` frames do not
-    /// go into the film, the first `undumped` ones not into the dump, which holds what the dumped
-    /// latents decode to.
+    /// Decodes latents as a continuation of `state`, a slice at a time; a GPU decodes the next one while a slice is taken
+    /// in. The first `skip` frames do not go into the film, the first `undumped` ones not into the dump, which holds
+    /// what the dumped latents decode to.
     fn decode(
         &mut self,
         latents: &Tensor,
@@ -119,23 +155,37 @@ impl Reel<'_> {
         mut skip: usize,
         mut undumped: usize,
     ) -> Result<(), FilmError> {
-        // Out of `self` for the call: the sink writes to everything else of it.
         let networks = self.networks;
-        networks.vae.decoder.decode_each(latents, state, VAE_BUDGET_BYTES, |frames| {
-            if !frames.data().iter().all(|v| v.is_finite()) {
-                return Err(FilmError::NotFinite { what: "the VAE's picture".into() });
-            }
-            let dropped = |count: &mut usize| {
-                let dropped = (*count).min(frames.dim(0));
-                *count -= dropped;
-                dropped
-            };
-            self.dump_frames(&frames, dropped(&mut undumped))?;
-            match dropped(&mut skip) {
-                0 => self.write_frames(&frames),
-                first => self.write_frames(&frames.slice0(first..frames.dim(0))),
-            }
-        })
+        let decoder = &networks.vae.decoder;
+        let enlarges = networks.upscaler.is_some() && self.plan.request().finish.size.is_some();
+        let mut take = |frames: Tensor| self.take_frames(&frames, &mut skip, &mut undumped);
+        // The processor has nothing idle to take frames with, and two networks at a time would take the memory of both.
+        if decoder.device().gpu().is_none() || enlarges {
+            return decoder.decode_each(latents, state, VAE_BUDGET_BYTES, take);
+        }
+        taken_beside(|give| decoder.decode_each(latents, state, VAE_BUDGET_BYTES, give), &mut take)
+    }
+
+    /// Takes decoded frames `[F, H, W, 3]` in [-1, 1] in, but for those that are to be skipped.
+    fn take_frames(
+        &mut self,
+        frames: &Tensor,
+        skip: &mut usize,
+        undumped: &mut usize,
+    ) -> Result<(), FilmError> {
+        if !frames.data().iter().all(|v| v.is_finite()) {
+            return Err(FilmError::NotFinite { what: "the VAE's picture".into() });
+        }
+        let dropped = |count: &mut usize| {
+            let dropped = (*count).min(frames.dim(0));
+            *count -= dropped;
+            dropped
+        };
+        self.dump_frames(frames, dropped(undumped))?;
+        match dropped(skip) {
+            0 => self.write_frames(frames),
+            first => self.write_frames(&frames.slice0(first..frames.dim(0))),
+        }
     }
 
     /// Adds decoded frames `[F, H, W, 3]` in [-1, 1] from frame `first` on to the dump, when there is
@@ -193,5 +243,59 @@ impl Reel<'_> {
         self.finisher.put(upscaler, before, &frame, &mut |frame| Ok(writer.push(frame)?))?;
         self.progress.frames += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(index: usize) -> Tensor {
+        Tensor::from_vec(&[1], vec![index as f32])
+    }
+
+    #[test]
+    fn slices_are_taken_in_order_and_none_is_lost() {
+        let mut taken = Vec::new();
+        let mut take = |frames: Tensor| {
+            taken.push(frames.data()[0] as usize);
+            Ok(())
+        };
+        taken_beside(|give| (0..9).try_for_each(|index| give(slice(index))), &mut take)
+            .expect("taken");
+        assert_eq!(taken, (0..9).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_ends_one_side_ends_the_other_and_is_told() {
+        let mut decoded = 0;
+        let mut take = |frames: Tensor| match frames.data()[0] as usize {
+            2 => Err(FilmError::NotFinite { what: "slice 2".into() }),
+            _ => Ok(()),
+        };
+        let decode = |give: &mut dyn FnMut(Tensor) -> Result<(), Ended>| {
+            (0..1000).try_for_each(|index| {
+                decoded = index;
+                give(slice(index))
+            })
+        };
+        let error = taken_beside(decode, &mut take).expect_err("the third");
+        assert!(error.to_string().contains("slice 2") && decoded < 5, "{error}, {decoded}");
+        let broken = || ModelError::Input {
+            what: "the latents".into(),
+            value: "none".into(),
+            rule: "some are wanted".into(),
+        };
+        let mut taken = 0;
+        let mut count = |_| {
+            taken += 1;
+            Ok(())
+        };
+        let decode = |give: &mut dyn FnMut(Tensor) -> Result<(), Ended>| {
+            give(slice(0))?;
+            Err(Ended::from(broken()))
+        };
+        let error = taken_beside(decode, &mut count).expect_err("the decoder's");
+        assert_eq!((error.to_string(), taken), (FilmError::from(broken()).to_string(), 1));
     }
 }
