@@ -282,7 +282,7 @@ mod tests {
         let error = taken_beside(decode, &mut take).expect_err("the third");
         assert!(error.to_string().contains("slice 2") && decoded < 5, "{error}, {decoded}");
         let broken = || ModelError::Input {
-            what: "the latents".into(),
+            what: "the latents",
             value: "none".into(),
             rule: "some are wanted".into(),
         };
