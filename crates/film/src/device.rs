@@ -3,11 +3,11 @@
 mod cards;
 mod choice;
 #[cfg(test)]
-mod peak;
+pub(crate) mod peak;
 
 use std::sync::OnceLock;
 
-use longreel_kernels::cuda::Connection;
+use longreel_kernels::cuda::{Connection, Pcie};
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
 use longreel_kernels::{Device, GpuError, cuda, ranks};
 use longreel_models::ModelError;
@@ -89,6 +89,48 @@ pub struct GpuFacts {
     pub peak_8_bit_flops: f64,
     /// How several of them are connected.
     pub link: Option<CardLink>,
+    /// What brings weights to it.
+    pub host: HostLink,
+}
+
+/// What carries bytes from the host's memory to a GPU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HostLink {
+    /// So many bytes a second, as measured on it in the way in which weights are brought.
+    Measured(f64),
+    /// Its bus as the driver tells it.
+    Bus(Pcie),
+    /// A bus that nobody tells of.
+    Unknown,
+}
+
+impl HostLink {
+    /// What a bus is taken to be where the driver does not tell: as slow as those of the oldest machines that cards of
+    /// today are put into.
+    const USUAL: Pcie = Pcie { generation: 3, lanes: 16 };
+
+    /// Bytes a second, as measured or by the standard.
+    pub(crate) fn bytes_per_second(self) -> f64 {
+        match self {
+            Self::Measured(rate) => rate,
+            Self::Bus(bus) => bus.bytes_per_second(),
+            Self::Unknown => Self::USUAL.bytes_per_second(),
+        }
+    }
+
+    /// Whether that was measured.
+    pub(crate) fn is_measured(self) -> bool {
+        matches!(self, Self::Measured(_))
+    }
+
+    /// In words.
+    pub(crate) fn way(self) -> String {
+        match self {
+            Self::Measured(_) => "measured".into(),
+            Self::Bus(bus) => bus.to_string(),
+            Self::Unknown => format!("a bus that nobody tells of, taken for {}", Self::USUAL),
+        }
+    }
 }
 
 /// How the GPUs of a group are connected.
@@ -167,7 +209,8 @@ impl GpuFacts {
             let free = card.free_bytes.unwrap_or(card.total_bytes);
             let rate =
                 peak_flops(&card.name, card.capability, card.multiprocessors, card.clock_khz);
-            Some(Self::of_card(&card.name, card.capability, free, rate, link))
+            let host = card.pcie.map_or(HostLink::Unknown, HostLink::Bus);
+            Some(Self::of_card(&card.name, card.capability, free, rate, link, host))
         };
         Self::least_of(ordinals.iter().map(of).collect::<Option<Vec<_>>>()?)
     }
@@ -179,9 +222,10 @@ impl GpuFacts {
         free_bytes: u64,
         peak_flops: f64,
         link: Option<CardLink>,
+        host: HostLink,
     ) -> Self {
         let peak_8_bit_flops = eight_bits(capability) * peak_flops;
-        Self { name: name.to_owned(), free_bytes, peak_flops, peak_8_bit_flops, link }
+        Self { name: name.to_owned(), free_bytes, peak_flops, peak_8_bit_flops, link, host }
     }
 
     /// The least of several; nothing of none.
@@ -197,6 +241,9 @@ impl GpuFacts {
             least.peak_8_bit_flops = least.peak_8_bit_flops.min(card.peak_8_bit_flops);
             let links = least.link.into_iter().chain(card.link);
             least.link = links.min_by(|a, b| a.bytes_per_second.total_cmp(&b.bytes_per_second));
+            if card.host.bytes_per_second() < least.host.bytes_per_second() {
+                least.host = card.host;
+            }
         }
         Some(least)
     }
@@ -268,11 +315,6 @@ impl Need {
         let values = transformer_values(transformer);
         let bytes = model.transformer_bytes.min(2 * values);
         let largest = dim * ffn.max(6 * dim);
-        // A byte for each value that a product in 8 bits is given.
-        let codes = match model.has_8_bit_products() {
-            true => batch.all_tokens() as u64 * dim,
-            false => 0,
-        };
         // Those that are brought in turn come as they are in the file, singles too.
         let stored = model.transformer_bytes as f64 / values as f64;
         Self {
@@ -280,7 +322,6 @@ impl Need {
             largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
             activations: gpu_forward_bytes(transformer, batch)
                 + gpu_graph_bytes(transformer, batch)
-                + codes
                 + kept,
             state: gpu_state_bytes(&model.vae, size, strips),
             decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
@@ -326,6 +367,16 @@ impl Need {
         WeightPlan::new(self.weights as usize, self.largest as usize, budget as usize)
     }
 
+    /// Bytes that are brought for each pass where that many stay.
+    pub fn brought(&self, shares: &WeightPlan) -> u64 {
+        self.weights.saturating_sub(shares.resident as u64)
+    }
+
+    /// Whether weights that stay have to leave for decoding, with `free` bytes.
+    pub fn leave(&self, shares: &WeightPlan, free: u64) -> bool {
+        shares.bytes() as u64 + self.decoding + HEADROOM > free
+    }
+
     /// Bytes of everything together.
     pub fn all(&self) -> u64 {
         (self.weights + self.activations + self.state).max(self.decoding) + HEADROOM
@@ -338,13 +389,18 @@ impl Need {
     }
 }
 
-/// Values in a transformer's matrices.
-fn transformer_values(config: &TransformerConfig) -> u64 {
+/// Values in the matrices of a transformer's blocks.
+pub(crate) fn block_values(config: &TransformerConfig) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
     let (ffn, layers) = (config.ffn_dim as u64, config.num_layers as u64);
     let image = if config.added_kv_proj_dim.is_some() { 2 } else { 0 };
-    let block = (8 + image) * dim * dim + 2 * dim * ffn;
-    layers * block
+    layers * ((8 + image) * dim * dim + 2 * dim * ffn)
+}
+
+/// Values in a transformer's matrices.
+pub(crate) fn transformer_values(config: &TransformerConfig) -> u64 {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
+    block_values(config)
         + 6 * dim * dim
         + dim * (config.freq_dim + config.text_dim) as u64
         + 2 * dim * dim
@@ -420,8 +476,7 @@ pub(crate) fn share_with_text(device: &Device, bytes: u64, largest: u64) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use longreel_sampling::SchedulerConfig;
-    use longreel_weights::{ModelKind, VaeConfig, published_models};
+    use longreel_weights::published_models;
 
     use super::*;
 
@@ -492,23 +547,10 @@ mod tests {
         let need = |name: &str, latents: usize, width: usize, height: usize| {
             let model = published_models().into_iter().find(|m| m.name == name).expect(name);
             let config = &model.transformer;
-            let bytes = 2 * transformer_values(config);
             let facts = ModelFacts {
-                name: name.into(),
-                kind: ModelKind::DiffusionForcing,
-                causal_few_step: false,
-                revision: String::new(),
-                transformer: config.clone(),
-                vae: VaeConfig::from_json("{}").expect("the default"),
-                scheduler: SchedulerConfig::default(),
-                transformer_bytes: bytes,
-                text_encoder_bytes: 0,
-                converted: None,
+                transformer_bytes: 2 * transformer_values(config),
                 other_bytes: 254 << 20,
-                upscaler: None,
-                gpu: None,
-                devices: 1,
-                elsewhere: false,
+                ..ModelFacts::of_published(&model, None).expect("published")
             };
             let tokens = latents * crate::estimate::tokens_per_frame(config, height, width);
             Need::of(&facts, Batch::one(tokens), [height, width], 1, 0)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use longreel_kernels::Device;
 use longreel_media::FilmWriter;
-use longreel_models::{Transformer, Upscaler, Vae};
+use longreel_models::{ModelError, Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{
     Lora, ModelFolder, ModelKind, TensorSource, TransformerConfig, WeightDtype, WeightsError,
@@ -20,7 +20,7 @@ use crate::beginning::{self, Beginning};
 use crate::checkpoint;
 use crate::condition::{frames_of_video, rate_note};
 use crate::defaults::Defaults;
-use crate::device::{self, DeviceChoice, Opened};
+use crate::device::{self, DeviceChoice, HostLink, Opened};
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
 use crate::kept::{Kept, check_sources};
@@ -38,6 +38,9 @@ use crate::run_file::{Maker, RunFile, adaptation};
 use crate::sharing::{Denoisers, Sharing};
 use crate::texts::Texts;
 use pictures::Seen;
+
+/// A plan whose time is so many times what was told is told of again.
+const WORTH_TELLING: f64 = 1.1;
 
 /// Which model, and how it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -329,6 +332,7 @@ impl Engine {
         // Which decide what the plan is for.
         self.devices(observer)?;
         let planned = self.planned(&file.request)?;
+        self.measure_host(&planned)?;
         let planned = planned.begun_with(
             file.kept_frames,
             file.decoder_strips,
@@ -444,8 +448,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A plan for the devices that are there: the given one, unless it is for a GPU that cannot be used, in
-    /// whose place the processor makes the film.
+    /// A plan for the devices that are there: the given one, with times by what was measured on them, unless it is for a
+    /// GPU that cannot be used, in whose place the processor makes the film.
     ///
     /// # Errors
     /// What the processor cannot do, its memory above all.
@@ -455,12 +459,38 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Cow<'p, FilmPlan>, FilmError> {
         self.devices(observer)?;
-        if self.facts.gpu.is_some() || plan.summary().gpu.is_none() {
+        let before = plan.summary();
+        let planned = if self.facts.gpu.is_none() && before.gpu.is_some() {
+            self.plan(plan.request())?
+        } else if self.measure_host(plan)? {
+            let planned = plan.clone().timed_by(&self.facts)?;
+            let times = planned.summary().expected_seconds / before.expected_seconds;
+            if (1.0 / WORTH_TELLING..WORTH_TELLING).contains(&times) {
+                return Ok(Cow::Owned(planned));
+            }
+            planned
+        } else {
             return Ok(Cow::Borrowed(plan));
-        }
-        let planned = self.plan(plan.request())?;
+        };
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         Ok(Cow::Owned(planned))
+    }
+
+    /// Measures how fast weights come to the GPUs where a plan has them brought again and again; whether plans' times are
+    /// others since.
+    fn measure_host(&mut self, plan: &FilmPlan) -> Result<bool, FilmError> {
+        let (Some(facts), Some(devices)) = (&mut self.facts.gpu, &self.devices) else {
+            return Ok(false);
+        };
+        if plan.summary().bringing.is_none() || facts.host.is_measured() {
+            return Ok(false);
+        }
+        let denoisers = devices.iter().take(plan.sharing.denoisers());
+        let rates = denoisers.filter_map(Device::gpu).map(|gpu| gpu.host_rate());
+        let rates = rates.collect::<Result<Vec<_>, _>>().map_err(ModelError::from)?;
+        let Some(least) = rates.into_iter().reduce(f64::min) else { return Ok(false) };
+        facts.host = HostLink::Measured(least);
+        Ok(true)
     }
 
     /// Opens the devices, once. Plans are for them from then on.

@@ -68,7 +68,7 @@ mod texts;
 
 pub use beginning::Beginning;
 pub use defaults::Defaults;
-pub use device::{CardLink, CardNames, DeviceChoice, GpuFacts, Opened};
+pub use device::{CardLink, CardNames, DeviceChoice, GpuFacts, HostLink, Opened};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
@@ -83,9 +83,9 @@ pub use memory::{
 };
 pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
-    Beyond, Converted, ExchangeSummary, FilmPlan, FinishSummary, GpuPlan, GuidanceBatchSummary,
-    KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving, check_inputs, human_bytes,
-    human_seconds, plan,
+    Beyond, BringingSummary, Converted, ExchangeSummary, FilmPlan, FinishSummary, GpuPlan,
+    GuidanceBatchSummary, KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving,
+    bytes_brought, check_inputs, human_bytes, human_seconds, plan,
 };
 pub use request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,

@@ -1,45 +1,16 @@
 // Fully connected layers in 8-bit floats: x[rows][inputs] and w[outputs][inputs] are e4m3, and each row of
 // either has a factor. Sums are f32, and products of two e4m3 are exact in it.
 
-// Over a block of whole warps; every thread gets the result. `part` is 32 floats of shared memory.
-__device__ __forceinline__ float block_max(float v, float* part) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    for (int step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, step));
-    if (lane == 0) part[warp] = v;
-    __syncthreads();
-    v = lane < warps ? part[lane] : 0.0f;
-    for (int step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, step));
-    return v;
-}
-
-// A row's values by a factor that brings the largest of them to 448. The row is read twice, the second time
-// from the cache. A row of nearly nothing has no inverse and becomes zeros; a NaN stays one in any case.
 template <int N, class T>
 __device__ __forceinline__ void quantize_row(e4m3* codes, float* factors, const T* x, int dim) {
-    __shared__ float part[32];
-    const i64 first = (i64)blockIdx.x * dim;
-    float largest = 0.0f;
-    for (int at = threadIdx.x * N; at < dim; at += blockDim.x * N) {
-        float v[N];
-        load<N>(v, x + first + at);
-#pragma unroll
-        for (int i = 0; i < N; ++i) largest = fmaxf(largest, fabsf(v[i]));
-    }
-    largest = block_max(largest, part);
-    const float inverse = largest > 1e-30f ? 448.0f / largest : 0.0f;
-    if (threadIdx.x == 0) factors[blockIdx.x] = largest / 448.0f;
-    for (int at = threadIdx.x * N; at < dim; at += blockDim.x * N) {
-        float v[N];
-        load<N>(v, x + first + at);
-#pragma unroll
-        for (int i = 0; i < N; ++i) v[i] *= inverse;
-        store<N>(codes + first + at, v);
-    }
+    Part<N, T> part(x + (i64)blockIdx.x * dim, dim, threadIdx.x, blockDim.x);
+    row_to_codes<T>(codes, factors, part, dim, [](float*, int) {});
 }
 
 // One block a row.
 #define QUANTIZE(T)                                                                                  \
-    extern "C" __global__ void quantize_rows_##T(e4m3* codes, float* factors, const T* x, int dim) { \
+    extern "C" __global__ void __launch_bounds__(CODE_THREADS)                                       \
+        quantize_rows_##T(e4m3* codes, float* factors, const T* x, int dim) {                        \
         const bool whole = dim % WIDE == 0 && aligned(x) && aligned(codes);                          \
         if (whole) quantize_row<WIDE>(codes, factors, x, dim);                                       \
         else quantize_row<1>(codes, factors, x, dim);                                                \
@@ -83,6 +54,12 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&left
     for (int i = 0; i < 4; ++i) sums[i] += here[i];
 }
 
+// A sum of codes by the factors of its row and its column. Rounded here, and never fused with what is added to it, so
+// that whatever comes next makes the same of it.
+__device__ __forceinline__ float by_factors(float sum, float row, float column) {
+    return __fmul_rn(sum, __fmul_rn(row, column));
+}
+
 // Sums of codes by the factors of their row and column, then as any others.
 struct ScaledFinish : Finish {
     const float *row_factors, *column_factors;
@@ -96,7 +73,7 @@ struct ScaledFinish : Finish {
             float factors[4];
             read(factors, column_factors + column[n], columns % 4 == 0, columns - column[n]);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) sums[n][i] *= factor * factors[i];
+            for (int i = 0; i < 4; ++i) sums[n][i] = by_factors(sums[n][i], factor, factors[i]);
         }
         Finish::quads(row, to, column, sums);
     }
@@ -148,3 +125,37 @@ extern "C" __global__ void __launch_bounds__(256)
                int add, int rows, int outputs) {
     finish_sums(sums, FP8_FINISH);
 }
+
+template <class Through, int N>
+__device__ __forceinline__ void finish_row(e4m3* codes, float* factors, const bf16* sums, const float* row_factors,
+                                           const float* column_factors, const float* bias, int activation, int dim) {
+    const float factor = row_factors[blockIdx.x];
+    Part<N, bf16> part(sums + (i64)blockIdx.x * dim, dim, threadIdx.x, blockDim.x);
+    row_to_codes<Through>(codes, factors, part, dim, [&](float* v, int at) {
+        float more[N];
+        load<N>(more, column_factors + at);
+#pragma unroll
+        for (int i = 0; i < N; ++i) v[i] = by_factors(v[i], factor, more[i]);
+        if (bias != nullptr) {
+            load<N>(more, bias + at);
+#pragma unroll
+            for (int i = 0; i < N; ++i) v[i] += more[i];
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) v[i] = activate(v[i], activation);
+    });
+}
+
+// The same of a layer whose result is wanted as codes, of what T would have held of it. One block a row.
+#define FINISH_CODES(T)                                                                              \
+    extern "C" __global__ void __launch_bounds__(CODE_THREADS) fp8_finish_codes_##T(                 \
+        e4m3* codes, float* factors, const bf16* sums, const float* row_factors,                     \
+        const float* column_factors, const float* bias, int activation, int dim) {                   \
+        const bool whole = dim % WIDE == 0 && aligned(sums) && aligned(codes) &&                     \
+                           aligned(column_factors) && aligned(bias);                                 \
+        if (whole)                                                                                   \
+            finish_row<T, WIDE>(codes, factors, sums, row_factors, column_factors, bias, activation, dim); \
+        else                                                                                         \
+            finish_row<T, 1>(codes, factors, sums, row_factors, column_factors, bias, activation, dim);    \
+    }
+FOR_EACH_ELEMENT(FINISH_CODES)

@@ -1,44 +1,4 @@
-// Norms, with what usually follows them. Rows are read once where they fit in registers: each thread
-// keeps up to KEPT packs of N values, and what is beyond them is read again.
-
-#define KEPT 4
-
-// The part of a row that a thread has: packs `threadIdx.x + k * blockDim.x`.
-template <int N, class T>
-struct Part {
-    const T *row;
-    int first, step, packs;
-    float kept[KEPT][N];
-
-    __device__ __forceinline__ Part(const T *row, int dim, int first, int step)
-        : row(row), first(first), step(step), packs(dim / N) {
-#pragma unroll
-        for (int k = 0; k < KEPT; k++)
-            if (first + k * step < packs) load<N>(kept[k], row + (i64)(first + k * step) * N);
-    }
-
-    // Calls `body(value)` for each value.
-    template <class Body>
-    __device__ __forceinline__ void values(Body body) const {
-        packs_of_row([&](const float *v, int) {
-#pragma unroll
-            for (int i = 0; i < N; i++) body(v[i]);
-        });
-    }
-
-    // Calls `body(values, start)` for each pack, with the column of its first value.
-    template <class Body>
-    __device__ __forceinline__ void packs_of_row(Body body) const {
-#pragma unroll
-        for (int k = 0; k < KEPT; k++)
-            if (first + k * step < packs) body(kept[k], (first + k * step) * N);
-        for (int p = first + KEPT * step; p < packs; p += step) {
-            float v[N];
-            load<N>(v, row + (i64)p * N);
-            body(v, p * N);
-        }
-    }
-};
+// Norms, with what usually follows them.
 
 // Rows of [.., dim] that share their values: row `token / tokens`, or row 0 when `tokens` is 0.
 __device__ __forceinline__ const float *row_for(const float *values, i64 token, int tokens, int dim) {
@@ -55,28 +15,34 @@ struct LayerNorm {
     float eps;
 };
 
-template <int N, class In, class Out>
-__device__ __forceinline__ void layer_norm(Out *out, const In *x, const LayerNorm &how) {
-    __shared__ float sums[33];
-    i64 token = blockIdx.x;
-    int dim = how.dim;
-    Part<N, In> part(x + token * dim, dim, threadIdx.x, blockDim.x);
-    float sum = 0.0f;
-    part.values([&](float v) { sum += v; });
-    float mean = block_sum(sum, sums) / dim;
-    sum = 0.0f;
-    part.values([&](float v) { sum += (v - mean) * (v - mean); });
-    float inverse = 1.0f / sqrtf(block_sum(sum, sums) / dim + how.eps);
+// What a layer norm makes of the values of the block's row.
+template <int N, class In>
+struct NormedRow {
+    LayerNorm how;
     const float *shift = nullptr, *scale = nullptr;
-    if (how.shift) {
-        shift = row_for(how.shift, token, how.shift_tokens, dim);
-        scale = row_for(how.scale, token, how.scale_tokens, dim);
+    float mean, inverse;
+
+    __device__ __forceinline__ NormedRow(const Part<N, In> &part, const LayerNorm &how) : how(how) {
+        __shared__ float sums[33];
+        const i64 token = blockIdx.x;
+        const int dim = how.dim;
+        float sum = 0.0f;
+        part.values([&](float v) { sum += v; });
+        mean = block_sum(sum, sums) / dim;
+        sum = 0.0f;
+        part.values([&](float v) { sum += (v - mean) * (v - mean); });
+        inverse = 1.0f / sqrtf(block_sum(sum, sums) / dim + how.eps);
+        if (how.shift) {
+            shift = row_for(how.shift, token, how.shift_tokens, dim);
+            scale = row_for(how.scale, token, how.scale_tokens, dim);
+        }
     }
-    Out *to = out + token * dim;
-    part.packs_of_row([&](const float *v, int at) {
-        float y[N], a[N], b[N];
+
+    // In place, of those from column `at` on.
+    __device__ __forceinline__ void make(float *y, int at) const {
+        float a[N], b[N];
 #pragma unroll
-        for (int i = 0; i < N; i++) y[i] = (v[i] - mean) * inverse;
+        for (int i = 0; i < N; i++) y[i] = (y[i] - mean) * inverse;
         if (how.weight) {
             load<N>(a, how.weight + at);
             load<N>(b, how.bias + at);
@@ -89,8 +55,26 @@ __device__ __forceinline__ void layer_norm(Out *out, const In *x, const LayerNor
 #pragma unroll
             for (int i = 0; i < N; i++) y[i] = fmaf(y[i], 1.0f + a[i], b[i]);
         }
-        store<N>(to + at, y);
+    }
+};
+
+template <int N, class In, class Out>
+__device__ __forceinline__ void layer_norm(Out *out, const In *x, const LayerNorm &how) {
+    const i64 first = (i64)blockIdx.x * how.dim;
+    Part<N, In> part(x + first, how.dim, threadIdx.x, blockDim.x);
+    const NormedRow<N, In> row(part, how);
+    part.change_packs([&](float *v, int at, bool) {
+        row.make(v, at);
+        store<N>(out + first + at, v);
     });
+}
+
+// The same as codes, of what Through would have held of the result.
+template <class Through, int N, class In>
+__device__ __forceinline__ void layer_norm_codes(e4m3 *codes, float *factors, const In *x, const LayerNorm &how) {
+    Part<N, In> part(x + (i64)blockIdx.x * how.dim, how.dim, threadIdx.x, blockDim.x);
+    const NormedRow<N, In> row(part, how);
+    row_to_codes<Through>(codes, factors, part, how.dim, [&](float *v, int at) { row.make(v, at); });
 }
 
 // One block a row.
@@ -103,6 +87,16 @@ __device__ __forceinline__ void layer_norm(Out *out, const In *x, const LayerNor
                      aligned(bias) && aligned(shift) && aligned(scale);                         \
         if (whole) layer_norm<WIDE>(out, x, how);                                               \
         else layer_norm<1>(out, x, how);                                                        \
+    }                                                                                           \
+    extern "C" __global__ void layer_norm_codes_##In##_##Out(                                   \
+        e4m3 *codes, float *factors, const In *x, const float *weight, const float *bias,       \
+        const float *shift, int shift_tokens, const float *scale, int scale_tokens, int dim,    \
+        float eps) {                                                                            \
+        LayerNorm how = {weight, bias, shift, scale, shift_tokens, scale_tokens, dim, eps};     \
+        bool whole = dim % WIDE == 0 && aligned(codes) && aligned(x) && aligned(weight) &&      \
+                     aligned(bias) && aligned(shift) && aligned(scale);                         \
+        if (whole) layer_norm_codes<Out, WIDE>(codes, factors, x, how);                         \
+        else layer_norm_codes<Out, 1>(codes, factors, x, how);                                  \
     }
 FOR_EACH_PAIR(DEFINE)
 #undef DEFINE

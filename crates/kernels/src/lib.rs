@@ -34,8 +34,8 @@ pub use dtype::DType;
 pub use gemm::Products;
 pub use gpu::GpuError;
 pub use ops::{
-    Activation, Attention, Bias, Conv3d, Linear, Mask, Modulation, PairCounter, Pairs, PerFrame,
-    RopeTable, Sample, Sparse, TokenBlocks, UpsampledConv,
+    Activation, Attention, Bias, Conv3d, Linear, LinearInput, Mask, Modulation, PairCounter, Pairs,
+    PerFrame, RopeTable, Sample, Sparse, TokenBlocks, UpsampledConv,
 };
 pub use quantize::quantize;
 pub use simd::Isa;

@@ -3,14 +3,15 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use common::{Fixture, assert_close, distance, noise};
-use longreel_kernels::gpu::{Element, Gpu};
+use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Operands};
 use longreel_kernels::{DType, Device, Isa, Tensor, Weight};
 use longreel_models::{ContextOptions, ForwardOptions, Transformer};
-use longreel_shim::Shim;
+use longreel_shim::{Shim, Watch, Watched};
 use longreel_weights::{TensorSource, TransformerConfig, WeightDtype};
 
 fn forward(config: &TransformerConfig, source: TensorSource, device: &Device) -> Tensor {
@@ -105,6 +106,63 @@ fn every_device_means_the_same_by_8_bits() {
         // Sums in another order move a few values to the next code, which is what 8 bits are off by anyway.
         assert_close(way, &found, &expected, off / 4.0);
     }
+}
+
+/// Kernels that were started, and the bytes that those for norms, codes and what is left of products read and wrote.
+#[derive(Default)]
+struct Started(Mutex<(BTreeMap<&'static str, usize>, usize)>);
+
+impl Watch for Started {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        let int = |n: usize| match args[n] {
+            Arg::Int(n) => n as usize,
+            other => panic!("{other:?} is no length"),
+        };
+        // Bytes of a value that is read and of one that is written, and values. Activations are bf16, and the hidden
+        // state is f32.
+        let blocks = launch.grid[0] as usize;
+        let (of_value, values) = match launch.kernel {
+            "layer_norm_f32_bf16" => (4 + 2, blocks * int(8)),
+            "layer_norm_codes_f32_bf16" => (4 + 1, blocks * int(9)),
+            "quantize_rows_bf16" => (2 + 1, blocks * int(3)),
+            "quantize_rows_f32" => (4 + 1, blocks * int(3)),
+            "fp8_finish" => (2 + 2, int(11) * int(12)),
+            "fp8_finish_codes_bf16" => (2 + 1, blocks * int(7)),
+            _ => (0, 0),
+        };
+        let mut started = self.0.lock().expect("no panic");
+        *started.0.entry(launch.kernel).or_default() += 1;
+        started.1 += of_value * values;
+        drop(started);
+        shim.launch(launch, args)
+    }
+
+    /// Of codes alone, as those of Ada.
+    fn matmul(&self, shim: &Shim, what: &MatMul) -> Result<bool, GpuError> {
+        match what.operands {
+            Operands::E4m3 { factors: Some(_) } => Ok(false),
+            _ => shim.matmul(what),
+        }
+    }
+}
+
+/// What is multiplied in 8 bits is made by whatever goes over its rows before, and once for all layers that take it:
+/// alone attention's results, of which no kernel sees whole rows, become codes in a pass of their own.
+#[test]
+fn rows_become_codes_where_they_are_made() {
+    let (config, tensors) = wide();
+    let Some(shim) = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let started = Arc::<Started>::default();
+    let watched = Watched::new(shim.with_products(), started.clone());
+    let device = Device::Gpu(Gpu::new(Box::new(watched), Element::Bf16));
+    forward(&config, TensorSource::from_tensors(tensors).in_dtype(WeightDtype::Fp8), &device);
+    let (kernels, bytes) = &*started.0.lock().expect("no panic");
+    println!("{} launches, {bytes} bytes: {kernels:?}", kernels.values().sum::<usize>());
+    let blocks = config.num_layers;
+    let count = |kernel: &str| kernels.get(kernel).copied().unwrap_or(0);
+    assert_eq!(count("layer_norm_codes_f32_bf16"), 3 * blocks, "{kernels:?}");
+    assert_eq!(count("fp8_finish_codes_bf16"), blocks, "{kernels:?}");
+    assert_eq!(count("quantize_rows_bf16"), 2 * blocks, "{kernels:?}");
 }
 
 /// What a file has in 8 bits already is taken bit by bit, and what it lacks is made of the rest.

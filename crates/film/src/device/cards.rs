@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use longreel_kernels::cuda::Connection;
+use longreel_kernels::cuda::{Connection, Pcie};
 
 use super::choice::MOST_DEVICES;
-use super::{CardLink, GpuFacts, peak_flops};
+use super::{CardLink, GpuFacts, HostLink, peak_flops};
 
 /// One of the cards that are known by name.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,7 +108,10 @@ impl Card {
         let free = (memory_mib << 20) / 1000 * FREE_OF_1000;
         let rate = peak_flops(name, capability, multiprocessors, clock_mhz * 1000);
         let link = several.then(|| CardLink::of(connection, false, name, capability));
-        GpuFacts::of_card(name, capability, free, rate, link)
+        // Of its own generation and all its lanes, as the data sheet has it.
+        let generation = if capability.0 >= 9 { 5 } else { 4 };
+        let host = HostLink::Bus(Pcie { generation, lanes: 16 });
+        GpuFacts::of_card(name, capability, free, rate, link, host)
     }
 
     /// Whether it is meant by `text`, all of its name or without its memory, in lower case and without spaces.

@@ -8,16 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use longreel_kernels::gpu::{
     Address, Arg, Captured, Driver, Element, FrameConvolution, Gpu, GpuError, Launch, MatMul,
-    Stream, Tally, Vendor,
+    POINTS, SoftmaxAttention, Stream, Tally, Vendor,
 };
 use longreel_kernels::{Bytes, DType, Device, Tensor, Weight};
 use longreel_models::{
     ContextOptions, ForwardOptions, ModelError, SplitTransformer, Transformer, Vae, VaeDecoderState,
 };
-use longreel_sampling::SchedulerConfig;
 use longreel_weights::{
-    ExpectedTensor, ModelKind, TensorSource, TransformerConfig, VaeConfig, WeightDtype,
-    published_models,
+    ExpectedTensor, TensorSource, TransformerConfig, WeightDtype, published_models,
 };
 use memmap2::Mmap;
 
@@ -29,29 +27,48 @@ use crate::sharing::Sharing;
 
 /// A card of so many bytes that only keeps accounts.
 #[derive(Debug, Default)]
-struct Accounts {
+pub(crate) struct Accounts {
     total: usize,
+    /// Operations and bytes from the host in a second, where it keeps time too: of products and of attention in which all
+    /// see all.
+    pace: Option<[f64; 2]>,
     /// Whether it has a library for convolutions.
     convolves: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     next: u64,
     slabs: HashMap<u64, usize>,
     taken: usize,
     peak: usize,
     copied: u64,
+    /// When each stream is done with what it was asked for, in seconds.
+    done: [f64; 2],
+    /// When it is at each point.
+    points: [f64; POINTS],
     /// Shapes of convolutions that the library was asked for, and how often in all.
     convolved: Vec<FrameConvolution>,
     convolutions: usize,
 }
 
 #[derive(Debug, Clone)]
-struct Card(Arc<Accounts>);
+pub(crate) struct Card(Arc<Accounts>);
 
 impl Card {
+    /// Seconds until everything that it was asked for is done.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.with(|state| state.done[0].max(state.done[1]))
+    }
+
+    /// Has a stream work for what `amount` of operations or bytes take.
+    fn work(&self, stream: Stream, which: usize, amount: f64) {
+        if let Some(pace) = self.0.pace {
+            self.with(|state| state.done[stream as usize] += amount / pace[which]);
+        }
+    }
+
     fn with<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
         body(&mut self.0.state.lock().expect("no panic"))
     }
@@ -85,7 +102,8 @@ impl Driver for Card {
         Ok((self.0.total - self.with(|state| state.taken), self.0.total))
     }
 
-    fn upload(&self, _: Stream, _: Address, bytes: &[u8]) -> Result<(), GpuError> {
+    fn upload(&self, stream: Stream, _: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.work(stream, 1, bytes.len() as f64);
         self.with(|state| state.copied += bytes.len() as u64);
         Ok(())
     }
@@ -106,8 +124,16 @@ impl Driver for Card {
         Ok(())
     }
 
-    fn matmul(&self, _: &MatMul) -> Result<bool, GpuError> {
+    fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
+        let values = what.rows as f64 * what.inputs as f64 * what.outputs as f64;
+        self.work(Stream::Compute, 0, 2.0 * values);
         Ok(true)
+    }
+
+    fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
+        let pairs = what.queries as f64 * what.keys as f64;
+        self.work(Stream::Compute, 0, 4.0 * pairs * (what.heads * what.size) as f64);
+        Ok(if self.0.pace.is_some() { Vendor::Done } else { Vendor::Refused })
     }
 
     fn has_convolution(&self, what: &FrameConvolution) -> Result<bool, GpuError> {
@@ -130,7 +156,21 @@ impl Driver for Card {
         })
     }
 
-    fn follow(&self, _: Stream) -> Result<(), GpuError> {
+    fn follow(&self, stream: Stream) -> Result<(), GpuError> {
+        self.with(|state| state.done[stream as usize] = state.done[0].max(state.done[1]));
+        Ok(())
+    }
+
+    fn mark(&self, stream: Stream, point: usize) -> Result<(), GpuError> {
+        self.with(|state| state.points[point] = state.done[stream as usize]);
+        Ok(())
+    }
+
+    fn reach(&self, stream: Stream, point: usize) -> Result<(), GpuError> {
+        self.with(|state| {
+            let done = &mut state.done[stream as usize];
+            *done = done.max(state.points[point]);
+        });
         Ok(())
     }
 
@@ -175,8 +215,8 @@ fn is_matrix(name: &str) -> bool {
 }
 
 /// A model at work on a card.
-struct Case {
-    facts: ModelFacts,
+pub(crate) struct Case {
+    pub(crate) facts: ModelFacts,
     /// Of a pass.
     latents: usize,
     width: usize,
@@ -185,40 +225,56 @@ struct Case {
     card: usize,
     /// Whether the card has a library for convolutions.
     convolves: bool,
+    pace: Option<[f64; 2]>,
 }
 
 impl Case {
     /// Of a published model: latent frames of a pass, width and height, GiB of the card.
-    fn new(model: &str, latents: usize, [width, height]: [usize; 2], card: usize) -> Self {
+    pub(crate) fn new(
+        model: &str,
+        latents: usize,
+        [width, height]: [usize; 2],
+        card: usize,
+    ) -> Self {
         let published = published_models().into_iter().find(|m| m.name == model);
-        let transformer = published.expect(model).transformer;
-        let vae = VaeConfig::from_json("{}").expect("the default");
+        let facts = ModelFacts::of_published(&published.expect(model), None).expect("published");
+        // All of it in bf16.
         let bytes = |tensors: Vec<ExpectedTensor>| {
             tensors.iter().map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
         };
         let facts = ModelFacts {
-            name: model.into(),
-            kind: ModelKind::DiffusionForcing,
-            causal_few_step: false,
-            revision: String::new(),
-            transformer_bytes: bytes(transformer.expected_tensors()),
-            transformer,
-            converted: None,
-            text_encoder_bytes: 0,
-            other_bytes: bytes(vae.expected_tensors()),
-            vae,
-            scheduler: SchedulerConfig::default(),
-            upscaler: None,
-            gpu: None,
-            devices: 1,
-            elsewhere: false,
+            transformer_bytes: bytes(facts.transformer.expected_tensors()),
+            other_bytes: bytes(facts.vae.expected_tensors()),
+            ..facts
         };
-        Self { facts, latents, width, height, card, convolves: false }
+        Self { facts, latents, width, height, card, convolves: false, pace: None }
     }
 
     /// On a card with a library for convolutions.
     fn with_convolutions(self) -> Self {
         Self { convolves: true, ..self }
+    }
+
+    /// On a card that keeps time, with so many operations and so many bytes from the host in a second.
+    pub(crate) fn with_pace(self, pace: [f64; 2]) -> Self {
+        Self { pace: Some(pace), ..self }
+    }
+
+    /// Seconds of a pass behind others, with what stays of the weights where it is, and bytes that are copied in it.
+    pub(crate) fn paced_pass(&self) -> (f64, u64) {
+        let need = Need::of(&self.facts, self.batch(1), self.size(), 1, 0);
+        let (card, gpu) = self.planned(&need);
+        let network = self.transformer().on(&Device::Gpu(gpu));
+        let (latents, text) = self.given();
+        let context = network.context(&text, None, &ContextOptions::default()).expect("room");
+        let (mut seconds, mut copied) = (0.0, 0);
+        for _ in 0..3 {
+            let before = card.seconds();
+            card.with(|state| state.copied = 0);
+            network.forward(&latents, &[500.0], &context, &OPTIONS).expect("room");
+            (seconds, copied) = (card.seconds() - before, card.with(|state| state.copied));
+        }
+        (seconds, copied)
     }
 
     /// The same with the matrices of the blocks, and what is multiplied with them, in 8 bits.
@@ -256,8 +312,8 @@ impl Case {
 
     /// The card, with its memory shared out as the plan has it.
     fn planned(&self, need: &Need) -> (Card, Arc<Gpu>) {
-        let (total, convolves) = (self.card << 30, self.convolves);
-        let card = Card(Arc::new(Accounts { total, convolves, ..Accounts::default() }));
+        let (total, convolves, pace) = (self.card << 30, self.convolves, self.pace);
+        let card = Card(Arc::new(Accounts { total, convolves, pace, ..Accounts::default() }));
         let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
         gpu.plan_weights(need.shares(self.free()).expect("a card for it"));
         gpu.set_scarce(need.all() > self.free());

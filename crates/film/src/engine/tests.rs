@@ -1,6 +1,9 @@
 //! What becomes of a plan whose device cannot be used.
 
 use longreel_kernels::cuda;
+use longreel_kernels::gpu::{Element, Gpu};
+use longreel_shim::Shim;
+use longreel_weights::published_models;
 
 use super::*;
 use crate::events::Stop;
@@ -21,6 +24,7 @@ fn mistaken() -> Option<Engine> {
         peak_flops: 1e15,
         peak_8_bit_flops: 2e15,
         link: None,
+        host: HostLink::Unknown,
     });
     Some(engine)
 }
@@ -95,4 +99,34 @@ fn a_run_that_goes_on_without_its_card_is_planned_for_the_processor() {
     let (mut plans, never) = (Plans::default(), StopSignal::default());
     another.resume(&outputs.film, &never, &mut plans).expect("the rest");
     assert_eq!(plans.0, [false]);
+}
+
+/// A card that has room for half the weights is asked how fast they come, once, and the plan has its answer.
+#[test]
+fn how_fast_weights_come_is_measured_where_they_are_brought_again_and_again() {
+    let Some(mut engine) = mistaken() else { return };
+    // No kernel is compiled.
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(shim) = Shim::or_skip(folder.path()) else { return };
+    let large = published_models().into_iter().find(|model| model.name.contains("1.3B"));
+    let large = ModelFacts::of_published(&large.expect("one"), None).expect("published");
+    (engine.facts.transformer, engine.facts.transformer_bytes) =
+        (large.transformer, large.transformer_bytes);
+    let request = request(&engine);
+    let all_stay = engine.plan(&request).expect("a plan");
+    let gpu = all_stay.summary().gpu.clone().expect("a card");
+    engine = engine.on(vec![Device::Gpu(Gpu::new(Box::new(shim), Element::F32))]);
+    let planned = |engine: &mut Engine, free_bytes| {
+        engine.facts.gpu.as_mut().expect("a card").free_bytes = free_bytes;
+        let plan = engine.plan(&request).expect("a plan");
+        let plan = engine.for_devices(&plan, &mut Plans::default()).expect("an answer");
+        plan.summary().bringing.clone()
+    };
+    assert_eq!(planned(&mut engine, 80 << 30), None);
+    assert_eq!(engine.facts.gpu.as_ref().expect("a card").host, HostLink::Unknown);
+    let half = gpu.least_bytes + gpu.weight_bytes / 2;
+    let bringing = planned(&mut engine, half).expect("not all stay");
+    assert!(bringing.is_measured && bringing.bytes_per_second > 1e6, "{bringing:?}");
+    let again = planned(&mut engine, half).expect("not all stay");
+    assert_eq!(again.bytes_per_second, bringing.bytes_per_second, "measured once");
 }

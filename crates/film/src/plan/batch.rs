@@ -3,9 +3,8 @@
 use longreel_sampling::kept_rows;
 use serde::Serialize;
 
-use super::cache::step_cache_bytes;
-use super::causal::{self, rounds_by_rows};
-use super::gpu::need_of;
+use super::causal::rounds_by_rows;
+use super::gpu::need;
 use super::{FilmPlan, ModelFacts};
 use crate::error::PlanError;
 use crate::estimate::tokens_per_frame;
@@ -63,35 +62,13 @@ fn fewest_tokens(plan: &FilmPlan, model: &ModelFacts) -> Result<usize, PlanError
 /// Whether a batch has less brought to a GPU of so many free bytes than one pass after the other, or as
 /// little, and leaves the decoder what it has.
 fn pays(plan: &FilmPlan, model: &ModelFacts, free: u64) -> Result<bool, PlanError> {
-    let tokens = longest_tokens(plan, model)?;
-    let need = |guidance_batch| {
-        let plan = FilmPlan { guidance_batch, ..plan.clone() };
-        Ok::<_, PlanError>(need_of(&plan, model, tokens, kept_bytes(&plan, model, tokens)?))
-    };
+    let need = |guidance_batch| need(&FilmPlan { guidance_batch, ..plan.clone() }, model);
     let (apart, together) = (need(false)?, need(true)?);
     let (Some(there), Some(there_together)) = (apart.shares(free), together.shares(free)) else {
         return Ok(false);
     };
-    let brought = |there: usize| apart.weights.saturating_sub(there as u64);
-    let less = brought(there_together.resident) <= 2 * brought(there.resident);
+    let less = together.brought(&there_together) <= 2 * apart.brought(&there);
     Ok(less && (together.all() <= free || apart.all() > free))
-}
-
-/// Tokens of the longest pass.
-fn longest_tokens(plan: &FilmPlan, model: &ModelFacts) -> Result<usize, PlanError> {
-    let request = &plan.request;
-    let mut frames = 0;
-    for (segment, _) in plan.kinds_of_segments() {
-        let rows = kept_rows(&plan.timetable(&segment)?, plan.keeping);
-        frames = rows.iter().map(|row| row.run.len()).fold(frames, usize::max);
-    }
-    Ok(frames * tokens_per_frame(&model.transformer, request.height, request.width))
-}
-
-/// Bytes of what passes of up to `tokens` tokens leave for later ones, on all devices together.
-fn kept_bytes(plan: &FilmPlan, model: &ModelFacts, tokens: usize) -> Result<u64, PlanError> {
-    let keys = causal::summary(plan, model)?.map_or(0, |kept| kept.bytes);
-    Ok(keys + step_cache_bytes(plan, model, tokens))
 }
 
 #[cfg(test)]
@@ -101,7 +78,7 @@ mod tests {
     use longreel_weights::published_models;
 
     use super::*;
-    use crate::device::GpuFacts;
+    use crate::device::{GpuFacts, HostLink};
     use crate::engine::{Engine, EngineOptions};
     use crate::plan::plan;
     use crate::request::{CacheChoice, FilmRequest, Length};
@@ -125,6 +102,7 @@ mod tests {
                 peak_flops: 1e14,
                 peak_8_bit_flops: 2e14,
                 link: None,
+                host: HostLink::Unknown,
             }),
             ..engine.facts().clone()
         };
@@ -143,9 +121,8 @@ mod tests {
             request.guidance_batch = batch;
             let plan = plan(&request, &facts, true).expect("a plan");
             assert_eq!(plan.guidance_batch, batch != GuidanceBatchChoice::Off);
-            let tokens = longest_tokens(&plan, &facts).expect("tokens");
             let added = plan.summary().guidance_batch.map_or(0, |batch| batch.added_bytes);
-            (need_of(&plan, &facts, tokens, 0), added)
+            (super::need(&plan, &facts).expect("a need"), added)
         };
         let (apart, _) = need(GuidanceBatchChoice::Off);
         let (together, added) = need(GuidanceBatchChoice::Auto);

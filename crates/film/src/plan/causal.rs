@@ -183,7 +183,7 @@ pub(super) fn summary(
 mod tests {
     use std::path::Path;
 
-    use crate::device::GpuFacts;
+    use crate::device::{GpuFacts, HostLink};
     use crate::engine::{Engine, EngineOptions};
     use crate::plan::plan;
 
@@ -204,6 +204,7 @@ mod tests {
                 peak_flops: 1e14,
                 peak_8_bit_flops: 2e14,
                 link: None,
+                host: HostLink::Unknown,
             });
             let planned = plan(&request, &facts, false).expect("a plan");
             let begun = planned.begun_with(began, None, false, &facts).expect("a plan");

@@ -1,9 +1,13 @@
 //! A film on a GPU, before it is begun.
 
+use longreel_sampling::kept_rows;
 use serde::Serialize;
 
-use super::{FilmPlan, ModelFacts};
+use super::cache::step_cache_bytes;
+use super::{FilmPlan, ModelFacts, causal};
 use crate::device::{GpuFacts, Need};
+use crate::error::PlanError;
+use crate::estimate::tokens_per_frame;
 
 /// A film on a GPU.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -39,8 +43,28 @@ impl GpuPlan {
     }
 }
 
-/// What each GPU that denoises needs when the longest pass has so many tokens.
-pub(super) fn need_of(plan: &FilmPlan, model: &ModelFacts, tokens: usize, kept: u64) -> Need {
+/// What each GPU that denoises needs.
+pub(super) fn need(plan: &FilmPlan, model: &ModelFacts) -> Result<Need, PlanError> {
+    let tokens = longest_tokens(plan, model)?;
+    let kept = kept_bytes(plan, model, tokens)?;
     let size = [plan.request.height, plan.request.width];
-    Need::of_rank(model, plan.sharing, plan.batch(tokens), size, plan.strips, kept)
+    let batch = plan.batch(tokens);
+    Ok(Need::of_rank(model, plan.sharing, batch, size, plan.strips, kept))
+}
+
+/// Tokens of the longest pass.
+pub(super) fn longest_tokens(plan: &FilmPlan, model: &ModelFacts) -> Result<usize, PlanError> {
+    let request = &plan.request;
+    let mut frames = 0;
+    for (segment, _) in plan.kinds_of_segments() {
+        let rows = kept_rows(&plan.timetable(&segment)?, plan.keeping);
+        frames = rows.iter().map(|row| row.run.len()).fold(frames, usize::max);
+    }
+    Ok(frames * tokens_per_frame(&model.transformer, request.height, request.width))
+}
+
+/// Bytes of what passes of up to `tokens` tokens leave for later ones, on all devices together.
+fn kept_bytes(plan: &FilmPlan, model: &ModelFacts, tokens: usize) -> Result<u64, PlanError> {
+    let keys = causal::summary(plan, model)?.map_or(0, |kept| kept.bytes);
+    Ok(keys + step_cache_bytes(plan, model, tokens))
 }

@@ -2,6 +2,7 @@
 //! and said with the nearest values that work.
 
 mod batch;
+mod bringing;
 mod cache;
 mod causal;
 mod checks;
@@ -28,6 +29,7 @@ use longreel_sampling::{
 use longreel_weights::{ModelKind, PublishedModel, TransformerConfig, VaeConfig, WeightDtype};
 
 pub use self::batch::GuidanceBatchSummary;
+pub use self::bringing::{BringingSummary, bytes_brought};
 pub(crate) use self::cache::step_cache;
 pub use self::causal::KvCacheSummary;
 use self::checks::{check_grid, check_kind, check_values, film_shape};
@@ -39,7 +41,7 @@ use self::summary::{Work, decoding_of, summarise};
 pub use self::time::ExchangeSummary;
 pub use self::words::{human_bytes, human_seconds};
 use crate::condition::{read_image, too_short};
-use crate::device::{CardNames, DeviceChoice, GpuFacts};
+use crate::device::{CardNames, DeviceChoice, GpuFacts, block_values, transformer_values};
 use crate::error::{FilmError, PlanError};
 use crate::estimate::Batch;
 use crate::memory::available_memory_bytes;
@@ -150,6 +152,19 @@ impl ModelFacts {
     /// Bytes of the host's memory that are available now, where the film is made on this machine.
     pub(crate) fn available_bytes(&self) -> Option<u64> {
         available_memory_bytes().filter(|_| !self.elsewhere)
+    }
+
+    /// The same with 8-bit floats in the transformer's blocks, about.
+    pub(crate) fn in_8_bits(&self) -> Self {
+        let [blocks, all] = [block_values, transformer_values].map(|of| of(&self.transformer));
+        let stored_bytes = self.transformer_bytes;
+        let others = stored_bytes as f64 / all.max(1) as f64 * (all - blocks) as f64;
+        let dtype = WeightDtype::Fp8;
+        Self {
+            transformer_bytes: blocks + others as u64,
+            converted: Some(Converted { dtype, stored_bytes, memory_bytes: 0 }),
+            ..self.clone()
+        }
     }
 
     /// Whether the products of the transformer's blocks are of 8-bit floats.
@@ -280,6 +295,12 @@ impl FilmPlan {
         }
         self.strips = strips.unwrap_or(self.strips);
         self.guidance_batch = guidance_batch && batch::obstacle(&self, model)?.is_none();
+        self.summary = summarise(&self, model)?;
+        Ok(self)
+    }
+
+    /// The same plan with times by what is known of the devices now.
+    pub(crate) fn timed_by(mut self, model: &ModelFacts) -> Result<Self, PlanError> {
         self.summary = summarise(&self, model)?;
         Ok(self)
     }
@@ -467,7 +488,7 @@ fn cheapest(
     let mut best: Option<(FilmPlan, f64)> = None;
     for plan in plans {
         let plan = plan?;
-        let denoise = Work::of(&plan, model)?.seconds(plan.sharing, model);
+        let denoise = Work::of(&plan, model)?.seconds(plan.sharing, &plan, model)?;
         let (rate, share) = model.rate();
         let decode = decoding_of(&plan, model) / (rate * share);
         let cost = plan.sharing.cost(denoise, decode, plan.segments.count());

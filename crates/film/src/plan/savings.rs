@@ -22,6 +22,9 @@ pub struct Saving {
     pub time_share: f64,
 }
 
+/// Shares of the time above it are not offered.
+const WORTH_IT: f64 = 0.97;
+
 /// Where guidance has mostly decided what a film shows.
 const EARLY_SIGMA: f32 = 0.8;
 
@@ -60,17 +63,25 @@ pub(super) fn savings(
             }),
         });
     }
-    // What block-causal attention allows is counted, not estimated.
-    let seconds = |work: &Work| work.seconds(plan.sharing, model);
-    let now = seconds(&all).max(f64::MIN_POSITIVE);
+    // What block-causal attention allows is counted, not estimated, and so is what is waited for weights.
+    let now = all.seconds(plan.sharing, plan, model)?.max(f64::MIN_POSITIVE);
+    if model.gpu.is_some() && model.converted.is_none() {
+        let fewer = model.in_8_bits();
+        let part = all.seconds(plan.sharing, plan, &fewer)? / now;
+        if part < WORTH_IT {
+            let what = "8-bit floats in the transformer's layers, and less brought; changes the film a little";
+            let (option, what) = ("--dtype fp8".to_owned(), what.to_owned());
+            savings.push(Saving { option, what, time_share: share(part) });
+        }
+    }
     let mut other = |option: &str, what: &str, change: &dyn Fn(&mut FilmPlan)| {
         let mut changed = plan.clone();
         change(&mut changed);
         changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
         changed.sparse = sparse::sparse_attention(&changed.request, &changed.schedule, model)?;
         changed.keeping = causal::keeping(&changed, model)?;
-        let part = seconds(&Work::of(&changed, model)?) / now;
-        if part < 0.97 {
+        let part = Work::of(&changed, model)?.seconds(plan.sharing, &changed, model)? / now;
+        if part < WORTH_IT {
             let (option, what) = (option.to_owned(), what.to_owned());
             savings.push(Saving { option, what, time_share: share(part) });
         }

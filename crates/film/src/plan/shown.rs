@@ -73,10 +73,9 @@ impl fmt::Display for PlanSummary {
             let weights = match there >= gpu.weight_bytes {
                 true => format!("all {} of weights", human_bytes(gpu.weight_bytes)),
                 false => format!(
-                    "{} of {} of weights, the others brought for each {}",
+                    "{} of {} of weights",
                     human_bytes(there),
-                    human_bytes(gpu.weight_bytes),
-                    if self.guidance_batch.is_some() { "row" } else { "pass" }
+                    human_bytes(gpu.weight_bytes)
                 ),
             };
             writeln!(
@@ -85,6 +84,24 @@ impl fmt::Display for PlanSummary {
                 gpu.name,
                 human_bytes(gpu.free_bytes),
                 human_bytes(gpu.activation_bytes),
+            )?;
+        }
+        if let Some(bringing) = &self.bringing {
+            let for_each = if self.guidance_batch.is_some() { "row" } else { "pass" };
+            let again = match bringing.again_bytes {
+                0 => String::new(),
+                bytes => format!(", {} again for each segment", human_bytes(bytes)),
+            };
+            writeln!(
+                f,
+                "weights    {} brought for each {for_each}{again} ({}, {}{}): {} of copies, of which the film \
+                 waits for {}",
+                human_bytes(bringing.bytes),
+                bringing.way,
+                scaled(bringing.bytes_per_second, "B/s"),
+                if bringing.is_measured { "" } else { HALF },
+                human_seconds(bringing.seconds),
+                human_seconds(bringing.waited_seconds),
             )?;
         }
         if self.decoder_strips > 1 {

@@ -5,9 +5,10 @@ use longreel_weights::ModelKind;
 use serde::Serialize;
 
 use super::batch::{self, GuidanceBatchSummary};
+use super::bringing::{self, BringingSummary};
 use super::cache::step_cache_bytes;
 use super::causal::{self, KvCacheSummary};
-use super::gpu::{GpuPlan, need_of};
+use super::gpu::{GpuPlan, need};
 use super::memory::{bytes_with, on_the_way};
 use super::savings::{Saving, savings};
 use super::time::ExchangeSummary;
@@ -83,6 +84,8 @@ pub struct PlanSummary {
     pub machine_8_bit_flops_per_second: Option<f64>,
     /// What GPUs exchange that share each pass.
     pub exchange: Option<ExchangeSummary>,
+    /// What is brought to a GPU again and again.
+    pub bringing: Option<BringingSummary>,
     /// Expected time of the film (of one segment, when endless).
     pub expected_seconds: f64,
     /// What would make it cheaper.
@@ -175,8 +178,12 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let (rate, share) = model.rate();
     // GPUs add up; parts of the processor are the same one.
     let sharing = if model.gpu.is_some() { plan.sharing } else { Sharing::ALONE };
-    let (denoising, decoding) = (work.seconds(sharing, model), decode / (rate * share));
+    let denoising = work.seconds(sharing, plan, model)?;
+    let decoding = decode / (rate * share);
     let expected_seconds = sharing.cost(denoising, decoding, count);
+    let bringing = bringing::of(plan, sharing, model, &work.rows)?;
+    let waited = bringing.as_ref().map_or(0.0, |bringing| bringing.waited_seconds);
+    notes.extend(bringing::note(plan, sharing, model, &work, waited, expected_seconds)?);
     let longest = plan.batch(tokens).all_tokens();
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
@@ -187,12 +194,14 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let kv_cache = causal::summary(plan, model)?;
     let kept_keys = kv_cache.as_ref().map_or(0, |kept| kept.bytes);
     let kept = |plan: &FilmPlan| kept_keys + step_cache_bytes(plan, model, tokens);
-    let need = |plan: &FilmPlan| need_of(plan, model, tokens, kept(plan));
-    let gpu = model.gpu.as_ref().map(|gpu| {
-        let size = [height, width];
-        let decoder = plan.sharing.decoder.then(|| Need::of_decoder(model, size, plan.strips));
-        GpuPlan::new(gpu, &need(plan), decoder)
-    });
+    let gpu = match &model.gpu {
+        Some(gpu) => {
+            let size = [height, width];
+            let decoder = plan.sharing.decoder.then(|| Need::of_decoder(model, size, plan.strips));
+            Some(GpuPlan::new(gpu, &need(plan, model)?, decoder))
+        }
+        None => None,
+    };
     let frames_of_segments = 4 * kinds.iter().map(|(s, _)| s.new_latents).max().unwrap_or(0);
     let memory = |plan: &FilmPlan, request: &FilmRequest| {
         let finish = FinishBytes::of(request, model.upscaler, frames_of_segments as u64);
@@ -206,14 +215,18 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             None => bytes_with(model, plan, tokens, finish) + kept(plan),
         }
     };
-    let guidance_batch = plan.guidance_batch.then(|| {
-        let apart = FilmPlan { guidance_batch: false, ..plan.clone() };
-        let [together, apart] = [plan, &apart].map(|plan| match &gpu {
-            Some(_) => need(plan).activations,
-            None => memory(plan, request),
-        });
-        GuidanceBatchSummary { added_bytes: together.saturating_sub(apart) }
-    });
+    let guidance_batch = match plan.guidance_batch {
+        true => {
+            let apart = FilmPlan { guidance_batch: false, ..plan.clone() };
+            let taken = |plan: &FilmPlan| match &gpu {
+                Some(_) => Ok(need(plan, model)?.activations),
+                None => Ok::<_, PlanError>(memory(plan, request)),
+            };
+            let added_bytes = taken(plan)?.saturating_sub(taken(&apart)?);
+            Some(GuidanceBatchSummary { added_bytes })
+        }
+        false => None,
+    };
     if request.guidance_batch == GuidanceBatchChoice::On && guidance_batch.is_none() {
         let why = match plan.guidance.enabled() {
             true => batch::obstacle(plan, model)?.unwrap_or("there is no room for it"),
@@ -292,6 +305,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             .filter(|_| model.has_8_bit_products())
             .map(|gpu| gpu.peak_8_bit_flops),
         exchange: model.exchange(sharing, longest, work.tokens),
+        bringing,
         expected_seconds,
         savings: savings(plan, model, denoising / (denoising + decoding))?,
         notes,
@@ -330,6 +344,19 @@ pub(super) struct Work {
     longest: ForwardFlops,
     /// Of all passes.
     tokens: f64,
+    /// Rows, those next to each other that are alike together.
+    rows: Vec<RowWork>,
+}
+
+/// Rows that are alike.
+#[derive(Clone, Copy)]
+pub(super) struct RowWork {
+    /// Operations of a pass.
+    pub pass: ForwardFlops,
+    /// Passes of a row.
+    pub passes: usize,
+    /// Rows.
+    pub times: usize,
 }
 
 impl Work {
@@ -354,6 +381,10 @@ impl Work {
                 forward_flops(&model.transformer, kept.run.clone(), per_frame, causal);
             forward.attention *= sparse::kept_share(plan, model, row, kept);
             self.flops += forward * (times * passes) as f64;
+            match self.rows.last_mut() {
+                Some(last) if last.pass == forward && last.passes == passes => last.times += times,
+                _ => self.rows.push(RowWork { pass: forward, passes, times }),
+            }
             self.tokens += (times * passes * kept.run.len() * per_frame) as f64;
             if forward.total() > self.longest.total() {
                 self.longest = forward;
@@ -372,11 +403,20 @@ impl Work {
         Ok(work)
     }
 
-    /// Seconds that the devices of `sharing` are expected to take for it, with what they exchange.
-    pub fn seconds(&self, sharing: Sharing, model: &ModelFacts) -> f64 {
+    /// Seconds that the devices of `sharing` are expected to take for it, with what they exchange and what they wait
+    /// for weights.
+    pub fn seconds(
+        &self,
+        sharing: Sharing,
+        plan: &FilmPlan,
+        model: &ModelFacts,
+    ) -> Result<f64, PlanError> {
         let one = model.seconds(self.flops, model.products());
         let exchange = model.exchange(sharing, 0, self.tokens);
-        one / sharing.denoisers() as f64 + exchange.map_or(0.0, |exchange| exchange.seconds)
+        let bringing = bringing::of(plan, sharing, model, &self.rows)?;
+        Ok(one / sharing.denoisers() as f64
+            + exchange.map_or(0.0, |exchange| exchange.seconds)
+            + bringing.map_or(0.0, |bringing| bringing.waited_seconds))
     }
 }
 
@@ -421,6 +461,7 @@ impl PlanSummary {
             machine_flops_per_second: 0.0,
             machine_8_bit_flops_per_second: None,
             exchange: None,
+            bringing: None,
             expected_seconds: 0.0,
             savings: Vec::new(),
             notes: Vec::new(),

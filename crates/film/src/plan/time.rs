@@ -11,7 +11,7 @@ use crate::sharing::Sharing;
 
 /// What a GPU is expected to reach of the peak of its products, and of its links. Not measured: `longreel bench`
 /// does.
-const GPU_SHARE: f64 = 0.5;
+pub(super) const GPU_SHARE: f64 = 0.5;
 /// And the processor of what its probe reaches: norms, memory traffic and the tail of each kernel cost about a third
 /// on top of it.
 const PROCESSOR_SHARE: f64 = 0.7;
@@ -81,7 +81,7 @@ mod tests {
     use longreel_weights::{WeightDtype, published_models};
 
     use super::*;
-    use crate::device::CardLink;
+    use crate::device::{CardLink, HostLink};
     use crate::engine::{Engine, EngineOptions};
     use crate::plan::{Converted, PlanSummary, plan};
     use crate::request::Length;
@@ -108,6 +108,7 @@ mod tests {
                 peak_flops: 1e15,
                 peak_8_bit_flops: 2e15,
                 link,
+                host: HostLink::Unknown,
             }),
             converted,
             devices,

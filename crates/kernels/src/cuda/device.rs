@@ -23,7 +23,7 @@ use super::staging::{Ring, SLOTS};
 use super::{Cache, Nccl, NcclMember, Places};
 use crate::gpu::{
     Address, Arg, Captured, Driver, FrameConvolution, Gpu, GpuError, Launch, Link, LinkKind,
-    MatMul, Note, SoftmaxAttention, Stream, Vendor, VendorWork,
+    MatMul, Note, POINTS, SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
@@ -52,6 +52,8 @@ pub struct Device {
     streams: [CUstream; 2],
     /// What each stream was last seen at.
     marks: Mutex<[CUevent; 2]>,
+    /// By number; null until it is marked.
+    points: Mutex<[CUevent; POINTS]>,
     rings: [Mutex<Ring>; 2],
     modules: Modules,
     cublaslt: OnceLock<Option<CublasLt>>,
@@ -114,6 +116,7 @@ impl Device {
             context,
             streams: [std::ptr::null_mut(); 2],
             marks: Mutex::new([std::ptr::null_mut(); 2]),
+            points: Mutex::new([std::ptr::null_mut(); POINTS]),
             rings: SLOT_BYTES.map(|bytes| Mutex::new(Ring::new(std::ptr::null_mut(), bytes))),
             modules: Modules::new(compiler, target, cache),
             cublaslt: OnceLock::new(),
@@ -397,6 +400,37 @@ impl Driver for Device {
         }
     }
 
+    fn mark(&self, stream: Stream, point: usize) -> Result<(), GpuError> {
+        self.graphs.refuse("marking a place in a stream")?;
+        self.enter()?;
+        let api = &self.driver.api;
+        let mut points = lock(&self.points);
+        let event = &mut points[point];
+        // SAFETY: the driver writes a handle; streams and events are ours.
+        unsafe {
+            if event.is_null() {
+                let flag = EventFlag::CU_EVENT_DISABLE_TIMING as u32;
+                self.check("making an event", (api.cuEventCreate)(event, flag))?;
+            }
+            self.check(
+                "marking a place in a stream",
+                (api.cuEventRecord)(*event, self.stream(stream)),
+            )
+        }
+    }
+
+    fn reach(&self, stream: Stream, point: usize) -> Result<(), GpuError> {
+        self.graphs.refuse("making a stream wait")?;
+        self.enter()?;
+        let event = lock(&self.points)[point];
+        if event.is_null() {
+            return Ok(());
+        }
+        // SAFETY: streams and events are ours; what is marked anew later changes nothing of this.
+        let status = unsafe { (self.driver.api.cuStreamWaitEvent)(self.stream(stream), event, 0) };
+        self.check("making a stream wait", status)
+    }
+
     fn link(&self, kind: LinkKind, group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
         let cards = group.iter().map(|gpu| Self::of(gpu)).collect::<Result<Vec<_>, _>>()?;
         match kind {
@@ -462,8 +496,10 @@ impl Drop for Device {
                     lock(ring).close(self.driver);
                 }
                 self.modules.close(self.driver);
-                for event in lock(&self.marks).iter().filter(|event| !event.is_null()) {
-                    (api.cuEventDestroy_v2)(*event);
+                let marks = *lock(&self.marks);
+                let events = marks.into_iter().chain(*lock(&self.points));
+                for event in events.filter(|event| !event.is_null()) {
+                    (api.cuEventDestroy_v2)(event);
                 }
                 for stream in self.streams.iter().filter(|stream| !stream.is_null()) {
                     (api.cuStreamDestroy_v2)(*stream);

@@ -2,8 +2,8 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
-use super::Places;
 use super::libraries::{Kind, Loaded};
+use super::{Pcie, Places};
 
 /// `nvmlMemory_t`.
 #[repr(C)]
@@ -22,6 +22,8 @@ pub(super) struct Management {
     version: unsafe extern "C" fn(*mut c_char, c_uint) -> c_int,
     by_address: unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> c_int,
     memory: unsafe extern "C" fn(*mut c_void, *mut Memory) -> c_int,
+    generation: unsafe extern "C" fn(*mut c_void, *mut c_uint) -> c_int,
+    lanes: unsafe extern "C" fn(*mut c_void, *mut c_uint) -> c_int,
 }
 
 impl Management {
@@ -38,6 +40,8 @@ impl Management {
                 version: library.function("nvmlSystemGetDriverVersion").ok()?,
                 by_address: library.function("nvmlDeviceGetHandleByPciBusId_v2").ok()?,
                 memory: library.function("nvmlDeviceGetMemoryInfo").ok()?,
+                generation: library.function("nvmlDeviceGetMaxPcieLinkGeneration").ok()?,
+                lanes: library.function("nvmlDeviceGetMaxPcieLinkWidth").ok()?,
             })
         }
     }
@@ -54,18 +58,33 @@ impl Management {
         }
     }
 
-    /// Free bytes of the card at a PCI address.
-    pub fn free_bytes(&self, address: &str) -> Option<u64> {
+    /// What the library knows the card at a PCI address by.
+    fn handle(&self, address: &str) -> Option<*mut c_void> {
         let address = CString::new(address).ok()?;
         let mut handle = std::ptr::null_mut();
+        // SAFETY: the text ends with a zero; the library writes a handle.
+        let status = unsafe { (self.by_address)(address.as_ptr(), &raw mut handle) };
+        (status == 0).then_some(handle)
+    }
+
+    /// Free bytes of the card at a PCI address.
+    pub fn free_bytes(&self, address: &str) -> Option<u64> {
         let mut memory = Memory::default();
-        // SAFETY: the text ends with a zero; the library writes a handle and a structure.
-        let status = unsafe {
-            match (self.by_address)(address.as_ptr(), &raw mut handle) {
-                0 => (self.memory)(handle, &raw mut memory),
-                status => status,
-            }
-        };
+        // SAFETY: the library writes a structure.
+        let status = unsafe { (self.memory)(self.handle(address)?, &raw mut memory) };
         (status == 0).then_some(memory.free)
+    }
+
+    /// The fastest that the card at a PCI address and its slot do together. What they do at this moment is less while
+    /// the card rests.
+    pub fn pcie(&self, address: &str) -> Option<Pcie> {
+        let handle = self.handle(address)?;
+        let (mut generation, mut lanes) = (0, 0);
+        // SAFETY: the library writes a number each.
+        let told = unsafe {
+            (self.generation)(handle, &raw mut generation) == 0
+                && (self.lanes)(handle, &raw mut lanes) == 0
+        };
+        (told && generation > 0 && lanes > 0).then_some(Pcie { generation, lanes })
     }
 }

@@ -30,7 +30,7 @@ pub use self::libraries::{Absent, Kind, Refusal};
 pub use self::nccl::{Nccl, NcclMember};
 pub use self::places::Places;
 pub use self::probe::{
-    Card, Connection, DriverVersion, Found, NoDriver, Probe, cards, connection, libraries_in,
+    Card, Connection, DriverVersion, Found, NoDriver, Pcie, Probe, cards, connection, libraries_in,
     probe, probe_in,
 };
 

@@ -2,6 +2,7 @@
 //! is taken.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cudarc::driver::sys::{
@@ -80,6 +81,38 @@ pub struct Card {
     pub multiprocessors: u32,
     /// Peak clock in kHz; 0 where the driver does not tell.
     pub clock_khz: u32,
+    /// How it hangs on the machine's bus, where the driver tells.
+    pub pcie: Option<Pcie>,
+}
+
+/// A card's PCI Express: the fastest that card and slot do together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pcie {
+    /// Of the standard, from 1 on.
+    pub generation: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+impl Pcie {
+    /// Bytes a second each way by the standard: transfers a second of a lane, less what the code takes of them (8 of 10
+    /// bits carry data in the first two generations, 128 of 130 up to the fifth, 242 of 256 bytes from the sixth on).
+    pub fn bytes_per_second(self) -> f64 {
+        let lane = match self.generation {
+            0 | 1 => 2.5e9 * 0.8,
+            2 => 5e9 * 0.8,
+            3..=5 => f64::from(1 << (self.generation - 3)) * 8e9 * 128.0 / 130.0,
+            // A newer one is at least as fast.
+            _ => 64e9 * 242.0 / 256.0,
+        };
+        lane / 8.0 * f64::from(self.lanes)
+    }
+}
+
+impl fmt::Display for Pcie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PCI Express {}.0 x{}", self.generation, self.lanes)
+    }
 }
 
 /// How cards reach each other's memory.
@@ -278,10 +311,9 @@ pub(super) fn card(
         text.fill(0);
         let status = (api.cuDeviceGetPCIBusId)(text.as_mut_ptr(), room, device);
         let address = CStr::from_ptr(text.as_ptr()).to_string_lossy();
-        let free_bytes = match status {
-            0 => management.and_then(|management| management.free_bytes(&address)),
-            _ => None,
-        };
+        let told = management.filter(|_| status == 0);
+        let free_bytes = told.and_then(|management| management.free_bytes(&address));
+        let pcie = told.and_then(|management| management.pcie(&address));
         Ok(Card {
             ordinal,
             name,
@@ -294,6 +326,7 @@ pub(super) fn card(
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             // Not told everywhere, and needed for an estimate alone.
             clock_khz: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).unwrap_or(0),
+            pcie,
         })
     }
 }
@@ -357,6 +390,23 @@ pub(super) fn written(kind: Kind, number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bus_carries_what_its_standard_says() {
+        for (generation, lanes, gigabytes) in [
+            (1, 16, 4.0),
+            (2, 8, 4.0),
+            (3, 16, 15.75),
+            (4, 16, 31.51),
+            (4, 8, 15.75),
+            (5, 16, 63.02),
+            (6, 16, 121.0),
+        ] {
+            let found = Pcie { generation, lanes }.bytes_per_second() / 1e9;
+            assert!((found / gigabytes - 1.0).abs() < 1e-3, "{generation}.0 x{lanes}: {found}");
+        }
+        assert_eq!(Pcie { generation: 4, lanes: 16 }.to_string(), "PCI Express 4.0 x16");
+    }
 
     #[test]
     fn versions_are_written_as_their_makers_do() {

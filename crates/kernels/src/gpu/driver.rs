@@ -55,6 +55,9 @@ pub enum Stream {
     Copy,
 }
 
+/// Points that can be marked in streams.
+pub const POINTS: usize = 16;
+
 /// What a matrix product multiplies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operands {
@@ -290,6 +293,23 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// When the card refuses.
     fn follow(&self, stream: Stream) -> Result<(), GpuError>;
+
+    /// Marks what `stream` was asked for so far as `point`, below [`POINTS`]; what was so before is forgotten.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn mark(&self, _stream: Stream, _point: usize) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    /// What `stream` is asked for from now on waits for `point` of the other one, if it was ever marked. A device that
+    /// knows no points waits for all that was asked for so far.
+    ///
+    /// # Errors
+    /// When the card refuses.
+    fn reach(&self, stream: Stream, _point: usize) -> Result<(), GpuError> {
+        self.follow(stream)
+    }
 
     /// Connects the devices of a group, of which this is the first: `group` has each once, in the order of their
     /// ranks.

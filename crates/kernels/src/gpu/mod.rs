@@ -10,6 +10,7 @@ mod check;
 mod course;
 mod driver;
 mod graphs;
+mod host_rate;
 mod layer;
 mod link;
 pub mod ops;
@@ -20,13 +21,13 @@ mod weights;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use self::arena::Arena;
 use self::course::Course;
 pub use self::driver::{
     Address, Arg, Captured, Driver, FrameConvolution, GpuError, Launch, MatMul, Note, Operands,
-    SoftmaxAttention, Stream, Vendor, VendorWork,
+    POINTS, SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 pub use self::graphs::{Graphs, MOST_GRAPHS, Recurring, Tally};
 pub(crate) use self::layer::{Layer, Ready, ReadyCodes};
@@ -59,9 +60,16 @@ pub const SOURCES: &[(&str, &str)] = &[
         ),
     ),
     ("dequantize", include_str!("../../cuda/dequantize.cu")),
-    ("fp8", concat!(include_str!("../../cuda/tile.cu"), include_str!("../../cuda/fp8.cu"))),
+    (
+        "fp8",
+        concat!(
+            include_str!("../../cuda/tile.cu"),
+            include_str!("../../cuda/rows.cu"),
+            include_str!("../../cuda/fp8.cu")
+        ),
+    ),
     ("layout", include_str!("../../cuda/layout.cu")),
-    ("norm", include_str!("../../cuda/norm.cu")),
+    ("norm", concat!(include_str!("../../cuda/rows.cu"), include_str!("../../cuda/norm.cu"))),
     ("pointwise", include_str!("../../cuda/pointwise.cu")),
 ];
 
@@ -113,6 +121,8 @@ pub struct Gpu {
     /// Whether work that recurs is captured, and how often it was.
     replays: AtomicBool,
     tally: Mutex<Tally>,
+    /// See [`host_rate`](Self::host_rate).
+    host_rate: OnceLock<f64>,
 }
 
 impl fmt::Debug for Gpu {
@@ -144,6 +154,7 @@ impl Gpu {
             told: AtomicUsize::new(0),
             replays: AtomicBool::new(true),
             tally: Mutex::default(),
+            host_rate: OnceLock::new(),
         })
     }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::{DType, Weight};
 
 /// Real bytes at made-up addresses, so many in all, and a note of each copy. What the copy stream is asked for is
-/// done as late as it may be: when the other one follows it, or when memory is given back.
+/// done as late as it may be: when the other one follows it or reaches a point of it, or when memory is given back.
 #[derive(Debug, Default)]
 struct Memory {
     total: usize,
@@ -21,6 +21,9 @@ struct State {
     slabs: BTreeMap<u64, Vec<u8>>,
     uploads: Vec<(Stream, usize)>,
     under_way: Vec<(Address, Vec<u8>)>,
+    /// How many of the copies that were asked for have arrived, and how many were asked for before each point.
+    arrived: usize,
+    points: [usize; POINTS],
 }
 
 impl Memory {
@@ -45,8 +48,18 @@ impl Memory {
     }
 
     fn arrive(&self) {
-        let under_way = std::mem::take(&mut lock(&self.state).under_way);
-        for (to, bytes) in under_way {
+        self.arrive_up_to(usize::MAX);
+    }
+
+    /// The first so many of all copies.
+    fn arrive_up_to(&self, count: usize) {
+        let arriving: Vec<_> = {
+            let mut state = lock(&self.state);
+            let here = count.saturating_sub(state.arrived).min(state.under_way.len());
+            state.arrived += here;
+            state.under_way.drain(..here).collect()
+        };
+        for (to, bytes) in arriving {
             self.with(to, bytes.len(), |place| place.copy_from_slice(&bytes));
         }
     }
@@ -115,6 +128,22 @@ impl Driver for Arc<Memory> {
     fn follow(&self, stream: Stream) -> Result<(), GpuError> {
         if stream == Stream::Compute {
             self.arrive();
+        }
+        Ok(())
+    }
+
+    fn mark(&self, stream: Stream, point: usize) -> Result<(), GpuError> {
+        if stream == Stream::Copy {
+            let state = &mut *lock(&self.state);
+            state.points[point] = state.arrived + state.under_way.len();
+        }
+        Ok(())
+    }
+
+    fn reach(&self, stream: Stream, point: usize) -> Result<(), GpuError> {
+        if stream == Stream::Compute {
+            let count = lock(&self.state).points[point];
+            self.arrive_up_to(count);
         }
         Ok(())
     }
@@ -242,21 +271,22 @@ fn weights_that_fit_are_brought_once_and_leave_with_their_layers() {
 fn weights_that_do_not_fit_are_brought_ahead_and_each_once_a_forward() {
     let memory = Memory::of(1 << 30);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
-    let plan = WeightPlan::new(10 * 3400, 3400, 6 * 3400 + 7).expect("places fit");
-    assert_eq!((plan.resident, plan.places, plan.place), (2 * 3400 + 7, 4, 3400));
+    let plan = WeightPlan::new(12 * 3400, 3400, 8 * 3400 + 7).expect("places fit");
+    assert_eq!((plan.resident, plan.places, plan.place), (2 * 3400 + 7, 6, 3400));
     gpu.plan_weights(plan);
-    let all = weights(10, 3200);
-    let expected: Vec<u8> = (0..10).collect();
+    let all = weights(12, 3200);
+    let expected: Vec<u8> = (0..12).collect();
     assert_eq!(forward(&gpu, &memory, &all), expected);
-    assert_eq!(memory.uploads().len(), 10);
-    // Knows the order from here on, and ends with the first two of the next one under way.
+    assert_eq!(memory.uploads().len(), 12);
+    // Knows the order from here on, and ends with the first four of the next one under way.
     assert_eq!(forward(&gpu, &memory, &all), expected);
-    assert_eq!(memory.uploads().len(), 8 + 2);
+    assert_eq!(memory.uploads().len(), 10 + 4);
     for _ in 0..3 {
         assert_eq!(forward(&gpu, &memory, &all), expected);
-        assert_eq!(memory.uploads(), [(Stream::Copy, 3400); 8], "two stay, eight come");
+        assert_eq!(memory.uploads(), [(Stream::Copy, 3400); 10], "two stay, ten come");
     }
-    assert!(gpu.bytes().1 <= plan.bytes() + 6 * 256, "{:?} of {plan:?}", gpu.bytes());
+    assert!(lock(&memory.state).under_way.len() == 4, "no work waited for a copy but its own");
+    assert!(gpu.bytes().1 <= plan.bytes() + 8 * 256, "{:?} of {plan:?}", gpu.bytes());
     drop(all);
     assert_eq!(gpu.bytes().1, 0);
 }
@@ -267,7 +297,7 @@ fn weights_that_are_used_twice_in_a_row_are_brought_once_a_forward_and_ahead() {
     let memory = Memory::of(1 << 30);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
     gpu.plan_weights(WeightPlan { resident: 0, places: WeightPlan::PLACES, place: 3400 });
-    let all = weights(7, 3200);
+    let all = weights(9, 3200);
     let mut uploads = Vec::new();
     for _ in 0..4 {
         for weight in &all {
@@ -277,15 +307,15 @@ fn weights_that_are_used_twice_in_a_row_are_brought_once_a_forward_and_ahead() {
         }
         uploads.push(memory.uploads().len());
     }
-    // Each is ahead by the time it is used, so the last two begin the next forward.
-    assert_eq!(uploads, [7, 7 + 2, 7, 7]);
+    // Each is ahead by the time it is used, so the last ones begin the next forward.
+    assert_eq!(uploads, [9, 9 + 4, 9, 9]);
 }
 
 #[test]
 fn a_plan_keeps_all_that_fits_and_refuses_what_cannot_work() {
     assert_eq!(WeightPlan::new(100, 10, 100).map(|p| (p.resident, p.places)), Some((100, 0)));
     assert_eq!(WeightPlan::new(101, 10, 100).map(|p| p.bytes()), Some(100));
-    assert_eq!(WeightPlan::new(101, 40, 100), None);
+    assert_eq!(WeightPlan::new(101, 17, 100), None);
 }
 
 #[test]

@@ -3,14 +3,15 @@
 //! A model uses its weights in the same order in every forward. For a circle that is longer than the
 //! memory, the best that can be done is to keep as many as fit for good and to bring the others each
 //! time (any rule by last use would miss every one of them). Those that are brought have a few places
-//! in turn; while one is computed with, those that followed it the last time are copied.
+//! in turn; while one is computed with, those that followed it the last time are copied. Work waits for the copy
+//! of its own weight, and a copy for the work with what was in its place; neither waits for anything else.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::arena::Arena;
-use super::{Address, Driver, Element, Gpu, GpuError, Stream, lock};
+use super::{Address, Driver, Element, Gpu, GpuError, POINTS, Stream, lock};
 use crate::narrow::f32_to_bf16;
 use crate::{DType, Weight};
 
@@ -30,9 +31,9 @@ impl WeightPlan {
     /// Everything stays.
     pub const ALL: Self = Self { resident: usize::MAX, places: 0, place: 0 };
 
-    /// Places when not all stay: two that are computed with, as a feed-forward does, and two that are
-    /// being filled.
-    pub const PLACES: usize = 4;
+    /// Places when not all stay: two that are computed with, as a feed-forward does, and four that are filled
+    /// meanwhile, since attention is long and the layers behind it are short.
+    pub const PLACES: usize = 6;
 
     /// The plan for weights of `total` bytes, the largest of `largest`, in `budget` bytes; `None` when
     /// not even the places fit.
@@ -113,7 +114,8 @@ pub(super) struct Weights {
     turn: usize,
     /// Of those that are brought: which one came after which.
     after: HashMap<u64, u64>,
-    last: Option<u64>,
+    /// The last that was asked for, and the one before.
+    last: [Option<u64>; 2],
     /// How often those that stay were given back.
     released: u64,
 }
@@ -123,6 +125,22 @@ struct Place {
     address: Address,
     bytes: usize,
     holds: Option<u64>,
+    /// No other place has it.
+    number: usize,
+}
+
+const _: () = assert!(2 * WeightPlan::PLACES <= POINTS, "two for each place");
+
+impl Place {
+    /// The point up to which the copy stream has to come before what is here can be computed with.
+    fn copied(&self) -> usize {
+        2 * self.number
+    }
+
+    /// And the other stream, before it can be filled.
+    fn used(&self) -> usize {
+        2 * self.number + 1
+    }
 }
 
 impl Default for Weights {
@@ -135,7 +153,7 @@ impl Default for Weights {
             places: Vec::new(),
             turn: 0,
             after: HashMap::new(),
-            last: None,
+            last: [None; 2],
             released: 0,
         }
     }
@@ -187,7 +205,7 @@ impl Weights {
         self.places.drain(..).for_each(|place| self.arena.give(place.address));
         self.turn = 0;
         self.after.clear();
-        self.last = None;
+        self.last = [None; 2];
         self.arena.shrink(driver);
     }
 
@@ -241,25 +259,32 @@ impl Weights {
         weight: &Weight,
     ) -> Result<Present, GpuError> {
         while self.places.len() < self.plan.places {
-            let bytes = self.plan.place;
-            let address = self.arena.take(driver, bytes)?;
-            self.places.push(Place { address, bytes, holds: None });
+            self.add_place(driver, self.places.len(), self.plan.place)?;
         }
-        let last = self.last;
+        let [last, before] = self.last;
         // One that is used several times in a row is followed by what comes then.
-        if let Some(last) = last.filter(|&last| last != id) {
+        let is_next = last != Some(id);
+        if let Some(last) = last.filter(|_| is_next) {
             self.after.insert(last, id);
         }
-        let kept = [Some(id), last];
+        if is_next && before != Some(id) {
+            // All that is computed with the one before the last was asked for.
+            for place in
+                self.places.iter().filter(|place| before.is_some() && place.holds == before)
+            {
+                driver.mark(Stream::Compute, place.used())?;
+            }
+        }
+        let kept = if is_next { [Some(id), last] } else { self.last };
         let place = match self.places.iter().position(|place| place.holds == Some(id)) {
             Some(place) => place,
             None => self.fill(driver, id, weight, kept)?,
         };
-        let address = self.places[place].address;
+        let place = &self.places[place];
+        let address = place.address;
         // Not before: the one before stays while this one is tried again.
-        self.last = Some(id);
-        // What is computed from here on waits for the copies so far, of which this is one.
-        driver.follow(Stream::Compute)?;
+        self.last = kept;
+        driver.reach(Stream::Compute, place.copied())?;
         let mut next = id;
         for _ in kept.len()..self.places.len() {
             let Some(&after) = self.after.get(&next) else { break };
@@ -272,6 +297,18 @@ impl Weights {
             self.fill(driver, next, &weight, kept)?;
         }
         Ok(Present { address, dtype: weight.dtype() })
+    }
+
+    /// A place whose memory may still be computed with by whoever had it before.
+    fn add_place(&mut self, driver: &dyn Driver, at: usize, bytes: usize) -> Result<(), GpuError> {
+        let address = self.arena.take(driver, bytes)?;
+        let is_free = |number: &usize| self.places.iter().all(|place| place.number != *number);
+        let number = (0..=self.places.len()).find(is_free).unwrap_or_default();
+        let place = Place { address, bytes, holds: None, number };
+        let marked = driver.mark(Stream::Compute, place.used());
+        marked.inspect_err(|_| self.arena.give(address))?;
+        self.places.insert(at, place);
+        Ok(())
     }
 
     /// Copies a weight to the place whose turn it is, once what was asked for with it is done; those
@@ -294,8 +331,9 @@ impl Weights {
             self.widen(driver, turn, weight.bytes().len())?;
         }
         let place = &mut self.places[turn];
-        driver.follow(Stream::Copy)?;
+        driver.reach(Stream::Copy, place.used())?;
         driver.upload(Stream::Copy, place.address, weight.bytes())?;
+        driver.mark(Stream::Copy, place.copied())?;
         place.holds = Some(id);
         Ok(turn)
     }
@@ -308,22 +346,13 @@ impl Weights {
         self.arena.give(old.address);
         // Not both at once: the larger one may need the memory of the other.
         self.arena.shrink(driver);
-        match self.arena.take(driver, bytes) {
-            Ok(address) => {
-                self.places.insert(turn, Place { address, bytes, holds: None });
-                Ok(())
-            }
-            Err(error) => {
-                // What is left of the places is completed when the next weight is brought.
-                self.turn = 0;
-                Err(error)
-            }
-        }
+        // What is left of the places is completed when the next weight is brought.
+        self.add_place(driver, turn, bytes).inspect_err(|_| self.turn = 0)
     }
 
     fn forget(&mut self, driver: &dyn Driver, id: u64) {
         self.after.retain(|&before, after| before != id && *after != id);
-        self.last = self.last.filter(|&last| last != id);
+        self.last = self.last.map(|last| last.filter(|&last| last != id));
         if let Some(Entry::Resident { present, bytes }) = self.entries.remove(&id) {
             self.arena.give(present.address);
             self.resident -= bytes;

@@ -104,6 +104,62 @@ impl Linear {
     }
 }
 
+/// Rows that layers multiply, as their products want them. Those of 8-bit floats are given codes, which are made once
+/// for all layers that take the same rows.
+#[derive(Debug)]
+pub struct LinearInput {
+    rows: Rows,
+    /// Whether they are for products in 8 bits.
+    in_8_bits: bool,
+}
+
+#[derive(Debug)]
+enum Rows {
+    /// `[rows, inputs]`; on the processor what e4m3 leaves of them, where products are in 8 bits.
+    Values(Tensor),
+    Codes(body::Codes),
+}
+
+impl LinearInput {
+    /// Of values that are there, `[rows, inputs]`.
+    pub fn new(x: Tensor, products: Products) -> Self {
+        let in_8_bits = products == Products::Fp8;
+        let rows = match x.array() {
+            _ if !in_8_bits => Rows::Values(x),
+            Some(array) => Rows::Codes(body::Codes::of(array, x.dim(0), x.dim(1))),
+            None => {
+                let rounded = rounded_rows(x.data(), x.dim(1));
+                Rows::Values(Tensor::from_vec(x.shape(), rounded))
+            }
+        };
+        Self { rows, in_8_bits }
+    }
+
+    /// Of codes on a GPU.
+    pub(super) fn of_codes(codes: body::Codes) -> Self {
+        Self { rows: Rows::Codes(codes), in_8_bits: true }
+    }
+
+    /// `[rows, inputs]`.
+    fn shape(&self) -> [usize; 2] {
+        match &self.rows {
+            Rows::Values(x) => [x.dim(0), x.dim(1)],
+            Rows::Codes(codes) => codes.shape(),
+        }
+    }
+
+    /// Panics unless `layer` takes such rows.
+    fn check(&self, operation: &str, layer: &Linear) {
+        let (inputs, products) = (layer.inputs(), layer.products);
+        assert!(
+            self.shape()[1] == inputs && self.in_8_bits == layer.in_8_bits(),
+            "{operation}: {:?} (in 8 bits: {}) with {inputs} inputs and products of {products:?}",
+            self.shape(),
+            self.in_8_bits
+        );
+    }
+}
+
 /// Hidden values of `feed_forward_residual` that stand in memory at once: 64 MiB.
 const HIDDEN_VALUES: usize = 1 << 24;
 
@@ -125,22 +181,25 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
     rows_to(&[x.dim(0), layer.outputs()], x.data(), layer, activation)
 }
 
-/// As [`linear`] without an activation by each of some layers; what products in 8 bits are given is made once
-/// for all of them.
-pub fn linear_each<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
-    let Some(array) = x.array().filter(|_| layers.iter().all(|layer| layer.in_8_bits())) else {
-        return layers.map(|layer| linear(x, layer, Activation::None));
-    };
-    let rows = x.dim(0);
-    let mut codes = None;
+/// As [`linear`] without an activation by each of some layers, whose products are those that `x` is for.
+pub fn linear_each<const N: usize>(x: &LinearInput, layers: [&Linear; N]) -> [Tensor; N] {
+    let [rows, _] = x.shape();
     layers.map(|layer| {
         let _span = spans::begin("linear", || cost(rows, layer));
-        let inputs = layer.inputs();
-        assert_eq!(x.shape()[1..], [inputs], "linear_each: {:?} with {inputs} inputs", x.shape());
-        let codes = codes.get_or_insert_with(|| body::Codes::of(array, rows, inputs));
-        let result = layer.by_codes(codes, Activation::None, array.element());
-        spans::settle(array.gpu());
-        Tensor::from_array(&[rows, layer.outputs()], result)
+        x.check("linear_each", layer);
+        let (shape, none) = ([rows, layer.outputs()], Activation::None);
+        match &x.rows {
+            Rows::Codes(codes) => {
+                let gpu = codes.gpu();
+                let result = layer.by_codes(codes, none, gpu.compute());
+                spans::settle(gpu);
+                Tensor::from_array(&shape, result)
+            }
+            Rows::Values(x) => match x.array() {
+                Some(array) => by_values_on_gpu(&shape, array, rows, layer, none, array.element()),
+                None => given_rows_to(&shape, x.data(), layer, none),
+            },
+        }
     })
 }
 
@@ -170,12 +229,25 @@ pub(super) fn rows_on_gpu(
     out: Element,
 ) -> Tensor {
     let x = x.array().expect("asked before");
-    let result = if layer.in_8_bits() {
-        layer.by_codes(&body::Codes::of(x, rows, layer.inputs()), activation, out)
-    } else {
-        let (ready, bias) = layer.ready(x.gpu(), x.element());
-        body::linear(x, rows, &ready.weight, bias.as_deref(), activation, out)
-    };
+    if !layer.in_8_bits() {
+        return by_values_on_gpu(shape, x, rows, layer, activation, out);
+    }
+    let result = layer.by_codes(&body::Codes::of(x, rows, layer.inputs()), activation, out);
+    spans::settle(x.gpu());
+    Tensor::from_array(shape, result)
+}
+
+/// A product of values as they are.
+fn by_values_on_gpu(
+    shape: &[usize],
+    x: &Array,
+    rows: usize,
+    layer: &Linear,
+    activation: Activation,
+    out: Element,
+) -> Tensor {
+    let (ready, bias) = layer.ready(x.gpu(), x.element());
+    let result = body::linear(x, rows, &ready.weight, bias.as_deref(), activation, out);
     spans::settle(x.gpu());
     Tensor::from_array(shape, result)
 }
@@ -187,12 +259,16 @@ pub(super) fn rows_to(
     layer: &Linear,
     activation: Activation,
 ) -> Tensor {
+    given_rows_to(shape, &layer.given(x), layer, activation)
+}
+
+/// The same of rows as they are multiplied.
+fn given_rows_to(shape: &[usize], x: &[f32], layer: &Linear, activation: Activation) -> Tensor {
     let (outputs, bias) = (layer.outputs(), layer.bias.as_deref());
-    let x = layer.given(x);
     // SAFETY: `multiply` hands every value of the result to `Store` exactly once.
     unsafe {
         Tensor::fill(shape, |out| {
-            multiply(&x, &layer.matrix, layer.products, &Store { out, outputs, bias, activation });
+            multiply(x, &layer.matrix, layer.products, &Store { out, outputs, bias, activation });
         })
     }
 }
@@ -230,65 +306,74 @@ pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<
 }
 
 /// `x += gate * down(act(up(y)))`, computed in slices of rows so that the wide hidden layer never
-/// stands in memory as a whole. `x` and `y` are `[rows, dim]`; both layers have products in 8 bits, or none.
+/// stands in memory as a whole. `x` and `y` are `[rows, dim]`; both layers have the products that `y` is for.
 pub fn feed_forward_residual(
     x: &mut Tensor,
-    y: &Tensor,
+    y: &LinearInput,
     up: &Linear,
     down: &Linear,
     activation: Activation,
     gate: Option<PerFrame<'_>>,
 ) {
+    const NAME: &str = "feed_forward_residual";
+    let [rows, inputs] = y.shape();
     let _span = spans::begin("feed-forward", || {
-        let (up, down) = (cost(y.dim(0), up), cost(y.dim(0), down));
+        let (up, down) = (cost(rows, up), cost(rows, down));
         (up.0 + down.0, up.1 + down.1)
     });
-    let (inputs, hidden, outputs) = (up.inputs(), up.outputs(), down.outputs());
-    assert_eq!(up.in_8_bits(), down.in_8_bits(), "feed_forward_residual: one layer in 8 bits");
+    let (hidden, outputs) = (up.outputs(), down.outputs());
+    y.check(NAME, up);
     assert!(
-        down.inputs() == hidden && y.dim(1) == inputs && x.shape() == [y.dim(0), outputs],
-        "feed_forward_residual: {:?} += {:?} by {inputs} -> {hidden}, {} -> {outputs}",
+        down.inputs() == hidden
+            && x.shape() == [rows, outputs]
+            && up.in_8_bits() == down.in_8_bits(),
+        "{NAME}: {:?} += {:?} by {inputs} -> {hidden} ({:?}), {} -> {outputs} ({:?})",
         x.shape(),
         y.shape(),
-        down.inputs()
+        up.products,
+        down.inputs(),
+        down.products
     );
     if let Some(gate) = &gate {
-        gate.check("feed_forward_residual", x.dim(0), outputs);
+        gate.check(NAME, rows, outputs);
     }
-    let rows = x.dim(0);
-    if let Some(y) = y.array() {
-        let gate = gate.as_ref().map(|gate| gate.on(y.gpu()));
-        let into = x.array_mut().expect("feed_forward_residual: on different devices");
+    if let Some(into) = x.array_mut() {
+        let gpu = into.gpu().clone();
+        let gate = gate.as_ref().map(|gate| gate.on(&gpu));
         let gate = gate.as_ref().map(OnGpu::body);
-        if up.in_8_bits() {
-            let codes = body::Codes::of(y, rows, inputs);
-            let (up, up_bias) = up.ready_codes(y.gpu());
-            let (down, down_bias) = down.ready_codes(y.gpu());
-            body::feed_forward_residual_codes(
-                into,
-                &codes,
-                (&up.weight(), up_bias.as_deref()),
-                (&down.weight(), down_bias.as_deref()),
-                activation,
-                gate,
-                y.element(),
-            );
-        } else {
-            let (up, up_bias) = up.ready(y.gpu(), y.element());
-            let (down, down_bias) = down.ready(y.gpu(), y.element());
-            body::feed_forward_residual(
-                into,
-                y,
-                rows,
-                (&up.weight, up_bias.as_deref()),
-                (&down.weight, down_bias.as_deref()),
-                activation,
-                gate,
-            );
+        match &y.rows {
+            Rows::Codes(y) => {
+                let (up, up_bias) = up.ready_codes(&gpu);
+                let (down, down_bias) = down.ready_codes(&gpu);
+                body::feed_forward_residual_codes(
+                    into,
+                    y,
+                    (&up.weight(), up_bias.as_deref()),
+                    (&down.weight(), down_bias.as_deref()),
+                    activation,
+                    gate,
+                    gpu.compute(),
+                );
+            }
+            Rows::Values(y) => {
+                let y = y.array().expect("feed_forward_residual: on different devices");
+                let (up, up_bias) = up.ready(&gpu, y.element());
+                let (down, down_bias) = down.ready(&gpu, y.element());
+                body::feed_forward_residual(
+                    into,
+                    y,
+                    rows,
+                    (&up.weight, up_bias.as_deref()),
+                    (&down.weight, down_bias.as_deref()),
+                    activation,
+                    gate,
+                );
+            }
         }
-        spans::settle(y.gpu());
+        spans::settle(&gpu);
         return;
     }
+    let Rows::Values(y) = &y.rows else { panic!("{NAME}: on different devices") };
     // Even slices, so that the last is not a short one.
     let slices = (rows * hidden).div_ceil(HIDDEN_VALUES).max(1);
     let slice = rows.div_ceil(slices).max(1);
@@ -296,7 +381,7 @@ pub fn feed_forward_residual(
     while first < rows {
         let here = slice.min(rows - first);
         let y = &y.data()[first * inputs..(first + here) * inputs];
-        let wide = rows_to(&[here, hidden], y, up, activation);
+        let wide = given_rows_to(&[here, hidden], y, up, activation);
         let x = &mut x.data_mut()[first * outputs..(first + here) * outputs];
         add_product(x, wide.data(), down, gate, first);
         first += here;

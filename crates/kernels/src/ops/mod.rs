@@ -22,11 +22,12 @@ pub use layout::{
     columns, embedding, interleave0, join_columns, patchify, split_modulation, unpatchify,
 };
 pub use linear::{
-    Linear, feed_forward_residual, linear, linear_each, linear_full, linear_residual,
+    Linear, LinearInput, feed_forward_residual, linear, linear_each, linear_full, linear_residual,
 };
 pub use mask::Mask;
 pub use norm::{
-    RopeTable, channel_norm, channel_normed, layer_norm, layer_norm_full, rms_norm_rope,
+    RopeTable, channel_norm, channel_normed, layer_norm, layer_norm_full, layer_norm_input,
+    rms_norm_rope,
 };
 pub use per_frame::{Modulation, PerFrame};
 pub use pointwise::{

@@ -1,12 +1,14 @@
 //! Norms, with what usually follows them.
 
-use super::Modulation;
+use std::sync::Arc;
+
 use super::per_frame::OnGpu;
 use super::pointwise::{for_each_rows, for_row_groups};
-use crate::gpu::{Element, ops as body};
+use super::{LinearInput, Modulation};
+use crate::gpu::{Array, Element, Gpu, ops as body};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
 use crate::spans;
-use crate::{Activation, Tensor, Vector};
+use crate::{Activation, Products, Tensor, Vector};
 
 /// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`. Behind the last row the first one
 /// follows again: samples one behind the other share a table.
@@ -27,17 +29,11 @@ pub fn layer_norm(
     modulation: Option<Modulation<'_>>,
 ) -> Tensor {
     let _span = spans::begin("norm", || (0.0, 2 * x.len()));
-    let dim = x.dim(1);
-    if let Some((weight, bias)) = affine {
-        assert!(weight.len() == dim && bias.len() == dim, "layer_norm: affine part against {dim}");
-    }
-    if let Some(m) = &modulation {
-        m.shift.check("layer_norm", x.dim(0), dim);
-        m.scale.check("layer_norm", x.dim(0), dim);
-    }
+    check_layer_norm(x, affine, modulation.as_ref());
     if let Some(array) = x.array() {
         return norm_on_gpu(x, affine, eps, modulation, array.gpu().compute());
     }
+    let dim = x.dim(1);
     let affine = affine.map(|(weight, bias)| (&weight[..], &bias[..]));
     let isa = Isa::current();
     // SAFETY: the groups of rows cover the result, and each is written whole.
@@ -53,6 +49,44 @@ pub fn layer_norm(
                 }
             });
         })
+    }
+}
+
+/// [`layer_norm`] for layers with such products: what they are given is made with it, and nothing else kept.
+pub fn layer_norm_input(
+    x: &Tensor,
+    affine: Option<(&Vector, &Vector)>,
+    eps: f32,
+    modulation: Option<Modulation<'_>>,
+    products: Products,
+) -> LinearInput {
+    let array = x.array().filter(|_| products == Products::Fp8);
+    let Some(array) = array else {
+        return LinearInput::new(layer_norm(x, affine, eps, modulation), products);
+    };
+    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    check_layer_norm(x, affine, modulation.as_ref());
+    let gpu = array.gpu();
+    let there = NormOnGpu::of(affine, modulation.as_ref(), gpu);
+    let (affine, modulation) = (there.affine(), there.modulation());
+    let codes = body::layer_norm_codes(array, x.dim(1), affine, eps, modulation, gpu.compute());
+    spans::settle(gpu);
+    LinearInput::of_codes(codes)
+}
+
+/// Panics unless parameters and modulation fit the rows.
+fn check_layer_norm(
+    x: &Tensor,
+    affine: Option<(&Vector, &Vector)>,
+    modulation: Option<&Modulation<'_>>,
+) {
+    let dim = x.dim(1);
+    if let Some((weight, bias)) = affine {
+        assert!(weight.len() == dim && bias.len() == dim, "layer_norm: affine part against {dim}");
+    }
+    if let Some(m) = modulation {
+        m.shift.check("layer_norm", x.dim(0), dim);
+        m.scale.check("layer_norm", x.dim(0), dim);
     }
 }
 
@@ -76,13 +110,39 @@ fn norm_on_gpu(
 ) -> Tensor {
     let array = x.array().expect("asked before");
     let gpu = array.gpu();
-    let affine = affine.map(|(weight, bias)| (weight.on(gpu), bias.on(gpu)));
-    let affine = affine.as_ref().map(|(weight, bias)| (&**weight, &**bias));
-    let modulation = modulation.as_ref().map(|m| [m.shift.on(gpu), m.scale.on(gpu)]);
-    let modulation = modulation.as_ref().map(|both| both.each_ref().map(OnGpu::body));
+    let there = NormOnGpu::of(affine, modulation.as_ref(), gpu);
+    let (affine, modulation) = (there.affine(), there.modulation());
     let result = body::layer_norm(array, x.dim(1), affine, eps, modulation, out);
     spans::settle(gpu);
     Tensor::from_array(x.shape(), result)
+}
+
+/// A layer norm's parameters and modulation on a GPU.
+struct NormOnGpu<'a> {
+    affine: Option<(Arc<Array>, Arc<Array>)>,
+    /// Shift and scale.
+    modulation: Option<[OnGpu<'a>; 2]>,
+}
+
+impl<'a> NormOnGpu<'a> {
+    fn of(
+        affine: Option<(&Vector, &Vector)>,
+        modulation: Option<&'a Modulation<'_>>,
+        gpu: &Arc<Gpu>,
+    ) -> Self {
+        Self {
+            affine: affine.map(|(weight, bias)| (weight.on(gpu), bias.on(gpu))),
+            modulation: modulation.map(|m| [m.shift.on(gpu), m.scale.on(gpu)]),
+        }
+    }
+
+    fn affine(&self) -> Option<(&Array, &Array)> {
+        self.affine.as_ref().map(|(weight, bias)| (&**weight, &**bias))
+    }
+
+    fn modulation(&self) -> Option<[body::PerFrame<'_>; 2]> {
+        self.modulation.as_ref().map(|both| both.each_ref().map(OnGpu::body))
+    }
 }
 
 /// RMS norm over the last axis, `x / sqrt(mean(x^2) + eps) * weight`, then, when given, rotary

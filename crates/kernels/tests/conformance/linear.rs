@@ -1,5 +1,9 @@
-use longreel_kernels::ops::{feed_forward_residual, linear, linear_residual};
-use longreel_kernels::{Activation, Bytes, DType, Linear, PerFrame, Products, Tensor, Weight};
+use longreel_kernels::ops::{
+    feed_forward_residual, layer_norm, layer_norm_input, linear, linear_each, linear_residual,
+};
+use longreel_kernels::{
+    Activation, Bytes, DType, Linear, LinearInput, Modulation, PerFrame, Products, Tensor, Weight,
+};
 
 use crate::{
     Expected, FORMATS, Numbers, assert_close, assert_same_on_any_threads, host, on_every_device,
@@ -256,6 +260,7 @@ fn feed_forward_equals_its_two_layers() {
         let wide = linear(&y, &up, Activation::GeluTanh);
         linear_residual(&mut expected, &wide, &down, gate);
         let mut found = x;
+        let y = LinearInput::new(y, Products::F32);
         feed_forward_residual(&mut found, &y, &up, &down, Activation::GeluTanh, gate);
         let expected: Vec<_> = expected
             .data()
@@ -315,4 +320,46 @@ fn products_in_8_bits_are_those_of_rounded_rows_whatever_rows_are_beside_them() 
             }
         }
     });
+}
+
+/// What is rounded where it is made, once for all layers, is what each of them would have rounded.
+#[test]
+fn layers_behind_a_norm_give_the_bits_of_their_products_of_its_values() {
+    on_every_isa(|isa| {
+        for (rows, dim, outputs) in [(5, 33, 17), (70, 96, 40)] {
+            let mut numbers = Numbers::new(21);
+            let (x, shift) = (numbers.tensor(&[rows, dim]), numbers.tensor(&[2, dim]));
+            let shift = PerFrame { values: &shift, tokens_per_frame: rows.div_ceil(2) };
+            let modulation = Some(Modulation { shift, scale: shift });
+            let normed = layer_norm(&x, None, 1e-6, modulation);
+            for products in [Products::F32, Products::Fp8] {
+                let mut layer = |[outputs, inputs]: [usize; 2]| {
+                    let weight = Weight::e4m3(&[outputs, inputs], &numbers.vec(outputs * inputs));
+                    Linear::new(weight, Some(numbers.vec(outputs))).with_products(products)
+                };
+                let (first, second) = (layer([outputs, dim]), layer([outputs, dim]));
+                let (up, down) = (layer([outputs, dim]), layer([dim, outputs]));
+                let input = layer_norm_input(&x, None, 1e-6, modulation, products);
+                let what = format!("{isa} {products:?}, {rows} rows of {dim}");
+                for (layer, found) in
+                    [&first, &second].into_iter().zip(linear_each(&input, [&first, &second]))
+                {
+                    assert!(found == linear(&normed, layer, Activation::None), "{what}");
+                }
+                let (mut found, mut expected) = (x.clone(), x.clone());
+                let gelu = Activation::GeluTanh;
+                feed_forward_residual(&mut found, &input, &up, &down, gelu, None);
+                linear_residual(&mut expected, &linear(&normed, &up, gelu), &down, None);
+                assert!(found == expected, "{what}: a feed-forward");
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "in 8 bits: false")]
+fn rows_for_other_products_than_a_layer_has_are_refused() {
+    let weight = Weight::e4m3(&[2, 4], &[1.0; 8]);
+    let layer = Linear::new(weight, None).with_products(Products::Fp8);
+    linear_each(&LinearInput::new(Tensor::zeros(&[3, 4]), Products::F32), [&layer]);
 }

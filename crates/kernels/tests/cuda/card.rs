@@ -8,8 +8,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use longreel_kernels::cuda::{open, probe};
 use longreel_kernels::gpu::{
-    Address, Arg, Captured, Driver, Element, GpuError, Launch, MatMul, Operands, SoftmaxAttention,
-    Stream, Vendor, VendorWork,
+    Address, Arg, Captured, Driver, Element, Gpu, GpuError, Launch, MatMul, Operands,
+    SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 
 /// Tests that capture work have the card to themselves: others would wait for it meanwhile.
@@ -98,6 +98,20 @@ fn what_is_found_is_what_is_opened() {
     let (free, total) = card.memory().expect("told");
     assert!(free <= total && total as u64 <= found.cards[0].total_bytes, "{found:?}");
     assert!(found.cards[0].multiprocessors > 0 && !found.cards[0].name.is_empty(), "{found:?}");
+    println!("bus: {:?}, {:?} free", found.cards[0].pcie, found.cards[0].free_bytes);
+}
+
+#[test]
+fn a_rate_from_the_host_is_measured_and_leaves_the_cards_memory_as_it_was() {
+    let Some(card) = card() else { return };
+    let (free, _) = card.memory().expect("told");
+    let Card(driver, _turn) = card;
+    let gpu = Gpu::new(driver, Element::Bf16);
+    let rate = gpu.host_rate().expect("measured");
+    assert!(rate.is_finite() && rate > 1e6, "{rate} bytes a second");
+    assert_eq!(gpu.host_rate().expect("known"), rate, "measured once");
+    // Nothing but what the driver has for itself.
+    assert!(gpu.driver().memory().expect("told").0 + (32 << 20) > free);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The tests for a card and for several, on a driver, a cuBLASLt, a cuDNN and an NCCL that are written in C here and
+//! The tests for a card and for several, on a driver, an NVML, a cuBLASLt, a cuDNN and an NCCL that are written in C here and
 //! keep to what NVIDIA documents: what we call, in which order, with which arguments, and what is left behind. What a real card
 //! computes they cannot say.
 
@@ -7,9 +7,10 @@ use std::process::Command;
 
 use crate::compiler::{CACHES, complaints};
 
-const SOURCES: [(&str, &str); 5] = [
+const SOURCES: [(&str, &str); 6] = [
     ("queue.h", include_str!("stand_in/queue.h")),
     ("driver.c", include_str!("stand_in/driver.c")),
+    ("nvml.c", include_str!("stand_in/nvml.c")),
     ("cublaslt.c", include_str!("stand_in/cublaslt.c")),
     ("cudnn.c", include_str!("stand_in/cudnn.c")),
     // In the real one the functions are here; that it is there is looked at, and no more.
@@ -46,6 +47,7 @@ impl StandIn {
         let cublaslt = format!("libcublasLt.so.{major}");
         for (library, source, more) in [
             ("libcuda.so.1", "driver.c", &["-lm", "-lpthread", &cuda, flag][..]),
+            ("libnvidia-ml.so.1", "nvml.c", &[]),
             (&*cublaslt, "cublaslt.c", &["-l:libcuda.so.1", "-lm"]),
             ("libcudnn.so.9", "cudnn.c", &["-l:libcuda.so.1", "-lm", &cuda]),
             ("libcudnn_graph.so.9", "cudnn_graph.c", &[]),
@@ -124,6 +126,8 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
             assert!(!said.contains(left_out), "{left_out}: {said}");
         }
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
+        let bus = "bus: Some(Pcie { generation: 4, lanes: 8 }), Some(1073741824) free";
+        assert!(said.contains(bus), "{variable:?}: {said}");
     }
 }
 

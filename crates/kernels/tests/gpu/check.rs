@@ -6,6 +6,24 @@ use std::sync::Arc;
 use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
 use longreel_shim::{Shim, Watch, Watched};
 
+/// Leaves out the work of one kernel, as a device whose compiler gets it wrong.
+struct WithoutKernel(&'static str);
+
+impl Watch for WithoutKernel {
+    fn launch(&self, shim: &Shim, launch: &Launch, args: &[Arg]) -> Result<(), GpuError> {
+        if launch.kernel == self.0 { Ok(()) } else { shim.launch(launch, args) }
+    }
+}
+
+#[test]
+fn a_device_that_gets_codes_wrong_where_they_are_made_is_refused() {
+    let Some(shim) = shim() else { return };
+    let without = Arc::new(WithoutKernel("layer_norm_codes_f32_bf16"));
+    let gpu = Gpu::new(Box::new(Watched::new(shim, without)), Element::Bf16);
+    let error = gpu.check_8_bit_products().expect_err("wrong results").to_string();
+    assert!(error.contains("a norm and a feed-forward in 8 bits"), "{error}");
+}
+
 /// Leaves out the work of one module's kernels, as a device whose compiler gets them wrong.
 struct Without(&'static str);
 

@@ -318,6 +318,89 @@ fn a_feed_forward_in_one_call_is_its_two_layers() {
     }
 }
 
+/// Lengths of rows: one value, no whole packs, one pack a thread and several, as many as threads keep, and more.
+const DIMS: [usize; 7] = [1, 33, 128, 2120, 5120, 13_824, 17_000];
+
+#[test]
+fn a_norm_that_gives_codes_gives_those_of_its_result_to_the_bit() {
+    let Some(gpu) = device() else { return };
+    for (i, dim) in DIMS.into_iter().enumerate() {
+        let (rows, per_frame) = (5, 2);
+        let mut numbers = Numbers::new(i as u64);
+        let mut x: Vec<f32> = numbers.vec(rows * dim).iter().map(|v| v + 0.5).collect();
+        // No number in one row, nothing in another.
+        x[dim] = f32::NAN;
+        x[2 * dim..3 * dim].fill(0.0);
+        let mut parameters =
+            [1, 1, 3, 1].map(|rows| array(&gpu, &numbers.vec(rows * dim), Element::F32));
+        let [weight, bias, shift, scale] = &mut parameters;
+        for (affine, modulated) in [(false, false), (true, false), (false, true), (true, true)] {
+            let affine = affine.then_some((&*weight, &*bias));
+            let frames = |values| ops::PerFrame { values, tokens_per_frame: per_frame };
+            let modulation = modulated.then(|| [frames(shift), frames(scale)]);
+            for element in ELEMENTS {
+                let x = array(&gpu, &x, element);
+                for through in ELEMENTS {
+                    let normed = ops::layer_norm(&x, dim, affine, 1e-6, modulation, through);
+                    let expected = ops::Codes::of(&normed, rows, dim).to_host().expect("it runs");
+                    drop(normed);
+                    gpu.shrink();
+                    let found = ops::layer_norm_codes(&x, dim, affine, 1e-6, modulation, through);
+                    assert_eq!(found.shape(), [rows, dim]);
+                    let (codes, factors) = found.to_host().expect("it runs");
+                    let what = format!("{dim} values of {element:?} by {through:?}");
+                    assert_eq!(codes, expected.0, "{what}");
+                    let bits =
+                        |factors: &[f32]| factors.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&factors), bits(&expected.1), "{what}");
+                    assert_eq!(codes[dim] & 0x7f, 0x7f, "{what}: a NaN stays one");
+                }
+            }
+        }
+    }
+}
+
+/// Of each way: the hidden layer's codes are those of its values, wherever they are made.
+#[test]
+fn a_feed_forward_in_one_call_has_the_bits_of_its_two_layers() {
+    for (way, gpu) in ways() {
+        for (rows, dim, hidden) in [(37, 32, 64), (9, 16, 33), (5, 24, 2120)] {
+            let (up, down) = (Layer::new(rows, dim, hidden), Layer::new(rows, hidden, dim));
+            let before = Numbers::new(8).vec(rows * dim);
+            for element in ELEMENTS {
+                let (first, second) = (up.on(&gpu, element), down.on(&gpu, element));
+                let (first_bias, second_bias) = (Some(&first.bias), Some(&second.bias));
+                let y = ops::Codes::of(&first.x, rows, dim);
+                for activation in [Activation::GeluTanh, Activation::Silu] {
+                    let mut expected = array(&gpu, &before, Element::F32);
+                    let wide =
+                        ops::linear_codes(&y, &first.weight(), first_bias, activation, element);
+                    let codes = ops::Codes::of(&wide, rows, hidden);
+                    let weight = second.weight();
+                    ops::linear_residual_codes(&mut expected, &codes, &weight, second_bias, None);
+                    let mut found = array(&gpu, &before, Element::F32);
+                    ops::feed_forward_residual_codes(
+                        &mut found,
+                        &y,
+                        (&first.weight(), first_bias),
+                        (&weight, second_bias),
+                        activation,
+                        None,
+                        element,
+                    );
+                    let [found, expected] =
+                        [found, expected].map(|all| all.to_host().expect("it runs"));
+                    let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(
+                        same,
+                        "{rows} rows of {hidden} in {element:?}, {activation:?} by {way}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn rows_that_are_no_numbers_say_so() {
     let Some(gpu) = device() else { return };

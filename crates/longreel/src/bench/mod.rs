@@ -2,6 +2,7 @@
 //! weights, so that nothing has to be fetched for it.
 
 mod exchange;
+mod host;
 mod networks;
 mod random;
 mod table;
@@ -141,6 +142,9 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
         peak / 1e9
     ));
     let window = networks::Window { latents, height, width };
+    let stored = dtype.unwrap_or(WeightDtype::Bf16);
+    let host = device.gpu().map(|gpu| host::Host::of(&model, stored, window, gpu)).transpose()?;
+    host.iter().for_each(|host| say(host.line()));
     let layers = args.layers.map(usize::from);
     let weights = networks::Weights { folder: folder.path(), dtype };
     let asked = networks::Asked { layers, sparse_attention: args.sparse_attention };
@@ -182,10 +186,11 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
             "size": format!("{width}x{height}"),
             "num_frames": args.num_frames,
             "device": what,
-            "dtype": dtype.unwrap_or(WeightDtype::Bf16),
+            "dtype": stored,
             "probe_flops_per_second": peak,
             "peak_memory_bytes": memory,
             "notes": notes,
+            "host": host.as_ref().map(host::Host::json),
             "exchange": exchange.as_ref().map(exchange::Exchange::json),
             "ways": ways.iter().map(table::json_of_way).collect::<Vec<_>>(),
             "networks": measured.iter().map(|network| table::json(network, peak)).collect::<Vec<_>>(),

@@ -304,6 +304,7 @@ mod tests {
                 free_bytes: Some(23 << 30),
                 multiprocessors: 128,
                 clock_khz: 2_520_000,
+                pcie: None,
             }],
             apart: Vec::new(),
             libraries: vec![
@@ -342,6 +343,7 @@ mod tests {
             free_bytes: None,
             multiprocessors: 132,
             clock_khz: 1_830_000,
+            pcie: None,
         };
         let found = |apart, nccl| Probe {
             driver: Ok(DriverVersion { cuda: (12, 8), version: None, path: "libcuda.so.1".into() }),
@@ -378,6 +380,7 @@ mod tests {
                 free_bytes: Some(gib << 30),
                 multiprocessors: 1,
                 clock_khz: 1,
+                pcie: None,
             };
             let mut findings = Findings::new(false);
             one(&mut findings, &card);

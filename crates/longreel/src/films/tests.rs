@@ -1,6 +1,6 @@
 use super::keys::KEYS;
 use super::*;
-use longreel_film::GpuFacts;
+use longreel_film::{GpuFacts, HostLink};
 use serde_json::json;
 
 fn films() -> TypedFilms {
@@ -41,6 +41,7 @@ fn memory_is_that_of_the_device_that_makes_the_films() {
         peak_flops: 1e14,
         peak_8_bit_flops: 2e14,
         link: None,
+        host: HostLink::Unknown,
     };
     films.facts.gpu = Some(card(80 << 30));
     let gpu = films.memory();

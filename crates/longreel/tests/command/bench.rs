@@ -15,6 +15,8 @@ fn each_network_is_measured_by_operation_and_the_trace_holds_every_call() {
     let names: Vec<&str> = networks.iter().filter_map(|network| network["name"].as_str()).collect();
     assert_eq!(names, ["transformer", "VAE decoder", "text encoder"]);
     assert_eq!(networks[0]["measured_instead"], "1 of 30 layers");
+    // Nothing is brought to the processor.
+    assert!(report["host"].is_null() && report.get("host").is_some(), "{report:#}");
     let mut calls = 0;
     for network in networks {
         assert!(network["flops_per_second"].as_f64() > Some(1e6), "{network:#}");

@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use longreel_kernels::ranks::RankError;
 use longreel_kernels::{
-    Activation, Attention, Bias, Linear, Mask, Modulation, PerFrame, Products, RopeTable, Sample,
-    Sparse, Tensor, Vector, ops,
+    Activation, Attention, Bias, Linear, LinearInput, Mask, Modulation, PerFrame, Products,
+    RopeTable, Sample, Sparse, Tensor, Vector, ops,
 };
 use longreel_weights::TensorSource;
 
@@ -113,6 +113,16 @@ impl Asked<'_> {
     pub fn of(&self, all: &Tensor) -> Tensor {
         Tensor::concat_rows(&self.rows.iter().map(|rows| (all, rows.clone())).collect::<Vec<_>>())
     }
+}
+
+/// The modulation of self-attention.
+struct Attending<'a> {
+    /// Of all tokens.
+    all: Modulation<'a>,
+    /// Of those that are asked about.
+    asking: Modulation<'a>,
+    /// Of the same.
+    gate: PerFrame<'a>,
 }
 
 /// The weights of one block.
@@ -220,31 +230,36 @@ impl Block {
         );
         let per_frame = |values| PerFrame { values, tokens_per_frame: shared.tokens_per_frame };
         let frame = |i: usize| per_frame(&rows[i]);
-        let modulation = [per_frame(&all[0]), per_frame(&all[1]), frame(2)];
-        self.self_attention(hidden, shared, asked, contexts.len(), modulation, before)?;
+        let asking = Modulation { shift: frame(0), scale: frame(1) };
+        let all = Modulation { shift: per_frame(&all[0]), scale: per_frame(&all[1]) };
+        let attending = Attending { all, asking, gate: frame(2) };
+        self.self_attention(hidden, shared, asked, contexts.len(), attending, before)?;
         self.cross_attention(hidden, contexts);
-        let modulation = Modulation { shift: frame(3), scale: frame(4) };
-        let normed = ops::layer_norm(hidden, None, self.shape.eps, Some(modulation));
+        let normed = self.normed(hidden, Modulation { shift: frame(3), scale: frame(4) });
         let activation = Activation::GeluTanh;
         let gate = Some(frame(5));
         ops::feed_forward_residual(hidden, &normed, &self.up, &self.down, activation, gate);
         Ok(())
     }
 
-    /// Shift and scale are those of all tokens, the gate of those that are asked about.
+    /// What layers multiply of the hidden state.
+    fn normed(&self, hidden: &Tensor, modulation: Modulation<'_>) -> LinearInput {
+        let BlockShape { eps, products, .. } = self.shape;
+        ops::layer_norm_input(hidden, None, eps, Some(modulation), products)
+    }
+
     fn self_attention(
         &self,
         hidden: &mut Tensor,
         shared: &Shared<'_>,
         asked: Option<&Asked<'_>>,
         samples: usize,
-        [shift, scale, gate]: [PerFrame<'_>; 3],
+        modulation: Attending<'_>,
         before: &mut [Before<'_>],
     ) -> Result<(), RankError> {
         let p = &self.self_attention;
         let eps = self.shape.eps;
-        let modulation = Modulation { shift, scale };
-        let normed = ops::layer_norm(hidden, None, eps, Some(modulation));
+        let normed = self.normed(hidden, modulation.all);
         let (mut query, mut key, value) = match asked {
             None => {
                 let layers = [&p.query, &p.key, &p.value];
@@ -254,7 +269,10 @@ impl Block {
             Some(asked) => {
                 let [key, value] = ops::linear_each(&normed, [&p.key, &p.value]);
                 *hidden = asked.of(hidden);
-                (ops::linear(&asked.of(&normed), &p.query, Activation::None), key, value)
+                // A row's norm and codes depend on no other row.
+                let normed = self.normed(hidden, modulation.asking);
+                let [query] = ops::linear_each(&normed, [&p.query]);
+                (query, key, value)
             }
         };
         drop(normed);
@@ -269,17 +287,18 @@ impl Block {
         let seen = attend(&query, [key, value], samples, how, shared.sparse.as_ref(), before);
         drop(query);
         let seen = asking.exchange.to_strip(seen)?;
-        ops::linear_residual(hidden, &seen, &p.out, Some(gate));
+        ops::linear_residual(hidden, &seen, &p.out, Some(modulation.gate));
         Ok(())
     }
 
     fn cross_attention<C: Borrow<BlockContext>>(&self, hidden: &mut Tensor, contexts: &[C]) {
         let p = &self.cross_attention;
-        let eps = self.shape.eps;
+        let BlockShape { eps, products, .. } = self.shape;
         let mut query = match &self.norm_cross {
             Some(norm) => {
-                let normed = ops::layer_norm(hidden, norm.parts(), eps, None);
-                ops::linear(&normed, &p.query, Activation::None)
+                let normed = ops::layer_norm_input(hidden, norm.parts(), eps, None, products);
+                let [query] = ops::linear_each(&normed, [&p.query]);
+                query
             }
             None => ops::linear(hidden, &p.query, Activation::None),
         };

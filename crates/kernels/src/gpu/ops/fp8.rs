@@ -1,16 +1,18 @@
 //! Fully connected layers in 8-bit floats (`fp8.cu`).
 //!
-//! Activations become e4m3 row by row when they are multiplied, so that a row's result depends on no other
-//! row. The vendor's library is asked for the whole layer first, with the factors of rows and columns; then
+//! Activations become e4m3 row by row, so that a row's result depends on no other row: where they are made, if
+//! that goes over whole rows (a norm, what is left of a layer behind a product of codes), else in a pass of its own. The
+//! vendor's library is asked for the whole layer first, with the factors of rows and columns; then
 //! for the product of the codes alone, which most of them can, with the rest in a pass of its own; else our
 //! kernel does all of it.
 
 use std::sync::Arc;
 
 use super::linear::{FILLING, HIDDEN_BYTES, Product, SUMS_BYTES, tensor_tile_bytes};
-use super::{Dense, PerFrame, blocks, each, int, kernel, pointer, pointer_or_none, row_threads};
+use super::pointwise::activation_code;
+use super::{Dense, PerFrame, blocks, each, int, kernel, pointer, pointer_or_none};
 use crate::Activation;
-use crate::gpu::{Address, Arg, Array, Element, Gpu, MatMul, Operands};
+use crate::gpu::{Address, Arg, Array, Element, Gpu, GpuError, MatMul, Operands};
 
 /// The fewest rows of a frame that are worth a product of their own.
 const GATED_ROWS: usize = 1024;
@@ -43,22 +45,52 @@ impl Codes {
         self.codes.gpu()
     }
 
+    /// Rows, and values of each.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.inputs]
+    }
+
+    /// Codes and factors on the host, once all work before is done.
+    ///
+    /// # Errors
+    /// As [`Array::to_host`].
+    pub fn to_host(&self) -> Result<(Vec<u8>, Vec<f32>), GpuError> {
+        let mut codes = self.codes.to_bytes()?;
+        codes.truncate(self.rows * self.inputs);
+        Ok((codes, self.factors.to_host()?))
+    }
+
     /// For so many rows, not set.
-    fn room(gpu: &Arc<Gpu>, rows: usize, inputs: usize) -> Self {
+    pub(super) fn room(gpu: &Arc<Gpu>, rows: usize, inputs: usize) -> Self {
         // No element has one byte.
         let codes = Array::unset(gpu, Element::Bf16, (rows * inputs).div_ceil(2));
         let factors = Array::unset(gpu, Element::F32, rows);
         Self { codes, factors, rows, inputs }
     }
 
+    /// Both, as kernels that make them take them.
+    pub(super) fn args(&self) -> [Arg; 2] {
+        [pointer(&self.codes), pointer(&self.factors)]
+    }
+
     /// Sets the first of its rows.
     fn fill(&self, x: Address, element: Element, rows: usize) {
         let launch =
-            blocks("fp8", kernel!("quantize_rows", element), rows, row_threads(self.inputs));
-        let args =
-            [pointer(&self.codes), pointer(&self.factors), Arg::Pointer(x), int(self.inputs)];
-        self.codes.gpu().launch(launch, &args);
+            blocks("fp8", kernel!("quantize_rows", element), rows, code_threads(self.inputs));
+        let [codes, factors] = self.args();
+        self.codes.gpu().launch(launch, &[codes, factors, Arg::Pointer(x), int(self.inputs)]);
     }
+}
+
+/// Packs of a row that a thread keeps in registers, and threads of a block at most (`rows.cu`).
+const KEPT: usize = 4;
+const CODE_THREADS: usize = 512;
+
+/// Threads of a block that makes codes of a row of `dim` values, which it goes over twice: enough to keep them all
+/// where there are as many.
+fn code_threads(dim: usize) -> u32 {
+    let packs = if dim.is_multiple_of(8) { dim / 8 } else { dim };
+    packs.div_ceil(KEPT).next_multiple_of(32).clamp(32, CODE_THREADS) as u32
 }
 
 /// A weight in e4m3, row-major `[outputs, inputs]`, with a factor for each row.
@@ -133,8 +165,8 @@ pub fn feed_forward_residual_codes(
     for first in (0..y.rows).step_by(slice) {
         let rows = slice.min(y.rows - first);
         let widen = CodesProduct::new(NAME, y, up.0, up.1, &wide);
-        widen.with(|product| Product { activation, ..product }).part(first, 0, rows).run();
-        codes.fill(wide.address(), hidden, rows);
+        let widen = widen.with(|product| Product { activation, ..product }).part(first, 0, rows);
+        widen.run_to_codes(&codes);
         let narrow = CodesProduct::new(NAME, &codes, down.0, down.1, into);
         narrow.with(|product| Product { add: true, gate, ..product }).part(0, first, rows).run();
     }
@@ -201,6 +233,22 @@ impl<'a> CodesProduct<'a> {
         }
     }
 
+    /// Has the first rows of `codes` be what the result, whose place is room for its values, becomes as codes.
+    fn run_to_codes(self, codes: &Codes) {
+        let Product { gpu, rows, out, out_element, .. } = self.product;
+        if rows == 0 || codes.inputs == 0 {
+            return;
+        }
+        if !self.by_library() {
+            // Sums are no larger than what they become.
+            if gpu.attempt(|driver| driver.matmul(&self.asked_for_sums(out))).unwrap_or(true) {
+                return self.finish_to_codes(codes);
+            }
+            self.by_kernel();
+        }
+        codes.fill(out, out_element, rows);
+    }
+
     /// What a library is asked for; with the factors it does all that its epilogue knows.
     fn asked(&self, with_factors: bool) -> MatMul {
         let Product { x, rows, weight, out, out_element, bias, activation, add, .. } = self.product;
@@ -218,6 +266,12 @@ impl<'a> CodesProduct<'a> {
             gelu: activation == Activation::GeluTanh,
             add,
         }
+    }
+
+    /// The product of the codes alone.
+    fn asked_for_sums(&self, out: Address) -> MatMul {
+        let out_element = self.product.x_element;
+        MatMul { out, out_element, bias: None, gelu: false, add: false, ..self.asked(false) }
     }
 
     /// All of it by the vendor's library; `false` when there is none that can.
@@ -285,14 +339,7 @@ impl<'a> CodesProduct<'a> {
         let sums = Array::unset(gpu, x_element, slice * weight.outputs);
         for first in (0..rows).step_by(slice) {
             let part = self.part(first, first, slice.min(rows - first));
-            let product = MatMul {
-                out: sums.address(),
-                out_element: sums.element(),
-                bias: None,
-                gelu: false,
-                add: false,
-                ..part.asked(false)
-            };
+            let product = part.asked_for_sums(sums.address());
             if gpu.attempt(|driver| driver.matmul(&product)).unwrap_or(true) {
                 part.finish(sums.address());
             } else if first == 0 {
@@ -312,6 +359,26 @@ impl<'a> CodesProduct<'a> {
         args.extend(self.finish_args());
         args.extend([int(rows), int(weight.outputs)]);
         gpu.launch(each("fp8", "fp8_finish", rows * weight.outputs), &args);
+    }
+
+    /// The same of sums that wait in the result's place, which becomes codes.
+    fn finish_to_codes(&self, codes: &Codes) {
+        let Product { gpu, rows, out, out_element, bias, activation, .. } = self.product;
+        let [to, factors] = codes.args();
+        let [row_factors, column_factors] =
+            [self.row_factors, self.column_factors].map(Arg::Pointer);
+        let args = [
+            to,
+            factors,
+            Arg::Pointer(out),
+            row_factors,
+            column_factors,
+            pointer_or_none(bias),
+            activation_code(activation),
+            int(codes.inputs),
+        ];
+        let kernel = kernel!("fp8_finish_codes", out_element);
+        gpu.launch(blocks("fp8", kernel, rows, code_threads(codes.inputs)), &args);
     }
 
     /// From the factors to `add`, as the kernels take them.

@@ -32,7 +32,7 @@ pub use layout::{
     add_row, columns, interleave, join_columns, patchify, split_modulation, unpatchify,
 };
 pub use linear::{Dense, feed_forward_residual, linear, linear_residual};
-pub use norm::{channel_norm, channel_normed, layer_norm, rms_norm_rope};
+pub use norm::{channel_norm, channel_normed, layer_norm, layer_norm_codes, rms_norm_rope};
 pub use per_frame::PerFrame;
 pub use pointwise::{
     activate_inplace, change, clamp_inplace, combine, gate_residual, mul_inplace, prelu_inplace,

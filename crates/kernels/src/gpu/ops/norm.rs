@@ -1,5 +1,6 @@
 //! Norms.
 
+use super::fp8::Codes;
 use super::{PerFrame, blocks, int, kernel, long, pointer, pointer_or_none, row_threads};
 use crate::gpu::{Arg, Array, Element};
 
@@ -12,6 +13,41 @@ fn check(operation: &str, parameter: &Array, dim: usize) {
     );
 }
 
+/// What a layer norm does, as its kernels take it.
+struct LayerNorm {
+    rows: usize,
+    args: [Arg; 8],
+}
+
+impl LayerNorm {
+    fn of(
+        x: &Array,
+        dim: usize,
+        affine: Option<(&Array, &Array)>,
+        eps: f32,
+        modulation: Option<[PerFrame<'_>; 2]>,
+    ) -> Self {
+        let rows = x.len() / dim.max(1);
+        assert_eq!(rows * dim, x.len(), "layer_norm: rows of {dim}");
+        let (weight, bias) = affine.unzip();
+        weight.iter().chain(&bias).for_each(|parameter| check("layer_norm", parameter, dim));
+        modulation.iter().flatten().for_each(|part| part.check("layer_norm", rows, dim));
+        let per_frame = |i: usize| {
+            let part = modulation.map(|both| both[i]);
+            [
+                pointer_or_none(part.map(|part| part.values)),
+                part.map_or(Arg::Int(0), |part| part.tokens(dim)),
+            ]
+        };
+        let [shift, shift_tokens] = per_frame(0);
+        let [scale, scale_tokens] = per_frame(1);
+        let (weight, bias) = (pointer_or_none(weight), pointer_or_none(bias));
+        let args =
+            [weight, bias, shift, shift_tokens, scale, scale_tokens, int(dim), Arg::Float(eps)];
+        Self { rows, args }
+    }
+}
+
 /// [`crate::ops::layer_norm`]: `x` `[rows, dim]`, `affine` weight and bias `[dim]`, `modulation` shift
 /// and scale; the result is of element `out`.
 pub fn layer_norm(
@@ -22,34 +58,29 @@ pub fn layer_norm(
     modulation: Option<[PerFrame<'_>; 2]>,
     out: Element,
 ) -> Array {
-    let rows = x.len() / dim.max(1);
-    assert_eq!(rows * dim, x.len(), "layer_norm: rows of {dim}");
-    let (weight, bias) = affine.unzip();
-    weight.iter().chain(&bias).for_each(|parameter| check("layer_norm", parameter, dim));
-    modulation.iter().flatten().for_each(|part| part.check("layer_norm", rows, dim));
-    let per_frame = |i: usize| {
-        let part = modulation.map(|both| both[i]);
-        [
-            pointer_or_none(part.map(|part| part.values)),
-            part.map_or(Arg::Int(0), |part| part.tokens(dim)),
-        ]
-    };
+    let LayerNorm { rows, args } = LayerNorm::of(x, dim, affine, eps, modulation);
     let result = Array::unset(x.gpu(), out, x.len());
     let kernel = kernel!("layer_norm", x.element(), out);
-    let [shift, shift_tokens] = per_frame(0);
-    let [scale, scale_tokens] = per_frame(1);
-    let args = [
-        pointer(&result),
-        pointer(x),
-        pointer_or_none(weight),
-        pointer_or_none(bias),
-        shift,
-        shift_tokens,
-        scale,
-        scale_tokens,
-        int(dim),
-        Arg::Float(eps),
-    ];
+    let args: Vec<_> = [pointer(&result), pointer(x)].into_iter().chain(args).collect();
+    x.gpu().launch(blocks("norm", kernel, rows, row_threads(dim)), &args);
+    result
+}
+
+/// As [`layer_norm`], and what an array of `through` would hold of it becomes [`Codes`] at once: those of
+/// [`Codes::of`], to the bit.
+pub fn layer_norm_codes(
+    x: &Array,
+    dim: usize,
+    affine: Option<(&Array, &Array)>,
+    eps: f32,
+    modulation: Option<[PerFrame<'_>; 2]>,
+    through: Element,
+) -> Codes {
+    let LayerNorm { rows, args } = LayerNorm::of(x, dim, affine, eps, modulation);
+    let result = Codes::room(x.gpu(), rows, dim);
+    let kernel = kernel!("layer_norm_codes", x.element(), through);
+    let args: Vec<_> = result.args().into_iter().chain([pointer(x)]).chain(args).collect();
+    // As many threads as the norm alone has, which sum in the same order.
     x.gpu().launch(blocks("norm", kernel, rows, row_threads(dim)), &args);
     result
 }
