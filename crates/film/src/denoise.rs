@@ -90,7 +90,8 @@ pub fn denoise(
     let mut reuse = match (cache, task.keeping) {
         (Some(cache), _) => Reuse::Steps(CachedRows::new(cache, rows.len())),
         (None, Some(_)) => {
-            let empty = |branch| Some(task.denoisers.of(branch).new_cache());
+            let room = kept_rows.iter().map(KeptRow::peak).max().unwrap_or(0);
+            let empty = |branch| Some(task.denoisers.of(branch).new_cache(room));
             Reuse::Keys([Branch::Cond, Branch::Uncond].map(empty))
         }
         (None, None) => Reuse::Keys([None, None]),

@@ -305,16 +305,17 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
-/// Kernels that a layer starts, with the copies between them, and what a graph is taken to need for each. The latter
-/// is a guess, made without a card: what graphs really take on one is among its notes, which `longreel bench` shows.
-const LAYER_KERNELS: u64 = 30;
+/// What a layer is in a graph: kernels, the copies between them, those to and from kept keys, and graphs of their own
+/// where its weights are brought each time; and what is taken to be needed for each. The latter is a guess, made without
+/// a card: what graphs really take on one is among its notes, which `longreel bench` shows.
+const LAYER_NODES: u64 = 30 + 10 + 10;
 const GRAPH_NODE: u64 = 8 << 10;
 
-/// Bytes that the graphs of repeated passes are taken to need on a GPU, by the guess of [`GRAPH_NODE`]. Their activations are those of any pass; each knows the
-/// angles of its own grid, of which a film has two: that of its last segment is another one.
+/// Bytes that the graphs of repeated passes are taken to need on a GPU, by the guess of [`GRAPH_NODE`]. Their activations
+/// are those of any pass, and while one is replayed the angles of its grid are there twice: they are an input.
 pub fn gpu_graph_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     let angles = batch.tokens as u64 * 4 * config.attention_head_dim as u64;
-    MOST_GRAPHS as u64 * config.num_layers as u64 * LAYER_KERNELS * GRAPH_NODE + angles
+    MOST_GRAPHS as u64 * config.num_layers as u64 * LAYER_NODES * GRAPH_NODE + angles
 }
 
 /// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture,

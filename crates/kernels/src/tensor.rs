@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::Device;
 use crate::gemm::Shared;
 use crate::gpu::ops::convert;
-use crate::gpu::{Array, Element, Gpu, GpuError};
+use crate::gpu::{Address, Array, Element, Gpu, GpuError};
 use crate::host::Host;
 
 /// Dense, row-major activations with a shape, on one device: `f32` on the host, `f32` or `bf16` on a
@@ -52,6 +52,15 @@ impl Tensor {
             Device::Gpu(gpu) => {
                 Self::from_array(shape, Array::zeros(gpu, Element::F32, shape.iter().product()))
             }
+        }
+    }
+
+    /// Memory on a device for activations that are kept from one forward to the next, in what a GPU keeps activations
+    /// in: what comes and goes finds the same places free each time. Nothing is said of the values.
+    pub fn room_on(device: &Device, shape: &[usize]) -> Self {
+        match device {
+            Device::Cpu => Self::zeros(shape),
+            Device::Gpu(gpu) => Self::from_array(shape, Array::room(gpu, shape.iter().product())),
         }
     }
 
@@ -108,6 +117,11 @@ impl Tensor {
     /// True when there is no value.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where the values lie on a GPU.
+    pub fn address(&self) -> Option<Address> {
+        self.array().map(Array::address)
     }
 
     /// Bytes that the values take.
@@ -293,38 +307,25 @@ impl Tensor {
         Self { shape, values }
     }
 
-    /// Adds the rows of `other` behind its own, and makes room for no more than those.
-    pub fn append0(&mut self, other: &Self) {
-        assert_eq!(self.shape[1..], other.shape[1..], "append0: inner shapes differ");
-        if let (Values::Host(data), Values::Host(more)) = (&mut self.values, &other.values) {
-            data.reserve_exact(more.len());
-            data.extend_from_slice(more);
-            self.shape[0] += other.shape[0];
-        } else if self.is_empty() {
-            *self = other.clone();
-        } else {
-            *self = Self::concat0(&[self, other]);
-        }
-    }
-
-    /// Takes the rows of `range` out; those behind it move up.
-    pub fn remove0(&mut self, range: Range<usize>) {
+    /// Writes `rows` of another tensor of its device over its own, from row `at` on.
+    pub fn write0(&mut self, at: usize, other: &Self, rows: Range<usize>) {
         assert!(
-            range.start <= range.end && range.end <= self.shape[0],
-            "remove0: {range:?} of {:?}",
+            self.shape[1..] == other.shape[1..]
+                && rows.start <= rows.end
+                && rows.end <= other.shape[0]
+                && at + rows.len() <= self.shape[0],
+            "write0: {rows:?} of {:?} to row {at} of {:?}",
+            other.shape,
             self.shape
         );
         let inner: usize = self.shape[1..].iter().product();
-        match &mut self.values {
-            Values::Host(data) => {
-                data.drain(range.start * inner..range.end * inner);
-                self.shape[0] -= range.len();
+        let (to, from) = (at * inner, rows.start * inner..rows.end * inner);
+        match (&mut self.values, &other.values) {
+            (Values::Host(own), Values::Host(other)) => {
+                own[to..to + from.len()].copy_from_slice(&other[from]);
             }
-            _ if range.is_empty() => {}
-            _ => {
-                let rest = range.end..self.shape[0];
-                *self = Self::concat0(&[&self.slice0(0..range.start), &self.slice0(rest)]);
-            }
+            (Values::Device(own), Values::Device(other)) => own.copy_from(to, other, from),
+            _ => panic!("write0: values in two places"),
         }
     }
 

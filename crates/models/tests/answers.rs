@@ -88,7 +88,7 @@ fn what_is_kept_of_frames_does_not_depend_on_which_are_asked_about() {
     let model = model("transformer_df", &[Device::Cpu]);
     let (contexts, latents) = (contexts(&model), latents(&model));
     let run = |from: usize| {
-        let mut caches = [(); 2].map(|()| model.new_cache());
+        let mut caches = [(); 2].map(|()| model.new_cache(0));
         let mut caches: Vec<&mut SplitCache> = caches.iter_mut().collect();
         let contexts: Vec<_> = contexts[..2].iter().collect();
         let mut after = |frames: std::ops::Range<usize>, keep, answer_from| {

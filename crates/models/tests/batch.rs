@@ -94,8 +94,8 @@ fn samples_behind_kept_keys_are_those_that_are_alone_in_every_bit() {
             let model = model("transformer_i2v", std::slice::from_ref(&device));
             let (contexts, latents) = (contexts(&model), latents(&model));
             let options = ForwardOptions { attention_window, ..options(2) };
-            let mut caches = [(); 3].map(|()| model.new_cache());
-            let mut alone_caches = [(); 3].map(|()| model.new_cache());
+            let mut caches = [(); 3].map(|()| model.new_cache(0));
+            let mut alone_caches = [(); 3].map(|()| model.new_cache(0));
             for (frames, keep) in [(0..2, 0), (0..4, 2), (2..6, 2), (4..6, 0)] {
                 let latents = latents.slice0(frames.clone());
                 let run = |caches: &mut [SplitCache], contexts: &[&SplitContext]| {
@@ -128,7 +128,7 @@ fn a_batch_in_strips_is_the_one_of_one_device_in_every_bit() {
         let (contexts, latents) = (contexts(&model), latents(&model));
         let contexts: Vec<_> = contexts.iter().collect();
         let whole = model.forward(&latents, &timesteps, &contexts, &options(2)).expect("runs");
-        let mut caches = [(); 3].map(|()| model.new_cache());
+        let mut caches = [(); 3].map(|()| model.new_cache(0));
         let mut caches: Vec<_> = caches.iter_mut().collect();
         let mut after = |frames, keep| {
             let latents = latents.slice0(frames);

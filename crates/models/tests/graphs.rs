@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::{Fixture, areas, assert_same_bits, noise};
-use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch};
+use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch, WeightPlan};
 use longreel_kernels::{Device, Pairs, Tensor};
 use longreel_models::{
     AttentionWindow, ContextOptions, ForwardOptions, SparseAttention, SplitContext,
@@ -206,7 +206,7 @@ fn rows_behind_kept_keys_are_replayed_until_others_are_kept() {
     let rows = |on: &On| {
         let contexts = on.contexts();
         let contexts: Vec<_> = contexts.iter().collect();
-        let mut caches = [on.model.new_cache(), on.model.new_cache()];
+        let mut caches = [on.model.new_cache(0), on.model.new_cache(0)];
         let mut velocities = Vec::new();
         // Some steps behind the history, one that finishes a block, some behind it, and some of the same
         // shape when the history is seen no more.
@@ -332,4 +332,91 @@ fn steps_that_leave_keys_out_are_replayed_with_the_choice_of_their_own_values() 
     let (none, each) = ([0; 3], [layers; 3]);
     assert_eq!(choices(&expected), [none, each, each].concat());
     assert_eq!(choices(&found), [none, [layers, layers, 0], [layers, layers, 0]].concat());
+}
+
+/// What a row of a stream gives, and what the device was asked for.
+type Streamed = (Vec<Tensor>, Asked);
+
+/// Rows of a stream of causal blocks, each in so many steps: the first one of a block runs the finished one before it
+/// once more, and keeps it.
+fn stream(on: &On, blocks: usize, steps: usize) -> Vec<Streamed> {
+    const BLOCK: usize = 2;
+    let window = AttentionWindow { before: 1, sink: 1 };
+    let contexts = on.contexts();
+    let contexts: Vec<_> = contexts.iter().collect();
+    let options = options(Some(BLOCK), Some(window));
+    let most = BLOCK * (window.before + window.sink + 1);
+    let mut caches = [(); 2].map(|()| on.model.new_cache(most));
+    let mut rows = Vec::new();
+    for row in 0..blocks * steps {
+        let (block, step) = (row / steps, row % steps);
+        let keep = if block > 0 && step == 0 { BLOCK } else { 0 };
+        let mut timesteps = vec![0.0; block * BLOCK];
+        timesteps.extend([900.0 - 200.0 * step as f32; BLOCK]);
+        let latents = on.latents(row, BLOCK + keep);
+        on.watcher.take();
+        let mut both: Vec<_> = caches.iter_mut().collect();
+        let made = on
+            .model
+            .forward_after(&mut both, keep, &latents, &timesteps, &contexts, &options)
+            .expect("runs");
+        rows.push((made, on.watcher.take()));
+        let near = (block * BLOCK).saturating_sub(window.before * BLOCK);
+        let held = caches[0].held_frames();
+        let gone = block * BLOCK - held;
+        let sink = (window.sink * BLOCK).min(held);
+        let hidden = sink..near.saturating_sub(gone).max(sink);
+        caches.iter_mut().for_each(|cache| cache.forget(hidden.clone()));
+    }
+    rows
+}
+
+/// Kernels that were started by themselves.
+fn kernels((_, asked): &Streamed) -> usize {
+    asked.launches.values().sum()
+}
+
+#[test]
+fn rows_of_a_stream_are_replayed_whichever_block_they_are_of() {
+    let Some([replaying, plain]) = On::both("transformer_df") else { return };
+    let (blocks, steps) = (7, 4);
+    let [found, expected] = [&replaying, &plain].map(|on| stream(on, blocks, steps));
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        for (found, expected) in found.0.iter().zip(&expected.0) {
+            assert_same_bits(&format!("row {n}"), found, expected);
+        }
+    }
+    // What begins and ends a row, from the second block on that finds the window full.
+    let (whole, beside) = (kernels(&expected[0]), kernels(&found[steps - 1]));
+    assert!(4 * beside < whole && expected.iter().all(|row| kernels(row) == whole));
+    for (n, row) in found.iter().enumerate().skip(5 * steps + 1) {
+        assert_eq!((kernels(row), row.1.allocations), (beside, 0), "row {n}");
+    }
+    assert_eq!(replaying.gpu.tally().refused, None);
+}
+
+/// On a device that has room for a part of the weights.
+#[test]
+fn rows_of_a_stream_are_replayed_while_weights_come_for_each_of_them() {
+    let Some([replaying, plain]) = On::both("transformer_df") else { return };
+    let (blocks, steps) = (7, 3);
+    let expected = stream(&plain, blocks, steps);
+    let resident = plain.gpu.bytes().1 / 6;
+    let plan = WeightPlan { resident, places: WeightPlan::PLACES, place: 1 << 12 };
+    replaying.gpu.plan_weights(plan);
+    let found = stream(&replaying, blocks, steps);
+    for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        for (found, expected) in found.0.iter().zip(&expected.0) {
+            assert_same_bits(&format!("row {n}"), found, expected);
+        }
+    }
+    let last = found.len() - steps;
+    for (n, (row, resident)) in found.iter().zip(&expected).enumerate().skip(last) {
+        let (uploads, without) = (row.1.uploads.len(), resident.1.uploads.len());
+        assert!(uploads > without + WeightPlan::PLACES, "row {n}: {uploads}, {without} without");
+        assert_eq!(row.1.allocations, 0, "row {n}");
+        assert!(4 * kernels(row) < kernels(resident), "row {n}: {:?}", row.1.launches);
+    }
+    let tally = replaying.gpu.tally();
+    assert!(tally.refused.is_none() && tally.replayed >= 2 * steps, "{tally:?}");
 }

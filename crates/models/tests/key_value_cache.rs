@@ -75,7 +75,7 @@ fn frames_behind_kept_ones_are_the_same_in_every_bit() {
         let setting = setting(window, &on.device);
         let whole = setting.whole();
         for (run, kept) in [([4, 6], 4), ([6, 8], 2), ([10, 2], 8), ([2, 2], 2)] {
-            let mut cache = KeyValueCache::new(&setting.model);
+            let mut cache = KeyValueCache::new(&setting.model, 0);
             let first = setting.after(&mut cache, run[0], kept);
             assert_same("the first frames", on, &first, &whole.slice0(0..run[0]));
             assert_eq!((cache.next_frame(), cache.held_frames()), (kept, kept));
@@ -93,7 +93,8 @@ fn blocks_that_a_window_hides_may_be_forgotten() {
     for on in &devices() {
         let setting = setting(Some(AttentionWindow { before: 1, sink: 1 }), &on.device);
         let whole = setting.whole();
-        let mut cache = KeyValueCache::new(&setting.model);
+        // With the block that has just been finished.
+        let mut cache = KeyValueCache::new(&setting.model, 3 * BLOCK);
         let mut bytes = Vec::new();
         for block in 0..FRAMES / BLOCK {
             let own = setting.after(&mut cache, BLOCK, BLOCK);
@@ -105,7 +106,7 @@ fn blocks_that_a_window_hides_may_be_forgotten() {
             }
             bytes.push(cache.bytes());
         }
-        assert_eq!(bytes[1..], [bytes[1]; 4], "memory grows on {}", on.name);
+        assert!(bytes[0] > 0 && bytes == [bytes[0]; 5], "memory grows on {}: {bytes:?}", on.name);
     }
 }
 
@@ -124,7 +125,7 @@ fn blocks_leave_out_the_same_keys_behind_kept_ones() {
             setting.options.sparse = Some(SparseAttention { mass: 0.3, dense_above: 500.0 });
             let whole = setting.whole();
             assert_other(on.name, &whole, &all);
-            let mut cache = KeyValueCache::new(&setting.model);
+            let mut cache = KeyValueCache::new(&setting.model, 0);
             for block in 0..FRAMES / BLOCK {
                 let own = setting.after(&mut cache, BLOCK, BLOCK);
                 let frames = block * BLOCK..(block + 1) * BLOCK;
@@ -140,7 +141,7 @@ fn blocks_leave_out_the_same_keys_behind_kept_ones() {
 #[test]
 fn what_cannot_be_kept_is_refused_with_its_reason() {
     let setting = setting(None, &Device::Cpu);
-    let mut cache = KeyValueCache::new(&setting.model);
+    let mut cache = KeyValueCache::new(&setting.model, 0);
     let mut message = |keep: usize, frames: usize, options: &ForwardOptions, size: usize| {
         let latents = noise(1, &[frames, 16, size, 4]);
         let (timesteps, context) = (&[0.0][..], &setting.context);

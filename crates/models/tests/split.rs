@@ -247,11 +247,11 @@ fn kept_keys_of_each_ranks_heads_give_the_velocity_of_one() {
         shown.options.attention_window = window;
         let (text, image, options) = (&shown.text, shown.image.as_ref(), &shown.options);
         let context = model.context(text, image, &CONTEXT).expect("a context");
-        let mut cache = KeyValueCache::new(&model);
+        let mut cache = KeyValueCache::new(&model, 0);
         for count in [2, 4] {
             let split = on(&model, processors(count)).expect("even heads");
             let split_context = split.context(text, image, &CONTEXT).expect("a context");
-            let mut split_cache = split.new_cache();
+            let mut split_cache = split.new_cache(0);
             for (frames, keep) in [(0..4, 2), (2..6, 4), (6..8, 0)] {
                 let latents = shown.latents.slice0(frames);
                 let alone =
@@ -269,7 +269,7 @@ fn kept_keys_of_each_ranks_heads_give_the_velocity_of_one() {
                 assert_same_bits(&what, &together, &alone.expect("alone"));
                 assert_eq!(split_cache.bytes(), cache.bytes(), "kept by all together");
             }
-            cache = KeyValueCache::new(&model);
+            cache = KeyValueCache::new(&model, 0);
         }
     }
 }

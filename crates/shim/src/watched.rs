@@ -18,6 +18,22 @@ pub trait Watch: Send + Sync {
     /// Bytes are about to be copied to the device.
     fn upload(&self, _: &[u8]) {}
 
+    /// See [`Driver::upload`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn send(&self, shim: &Shim, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        shim.upload(stream, to, bytes)
+    }
+
+    /// See [`Driver::follow`].
+    ///
+    /// # Errors
+    /// Those of the shim.
+    fn follow(&self, shim: &Shim, stream: Stream) -> Result<(), GpuError> {
+        shim.follow(stream)
+    }
+
     /// So many bytes are about to be copied to the host.
     fn download(&self, _: usize) {}
 
@@ -127,7 +143,7 @@ impl<W: Watch + 'static> Driver for Watched<W> {
 
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
         self.watch.upload(bytes);
-        self.shim.upload(stream, to, bytes)
+        self.watch.send(&self.shim, stream, to, bytes)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
@@ -172,7 +188,7 @@ impl<W: Watch + 'static> Driver for Watched<W> {
     }
 
     fn follow(&self, stream: Stream) -> Result<(), GpuError> {
-        self.shim.follow(stream)
+        self.watch.follow(&self.shim, stream)
     }
 
     fn wait(&self) -> Result<(), GpuError> {

@@ -221,10 +221,11 @@ impl Gpu {
                 let values = angles.data().iter().map(|&angle| f(angle)).collect();
                 Ok::<_, GpuError>(Tensor::from_vec(&[150, 32], values).on(device)?.into_owned())
             };
-            let table = RopeTable { cos: of(f32::cos)?, sin: of(f32::sin)? };
+            let (cos, sin) = (of(f32::cos)?, of(f32::sin)?);
+            let table = RopeTable { cos: &cos, sin: &sin };
             let x = x.on(device)?;
             let mut normed = ops::layer_norm(&x, Some((&gamma, &gamma)), 1e-6, None);
-            ops::rms_norm_rope(&mut normed, Some(&gamma), 1e-6, Some((&table, 2)));
+            ops::rms_norm_rope(&mut normed, Some(&gamma), 1e-6, Some((table, 2)));
             ops::channel_norm(&mut normed, &gamma, None, true);
             Ok(normed)
         })

@@ -9,12 +9,19 @@
 //! A graph has no memory but that of the arena: its activations lie where they lay when it was captured.
 //! Between two replays whatever else is computed may have that memory. A replay makes sure that it is there
 //! and nothing lies in it, and that weights are where they were; else the graph is of no use any more.
+//!
+//! Weights that are brought for each pass come to the same places each time. Work that uses them is captured in
+//! parts, each of which begins where a weight has to be waited for. Between two parts the compute stream is told to
+//! wait for the copy stream, as in the plain way, and while a part is done the next weights are copied: no graph has
+//! copies from the host or waits for another stream in it. Nothing is done while parts are captured, so that either all
+//! of them are of use, or the work is done plainly from its beginning.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::{Address, Array, Captured, Driver, Element, Gpu, Note, lock};
+use super::course::{Alone, Part};
+use super::{Address, Array, Driver, Element, Gpu, Note, lock};
 use crate::{Device, Tensor, spans};
 
 /// What tells one piece of work from others: everything that shapes its launches beside the lengths of its
@@ -85,6 +92,7 @@ impl<K: Recurring> Graphs<K> {
         mut body: impl FnMut(&[&Tensor]) -> Result<Tensor, E>,
     ) -> Result<Tensor, E> {
         let Some(gpu) = device.gpu().filter(|gpu| gpu.captures()) else { return body(inputs) };
+        let _ = gpu.attempt(|driver| lock(&gpu.weights).begin(driver));
         let shapes: Vec<_> = inputs.iter().map(|input| input.shape().to_vec()).collect();
         // Not held while the work is done, in which a thread may take up other work.
         let Some(mut entry) = self.take(&key, &shapes) else {
@@ -92,16 +100,19 @@ impl<K: Recurring> Graphs<K> {
             self.put(Entry { key, shapes, graph: None, in_vain: 0 });
             return Ok(made);
         };
-        let made = match entry.graph.take() {
-            Some(graph) => graph.replay(gpu, inputs).map(|made| {
-                entry.in_vain = 0;
-                (graph, made)
-            }),
-            None if entry.in_vain < IN_VAIN => {
+        // While weights have to come to other places than before, nothing can be captured.
+        let settled = entry.graph.as_ref().is_none_or(|graph| graph.has_weights(gpu));
+        let replayed = entry.graph.take().and_then(|graph| {
+            let made = graph.replay(gpu, inputs)?;
+            entry.in_vain = 0;
+            Some((graph, made))
+        });
+        let made = match replayed {
+            None if settled && entry.in_vain < IN_VAIN => {
                 entry.in_vain += 1;
                 gpu.capture(inputs, &mut body)
             }
-            None => None,
+            replayed => replayed,
         };
         let made = match made {
             Some((graph, made)) => {
@@ -136,7 +147,9 @@ impl<K: Recurring> Graphs<K> {
 #[derive(Debug)]
 struct Graph {
     gpu: Arc<Gpu>,
-    captured: Captured,
+    /// One behind the other: where weights are brought each time, a new one begins with each that has to be waited
+    /// for.
+    parts: Vec<Part>,
     /// Where it reads its inputs, and their bytes.
     inputs: Vec<(Address, usize)>,
     output: Output,
@@ -144,7 +157,7 @@ struct Graph {
     used: BTreeMap<Address, usize>,
     /// As the arena and the weights told when it was captured.
     shrunk: u64,
-    released: u64,
+    moves: u64,
 }
 
 /// What it leaves.
@@ -165,41 +178,72 @@ impl Graph {
         }
         let Output { shape, element, address } = &self.output;
         let len = shape.iter().product::<usize>();
-        let start = |driver: &dyn Driver| {
-            let weights = lock(&gpu.weights);
-            let mut arena = lock(&gpu.arena);
-            let sound = weights.released() == self.released
-                && arena.shrunk() == self.shrunk
-                && self.used.iter().all(|(&address, &bytes)| arena.is_free(address, bytes));
-            if !sound {
-                return Ok(false);
-            }
-            let copied = self
-                .inputs
-                .iter()
-                .zip(&from)
-                .try_for_each(|(&(to, bytes), from)| driver.copy(to, from.address(), bytes));
-            if let Err(error) = copied.and_then(|()| driver.replay(self.captured)) {
-                // Where the device itself has failed, the plain way will say so.
-                lock(&gpu.tally).refused = Some(error.to_string());
-                return Ok(false);
-            }
-            arena.take_at(*address, len * element.bytes());
-            Ok(true)
+        let _alone = gpu.course.alone()?;
+        let is_sound = self.has_weights(gpu) && {
+            let arena = lock(&gpu.arena);
+            arena.shrunk() == self.shrunk
+                && self.used.iter().all(|(&address, &bytes)| arena.is_free(address, bytes))
         };
-        gpu.attempt(start).filter(|started| *started)?;
+        if !is_sound {
+            return None;
+        }
+        gpu.attempt(|driver| {
+            let mut both = self.inputs.iter().zip(&from);
+            both.try_for_each(|(&(to, bytes), from)| driver.copy(to, from.address(), bytes))
+        })?;
+        start(gpu, &self.parts)?;
+        lock(&gpu.arena).take_at(*address, len * element.bytes());
         lock(&gpu.tally).replayed += 1;
         let (gpu, element, address) = (gpu.clone(), *element, *address);
         Some(Tensor::from_array(shape, Array { gpu, element, len, address, kept: false }))
     }
+
+    /// Whether all weights are where they were, or come there.
+    fn has_weights(&self, gpu: &Gpu) -> bool {
+        lock(&gpu.weights).moves() == self.moves
+    }
+}
+
+/// Starts captured work, for whoever has the device alone; `None` where nothing of it was done, which is noted, or the
+/// device has failed.
+fn start(gpu: &Gpu, parts: &[Part]) -> Option<()> {
+    let brings = parts.iter().any(|part| !part.weights.is_empty());
+    for (n, part) in parts.iter().enumerate() {
+        gpu.attempt(|driver| {
+            let mut weights = lock(&gpu.weights);
+            let mut ahead = Vec::new();
+            if n == 0 && brings {
+                weights.begin(driver)?;
+                ahead = weights.ahead();
+            }
+            for &weight in &part.weights {
+                ahead = weights.have_again(driver, weight)?;
+            }
+            match driver.replay(part.captured) {
+                Ok(()) => weights.fetch(driver, &ahead).map(|()| true),
+                // Where the device itself has failed, the plain way will say so.
+                Err(error) if n == 0 => {
+                    lock(&gpu.tally).refused = Some(error.to_string());
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            }
+        })
+        .filter(|started| *started)?;
+    }
+    Some(())
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
         // Not while something else is captured.
         let _turn = self.gpu.course.turn();
-        self.gpu.driver().discard(self.captured);
+        discard(self.gpu.driver(), &self.parts);
     }
+}
+
+fn discard(driver: &dyn Driver, parts: &[Part]) {
+    parts.iter().for_each(|part| driver.discard(part.captured));
 }
 
 impl Gpu {
@@ -227,12 +271,9 @@ impl Gpu {
         notes
     }
 
-    /// Whether work may be captured: not while each operation is waited for, nor where weights are brought
-    /// for each pass, by another stream and to other places.
+    /// Whether work may be captured: not while each operation is waited for.
     fn captures(&self) -> bool {
-        self.replays.load(Ordering::Relaxed)
-            && !spans::are_measured()
-            && !lock(&self.weights).are_brought()
+        self.replays.load(Ordering::Relaxed) && !spans::are_measured()
     }
 
     /// A graph of what `body` makes of `inputs`, and what it made; `None` where that cannot be, and nothing
@@ -242,98 +283,106 @@ impl Gpu {
         inputs: &[&Tensor],
         body: &mut impl FnMut(&[&Tensor]) -> Result<Tensor, E>,
     ) -> Option<(Graph, Tensor)> {
-        let mut capture = Capture::begin(self)?;
+        let alone = self.course.alone()?;
+        let watch = Watch::begin(self);
+        let capture = Capture::begin(self, &alone);
         // Done now, before the device writes down what it is asked for.
         let copies: Vec<_> = inputs.iter().map(|&input| input.clone()).collect();
-        self.attempt(|driver| driver.begin_capture())?;
-        capture.writes = true;
-        let made = body(&copies.iter().collect::<Vec<_>>());
-        // What the body took of the arena is no graph's.
-        let free = |driver: &dyn Driver| driver.memory().map_or(0, |(free, _)| free);
-        let before = free(self.driver());
-        let (captured, used) = capture.end()?;
-        let place = |tensor: &Tensor| tensor.array().map(|a| (a.address(), a.bytes()));
-        let inputs = copies.iter().map(place).collect::<Option<_>>();
-        let (Ok(made), Some(inputs)) = (made, inputs) else {
-            self.driver.discard(captured);
-            return None;
+        // What the body takes for the arena is no graph's.
+        let free = || {
+            let (slabs, _) = lock(&self.arena).bytes();
+            self.driver.memory().map_or(0, |(free, _)| free + slabs)
         };
-        let Some(array) = made.array() else {
-            self.driver.discard(captured);
+        let before = free();
+        alone.write(self.driver());
+        if self.course.turn().has_failed() {
+            // It says so when it ends.
+            return None;
+        }
+        let made = body(&copies.iter().collect::<Vec<_>>());
+        let parts = capture.end()?;
+        let used = watch.end();
+        let place = |tensor: &Tensor| tensor.array().map(|a| (a.address(), a.bytes()));
+        let inputs = copies.iter().map(place).collect::<Option<Vec<_>>>();
+        let array = made.as_ref().ok().and_then(Tensor::array);
+        let (Some(inputs), Some(array)) = (inputs, array) else {
+            discard(self.driver(), &parts);
             return None;
         };
         let output = Output {
-            shape: made.shape().to_vec(),
+            shape: made.as_ref().map_or(Vec::new(), |made| made.shape().to_vec()),
             element: array.element(),
             address: array.address(),
         };
         let graph = Graph {
             gpu: self.clone(),
-            captured,
+            parts,
             inputs,
             output,
             used,
             shrunk: lock(&self.arena).shrunk(),
-            released: lock(&self.weights).released(),
+            moves: lock(&self.weights).moves(),
         };
-        let start = |driver: &dyn Driver| {
-            let started = driver.replay(captured);
-            Ok(started.map_err(|error| lock(&self.tally).refused = Some(error.to_string())))
-        };
-        self.attempt(start)?.ok()?;
-        let taken = before.saturating_sub(free(self.driver()));
+        let started = start(self, &graph.parts);
+        drop(alone);
+        started?;
+        let taken = before.saturating_sub(free());
         let mut tally = lock(&self.tally);
         (tally.captured, tally.bytes) = (tally.captured + 1, tally.bytes + taken);
         drop(tally);
-        Some((graph, made))
+        made.ok().map(|made| (graph, made))
+    }
+}
+
+/// A look at which memory of the arena is used. It ends with this, whatever happens.
+struct Watch<'a>(&'a Gpu);
+
+impl<'a> Watch<'a> {
+    fn begin(gpu: &'a Gpu) -> Self {
+        lock(&gpu.arena).watch();
+        Self(gpu)
+    }
+
+    fn end(self) -> BTreeMap<Address, usize> {
+        lock(&self.0.arena).watched()
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.arena).watched();
     }
 }
 
 /// A capture under way. It ends with this, whatever happens.
 struct Capture<'a> {
     gpu: &'a Gpu,
-    is_open: bool,
-    /// Whether the device writes down what it is asked for.
-    writes: bool,
+    alone: Option<&'a Alone<'a>>,
 }
 
 impl<'a> Capture<'a> {
-    fn begin(gpu: &'a Gpu) -> Option<Self> {
-        gpu.course.begin_capture().then(|| {
-            lock(&gpu.arena).watch();
-            Self { gpu, is_open: true, writes: false }
-        })
+    fn begin(gpu: &'a Gpu, alone: &'a Alone<'a>) -> Self {
+        alone.begin_capture();
+        Self { gpu, alone: Some(alone) }
     }
 
-    /// What was captured, and the places that it uses; `None` where it is of no use, which is noted.
-    fn end(&mut self) -> Option<(Captured, BTreeMap<Address, usize>)> {
-        if !std::mem::replace(&mut self.is_open, false) {
-            return None;
-        }
-        let captured = self.writes.then(|| self.gpu.driver.end_capture());
-        let used = lock(&self.gpu.arena).watched();
-        let refused = self.gpu.course.end_capture();
-        let why = match (captured, refused) {
-            (Some(Ok(captured)), Ok(())) => return Some((captured, used)),
-            (Some(Ok(captured)), Err(why)) => {
-                self.gpu.driver.discard(captured);
-                Some(why)
-            }
-            // What was refused is the cause of the other.
-            (Some(Err(why)), refused) => Some(refused.err().unwrap_or(why)),
-            (None, refused) => refused.err(),
-        };
-        if let Some(why) = why {
-            lock(&self.gpu.tally).refused = Some(why.to_string());
-        }
+    /// What was captured; `None` where it is of no use, which is noted.
+    fn end(mut self) -> Option<Vec<Part>> {
+        self.alone.take().and_then(|alone| self.ended(alone))
+    }
+
+    fn ended(&self, alone: &Alone<'_>) -> Option<Vec<Part>> {
+        let (parts, refused) = alone.end_capture(self.gpu.driver());
+        let Some(why) = refused else { return Some(parts) };
+        discard(self.gpu.driver(), &parts);
+        lock(&self.gpu.tally).refused = Some(why.to_string());
         None
     }
 }
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
-        if let Some((captured, _)) = self.end() {
-            self.gpu.driver.discard(captured);
-        }
+        let parts = self.alone.take().and_then(|alone| self.ended(alone));
+        discard(self.gpu.driver(), &parts.unwrap_or_default());
     }
 }

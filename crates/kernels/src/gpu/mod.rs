@@ -247,6 +247,7 @@ impl Gpu {
         if turn.has_failed() {
             return None;
         }
+        turn.is_asked();
         body(&*self.driver).map_err(|error| turn.fail(error)).ok()
     }
 
@@ -330,6 +331,11 @@ impl Array {
         let address = gpu.attempt_with_room(|driver| lock(&gpu.weights).take(driver, bytes));
         let address = address.unwrap_or(Address(0));
         Self { gpu: gpu.clone(), element, len, address, kept: true }
+    }
+
+    /// Memory for activations that a network keeps.
+    pub(crate) fn room(gpu: &Arc<Gpu>, len: usize) -> Self {
+        Self::unset_kept(gpu, gpu.compute, len)
     }
 
     /// The same values where activations that come and go leave them out of their way: a small array goes to

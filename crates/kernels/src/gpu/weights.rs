@@ -2,9 +2,10 @@
 //!
 //! A model uses its weights in the same order in every forward. For a circle that is longer than the
 //! memory, the best that can be done is to keep as many as fit for good and to bring the others each
-//! time (any rule by last use would miss every one of them). Those that are brought have a few places
-//! in turn; while one is computed with, those that followed it the last time are copied. Work waits for the copy
-//! of its own weight, and a copy for the work with what was in its place; neither waits for anything else.
+//! time (any rule by last use would miss every one of them). Those that are brought share a few places, which
+//! they got in turn when they were used first: each comes to the same one every time, so that work which was
+//! captured finds it there. While one is computed with, those that followed it the last time are copied. Work waits for
+//! the copy of its own weight, and a copy for the work with what was in its place; neither waits for anything else.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,9 +32,9 @@ impl WeightPlan {
     /// Everything stays.
     pub const ALL: Self = Self { resident: usize::MAX, places: 0, place: 0 };
 
-    /// Places when not all stay: two that are computed with, as a feed-forward does, and four that are filled
+    /// Places when not all stay: two that are computed with, as a feed-forward does, and [four](AHEAD) that are filled
     /// meanwhile, since attention is long and the layers behind it are short.
-    pub const PLACES: usize = 6;
+    pub const PLACES: usize = 2 + AHEAD;
 
     /// The plan for weights of `total` bytes, the largest of `largest`, in `budget` bytes; `None` when
     /// not even the places fit.
@@ -50,6 +51,9 @@ impl WeightPlan {
         self.resident.saturating_add(self.places * self.place)
     }
 }
+
+/// Weights that are brought ahead of the one that is computed with.
+const AHEAD: usize = 4;
 
 /// What a layer knows its weight on a GPU by; the weight leaves the GPU with it.
 #[derive(Debug, Default)]
@@ -68,6 +72,22 @@ impl Drop for Known {
     }
 }
 
+impl Gpu {
+    /// Where a weight lies, or will when it has come, for work that is captured; `None` where none is, or nobody has
+    /// asked for the weight before.
+    fn known_place(&self, id: u64) -> Option<Present> {
+        let mut turn = self.course.turn();
+        if !turn.is_capturing() || turn.has_failed() {
+            return None;
+        }
+        let (present, comes) = lock(&self.weights).place(id)?;
+        if comes {
+            turn.needs(self.driver(), id, present.address);
+        }
+        Some(present)
+    }
+}
+
 /// Another layer's weight is another one.
 impl Clone for Handle {
     fn clone(&self) -> Self {
@@ -83,7 +103,8 @@ pub(crate) struct Present {
 }
 
 impl Handle {
-    /// Brings a weight, which is to be computed with as `element`, to the GPU; `None` after a failure.
+    /// Brings a weight, which is to be computed with as `element`, to the GPU; `None` after a failure. While work is
+    /// captured it is told where the weight will be.
     pub fn bring(&self, gpu: &Arc<Gpu>, weight: &Weight, element: Element) -> Option<Present> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let known = self.0.get_or_init(|| {
@@ -91,6 +112,9 @@ impl Handle {
             Known { gpu: gpu.clone(), id }
         });
         debug_assert!(Arc::ptr_eq(&known.gpu, gpu), "a layer is on one GPU");
+        if let Some(there) = gpu.known_place(known.id) {
+            return Some(there);
+        }
         gpu.attempt_with_room(|driver| lock(&gpu.weights).bring(driver, known.id, weight, element))
     }
 }
@@ -110,14 +134,17 @@ pub(super) struct Weights {
     /// Bytes of those that stay.
     resident: usize,
     places: Vec<Place>,
-    /// The place that is filled next.
+    /// Of those that are brought: which place each has.
+    spots: HashMap<u64, usize>,
+    /// The place that the next one gets that has none.
     turn: usize,
     /// Of those that are brought: which one came after which.
     after: HashMap<u64, u64>,
-    /// The last that was asked for, and the one before.
-    last: [Option<u64>; 2],
-    /// How often those that stay were given back.
-    released: u64,
+    last: Option<u64>,
+    /// Of those that were asked for last, which may be computed with still: the ones that are brought.
+    in_use: [Option<u64>; 2],
+    /// How often some came to lie elsewhere while their layers were there.
+    moves: u64,
 }
 
 #[derive(Debug)]
@@ -151,10 +178,12 @@ impl Default for Weights {
             entries: HashMap::new(),
             resident: 0,
             places: Vec::new(),
+            spots: HashMap::new(),
             turn: 0,
             after: HashMap::new(),
-            last: [None; 2],
-            released: 0,
+            last: None,
+            in_use: [None; 2],
+            moves: 0,
         }
     }
 }
@@ -175,19 +204,51 @@ impl Weights {
     }
 
     /// Whether some of those that are known are brought for each pass.
-    pub fn are_brought(&self) -> bool {
+    fn are_brought(&self) -> bool {
         self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)))
     }
 
-    /// How often weights that stay were given back while their layers were there: as long as that is the
-    /// same, each is where it was.
-    pub fn released(&self) -> u64 {
-        self.released
+    /// How often weights came to lie elsewhere while their layers were there: as long as that is the same, each is
+    /// where it was, or comes there.
+    pub fn moves(&self) -> u64 {
+        self.moves
+    }
+
+    /// Where a weight that was asked for before lies, and whether it is brought there each time; `None` where its place
+    /// has to become larger for it.
+    fn place(&self, id: u64) -> Option<(Present, bool)> {
+        match self.entries.get(&id)? {
+            Entry::Resident { present, .. } => Some((*present, false)),
+            Entry::Brought(weight) => {
+                let place = self.places.get(*self.spots.get(&id)?)?;
+                let fits = weight.bytes().len() <= place.bytes;
+                fits.then_some((Present { address: place.address, dtype: weight.dtype() }, true))
+            }
+        }
+    }
+
+    /// Nothing more is computed with what was asked for so far.
+    pub fn begin(&mut self, driver: &dyn Driver) -> Result<(), GpuError> {
+        self.mark_used(driver, [None; 2])?;
+        self.in_use = [None; 2];
+        Ok(())
+    }
+
+    /// Marks in the compute stream that all is asked for that is computed with weights which are in use, but for those
+    /// that stay so.
+    fn mark_used(&self, driver: &dyn Driver, stay: [Option<u64>; 2]) -> Result<(), GpuError> {
+        let leave = |id: &&Option<u64>| id.is_some() && !stay.contains(id);
+        for id in self.in_use.iter().filter(leave) {
+            for place in self.places.iter().filter(|place| place.holds == *id) {
+                driver.mark(Stream::Compute, place.used())?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the memory of all weights back. They are brought again when they are used.
     pub fn release(&mut self, driver: &dyn Driver) {
-        self.released += 1;
+        self.moves += 1;
         for entry in std::mem::take(&mut self.entries).into_values() {
             if let Entry::Resident { present, bytes } = entry {
                 self.arena.give(present.address);
@@ -203,9 +264,11 @@ impl Weights {
             self.settle(driver);
         }
         self.places.drain(..).for_each(|place| self.arena.give(place.address));
+        self.spots.clear();
         self.turn = 0;
         self.after.clear();
-        self.last = [None; 2];
+        self.last = None;
+        self.in_use = [None; 2];
         self.arena.shrink(driver);
     }
 
@@ -223,7 +286,13 @@ impl Weights {
         element: Element,
     ) -> Result<Present, GpuError> {
         if let Some(Entry::Resident { present, .. }) = self.entries.get(&id) {
-            return Ok(*present);
+            let present = *present;
+            let in_use = [None, self.in_use[0]];
+            self.mark_used(driver, in_use)?;
+            self.in_use = in_use;
+            // What could not come yet, since its place was in use.
+            self.fetch_ahead(driver)?;
+            return Ok(present);
         }
         if !self.entries.contains_key(&id) {
             let narrow = element == Element::Bf16
@@ -261,42 +330,160 @@ impl Weights {
         while self.places.len() < self.plan.places {
             self.add_place(driver, self.places.len(), self.plan.place)?;
         }
-        let [last, before] = self.last;
+        let in_use = self.in_use;
+        let address = self.have(driver, id, weight)?;
+        if let Err(error) = self.fetch_ahead(driver) {
+            // The one before is in use while this one is tried again.
+            self.in_use = in_use;
+            return Err(error);
+        }
+        Ok(Present { address, dtype: weight.dtype() })
+    }
+
+    /// Has what is computed from here on wait for a weight, which is copied to its place if it is not there.
+    fn have(&mut self, driver: &dyn Driver, id: u64, weight: &Weight) -> Result<Address, GpuError> {
+        let in_use = [Some(id), self.in_use[0]];
+        self.mark_used(driver, in_use)?;
+        let at = self.spot(id, in_use);
+        if self.places[at].holds != Some(id) {
+            self.fill(driver, at, id, weight)?;
+        }
+        let place = &self.places[at];
+        let address = place.address;
+        driver.reach(Stream::Compute, place.copied())?;
+        // Not before: while this one is tried again, those before stay as they were.
+        self.in_use = in_use;
         // One that is used several times in a row is followed by what comes then.
-        let is_next = last != Some(id);
-        if let Some(last) = last.filter(|_| is_next) {
+        if let Some(last) = self.last.replace(id).filter(|&last| last != id) {
             self.after.insert(last, id);
         }
-        if is_next && before != Some(id) {
-            // All that is computed with the one before the last was asked for.
-            for place in
-                self.places.iter().filter(|place| before.is_some() && place.holds == before)
-            {
-                driver.mark(Stream::Compute, place.used())?;
-            }
-        }
-        let kept = if is_next { [Some(id), last] } else { self.last };
-        let place = match self.places.iter().position(|place| place.holds == Some(id)) {
-            Some(place) => place,
-            None => self.fill(driver, id, weight, kept)?,
+        Ok(address)
+    }
+
+    /// As [`have`](Self::have), of a weight that was asked for before, for what was captured then; what comes after it
+    /// is told.
+    pub fn have_again(
+        &mut self,
+        driver: &dyn Driver,
+        id: u64,
+    ) -> Result<Vec<(u64, usize)>, GpuError> {
+        let Some(Entry::Brought(weight)) = self.entries.get(&id) else {
+            // A layer that was there when the work was begun.
+            let reason = "a weight is not there any more".into();
+            return Err(GpuError::Call { call: "bringing a weight again", reason });
         };
-        let place = &self.places[place];
-        let address = place.address;
-        // Not before: the one before stays while this one is tried again.
-        self.last = kept;
-        driver.reach(Stream::Compute, place.copied())?;
-        let mut next = id;
-        for _ in kept.len()..self.places.len() {
+        let (weight, moves) = (weight.clone(), self.moves);
+        self.have(driver, id, &weight)?;
+        if self.moves != moves {
+            // Places that fit, of weights that are not used together: see `place` and `Turn::needs`.
+            let reason = "it came to another place than before".into();
+            return Err(GpuError::Call { call: "bringing a weight again", reason });
+        }
+        Ok(self.ahead())
+    }
+
+    /// The place of a weight, which gets one if it has none, and another one where that of its own is in use: one
+    /// that the next ones do not have, so that they keep theirs.
+    fn spot(&mut self, id: u64, in_use: [Option<u64>; 2]) -> usize {
+        let count = self.places.len();
+        let is_free = |places: &[Place], place: usize| {
+            places[place].holds.is_none_or(|held| held == id || !in_use.contains(&Some(held)))
+        };
+        let own = self.spots.get(&id).copied().filter(|&own| own < count);
+        if let Some(own) = own.filter(|&own| is_free(&self.places, own)) {
+            return own;
+        }
+        let next = std::iter::successors(Some(id), |id| self.after.get(id).copied());
+        let next: Vec<_> = next.skip(1).take(AHEAD).filter_map(|id| self.spots.get(&id)).collect();
+        let in_turn = || (self.turn..count).chain(0..self.turn.min(count));
+        let found = in_turn()
+            .find(|place| is_free(&self.places, *place) && !next.contains(&place))
+            .or_else(|| in_turn().find(|place| is_free(&self.places, *place)));
+        let found = found.expect("one more place than weights in use");
+        if self.spots.insert(id, found).is_some() {
+            self.moves += 1;
+        }
+        self.turn = (found + 1) % count;
+        found
+    }
+
+    /// Of those that come next the ones that are not there, and their places, up to one whose place is in use, or has
+    /// to become larger: no place moves but for the weight that is asked for.
+    pub fn ahead(&self) -> Vec<(u64, usize)> {
+        let mut found = Vec::new();
+        // Places of those that are used before the one that is looked at.
+        let mut sooner = Vec::with_capacity(AHEAD);
+        let Some(mut next) = self.last else { return found };
+        for _ in 0..AHEAD {
             let Some(&after) = self.after.get(&next) else { break };
             next = after;
-            if self.places.iter().any(|place| place.holds == Some(next)) {
+            let Some(&spot) = self.spots.get(&next) else { break };
+            let Some(place) = self.places.get(spot) else { break };
+            if sooner.contains(&spot) {
+                break;
+            }
+            sooner.push(spot);
+            if place.holds == Some(next) {
                 continue;
             }
             let Some(Entry::Brought(weight)) = self.entries.get(&next) else { break };
-            let weight = weight.clone();
-            self.fill(driver, next, &weight, kept)?;
+            let fits = weight.bytes().len() <= place.bytes;
+            let in_use = place.holds.is_some_and(|held| self.in_use.contains(&Some(held)));
+            if in_use || !fits {
+                break;
+            }
+            found.push((next, spot));
         }
-        Ok(Present { address, dtype: weight.dtype() })
+        found
+    }
+
+    /// Copies what comes next.
+    fn fetch_ahead(&mut self, driver: &dyn Driver) -> Result<(), GpuError> {
+        let ahead = self.ahead();
+        self.fetch(driver, &ahead)
+    }
+
+    /// Copies weights to their places, each once what was asked for with the one that lies there is done.
+    pub fn fetch(&mut self, driver: &dyn Driver, ahead: &[(u64, usize)]) -> Result<(), GpuError> {
+        for &(id, place) in ahead {
+            let Some(Entry::Brought(weight)) = self.entries.get(&id) else { break };
+            let weight = weight.clone();
+            self.fill(driver, place, id, &weight)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a weight to a place, once what was asked for with the one that lies there is done: that was marked.
+    fn fill(
+        &mut self,
+        driver: &dyn Driver,
+        at: usize,
+        id: u64,
+        weight: &Weight,
+    ) -> Result<(), GpuError> {
+        self.places[at].holds = None;
+        if weight.bytes().len() > self.places[at].bytes {
+            self.widen(driver, at, weight.bytes().len())?;
+        }
+        let place = &mut self.places[at];
+        driver.reach(Stream::Copy, place.used())?;
+        driver.upload(Stream::Copy, place.address, weight.bytes())?;
+        driver.mark(Stream::Copy, place.copied())?;
+        place.holds = Some(id);
+        Ok(())
+    }
+
+    /// Larger memory for a place that a weight does not fit: a file may have some weights in more bits than
+    /// most, which a plan made from its size alone does not know.
+    fn widen(&mut self, driver: &dyn Driver, at: usize, bytes: usize) -> Result<(), GpuError> {
+        self.settle(driver);
+        self.moves += 1;
+        let old = self.places.remove(at);
+        self.arena.give(old.address);
+        // Not both at once: the larger one may need the memory of the other.
+        self.arena.shrink(driver);
+        // What is left of the places is completed when the next weight is brought.
+        self.add_place(driver, at, bytes).inspect_err(|_| self.turn = 0)
     }
 
     /// A place whose memory may still be computed with by whoever had it before.
@@ -311,48 +498,10 @@ impl Weights {
         Ok(())
     }
 
-    /// Copies a weight to the place whose turn it is, once what was asked for with it is done; those
-    /// of `kept` may still be asked for and stay.
-    fn fill(
-        &mut self,
-        driver: &dyn Driver,
-        id: u64,
-        weight: &Weight,
-        kept: [Option<u64>; 2],
-    ) -> Result<usize, GpuError> {
-        let count = self.places.len();
-        while self.places[self.turn].holds.is_some_and(|held| kept.contains(&Some(held))) {
-            self.turn = (self.turn + 1) % count;
-        }
-        let turn = self.turn;
-        self.turn = (turn + 1) % count;
-        self.places[turn].holds = None;
-        if weight.bytes().len() > self.places[turn].bytes {
-            self.widen(driver, turn, weight.bytes().len())?;
-        }
-        let place = &mut self.places[turn];
-        driver.reach(Stream::Copy, place.used())?;
-        driver.upload(Stream::Copy, place.address, weight.bytes())?;
-        driver.mark(Stream::Copy, place.copied())?;
-        place.holds = Some(id);
-        Ok(turn)
-    }
-
-    /// Larger memory for a place that a weight does not fit: a file may have some weights in more bits than
-    /// most, which a plan made from its size alone does not know.
-    fn widen(&mut self, driver: &dyn Driver, turn: usize, bytes: usize) -> Result<(), GpuError> {
-        self.settle(driver);
-        let old = self.places.remove(turn);
-        self.arena.give(old.address);
-        // Not both at once: the larger one may need the memory of the other.
-        self.arena.shrink(driver);
-        // What is left of the places is completed when the next weight is brought.
-        self.add_place(driver, turn, bytes).inspect_err(|_| self.turn = 0)
-    }
-
     fn forget(&mut self, driver: &dyn Driver, id: u64) {
         self.after.retain(|&before, after| before != id && *after != id);
-        self.last = self.last.map(|last| last.filter(|&last| last != id));
+        self.last = self.last.filter(|&last| last != id);
+        self.spots.remove(&id);
         if let Some(Entry::Resident { present, bytes }) = self.entries.remove(&id) {
             self.arena.give(present.address);
             self.resident -= bytes;
@@ -360,6 +509,8 @@ impl Weights {
             self.arena.shrink(driver);
         }
         for place in self.places.iter_mut().filter(|place| place.holds == Some(id)) {
+            // It may be computed with still. A failure has a cause of before, which is told.
+            let _ = driver.mark(Stream::Compute, place.used());
             place.holds = None;
         }
         if self.entries.is_empty() {

@@ -12,12 +12,12 @@ use crate::{Activation, Products, Tensor, Vector};
 
 /// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`. Behind the last row the first one
 /// follows again: samples one behind the other share a table.
-#[derive(Debug, Clone)]
-pub struct RopeTable {
+#[derive(Debug, Clone, Copy)]
+pub struct RopeTable<'a> {
     /// `[tokens, head_dim / 2]`.
-    pub cos: Tensor,
+    pub cos: &'a Tensor,
     /// `[tokens, head_dim / 2]`.
-    pub sin: Tensor,
+    pub sin: &'a Tensor,
 }
 
 /// Layer norm over the last axis, with an optional affine part (`weight`, `bias`: `[dim]`) and an
@@ -151,7 +151,7 @@ pub fn rms_norm_rope(
     x: &mut Tensor,
     weight: Option<&Vector>,
     eps: f32,
-    rope: Option<(&RopeTable, usize)>,
+    rope: Option<(RopeTable<'_>, usize)>,
 ) {
     let _span = spans::begin("norm", || (0.0, 2 * x.len()));
     let dim = x.dim(1);
@@ -171,7 +171,7 @@ pub fn rms_norm_rope(
         let gpu = array.gpu().clone();
         let weight = weight.map(|weight| weight.on(&gpu));
         let rope = rope.map(|(table, heads)| {
-            let [cos, sin] = [&table.cos, &table.sin].map(|t| t.array_as(&gpu, Element::F32));
+            let [cos, sin] = [table.cos, table.sin].map(|t| t.array_as(&gpu, Element::F32));
             (cos, sin, heads)
         });
         let rope = rope.as_ref().map(|(cos, sin, heads)| (&**cos, &**sin, *heads));

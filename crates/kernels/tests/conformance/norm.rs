@@ -73,7 +73,8 @@ fn rms_norm_and_rope_equal_the_reference() {
             let of = |f: fn(f32) -> f32| {
                 Tensor::from_vec(&[rows, half], angles.iter().map(|&a| f(a)).collect())
             };
-            let table = RopeTable { cos: of(f32::cos), sin: of(f32::sin) };
+            let (cos, sin) = (of(f32::cos), of(f32::sin));
+            let table = RopeTable { cos: &cos, sin: &sin };
             for (normed, turned) in [(true, true), (true, false), (false, true)] {
                 let mut all = Vec::new();
                 for (token, row) in x.data().chunks_exact(dim).enumerate() {
@@ -97,8 +98,9 @@ fn rms_norm_and_rope_equal_the_reference() {
                 }
                 let mut found = place.on(&x);
                 let weight = normed.then_some(&weight);
-                let table = RopeTable { cos: place.on(&table.cos), sin: place.on(&table.sin) };
-                rms_norm_rope(&mut found, weight, 1e-6, turned.then_some((&table, heads)));
+                let (cos, sin) = (place.on(table.cos), place.on(table.sin));
+                let table = RopeTable { cos: &cos, sin: &sin };
+                rms_norm_rope(&mut found, weight, 1e-6, turned.then_some((table, heads)));
                 let name = format!("{place} rms_norm_rope {heads}x{half}");
                 assert_close(&name, host(found).data(), &all);
             }
@@ -113,12 +115,13 @@ fn tokens_behind_the_last_angle_begin_again_with_the_first() {
         let dim = 2 * heads * half;
         let mut numbers = Numbers::new(1);
         let [cos, sin] = [(); 2].map(|()| numbers.tensor(&[rows, half]));
-        let table = RopeTable { cos: place.on(&cos), sin: place.on(&sin) };
+        let (cos, sin) = (place.on(&cos), place.on(&sin));
+        let table = RopeTable { cos: &cos, sin: &sin };
         let weight = Vector::from(numbers.vec(dim));
         let x = numbers.tensor(&[3 * rows, dim]);
         let turned = |x: &Tensor| {
             let mut x = place.on(x);
-            rms_norm_rope(&mut x, Some(&weight), 1e-6, Some((&table, heads)));
+            rms_norm_rope(&mut x, Some(&weight), 1e-6, Some((table, heads)));
             host(x)
         };
         let together = turned(&x);

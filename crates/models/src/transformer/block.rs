@@ -91,7 +91,7 @@ pub(super) struct Shared<'a> {
     /// Of this rank's.
     pub tokens_per_frame: usize,
     /// Of one sample's tokens.
-    pub rope: &'a RopeTable,
+    pub rope: RopeTable<'a>,
     pub mask: Mask,
     /// Which keys self-attention leaves out.
     pub sparse: Option<Sparse<'a>>,

@@ -10,8 +10,8 @@ use longreel_kernels::ranks::{Alone, Communicator};
 use longreel_kernels::{Mask, Modulation, PerFrame, RopeTable, Tensor, in_pool, ops};
 
 use super::block::{Asked, Shared};
-use super::cache::Before;
 use super::recurring::{Run, Shape};
+use super::rope::Angles;
 use super::sparse::{Chosen, DENSE_LAYERS, LeftOut};
 use super::strip::{Exchange, Strip};
 use super::{Context, KeyValueCache, Transformer};
@@ -40,7 +40,7 @@ pub struct Pass<'a> {
     samples: usize,
     temb: Tensor,
     time_proj: Tensor,
-    rope: Arc<RopeTable>,
+    rope: Arc<Angles>,
     mask: Mask,
     /// Frames before it are not answered for.
     answer_from: usize,
@@ -108,10 +108,9 @@ impl Pass<'_> {
         let model = self.model;
         let layers = model.blocks.len();
         for cache in caches.iter() {
-            let found = [cache.layers.len(), cache.tokens_per_frame];
-            if found[0] != layers || (found[1] != 0 && found[1] != frame_tokens) {
+            if !cache.fits(layers, frame_tokens) {
                 let rule = format!("this pass has {layers} and {frame_tokens}");
-                return Err(input("the cache's layers and tokens a frame", found, rule));
+                return Err(input("the cache's layers and tokens a frame", cache.shape(), rule));
             }
         }
         let known = |context: &&Context| {
@@ -139,16 +138,21 @@ impl Pass<'_> {
             strip: self.strip,
             mask: self.mask,
             answer_from: if self.cut { self.answer_from } else { 0 },
+            keep,
         };
-        // Not where keys are kept, which grow by it, nor where ranks wait for each other.
-        let blocks = (keep == 0 && ranks.count() == 1)
-            .then(|| Run::of(shape, &self.rope, left_out.as_ref(), contexts, caches));
+        caches.iter_mut().for_each(|cache| cache.reserve(keep, frame_tokens));
+        // Not where ranks wait for each other.
+        let blocks =
+            (ranks.count() == 1).then(|| Run::of(shape, left_out.as_ref(), contexts, caches));
         let mut run = |inputs: &[&Tensor]| {
-            let &[patches, time_proj] = inputs else { unreachable!("as they are given below") };
+            let &[patches, time_proj, cos, sin] = inputs else {
+                unreachable!("as they are given below")
+            };
+            let rope = RopeTable { cos, sin };
             let shared = Shared {
                 time_proj,
                 tokens_per_frame: self.grid[1] * self.grid[2],
-                rope: &self.rope,
+                rope,
                 mask: self.mask,
                 sparse: None,
                 exchange: Exchange {
@@ -160,14 +164,13 @@ impl Pass<'_> {
             };
             let answered = self.cut.then(|| {
                 let each = shared.tokens_per_frame;
-                let rope = |part| self.of_answered(part, 1, each).into_owned();
-                let rope = RopeTable { cos: rope(&self.rope.cos), sin: rope(&self.rope.sin) };
+                let rope = [cos, sin].map(|part| self.of_answered(part, 1, each));
                 (self.of_answered(time_proj, samples, 1), rope)
             });
-            let asked = answered.as_ref().map(|(time_proj, rope)| Asked {
+            let asked = answered.as_ref().map(|(time_proj, [cos, sin])| Asked {
                 shared: Shared {
                     time_proj,
-                    rope,
+                    rope: RopeTable { cos, sin },
                     exchange: Exchange {
                         frames: samples * self.answered_frames(),
                         ..shared.exchange
@@ -178,10 +181,7 @@ impl Pass<'_> {
             });
             let mut hidden = embedded(model, patches, samples);
             for (index, block) in model.blocks.iter().enumerate() {
-                let before = caches.iter_mut().map(|cache| Before {
-                    kept: &mut cache.layers[index],
-                    keep: keep * frame_tokens,
-                });
+                let before = caches.iter_mut().map(|cache| cache.before(index, keep));
                 let mut before: Vec<_> = before.collect();
                 let made = contexts.iter().copied().filter(|context| context.blocks.is_none());
                 let mut made = block.contexts(&made.collect::<Vec<_>>()).into_iter();
@@ -197,13 +197,14 @@ impl Pass<'_> {
             }
             Ok::<_, ModelError>(hidden)
         };
-        let inputs = [&self.patches, &*time_proj];
+        // What changes from one to the next: as a block of a stream does, the positions too.
+        let inputs = [&self.patches, &*time_proj, &self.rope.cos, &self.rope.sin];
         let hidden = in_pool(|| match blocks {
             Some(blocks) => model.graphs.run(&model.device, blocks, &inputs, run),
             None => run(&inputs),
         })?;
         (self.hidden, self.samples) = (Some(hidden), samples);
-        caches.iter_mut().for_each(|cache| cache.grow(keep, frame_tokens));
+        caches.iter_mut().for_each(|cache| cache.grow(keep));
         Ok(())
     }
 

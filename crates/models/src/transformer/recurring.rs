@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
+use longreel_kernels::Mask;
 use longreel_kernels::gpu::Recurring;
-use longreel_kernels::{Mask, RopeTable};
 
+use super::cache::Place;
 use super::sparse::LeftOut;
 use super::strip::Strip;
 use super::{Context, KeyValueCache};
@@ -39,41 +40,42 @@ pub(super) struct Shape {
     pub mask: Mask,
     /// The first frame that the last block computes.
     pub answer_from: usize,
+    /// Frames whose keys are kept from then on.
+    pub keep: usize,
 }
 
 /// The blocks of a forward, run for some samples.
 #[derive(Debug)]
 pub(super) struct Run {
     shape: Shape,
-    /// Its own, which the next forward of this grid finds again.
-    rope: Arc<RopeTable>,
     /// What attention leaves out, and the blocks that it goes by.
     left_out: Option<LeftOut>,
-    /// Of each sample's context, and of the keys kept before its tokens.
+    /// Of each sample's context.
     marks: Vec<Mark>,
+    /// Of the keys kept before each sample's tokens.
+    places: Vec<Place>,
 }
 
 impl Run {
     /// Of a pass with these contexts, behind what these caches hold.
     pub fn of(
         shape: Shape,
-        rope: &Arc<RopeTable>,
         left_out: Option<&LeftOut>,
         contexts: &[&Context],
         caches: &[&mut KeyValueCache],
     ) -> Self {
-        let contexts = contexts.iter().map(|context| context.stamp.mark());
-        let marks = contexts.chain(caches.iter().map(|cache| cache.stamp.mark())).collect();
-        Self { shape, rope: rope.clone(), left_out: left_out.cloned(), marks }
+        let marks = contexts.iter().map(|context| context.stamp.mark()).collect();
+        let places = caches.iter().map(|cache| cache.place()).collect();
+        Self { shape, left_out: left_out.cloned(), marks, places }
     }
 }
 
 impl PartialEq for Run {
     fn eq(&self, other: &Self) -> bool {
         self.shape == other.shape
-            && Arc::ptr_eq(&self.rope, &other.rope)
             && self.left_out == other.left_out
             && self.marks == other.marks
+            && self.places == other.places
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longreel_kernels::{Device, GpuError, RopeTable, Tensor};
+use longreel_kernels::{Device, GpuError, Tensor};
 
 use super::known::Known;
 
@@ -12,11 +12,18 @@ const BASE: f64 = 10_000.0;
 /// The first frame and row, and the grid.
 type Place = ([usize; 2], [usize; 3]);
 
+/// The angles of a grid's tokens, each part `[tokens, head_dim / 2]`.
+#[derive(Debug)]
+pub(super) struct Angles {
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
 /// Builds the tables of grids.
 #[derive(Debug, Clone)]
 pub(super) struct Rope {
     head_dim: usize,
-    tables: Known<Place, RopeTable>,
+    tables: Known<Place, Angles>,
 }
 
 impl Rope {
@@ -32,18 +39,19 @@ impl Rope {
         first: [usize; 2],
         grid: [usize; 3],
         device: &Device,
-    ) -> Result<Arc<RopeTable>, GpuError> {
+    ) -> Result<Arc<Angles>, GpuError> {
         self.tables.of((first, grid), || {
-            let RopeTable { cos, sin } = build(self.head_dim, first, grid);
-            let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned());
-            Ok(RopeTable { cos: on(cos)?, sin: on(sin)? })
+            let Angles { cos, sin } = build(self.head_dim, first, grid);
+            // Steps come and go beside it.
+            let on = |part: Tensor| Ok::<_, GpuError>(part.on(device)?.into_owned().into_kept());
+            Ok(Angles { cos: on(cos)?, sin: on(sin)? })
         })
     }
 }
 
 /// Height and width get `2 * (head_dim / 6)` values each and time the rest, as in the reference's
 /// `SkyReelsV2RotaryPosEmbed`; angles are computed in f64 and rounded once.
-fn build(head_dim: usize, first: [usize; 2], grid: [usize; 3]) -> RopeTable {
+fn build(head_dim: usize, first: [usize; 2], grid: [usize; 3]) -> Angles {
     let spatial = head_dim / 6;
     let pairs = [head_dim / 2 - 2 * spatial, spatial, spatial];
     let axes: Vec<Vec<(f32, f32)>> = grid
@@ -73,7 +81,7 @@ fn build(head_dim: usize, first: [usize; 2], grid: [usize; 3]) -> RopeTable {
             sin.extend(row.iter().map(|angle| angle.1));
         }
     }
-    RopeTable {
+    Angles {
         cos: Tensor::from_vec(&[tokens, half], cos),
         sin: Tensor::from_vec(&[tokens, half], sin),
     }

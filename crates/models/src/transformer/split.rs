@@ -115,10 +115,11 @@ impl SplitTransformer {
         Ok(SplitContext { ranks })
     }
 
-    /// A cache of nothing; see [`KeyValueCache`].
-    pub fn new_cache(&self) -> SplitCache {
+    /// A cache of nothing with room for so many frames; see [`KeyValueCache`].
+    pub fn new_cache(&self, room: usize) -> SplitCache {
         let count = self.ranks.len();
-        let ranks = self.ranks.iter().map(|model| KeyValueCache::of_heads(model, count)).collect();
+        let of = |model| KeyValueCache::of_heads(model, room, count);
+        let ranks = self.ranks.iter().map(of).collect();
         SplitCache { ranks }
     }
 

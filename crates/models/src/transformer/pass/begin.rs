@@ -85,6 +85,9 @@ impl Transformer {
         let latents = latents.on(device)?;
         let patches = in_pool(|| ops::patchify(&latents, self.patch()));
         let rope = self.rope.table([first, strip.first], grid, device)?;
+        // They stay until the blocks were run, which are to find the same places free each time: before this, what is
+        // computed of the timesteps depends on how many frames the window has.
+        let [patches, temb, time_proj] = [patches, temb, time_proj].map(Tensor::into_kept);
         Ok(Pass {
             model: self,
             grid,
