@@ -12,6 +12,7 @@ use crate::error::FilmError;
 use crate::outputs::Outputs;
 use crate::plan::{FilmPlan, ModelFacts};
 use crate::request::{FilmRequest, StartFrom};
+use crate::source::Source;
 
 /// What a run's folder says of it, beside the checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,13 +46,21 @@ pub struct RunFile {
     /// Whether both passes of guidance were one batch; see `kept_frames`.
     #[serde(default)]
     pub guidance_batch: bool,
+    /// The pictures, the video and the noise that it began with; none in runs of versions that did not look.
+    #[serde(default)]
+    pub sources: Vec<Source>,
     /// Where it goes.
     pub outputs: Outputs,
 }
 
 impl RunFile {
     /// That of a run which begins here and now.
-    pub(crate) fn begun(plan: &FilmPlan, maker: Maker<'_>, outputs: &Outputs) -> Self {
+    pub(crate) fn begun(
+        plan: &FilmPlan,
+        maker: Maker<'_>,
+        sources: Vec<Source>,
+        outputs: &Outputs,
+    ) -> Self {
         Self {
             program_version: outputs.program_version.clone(),
             revision: maker.facts.revision.clone(),
@@ -64,6 +73,7 @@ impl RunFile {
             // Nothing where the system does not tell.
             started_in: std::env::current_dir().unwrap_or_default(),
             guidance_batch: plan.guidance_batch,
+            sources,
             outputs: outputs.clone(),
         }
     }

@@ -53,6 +53,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --noise no.safetensors", &["no.safetensors"]),
     ("dog --noise text.txt", &["text.txt"]),
     ("dog --noise .", &["noise file .", "it is a folder"]),
+    ("dog --noise noise.safetensors --endless", &["noise.safetensors", "endless", "--num-frames"]),
     ("dog --seed -1", &["'-1'", "--seed", "leave it out"]),
     ("dog --num-frames -5", &["'-5'", "--num-frames", "whole number"]),
     ("dog -o film.mp4/", &["film.mp4/", "ends in /"]),
@@ -112,6 +113,7 @@ fn furnished() -> Place {
     place.write("text.txt", "key without value");
     place.write("empty.txt", "# nothing\n\n");
     place.write("huge.png", huge_png());
+    place.write("noise.safetensors", one_tensor("segment_0", &[1], &[0.5]));
     let image = fixtures().join("films/df_image/first.png");
     place.write("first.png", std::fs::read(image).expect("the fixture"));
     place
