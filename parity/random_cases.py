@@ -104,13 +104,14 @@ def draw_parts(draw, kind):
 def draw_files(draw, kind, parts):
     """How the model's files differ from the published ones: another scheduler, weights in fewer bits, shards."""
     usual = draw.random() < 0.6
-    to_zero = draw.random() < 0.6
+    to_zero, order = draw.random() < 0.6, draw.choice([1, 2, 3])
     variant = dict(
-        solver_order=draw.choice([1, 2, 3]),
-        # To noise level 0 the reference's bh1 is not a number, and so is a last step of order above 1.
+        solver_order=order,
+        # To noise level 0 the reference's bh1 is not a number, and so is a last step of order above 1; between the two
+        # equal levels that the other way ends with, one of order 3.
         solver_type=draw.choice(["bh2" if to_zero else "bh1", "bh2"]),
         final_sigmas_type="zero" if to_zero else "sigma_min",
-        lower_order_final=to_zero or draw.random() < 0.5,
+        lower_order_final=to_zero or order == 3 or draw.random() < 0.5,
         disable_corrector=draw.choice([[], [0], [1, 2]]),
     )
     # The DF pipelines hand over whole numbers as timesteps, which the reference's Euler refuses.
