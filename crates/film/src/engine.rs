@@ -550,11 +550,17 @@ pub fn resume(
 
 /// What the folder of an unfinished run says of it.
 fn read_run(film: &Path) -> Result<RunFile, FilmError> {
-    let path = RunFile::path(&run_folder(film));
+    let folder = run_folder(film);
+    let path = RunFile::path(&folder);
     let nothing = |problem: &str| FilmError::NothingToResume {
         path: film.to_owned(),
         problem: problem.to_owned(),
     };
+    if RunFile::is_finished(&folder) {
+        let _lock = RunLock::take(&folder, film)?;
+        FilmWriter::clean_finished(film)?;
+        RunFile::remove_finished(&folder)?;
+    }
     if !path.exists() {
         return Err(nothing(if film.exists() {
             "the film is complete (there is no unfinished run beside it)"

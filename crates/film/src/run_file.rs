@@ -1,6 +1,6 @@
 //! What is kept of a film beside its frames: in the folder of an unfinished run, and in the film.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use longreel_media::write_atomic;
@@ -13,6 +13,9 @@ use crate::outputs::Outputs;
 use crate::plan::{FilmPlan, ModelFacts};
 use crate::request::{FilmRequest, StartFrom};
 use crate::source::Source;
+
+/// The name of `run.json` in the folder of a run that is finished.
+const FINISHED: &str = "finished.json";
 
 /// What a run's folder says of it, beside the checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +84,33 @@ impl RunFile {
     /// Where it is kept in a run's folder.
     pub fn path(folder: &Path) -> PathBuf {
         folder.join("run.json")
+    }
+
+    /// Has the run of `folder` be finished, at one instant. What lies in the folder is left over then.
+    pub(crate) fn finish(folder: &Path) -> Result<(), FilmError> {
+        let path = Self::path(folder);
+        fs::rename(&path, folder.join(FINISHED))
+            .and_then(|()| File::open(folder)?.sync_all())
+            .map_err(FilmError::io("rename", &path))
+    }
+
+    /// Whether the run of `folder` was finished and its process killed before the folder was gone.
+    pub(crate) fn is_finished(folder: &Path) -> bool {
+        !Self::path(folder).exists() && folder.join(FINISHED).exists()
+    }
+
+    /// Removes the folder of a finished run, what says so last.
+    pub(crate) fn remove_finished(folder: &Path) -> Result<(), FilmError> {
+        let remove = || {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_name() != FINISHED && entry.file_type()?.is_file() {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            fs::remove_dir_all(folder)
+        };
+        remove().map_err(FilmError::io("remove", folder))
     }
 
     /// Reads that of a run's folder.

@@ -131,8 +131,8 @@ impl Reel<'_> {
             // that resume can go on from there.
             return Ok(outcome);
         }
-        if let Some(writer) = self.writer.take() {
-            outcome.frames = writer.finish()?.frames;
+        if let Some(writer) = &mut self.writer {
+            outcome.frames = writer.close()?.frames;
         }
         let request = self.plan.request();
         let (width, height) = (request.width, request.height);
@@ -164,10 +164,12 @@ impl Reel<'_> {
             self.write_drift(&path)?;
             outcome.drift = Some(path);
         }
-        // What makes it a run goes first: a kill in the middle of this leaves no unfinished run.
-        let run_file = RunFile::path(&self.folder);
-        fs::remove_file(&run_file).map_err(FilmError::io("remove", &run_file))?;
-        fs::remove_dir_all(&self.folder).map_err(FilmError::io("remove", &self.folder))?;
+        // From here on it is no unfinished run, and up to here it can be resumed.
+        RunFile::finish(&self.folder)?;
+        if let Some(writer) = self.writer.take() {
+            writer.clean()?;
+        }
+        RunFile::remove_finished(&self.folder)?;
         Ok(outcome)
     }
 

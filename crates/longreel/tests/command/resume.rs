@@ -359,3 +359,26 @@ fn noise_that_changed_since_is_refused_and_the_old_file_goes_on() {
     place.run(&["resume", "film.mp4"]).expect_code(0);
     assert!(results(&place) == results(&whole), "another film");
 }
+
+#[test]
+fn what_a_kill_left_of_a_finished_run_is_taken_away_and_the_film_is_complete() {
+    let place = Place::new();
+    place.run(&words()).expect_code(0);
+    let film = place.read("film.mp4");
+    // As if it had been killed between the film's last byte and the folder's end.
+    std::fs::create_dir(place.path("film.mp4.longreel")).expect("writable");
+    for left in ["finished.json", "00000005.checkpoint", "latents.raw", "lock"] {
+        place.write(&format!("film.mp4.longreel/{left}"), "left over");
+    }
+    std::fs::create_dir(place.path(".film.mp4.parts")).expect("writable");
+    let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
+    assert!(ran.stderr.contains("the film is complete"), "{}", ran.stderr);
+    let names: Vec<String> = place.names().into_iter().collect();
+    assert_eq!(names, ["film.drift.json", "film.mp4", "frames.st", "latents.st"]);
+    assert!(place.read("film.mp4") == film, "another film");
+    // Without that word of it nobody knows what the folder is, and it stays.
+    std::fs::create_dir(place.path("film.mp4.longreel")).expect("writable");
+    place.write("film.mp4.longreel/00000005.checkpoint", "somebody's");
+    place.run(&["resume", "film.mp4"]).expect_code(2);
+    assert!(place.path("film.mp4.longreel/00000005.checkpoint").exists());
+}
