@@ -563,7 +563,7 @@ fn read_run(film: &Path) -> Result<RunFile, FilmError> {
     }
     if !path.exists() {
         return Err(nothing(if film.exists() {
-            "the film is complete (there is no unfinished run beside it)"
+            "there is no unfinished run of it, and a film without one is complete"
         } else {
             "there is no such film and no unfinished run of it"
         }));

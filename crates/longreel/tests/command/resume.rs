@@ -372,7 +372,7 @@ fn what_a_kill_left_of_a_finished_run_is_taken_away_and_the_film_is_complete() {
     }
     std::fs::create_dir(place.path(".film.mp4.parts")).expect("writable");
     let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
-    assert!(ran.stderr.contains("the film is complete"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no unfinished run"), "{}", ran.stderr);
     let names: Vec<String> = place.names().into_iter().collect();
     assert_eq!(names, ["film.drift.json", "film.mp4", "frames.st", "latents.st"]);
     assert!(place.read("film.mp4") == film, "another film");

@@ -71,6 +71,10 @@ trait Sink: Send {
     fn position(&self) -> (u64, u32);
     /// Called after the last part was closed; returns the length in bytes. What [`FilmWriter::resume`] needs stays.
     fn finish(&mut self) -> Result<u64>;
+    /// Whether what is closed can be watched before the film is finished.
+    fn grows_in_place(&self) -> bool {
+        true
+    }
     /// Removes what only a film that goes on needs.
     fn clean(&mut self) -> std::io::Result<()> {
         Ok(())
@@ -317,6 +321,13 @@ impl FilmWriter {
         }
         let bytes = self.sink.finish()?;
         Ok(FilmReport { frames: self.frames, bytes })
+    }
+
+    /// Whether the closed parts can be watched at the film's path already; those of a WebM only once
+    /// [`FilmWriter::close`] has joined them.
+    #[must_use]
+    pub fn grows_in_place(&self) -> bool {
+        self.sink.grows_in_place()
     }
 
     /// Removes what only a film that goes on needs, once [`FilmWriter::close`] has closed it.

@@ -212,6 +212,10 @@ impl Sink for WebmSink {
         Ok(length)
     }
 
+    fn grows_in_place(&self) -> bool {
+        false
+    }
+
     fn clean(&mut self) -> std::io::Result<()> {
         remove_parts(&self.path)
     }
