@@ -215,11 +215,15 @@ fn every_option_of_every_command_is_in_a_table_and_no_other() {
         commands(&text).iter().flat_map(|sub| own(&[command, sub])).collect()
     };
     let generate = own(&["generate"]);
-    assert_eq!(generate, own(&["plan"]));
-    let (text, with_parts) = (help(&[]), ["generate", "plan", "serve", "models", "keys"]);
+    assert!(generate.is_subset(&own(&["plan"])), "plan takes what generate does");
+    let (text, with_parts) = (help(&[]), ["generate", "serve", "models", "keys"]);
     let others = commands(&text).into_iter().filter(|command| !with_parts.contains(command));
     let others = others.flat_map(|command| {
-        own(&[command]).into_iter().map(move |option| format!("{command} {option}"))
+        let own = match command {
+            "plan" => &own(&[command]) - &generate,
+            _ => own(&[command]),
+        };
+        own.into_iter().map(move |option| format!("{command} {option}"))
     });
     let others: BTreeSet<String> = others.collect();
     let serve = &own(&["serve"]) - &generate;
