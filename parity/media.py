@@ -87,6 +87,8 @@ def videos():
            "-movflags", "+frag_keyframe+empty_moov+default_base_moof")
     encode("fast_start.mp4", *x264, "-profile:v", "baseline", "-movflags", "+faststart")
     encode("open_groups.mp4", *x264, "-bf", "3", "-g", "12", "-x264-params", "open-gop=1")
+    # Pixels twice as wide as high: shown in the size of the others.
+    encode("oblong.mp4", *x264, "-vf", f"scale={width // 2}:{height}:out_color_matrix=bt709:out_range=tv,setsar=2")
     encode("ten_bit.mp4", "-c:v", "libx264", "-threads", "1", "-pix_fmt", "yuv420p10le")
     encode("vp9.webm", "-c:v", "libvpx-vp9", "-b:v", "0", "-pix_fmt", "yuv420p")
 

@@ -12,6 +12,7 @@ import math
 import torch
 from diffusers import (
     AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanTransformer3DModel,
@@ -169,3 +170,8 @@ def scheduler(flow_shift=8.0, **changes):
     )
     config.update(changes)
     return UniPCMultistepScheduler(**config)
+
+
+def euler(flow_shift=8.0):
+    """Euler, as some repackaged checkpoints name it."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=flow_shift)

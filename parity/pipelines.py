@@ -41,8 +41,11 @@ CLASSES = {
 
 
 def build(folder, kind, seed, transformer=None, vae=None, text=None, image=None, flow_shift=8.0, vocab_size=440,
-          rules=True):
-    """Saves a whole pipeline of tiny models as a Diffusers folder; the dicts change the builders' defaults."""
+          rules=True, scheduler=None, dtype=None, shard_bytes=None):
+    """Saves a whole pipeline of tiny models as a Diffusers folder; the dicts change the builders' defaults.
+
+    `scheduler` changes UniPC's settings, or is "euler"; weights are stored as `dtype`, in shards of `shard_bytes`.
+    """
     spiece = tokenizers_.train(vocab_size, with_rules=rules)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizers_.write(scratch, spiece)
@@ -52,7 +55,7 @@ def build(folder, kind, seed, transformer=None, vae=None, text=None, image=None,
         text_encoder=models.text_encoder(seed + 1, vocab_size, **(text or {})),
         transformer=models.transformer(seed + 2, "wan" if kind.startswith("wan") else "skyreels", **(transformer or {})),
         vae=models.vae(seed + 3, **(vae or {})),
-        scheduler=models.scheduler(flow_shift),
+        scheduler=models.euler(flow_shift) if scheduler == "euler" else models.scheduler(flow_shift, **(scheduler or {})),
     )
     if kind in ("i2v", "wan_i2v"):
         parts["image_encoder"] = models.image_encoder(seed + 4, projection=kind == "i2v", **(image or {}))
@@ -61,7 +64,9 @@ def build(folder, kind, seed, transformer=None, vae=None, text=None, image=None,
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}
         )
     pipeline = CLASSES[kind](**parts)
-    pipeline.save_pretrained(folder)
+    if dtype is not None:
+        pipeline.to(dtype)
+    pipeline.save_pretrained(folder, **({} if shard_bytes is None else {"max_shard_size": shard_bytes}))
     # The sentencepiece model lies beside tokenizer.json in the published folders.
     with open(os.path.join(folder, "tokenizer", "spiece.model"), "wb") as file:
         file.write(spiece)
@@ -185,7 +190,9 @@ def read_gray_video(path):
 def record(pipeline, film, with_frames=False, scale=0.0):
     """Runs the reference. Returns (noise, final_latents [1,16,T,h,w], frames [F,H,W,3] in [0,1] or None)."""
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=film.shift)
+    kind = type(pipeline.scheduler)
+    shift = {"flow_shift" if kind is UniPCMultistepScheduler else "shift": film.shift}
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **shift)
     arguments = dict(
         prompt=film.prompt,
         negative_prompt=film.negative_prompt,

@@ -3,8 +3,8 @@
     python parity/random_cases.py PATH/TO/longreel [--seed N] [--count N] [--only KIND] [--keep FOLDER]
 
 Every case has its own model: number and width of heads, layers, feed-forward, VAE widths and multipliers, text and
-image encoder, means and deviations are drawn, and so are size, length, steps, guidance, shift, timetable, segments
-and conditions, all within what the reference does without a defect (README.md lists those). Case K of seed N is the
+image encoder, means and deviations are drawn, the scheduler, how weights are stored, and so are size, length, steps,
+guidance, shift, timetable, segments and conditions, all within what the reference does without a defect (README.md lists those). Case K of seed N is the
 same on every run, whatever else is run. Ends with 1 when any case differs by more than 5e-5 relative L2.
 """
 
@@ -14,6 +14,8 @@ import random
 import shutil
 import sys
 import tempfile
+
+import torch
 
 import compare
 import films
@@ -99,6 +101,27 @@ def draw_parts(draw, kind):
     return parts, two_images
 
 
+def draw_files(draw, kind, parts):
+    """How the model's files differ from the published ones: another scheduler, weights in fewer bits, shards."""
+    usual = draw.random() < 0.6
+    to_zero, order = draw.random() < 0.6, draw.choice([1, 2, 3])
+    variant = dict(
+        solver_order=order,
+        # To noise level 0 the reference's bh1 is not a number, and so is a last step of order above 1; between the two
+        # equal levels that the other way ends with, one of order 3.
+        solver_type=draw.choice(["bh2" if to_zero else "bh1", "bh2"]),
+        final_sigmas_type="zero" if to_zero else "sigma_min",
+        lower_order_final=to_zero or order == 3 or draw.random() < 0.5,
+        disable_corrector=draw.choice([[], [0], [1, 2]]),
+    )
+    # The DF pipelines hand over whole numbers as timesteps, which the reference's Euler refuses.
+    parts["scheduler"] = None if usual else draw.choice([variant if kind.startswith("df") else "euler", variant])
+    parts["dtype"] = draw.choice([None, None, torch.bfloat16, torch.float16])
+    parts["shard_bytes"] = draw.choice([None, None, 20_000, 60_000])
+    if kind in ("df", "df_video") and draw.random() < 0.1:
+        parts["transformer"]["num_frame_per_block"] = draw.choice([3, 4])
+
+
 def frames_of(latents):
     return 4 * latents - 3
 
@@ -113,7 +136,8 @@ def draw_film(draw, kind, parts, two_images):
         width=side(),
         height=side(),
         steps=seldom(draw, lambda: draw.randint(1, 8), lambda: draw.randint(9, 20)),
-        guidance_scale=draw.choice([1.0, round(draw.uniform(1.1, 8.0), 2), round(draw.uniform(1.1, 8.0), 2)]),
+        # Off at 1 and below.
+        guidance_scale=draw.choice([1.0, 0.0, 0.5] + [round(draw.uniform(1.1, 8.0), 2) for _ in range(6)]),
         # With 20 steps a shift of 30 is the most that leaves no timestep twice.
         shift=round(seldom(draw, lambda: draw.uniform(1.0, 12.0), lambda: draw.choice([0.1, 0.4, 20.0, 30.0])), 1),
         negative_prompt=draw.choice(["", prompt(draw, 1, 12)]),
@@ -171,6 +195,7 @@ def main():
         draw = random.Random(f"{arguments.seed} {number}")
         kind = arguments.only or draw.choice(KINDS)
         parts, two_images = draw_parts(draw, kind)
+        draw_files(draw, kind, parts)
         film = draw_film(draw, kind, parts, two_images)
         name = f"random_{arguments.seed}_{number}_{kind}"
         with tempfile.TemporaryDirectory() as scratch:

@@ -24,6 +24,7 @@ use crate::plan::{FilmPlan, ModelFacts, plan};
 use crate::request::FilmRequest;
 use crate::run::{DRIFT, SHEET, film_options, sheet_frame, sheet_step};
 use crate::run_file::{Maker, RunFile, adaptation};
+use crate::source::sources;
 
 /// What another film leaves to begin with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +100,8 @@ pub(crate) fn prepare(
         .write(&folder)
         .and_then(Written::publish)
         .map_err(FilmError::io("write a checkpoint in", &folder))?;
-    let file = RunFile::begun(planned, maker, outputs);
+    let sources = sources(request, &outputs.film, true)?;
+    let file = RunFile::begun(planned, maker, sources, outputs);
     // Last: what makes it a run is there when all else is.
     file.write(&folder)?;
     Ok(file)

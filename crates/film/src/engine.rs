@@ -23,7 +23,7 @@ use crate::defaults::Defaults;
 use crate::device::{self, DeviceChoice, HostLink, Opened};
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer, StopSignal};
-use crate::kept::{Kept, check_sources};
+use crate::kept::Kept;
 use crate::lock::RunLock;
 use crate::noise::NoiseSource;
 use crate::outputs::{Outputs, check_writable, run_folder};
@@ -36,6 +36,7 @@ use crate::room::check_room;
 use crate::run::{Outcome, Run, film_options};
 use crate::run_file::{Maker, RunFile, adaptation};
 use crate::sharing::{Denoisers, Sharing};
+use crate::source::{check_sources, sources};
 use crate::texts::Texts;
 use pictures::Seen;
 
@@ -227,7 +228,7 @@ impl Engine {
         }
         FilmWriter::check(&outputs.film, &options)?;
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
-        noise.check(plan, self.facts.vae.z_dim)?;
+        let noise_used = noise.check(plan, self.facts.vae.z_dim)?;
         let given_frames = match &plan.request().start {
             StartFrom::Video(path) => {
                 // All of it becomes part of the film: what cannot be read is told now.
@@ -240,18 +241,23 @@ impl Engine {
             }
             _ => 0,
         };
+        let mut sources = sources(plan.request(), &outputs.film, false)?;
+        sources.extend(noise_used);
         let planned = self.for_devices(plan, observer)?;
         let plan = &*planned;
         // Only now: what is refused leaves an unfinished run as it was.
         fs::create_dir_all(&folder).map_err(FilmError::io("create", &folder))?;
-        let lock = RunLock::take(&folder, &outputs.film)?;
+        let lock = RunLock::take(&folder, &outputs.film).inspect_err(|_| {
+            // Goes when nothing is in it, as where a full disk took the folder and not the lock.
+            let _ = fs::remove_dir(&folder);
+        })?;
         lock.clear(&folder)?;
         let Self { facts, options: engine, adapters, .. } = &*self;
         let maker = Maker { facts, engine, adapters, film: &outputs.film, given_frames };
-        RunFile::begun(plan, maker, outputs).write(&folder)?;
+        let written = RunFile::begun(plan, maker, sources, outputs).write(&folder);
         let film = outputs.film.clone();
         let begun = Begun { film, given_frames, noise, checkpoint: None, pictures: None };
-        let result = self.make(plan, outputs, begun, stop, observer);
+        let result = written.and_then(|()| self.make(plan, outputs, begun, stop, observer));
         if result.is_err() && checkpoint::newest(&folder).is_ok_and(|(found, _)| found.is_none()) {
             // Nothing of the film exists that resume could go on from.
             let _ = fs::remove_dir_all(&folder);
@@ -302,7 +308,7 @@ impl Engine {
     ) -> Result<Outcome, FilmError> {
         let folder = run_folder(film);
         let _lock = RunLock::take(&folder, film)?;
-        let mut outputs = file.outputs;
+        let mut outputs = file.outputs.clone();
         // The folder may have been moved since.
         let named = std::mem::replace(&mut outputs.film, film.to_owned());
         let (found, damaged) = checkpoint::newest(&folder)
@@ -328,7 +334,7 @@ impl Engine {
         }
         self.check_adapters(file.adapters.as_deref())?;
         let pictures = Kept::read(&folder, observer);
-        check_sources(&file.request, film, pictures.is_some(), found.is_some())?;
+        check_sources(&file, film, pictures.is_some(), found.is_some())?;
         // Which decide what the plan is for.
         self.devices(observer)?;
         let planned = self.planned(&file.request)?;
@@ -341,6 +347,9 @@ impl Engine {
         )?;
         observer.event(Event::Plan(Box::new(planned.summary().clone())));
         let noise = NoiseSource::of(outputs.noise.as_deref())?;
+        if let Some(used) = noise.check(&planned, self.facts.vae.z_dim)? {
+            used.check(&file.sources, film)?;
+        }
         let given_frames = file.given_frames;
         let begun = Begun { film: named, given_frames, noise, checkpoint: found, pictures };
         self.make(&planned, &outputs, begun, stop, observer)
@@ -571,14 +580,20 @@ pub fn resume(
 
 /// What the folder of an unfinished run says of it.
 fn read_run(film: &Path) -> Result<RunFile, FilmError> {
-    let path = RunFile::path(&run_folder(film));
+    let folder = run_folder(film);
+    let path = RunFile::path(&folder);
     let nothing = |problem: &str| FilmError::NothingToResume {
         path: film.to_owned(),
         problem: problem.to_owned(),
     };
+    if RunFile::is_finished(&folder) {
+        let _lock = RunLock::take(&folder, film)?;
+        FilmWriter::clean_finished(film)?;
+        RunFile::remove_finished(&folder)?;
+    }
     if !path.exists() {
         return Err(nothing(if film.exists() {
-            "the film is complete (there is no unfinished run beside it)"
+            "there is no unfinished run of it, and a film without one is complete"
         } else {
             "there is no such film and no unfinished run of it"
         }));

@@ -98,14 +98,13 @@ fn in_flags(error: &dyn std::fmt::Display) -> String {
     })
 }
 
+fn is_no_room(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// What to do when the system refuses.
 fn way_out(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, then `longreel resume` goes on"
-        }
-        _ => "",
-    }
+    if is_no_room(cause) { "; free some space" } else { "" }
 }
 
 /// Why a run ended before its film was complete.
@@ -212,6 +211,20 @@ pub enum FilmError {
         /// The film.
         film: PathBuf,
     },
+    /// A file that the run reads is not what it was when the run began.
+    #[error(
+        "{} cannot go on: {} is not the file that it was begun with ({difference}); put that one back at this path, or \
+         begin anew with --overwrite",
+        film.display(), path.display()
+    )]
+    SourceChanged {
+        /// The picture, video or noise file.
+        path: PathBuf,
+        /// The film.
+        film: PathBuf,
+        /// What it is now, and what it was.
+        difference: String,
+    },
     /// The model is not the one the run began with.
     #[error(
         "the run began with revision {began} of {}, which is now {now}; put the old files back or \
@@ -280,6 +293,15 @@ impl FilmError {
             | Self::Io { .. }
             | Self::Model(ModelError::Gpu(_) | ModelError::Ranks(_)) => false,
             _ => true,
+        }
+    }
+
+    /// Whether a disk has no room, or had none any more.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Media(MediaError::DiskFull { .. }) | Self::NoRoom { .. } => true,
+            Self::Io { cause, .. } => is_no_room(cause),
+            _ => false,
         }
     }
 

@@ -9,7 +9,6 @@ use longreel_media::write_atomic;
 use crate::condition::Conditions;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
-use crate::request::{FilmRequest, StartFrom};
 use crate::tensor_file::TensorFile;
 
 /// Its name in the run's folder.
@@ -66,29 +65,5 @@ impl Kept {
         let path = folder.join(FILE);
         let bytes = file.encode().map_err(FilmError::io("write", &path))?;
         Ok(write_atomic(&path, &bytes)?)
-    }
-}
-
-/// Refuses to go on with a film whose pictures or video are needed once more and gone. Of pictures what was made of
-/// them is `kept`; a video is copied into the film with the first segment, before the first checkpoint.
-///
-/// # Errors
-/// [`FilmError::SourceGone`].
-pub(crate) fn check_sources(
-    request: &FilmRequest,
-    film: &Path,
-    kept: bool,
-    has_checkpoint: bool,
-) -> Result<(), FilmError> {
-    let gone = |path: &Path| !path.is_file();
-    let first = match &request.start {
-        StartFrom::Image(path) => (!kept && gone(path)).then_some(path),
-        StartFrom::Video(path) => (!has_checkpoint && gone(path)).then_some(path),
-        StartFrom::Prompt => None,
-    };
-    let last = request.end_image.as_ref().filter(|path| !kept && gone(path));
-    match first.or(last) {
-        None => Ok(()),
-        Some(path) => Err(FilmError::SourceGone { path: path.clone(), film: film.to_owned() }),
     }
 }

@@ -62,6 +62,7 @@ mod run;
 mod run_file;
 mod sharing;
 mod solvers;
+mod source;
 mod step_cache;
 mod tensor_file;
 mod texts;
@@ -94,3 +95,4 @@ pub use request::{
 pub use run::Outcome;
 pub use run_file::RunFile;
 pub use sharing::Sharing;
+pub use source::Source;

@@ -23,7 +23,7 @@ impl RunLock {
         let path = folder.join(FILE);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(FilmError::io("write", &path))?;
-        match file.try_lock() {
+        match longreel_media::lock(&file) {
             Ok(()) => Ok(Self { _file: Some(file) }),
             Err(TryLockError::WouldBlock) => Err(FilmError::Busy { path: film.to_owned() }),
             // Some file systems have no locks; nothing is worse there than without.
@@ -48,5 +48,28 @@ impl RunLock {
             Ok(())
         };
         clear().map_err(FilmError::io("clear", folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_up_soon_is_waited_for_and_one_that_is_held_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let take = || RunLock::take(folder.path(), Path::new("film.mp4"));
+        let held = take().expect("nobody has it");
+        assert!(matches!(take(), Err(FilmError::Busy { .. })));
+        // As by a program that was just started by a process that was killed.
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(held);
+            });
+            take().expect("it is given up");
+        });
     }
 }

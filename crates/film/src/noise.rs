@@ -11,6 +11,7 @@ use safetensors::tensor::Dtype;
 
 use crate::error::FilmError;
 use crate::plan::FilmPlan;
+use crate::source::{Source, SourceDigest};
 
 /// The noise of a film.
 #[derive(Debug)]
@@ -35,25 +36,33 @@ impl NoiseSource {
     }
 
     /// Finds out whether a noise file has the initial noise of every segment of `plan`, with `channels`
-    /// channels, and condition noise that fits where it has any.
+    /// channels, and condition noise that fits where it has any. Gives what of the file the film uses.
+    ///
+    /// That reads it once before a segment is made, and each segment reads its own part again: what is wrong
+    /// with the last segment's is to be known before the first is made, and noise that stayed in memory until then would
+    /// grow with the film.
     ///
     /// # Errors
-    /// The first that is missing, has another shape or a value that is not finite.
-    pub fn check(&self, plan: &FilmPlan, channels: usize) -> Result<(), FilmError> {
-        let Self::File(file) = self else { return Ok(()) };
+    /// The first that is missing, has another shape or a value that is not finite; an endless film.
+    pub fn check(&self, plan: &FilmPlan, channels: usize) -> Result<Option<Source>, FilmError> {
+        let Self::File(file) = self else { return Ok(None) };
         let request = plan.request();
         let (h, w) = (request.height / 8, request.width / 8);
-        for index in 0..plan.segments().unwrap_or(1) {
+        let segments = plan.segments().ok_or_else(|| {
+            file.problem("it ends, and an endless film does not; use --num-frames".into())
+        })?;
+        let mut used = SourceDigest::default();
+        for index in 0..segments {
             let Some(segment) = plan.segments.segment(index) else { break };
             let shape = [1, channels, segment.film_latents(), h, w];
-            file.check(&format!("segment_{index}"), &shape)?;
+            used.add(file.check(&format!("segment_{index}"), &shape)?);
             let name = condition_name(index);
             if request.addnoise_condition > 0.0 && segment.prefix_latents > 0 && file.has(&name) {
                 let rows = plan.timetable(&segment)?.rows().len();
-                file.check(&name, &[rows, 1, channels, segment.prefix_latents, h, w])?;
+                used.add(file.check(&name, &[rows, 1, channels, segment.prefix_latents, h, w])?);
             }
         }
-        Ok(())
+        Ok(Some(used.finish(&file.path)))
     }
 
     /// The initial noise of segment `segment`, `[T, C, h, w]` for `shape` `[T, C, h, w]`.
@@ -174,12 +183,12 @@ impl NoiseFile {
         SafeTensors::deserialize(&self.map).is_ok_and(|file| file.tensor(name).is_ok())
     }
 
-    /// Whether a tensor is there, fits, and holds numbers.
-    fn check(&self, name: &str, shape: &[usize]) -> Result<(), FilmError> {
-        let values = self.tensor(name, shape)?.chunks_exact(4);
-        let mut values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).enumerate();
-        match values.find(|(_, value)| !value.is_finite()) {
-            None => Ok(()),
+    /// The bytes of a tensor that is there, fits, and holds numbers.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<&[u8], FilmError> {
+        let bytes = self.tensor(name, shape)?;
+        let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        match values.enumerate().find(|(_, value)| !value.is_finite()) {
+            None => Ok(bytes),
             Some((index, value)) => Err(self.problem(format!(
                 "{name} has the value {value} at index {index}; noise is made of finite numbers"
             ))),

@@ -39,8 +39,8 @@ pub(crate) fn check_room(
     if let Some(free) = free_bytes(&outputs.film).filter(|&free| free < beside + most) {
         observer.event(Event::Warning {
             message: format!(
-                "the disk of {} has {} free, and the film may take up to {}; should it run full, \
-                 `longreel resume` goes on when there is room again",
+                "the disk of {} has {} free, and the film may take up to {}; should it run full after the first \
+                 segment, `longreel resume` goes on when there is room again",
                 outputs.film.display(),
                 human_bytes(free),
                 human_bytes(beside + most)

@@ -1,6 +1,6 @@
 //! What is kept of a film beside its frames: in the folder of an unfinished run, and in the film.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use longreel_media::write_atomic;
@@ -12,6 +12,10 @@ use crate::error::FilmError;
 use crate::outputs::Outputs;
 use crate::plan::{FilmPlan, ModelFacts};
 use crate::request::{FilmRequest, StartFrom};
+use crate::source::Source;
+
+/// The name of `run.json` in the folder of a run that is finished.
+const FINISHED: &str = "finished.json";
 
 /// What a run's folder says of it, beside the checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,13 +49,21 @@ pub struct RunFile {
     /// Whether both passes of guidance were one batch; see `kept_frames`.
     #[serde(default)]
     pub guidance_batch: bool,
+    /// The pictures, the video and the noise that it began with; none in runs of versions that did not look.
+    #[serde(default)]
+    pub sources: Vec<Source>,
     /// Where it goes.
     pub outputs: Outputs,
 }
 
 impl RunFile {
     /// That of a run which begins here and now.
-    pub(crate) fn begun(plan: &FilmPlan, maker: Maker<'_>, outputs: &Outputs) -> Self {
+    pub(crate) fn begun(
+        plan: &FilmPlan,
+        maker: Maker<'_>,
+        sources: Vec<Source>,
+        outputs: &Outputs,
+    ) -> Self {
         Self {
             program_version: outputs.program_version.clone(),
             revision: maker.facts.revision.clone(),
@@ -64,6 +76,7 @@ impl RunFile {
             // Nothing where the system does not tell.
             started_in: std::env::current_dir().unwrap_or_default(),
             guidance_batch: plan.guidance_batch,
+            sources,
             outputs: outputs.clone(),
         }
     }
@@ -71,6 +84,33 @@ impl RunFile {
     /// Where it is kept in a run's folder.
     pub fn path(folder: &Path) -> PathBuf {
         folder.join("run.json")
+    }
+
+    /// Has the run of `folder` be finished, at one instant. What lies in the folder is left over then.
+    pub(crate) fn finish(folder: &Path) -> Result<(), FilmError> {
+        let path = Self::path(folder);
+        fs::rename(&path, folder.join(FINISHED))
+            .and_then(|()| File::open(folder)?.sync_all())
+            .map_err(FilmError::io("rename", &path))
+    }
+
+    /// Whether the run of `folder` was finished and its process killed before the folder was gone.
+    pub(crate) fn is_finished(folder: &Path) -> bool {
+        !Self::path(folder).exists() && folder.join(FINISHED).exists()
+    }
+
+    /// Removes the folder of a finished run, what says so last.
+    pub(crate) fn remove_finished(folder: &Path) -> Result<(), FilmError> {
+        let remove = || {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_name() != FINISHED && entry.file_type()?.is_file() {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            fs::remove_dir_all(folder)
+        };
+        remove().map_err(FilmError::io("remove", folder))
     }
 
     /// Reads that of a run's folder.

@@ -15,6 +15,7 @@ use crate::model_name::{Located, locate};
 use crate::outcome::{EXIT_BAD_INPUT, EXIT_DONE, bad_input};
 use crate::remake;
 use crate::report::{print, print_json};
+use crate::shell;
 
 /// Endings of model files; anything else that is a file is taken for a film.
 const MODEL_ENDINGS: [&str; 4] = ["safetensors", "gguf", "pth", "pt"];
@@ -72,6 +73,9 @@ fn inspect_film(path: &Path, json: bool) -> Result<u8> {
         }
         false => command,
     };
+    // A film may come from anybody, and its command is there to be pasted into a shell.
+    let is_ours = |words: &Vec<String>| words.starts_with(&["longreel".into(), "generate".into()]);
+    let command = shell::split(&command).filter(is_ours).map(|_| command);
     if json {
         about["command"] = command.into();
         about["path"] = shown.to_string().into();
@@ -91,8 +95,15 @@ fn inspect_film(path: &Path, json: bool) -> Result<u8> {
             lines(key, value).iter().for_each(|line| print(line));
         }
     }
-    print("\nTo make it again:");
-    print(&command);
+    match command {
+        Some(command) => {
+            print("\nTo make it again:");
+            print(&command);
+        }
+        None => print(
+            "\nIts command is none that longreel writes: it is not shown, and should not be run from elsewhere.",
+        ),
+    }
     Ok(EXIT_DONE)
 }
 

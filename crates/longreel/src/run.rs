@@ -20,6 +20,7 @@ use crate::plan::Asked;
 use crate::remake;
 use crate::report::{Heading, Reporter, Screen, Verbosity};
 use crate::resolve;
+use crate::shell;
 
 /// Makes films.
 pub fn generate(
@@ -59,7 +60,9 @@ pub fn generate(
             prompt: &request.prompts[0].prompt,
         };
         reporter.begin(&heading, &plan);
-        let outcome = engine.run(&plan, &outputs, interrupts.stop(), &mut reporter)?;
+        let outcome = engine
+            .run(&plan, &outputs, interrupts.stop(), &mut reporter)
+            .map_err(|error| with_what_is_left(error, &outputs.film))?;
         reporter.end(&outcome, Some(take.seed));
         if interrupts.stop().get() != Stop::No {
             let left = count - index - 1;
@@ -86,13 +89,34 @@ pub fn go_on(
     if let Some(seed) = seed {
         reporter.go_on(film, seed);
     }
-    let film = match begun {
+    let place = match begun {
         Some(file) => return_to(&file.started_in, film)?,
         None => film.to_path_buf(),
     };
-    let outcome = resume(&film, device, interrupts.stop(), &mut reporter)?;
+    let outcome = resume(&place, device, interrupts.stop(), &mut reporter)
+        .map_err(|error| with_what_is_left(error, &place))?;
     reporter.end(&outcome, seed);
     Ok(if interrupts.at_once() { EXIT_INTERRUPTED } else { EXIT_DONE })
+}
+
+/// A failure on the way, with what it leaves: a film that `resume` goes on with, or, when no segment was finished,
+/// nothing.
+fn with_what_is_left(error: FilmError, film: &Path) -> anyhow::Error {
+    let (is_bad_input, is_disk_full) = (error.is_bad_input(), error.is_disk_full());
+    let error = anyhow::Error::from(error);
+    if is_bad_input {
+        return error;
+    }
+    let resume =
+        || format!("`longreel resume {}` goes on", shell::quoted(&film.display().to_string()));
+    match (RunFile::path(&run_folder(film)).exists(), is_disk_full) {
+        (true, true) => anyhow!("{error:#}, then {}", resume()),
+        (true, false) => anyhow!("{error:#}; {}", resume()),
+        (false, true) => anyhow!(
+            "{error:#}, then begin the film anew: none of its segments was finished, and nothing is left of it"
+        ),
+        (false, false) => error,
+    }
 }
 
 /// What the run beside a film says of itself; the engine says what is wrong when there is none.

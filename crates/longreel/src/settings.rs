@@ -57,6 +57,7 @@ fn parse_in(
 ) -> Result<Cli, Ended> {
     let clap = |error| Ended::Clap(Box::new(explain_numbers(explain_official_flags(error))));
     let command = command();
+    refuse_values_apart(&command, &words).map_err(Ended::Settings)?;
     let typed = command.clone().try_get_matches_from(&words).map_err(clap)?;
     let (name, flags) = typed.subcommand().ok_or_else(|| {
         Ended::Settings(bad_input(
@@ -195,6 +196,35 @@ pub fn command() -> Command {
         command.mut_args(complete).mut_subcommands(move |c| c.mut_args(complete))
     };
     all(Cli::command()).mut_subcommands(all)
+}
+
+/// Refuses `--portrait on` and `--easycache 0.1`: what stands apart from a flag that needs no value would become a word of
+/// the prompt.
+fn refuse_values_apart(command: &Command, words: &[OsString]) -> Result<()> {
+    let args = command.get_subcommands().flat_map(Command::get_arguments);
+    let flags: Vec<&str> =
+        args.filter(|arg| arg.is_require_equals_set()).filter_map(clap::Arg::get_long).collect();
+    let is_value = |word: &str| {
+        ["on", "off", "true", "false", "yes", "no"].contains(&word) || word.parse::<f32>().is_ok()
+    };
+    let words: Vec<&str> = words
+        .iter()
+        .map(|word| word.to_str().unwrap_or_default())
+        .take_while(|w| *w != "--")
+        .collect();
+    for pair in words.windows(2) {
+        let Some(flag) = pair[0].strip_prefix("--").map(|flag| flag.replace('_', "-")) else {
+            continue;
+        };
+        if flags.contains(&flag.as_str()) && is_value(pair[1]) {
+            return Err(bad_input(format!(
+                "--{flag} {0}: its value is part of the same word; write --{flag}={0}, or put a prompt that begins so \
+                 in quotes with more than this word",
+                pair[1]
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Every key, and whether it may have several values.

@@ -36,7 +36,7 @@ pub enum MediaError {
     },
     /// The disk, or this user's quota on it, is full.
     #[error(
-        "cannot write {}: no space left ({cause}); free some space and resume, nothing before this part is lost",
+        "cannot write {}: no space left ({cause}); free some space",
         path.display()
     )]
     DiskFull {

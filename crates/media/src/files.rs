@@ -1,9 +1,10 @@
 //! Files that are whole or not there at all.
 
 use crate::error::{MediaError, Result, read_error, write_error};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Writes `bytes` to `path` so that at any instant the path holds the old content or the new one.
 ///
@@ -28,6 +29,25 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&beside);
         write_error(path, cause)
     })
+}
+
+/// A program that is being started has a copy of each open file for a moment, and with it locks that are given up
+/// meanwhile: those of a process that was killed while it started one are still held then.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(25);
+
+/// Takes the lock of a file, which no other process may have for longer than half a second.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`] when another process has it, and what the file system says where it has no locks.
+pub fn lock(file: &File) -> std::result::Result<(), TryLockError> {
+    for _ in 1..LOCK_TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            taken => return taken,
+        }
+    }
+    file.try_lock()
 }
 
 /// Opens a file that is read more than once: no pipe, whose content is gone then, and no device.

@@ -46,7 +46,7 @@ mod yuv;
 pub use count::count_frames;
 pub use error::{MediaError, Result};
 pub use ffmpeg::ffmpeg_path;
-pub use files::write_atomic;
+pub use files::{lock, write_atomic};
 pub use film::{
     Codec, FilmKind, FilmOptions, FilmReport, FilmState, FilmWriter, MAX_PART_FRAMES, PartReport,
 };

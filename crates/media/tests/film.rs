@@ -6,8 +6,9 @@ use common::{drawn, probe};
 use longreel_media::{
     Codec, FilmOptions, FilmState, FilmWriter, FrameRate, MediaError, read_metadata,
 };
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const W: u32 = 96;
 const H: u32 = 64;
@@ -230,6 +231,57 @@ fn a_resumed_webm_holds_every_frame() {
     let duration: f64 =
         seen.lines().find_map(|l| l.strip_prefix("duration=")).unwrap().parse().unwrap();
     assert!((duration - 25.0 / 24.0).abs() < 0.003, "{duration}");
+}
+
+/// The files of a film, hidden ones included, by name.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_closed_film_can_be_gone_back_into_until_it_is_cleaned() {
+    let mut names = vec!["film.mp4", "film.gif", "frames"];
+    match longreel_media::ffmpeg_path(None) {
+        Some(_) => names.push("film.webm"),
+        None => eprintln!("skipped for WebM: no ffmpeg on PATH"),
+    }
+    for name in names {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        let mut film = FilmWriter::create(&path, &options()).unwrap();
+        let mut states = Vec::new();
+        for part in 0..PARTS.len() {
+            push_part(&mut film, part);
+            states.push(film.end_part().unwrap().state);
+        }
+        let report = film.close().unwrap();
+        // As a caller that is killed before it has written what belongs to the film.
+        drop(film);
+        let closed = files(folder.path());
+        for made in [3, PARTS.len()] {
+            let mut film = FilmWriter::resume(&path, &options(), &states[made - 1]).unwrap();
+            for part in made..PARTS.len() {
+                push_part(&mut film, part);
+                film.end_part().unwrap();
+            }
+            assert_eq!(film.close().unwrap(), report, "{name}");
+            drop(film);
+            assert!(files(folder.path()) == closed, "{name}: other files");
+        }
+        FilmWriter::clean_finished(&path).unwrap();
+        assert!(
+            files(folder.path()).keys().all(|file| file.starts_with(&path)),
+            "{name}: left over"
+        );
+    }
 }
 
 #[test]

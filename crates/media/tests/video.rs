@@ -101,7 +101,11 @@ fn the_last_frames_are_those_of_the_whole_film() {
 
 #[test]
 fn what_the_built_in_decoder_cannot_do_says_so() {
-    for (name, says) in [("ten_bit.mp4", "10 bits"), ("vp9.webm", "WebM")] {
+    for (name, says) in [
+        ("ten_bit.mp4", "10 bits"),
+        ("vp9.webm", "WebM"),
+        ("oblong.mp4", "its pixels are not square"),
+    ] {
         let error = VideoReader::open(&fixture(name), &alone()).unwrap_err();
         assert!(matches!(error, MediaError::NeedsFfmpeg { .. }), "{name}: {error}");
         let text = error.to_string();
@@ -114,10 +118,12 @@ fn ffmpeg_reads_the_rest() {
     if ffmpeg_path(None).is_none() {
         return eprintln!("skipped: no ffmpeg on PATH");
     }
-    for name in ["ten_bit.mp4", "vp9.webm"] {
+    for name in ["ten_bit.mp4", "vp9.webm", "oblong.mp4"] {
         let video = VideoReader::open(&fixture(name), &VideoOptions::default()).unwrap();
         assert!(video.info().through_ffmpeg);
         assert_eq!(video.info().fps, Some(25.0), "{name}");
+        // Half as wide in the file, where pixels are oblong.
+        assert_eq!((video.info().width, video.info().height), (96, 64), "{name}");
         let frames: Vec<_> = video.map(Result::unwrap).collect();
         assert_eq!(numbers(&frames), (0..40).collect::<Vec<_>>(), "{name}");
         let (_, tail) = last_frames(&fixture(name), 7, &VideoOptions::default()).unwrap();

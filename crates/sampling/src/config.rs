@@ -136,10 +136,11 @@ fn unipc(keys: Keys<'_>) -> Result<SchedulerConfig, ScheduleError> {
         _ => return Err(keys.refuse("final_sigmas_type", "use zero or sigma_min")),
     };
     let lower_order_final = keys.flag("lower_order_final", true)?;
-    if !lower_order_final && final_sigma_zero && order > 1 {
+    // The last step goes to noise level 0, or, with sigma_min, from a level to itself.
+    if !lower_order_final && order > if final_sigma_zero { 1 } else { 2 } {
         return Err(keys.refuse(
             "lower_order_final",
-            "set it to true: a step of higher order to noise level 0 divides by zero",
+            "set it to true: a last step of this order divides by zero",
         ));
     }
     let unipc = UniPcConfig {

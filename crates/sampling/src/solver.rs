@@ -155,9 +155,9 @@ pub enum SolverError {
         /// The order asked for.
         order: usize,
     },
-    /// A last step of higher order to noise level 0.
+    /// A last step of order above 1 to noise level 0, or of order above 2 from a level to itself.
     #[error(
-        "without lower_order_final a solver of order {order} divides by zero in its last step; switch it on, or use final_sigmas_type sigma_min"
+        "without lower_order_final a solver of order {order} divides by zero in its last step; switch it on"
     )]
     FinalOrder {
         /// The order asked for.

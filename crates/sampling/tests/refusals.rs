@@ -82,6 +82,7 @@ fn every_unsupported_setting_is_refused_by_name() {
         r#", "flow_shift": 0"#,
         r#", "flow_shift": -3"#,
         r#", "flow_shift": 1e300"#,
+        r#", "solver_order": 3, "final_sigmas_type": "sigma_min", "lower_order_final": false"#,
     ] {
         assert!(config(setting).is_err(), "{setting}");
     }

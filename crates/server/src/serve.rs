@@ -300,7 +300,7 @@ fn open_data(folder: &Path) -> Result<(PathBuf, File), ServeError> {
     std::fs::create_dir_all(folder.join("work")).map_err(failed)?;
     let folder = folder.canonicalize().map_err(failed)?;
     let lock = File::create(folder.join("lock")).map_err(failed)?;
-    match lock.try_lock() {
+    match longreel_media::lock(&lock) {
         Ok(()) => Ok((folder, lock)),
         Err(TryLockError::WouldBlock) => Err(ServeError::InUse { folder }),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),

@@ -13,8 +13,7 @@ use longreel_film::{
     Change, Engine, EngineOptions, Event, FilmError, Leave, Length, Observer, Outputs, RunFile,
     Stop, StopSignal,
 };
-use longreel_jobs::{ArtifactKind, ArtifactName, Format, is_no_room};
-use longreel_media::MediaError;
+use longreel_jobs::{ArtifactKind, ArtifactName, Format};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -351,9 +350,7 @@ fn failed(error: &FilmError) -> Outcome {
 /// The stable name of an error.
 fn code(error: &FilmError) -> Code {
     match error {
-        FilmError::Media(MediaError::DiskFull { .. }) => Code::DiskFull,
-        FilmError::Io { cause, .. } if is_no_room(cause) => Code::DiskFull,
-        FilmError::NoRoom { .. } => Code::DiskFull,
+        error if error.is_disk_full() => Code::DiskFull,
         error if error.is_gpu_memory() => Code::GpuOutOfMemory,
         error if error.gpu().is_some() => Code::GpuFailed,
         FilmError::Plan(_) => Code::InvalidRequest,

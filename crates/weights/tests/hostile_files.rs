@@ -622,6 +622,19 @@ fn what_is_no_file_is_refused() {
     assert!(message.contains("does not exist"), "{message}");
 }
 
+#[test]
+fn a_named_file_of_something_else_is_told_and_not_what_is_damaged_beside_it() {
+    let root = TempDir::new().unwrap();
+    let header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let length = (header.len() as u64).to_le_bytes();
+    let other = root.path().join("other.safetensors");
+    fs::write(&other, [&length[..], header, &[0; 4]].concat()).unwrap();
+    fs::write(root.path().join("beside.safetensors"), b"cut off").unwrap();
+    fs::write(root.path().join("beside.gguf"), b"GGUF").unwrap();
+    let message = ModelFolder::open(&other).unwrap_err().to_string();
+    assert!(message.contains("other.safetensors holds no transformer"), "{message}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn devices_and_pipes_are_not_waited_for() {

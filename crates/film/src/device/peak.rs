@@ -143,9 +143,7 @@ impl Driver for Card {
 
     // Each is compared when it is done for the first time, which takes memory too.
     fn convolution(&self, what: &FrameConvolution) -> Result<Vendor, GpuError> {
-        let none = Address(0);
-        let (bias, added) = (what.bias.map(|_| none), what.added.map(|_| none));
-        let shape = FrameConvolution { x: none, weight: none, bias, added, out: none, ..*what };
+        let shape = what.shape();
         self.with(|state| {
             state.convolutions += 1;
             if state.convolved.contains(&shape) {

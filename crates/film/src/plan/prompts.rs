@@ -5,6 +5,13 @@ use super::checks::check_values;
 use crate::error::PlanError;
 use crate::request::{FilmRequest, TimedPrompt};
 
+/// Segments of an endless film that are looked at: more than are made in a lifetime.
+const ENDLESS_SEGMENTS: usize = 1 << 30;
+/// Prompts without a segment that are told of one by one.
+const SHOWN_UNUSED: usize = 3;
+/// Of a prompt that is told of.
+const SHOWN_CHARACTERS: usize = 40;
+
 impl FilmPlan {
     /// The same film with other prompts.
     ///
@@ -14,6 +21,49 @@ impl FilmPlan {
         let request = FilmRequest { prompts, ..self.request.clone() };
         check_values(&request)?;
         Ok(Self { request, ..self.clone() })
+    }
+
+    /// What there is to say of prompts that no segment is made from, since each is made from one alone: the one in force
+    /// where it begins.
+    pub(super) fn unused_prompts(&self) -> Vec<String> {
+        let prompts = &self.request.prompts;
+        let count = self.segments.count().unwrap_or(ENDLESS_SEGMENTS);
+        let begins = |segment: usize| self.first_frame(segment).unwrap_or(u64::MAX);
+        let unused = |index: usize| -> Option<String> {
+            let timed = &prompts[index];
+            let (mut next, mut end) = (0, count);
+            while next < end {
+                let middle = next.midpoint(end);
+                match begins(middle) < timed.from_frame {
+                    true => next = middle + 1,
+                    false => end = middle,
+                }
+            }
+            let is_used = |segment: usize| {
+                segment < count && self.request.prompt_at(begins(segment)) == index
+            };
+            if is_used(next) || is_used(0) {
+                return None;
+            }
+            let why = if next < count {
+                let taken = prompts[index + 1].from_frame;
+                format!("none begins before the next prompt does, at frame {taken}")
+            } else {
+                format!("the last one begins at frame {}", begins(count - 1))
+            };
+            let shown: String = timed.prompt.chars().take(SHOWN_CHARACTERS).collect();
+            Some(format!(
+                "the prompt from frame {} on ({shown}) is used by no segment: {why}",
+                timed.from_frame
+            ))
+        };
+        let mut unused: Vec<String> = (0..prompts.len()).filter_map(unused).collect();
+        let more = unused.len().saturating_sub(SHOWN_UNUSED);
+        unused.truncate(SHOWN_UNUSED);
+        if more > 0 {
+            unused.push(format!("{more} more prompts are used by no segment"));
+        }
+        unused
     }
 
     /// The prompts of the film when segment `segment` has another prompt or another seed. A prompt

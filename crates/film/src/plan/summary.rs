@@ -129,7 +129,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         work.add(&timetable, &kept, *times, plan, model);
     }
     let flops = work.flops.total();
-    let mut notes = Vec::new();
+    let mut notes = plan.unused_prompts();
     let steps = plan.schedule.steps();
     if let Some(keeping) = plan.keeping.filter(|_| request.ar_step >= steps) {
         notes.push(format!(

@@ -15,7 +15,7 @@ use super::{DRIFT, FRAMES, JOURNAL, LATENTS, Outcome, SHEET, SHEET_FRAMES};
 use crate::append::{self, AppendFile};
 use crate::checkpoint::{Checkpoint, newest};
 use crate::error::FilmError;
-use crate::events::Event;
+use crate::events::{Event, Stop, StopSignal};
 use crate::request::FilmRequest;
 use crate::run_file::RunFile;
 
@@ -115,11 +115,12 @@ impl Reel<'_> {
 
     /// Closes what is open. A complete film gets its dumps and drift report, and the run's folder
     /// goes.
-    pub(super) fn close(mut self, stopped: bool) -> Result<Outcome, FilmError> {
+    pub(super) fn close(mut self, stopped: bool, stop: &StopSignal) -> Result<Outcome, FilmError> {
         let mut outcome = Outcome {
             film: self.outputs.film.clone(),
             frames: self.progress.frames,
             stopped,
+            playable: self.progress.frames > 0,
             seconds: self.started.elapsed().as_secs_f64(),
             reused_steps: self.progress.reused_steps,
             kept_share: None,
@@ -129,10 +130,16 @@ impl Reel<'_> {
         if stopped {
             // The file is whole up to its last part; the writer is dropped without finishing, so
             // that resume can go on from there.
+            if let Some(writer) = self.writer.as_mut().filter(|writer| !writer.grows_in_place()) {
+                outcome.playable = stop.get() != Stop::Now;
+                if outcome.playable {
+                    writer.close()?;
+                }
+            }
             return Ok(outcome);
         }
-        if let Some(writer) = self.writer.take() {
-            outcome.frames = writer.finish()?.frames;
+        if let Some(writer) = &mut self.writer {
+            outcome.frames = writer.close()?.frames;
         }
         let request = self.plan.request();
         let (width, height) = (request.width, request.height);
@@ -164,10 +171,12 @@ impl Reel<'_> {
             self.write_drift(&path)?;
             outcome.drift = Some(path);
         }
-        // What makes it a run goes first: a kill in the middle of this leaves no unfinished run.
-        let run_file = RunFile::path(&self.folder);
-        fs::remove_file(&run_file).map_err(FilmError::io("remove", &run_file))?;
-        fs::remove_dir_all(&self.folder).map_err(FilmError::io("remove", &self.folder))?;
+        // From here on it is no unfinished run, and up to here it can be resumed.
+        RunFile::finish(&self.folder)?;
+        if let Some(writer) = self.writer.take() {
+            writer.clean()?;
+        }
+        RunFile::remove_finished(&self.folder)?;
         Ok(outcome)
     }
 

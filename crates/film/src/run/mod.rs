@@ -55,6 +55,8 @@ pub struct Outcome {
     pub frames: u64,
     /// True when it was stopped before its end; `resume` goes on.
     pub stopped: bool,
+    /// Whether what is made of it can be watched. Parts of a WebM that was stopped at once are not joined.
+    pub playable: bool,
     /// Seconds of work in this process.
     pub seconds: f64,
     /// Rows saved by a step cache.
@@ -193,8 +195,8 @@ impl<'a> Run<'a> {
             let reel = run.taker.into_reel();
             match made.and_then(|stopped| taken.map(|()| stopped)) {
                 // An endless film is complete when it is stopped at a segment's end.
-                Ok(_) if endless => reel.close(stop.get() == Stop::Now),
-                Ok(stopped) => reel.close(stopped),
+                Ok(_) if endless => reel.close(stop.get() == Stop::Now, stop),
+                Ok(stopped) => reel.close(stopped, stop),
                 Err(error) => {
                     reel.give_up();
                     Err(error)

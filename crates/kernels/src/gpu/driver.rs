@@ -149,6 +149,39 @@ pub struct FrameConvolution {
 }
 
 impl FrameConvolution {
+    /// One of a frame of `height` and `width` from `inputs` to `outputs` channels, with a bias and something added or
+    /// not: its shape alone, all addresses 0.
+    pub fn without_addresses(
+        windows: Windows,
+        [height, width]: [usize; 2],
+        [inputs, outputs]: [usize; 2],
+        [with_bias, with_added]: [bool; 2],
+    ) -> Self {
+        let none = Address(0);
+        Self {
+            x: none,
+            weight: none,
+            bias: with_bias.then_some(none),
+            added: with_added.then_some(none),
+            out: none,
+            height,
+            width,
+            inputs,
+            outputs,
+            windows,
+        }
+    }
+
+    /// The same without addresses: equal for all that a library does in the same way.
+    pub fn shape(&self) -> Self {
+        Self::without_addresses(
+            self.windows,
+            [self.height, self.width],
+            [self.inputs, self.outputs],
+            [self.bias.is_some(), self.added.is_some()],
+        )
+    }
+
     /// Height and width of the result.
     pub fn result(&self) -> [usize; 2] {
         let [_, height, width] = self.windows.result([1, self.height, self.width, self.inputs]);

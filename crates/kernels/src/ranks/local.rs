@@ -155,8 +155,7 @@ impl LocalGroup {
                 (waited > self.patience).then(|| GpuError::Call {
                     call: "exchanging between cards",
                     reason: format!(
-                        "nothing came within {} seconds; LONGREEL_EXCHANGE=peer or host takes another way, and \
-                         `longreel resume` goes on",
+                        "nothing came within {} seconds; LONGREEL_EXCHANGE=peer or host takes another way",
                         waited.as_secs()
                     ),
                 })

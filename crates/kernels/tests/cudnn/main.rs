@@ -112,7 +112,6 @@ fn attentions(card: &Deviceless, capability: u32) {
 }
 
 fn convolutions(card: &Deviceless, capability: u32) {
-    let none = Address(0);
     let causal = Windows { kernel: [3; 3], stride: [1; 3], padding: [1; 4] };
     let flat = Windows { kernel: [1, 3, 3], ..causal };
     let in_time = Windows { kernel: [3, 1, 1], padding: [0; 4], ..causal };
@@ -129,19 +128,13 @@ fn convolutions(card: &Deviceless, capability: u32) {
         (halving, [544, 960], [96, 96]),
         (flat, [544, 960], [64, 64]),
     ] {
-        for added in [None, Some(none)] {
-            let what = FrameConvolution {
-                x: none,
-                weight: none,
-                bias: Some(none),
-                added,
-                out: none,
-                height,
-                width,
-                inputs,
-                outputs,
+        for with_added in [false, true] {
+            let what = FrameConvolution::without_addresses(
                 windows,
-            };
+                [height, width],
+                [inputs, outputs],
+                [true, with_added],
+            );
             let found = card.convolution(&what);
             let (engine, workspace) =
                 found.unwrap_or_else(|why| panic!("sm_{capability}, {what:?}: {why}"));
@@ -149,7 +142,7 @@ fn convolutions(card: &Deviceless, capability: u32) {
                 "sm_{capability}: {:?} of {inputs} to {outputs} at {width} x {height}, {} sum: engine {engine}, \
                  {workspace} bytes",
                 windows.kernel,
-                if added.is_some() { "with a" } else { "no" }
+                if with_added { "with a" } else { "no" }
             );
         }
     }

@@ -146,6 +146,9 @@ impl Reporter {
             true if outcome.frames == 0 => {
                 format!("stopped before the first segment: longreel resume {quoted} goes on")
             }
+            true if !outcome.playable => {
+                format!("stopped early, its parts not joined yet: longreel resume {quoted} goes on")
+            }
             true => format!("stopped early, playable as it is: longreel resume {quoted} goes on"),
             false => format!("longreel inspect {quoted} prints how to make it again"),
         });

@@ -80,6 +80,9 @@ pub fn check(args: &GenerateArgs, new_seed: &mut dyn FnMut() -> Result<u64>) -> 
         };
         takes.extend(seeds.into_iter().map(|seed| Take { prompt: prompt.clone(), seed }));
     }
+    if args.output.noise.is_some() && takes.len() > 1 {
+        warnings.push("--noise is that of all films, whatever their seeds are".into());
+    }
     Ok(Checked { story, takes, warnings })
 }
 

@@ -1,6 +1,8 @@
 //! What cannot work is refused with exit code 2, a message that names value and way out, and nothing
 //! written.
 
+use longreel_media::{FilmOptions, FilmWriter, Frame, FrameRate};
+
 use crate::program::{Place, copy_folder, film_words, fixtures, model};
 
 /// Words after `generate`, `{model}` standing for the tiny model; and what the message must name.
@@ -33,6 +35,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --endless --seconds 4", &["--endless", "--seconds"]),
     ("dog --size 48x32 --resolution 540P", &["--size", "--resolution"]),
     ("dog --teacache --easycache", &["--teacache", "--easycache"]),
+    ("dog --portrait on", &["--portrait=on"]),
+    ("dog --easycache 0.1", &["--easycache=0.1"]),
     (
         "dog --ar-step 5 --causal-block-size 4 --num-frames 97",
         &["--num-frames", "--causal-block-size 4", "93", "109"],
@@ -53,6 +57,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --noise no.safetensors", &["no.safetensors"]),
     ("dog --noise text.txt", &["text.txt"]),
     ("dog --noise .", &["noise file .", "it is a folder"]),
+    ("dog --noise noise.safetensors --endless", &["noise.safetensors", "endless", "--num-frames"]),
     ("dog --seed -1", &["'-1'", "--seed", "leave it out"]),
     ("dog --num-frames -5", &["'-5'", "--num-frames", "whole number"]),
     ("dog -o film.mp4/", &["film.mp4/", "ends in /"]),
@@ -112,6 +117,7 @@ fn furnished() -> Place {
     place.write("text.txt", "key without value");
     place.write("empty.txt", "# nothing\n\n");
     place.write("huge.png", huge_png());
+    place.write("noise.safetensors", one_tensor("segment_0", &[1], &[0.5]));
     let image = fixtures().join("films/df_image/first.png");
     place.write("first.png", std::fs::read(image).expect("the fixture"));
     place
@@ -392,4 +398,33 @@ fn a_film_that_does_not_fit_the_memory_of_the_process_is_refused_by_its_plan() {
         assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
     }
     assert_eq!(place.names(), before);
+}
+
+#[test]
+fn a_command_that_a_film_tells_is_shown_only_where_a_shell_would_run_this_program_alone() {
+    let place = Place::new();
+    let shown = |command: &str| {
+        let mut options = FilmOptions::new(32, 32, FrameRate::whole(8));
+        let told = serde_json::json!({"program": "longreel", "command": command, "seed": 1});
+        options.metadata = Some(told.to_string());
+        let mut film = FilmWriter::create(&place.path("film.mp4"), &options).expect("writable");
+        film.push(&Frame::filled(32, 32, [9; 3])).expect("a frame");
+        film.finish().expect("a film");
+        let told = place.run(&["inspect", "film.mp4", "--json"]).expect_code(0).events();
+        let said = place.run(&["inspect", "film.mp4"]).expect_code(0).stdout;
+        assert_eq!(told[0]["command"].is_string(), said.contains("To make it again:"), "{said}");
+        assert_eq!(said.contains(command), told[0]["command"] == command, "{said}");
+        said.contains(command)
+    };
+    assert!(shown("longreel generate --prompt 'it'\\''s; a $dog' --seed 1 -o film.mp4"));
+    for hostile in [
+        "longreel generate dog; touch pwned",
+        "longreel generate $(touch pwned)",
+        "longreel generate dog\ntouch pwned",
+        "longreel generate 'dog' > film.drift.json",
+        "sh -c 'touch pwned'",
+        "longreel serve --listen 0.0.0.0:80",
+    ] {
+        assert!(!shown(hostile), "{hostile}");
+    }
 }

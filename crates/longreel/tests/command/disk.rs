@@ -69,6 +69,9 @@ fn a_disk_that_runs_full_leaves_a_film_that_goes_on_or_none() {
             let end = match (ran.code, run.exists()) {
                 (Some(0), false) => 0,
                 (Some(1), true) => {
+                    let goes_on =
+                        format!("free some space, then `longreel resume {output}` goes on");
+                    assert!(ran.stderr.contains(&goes_on), "{}", ran.stderr);
                     disk.make_room();
                     place.run(&["resume", output]).expect_code(0);
                     if output == OUTPUTS[0] {
@@ -76,7 +79,11 @@ fn a_disk_that_runs_full_leaves_a_film_that_goes_on_or_none() {
                     }
                     1
                 }
-                (Some(1 | 2), false) => {
+                (Some(code @ (1 | 2)), false) => {
+                    let nothing = "none of its segments was finished";
+                    assert_eq!(ran.stderr.contains(nothing), code == 1, "{}", ran.stderr);
+                    let error = ran.stderr.lines().find(|line| line.starts_with("error: "));
+                    assert!(error.is_some_and(|e| !e.contains("resume")), "{}", ran.stderr);
                     let left_over: Vec<String> = names(&place).into_iter().collect();
                     assert_eq!(left_over, ["filler"], "{output} with {left} bytes: {}", ran.stderr);
                     2

@@ -171,6 +171,37 @@ fn a_prompt_for_each_part_takes_effect_at_the_next_segment() {
 }
 
 #[test]
+fn a_prompt_that_no_segment_is_made_from_is_told_of() {
+    let place = Place::new();
+    let told = |more: &[&str]| -> Vec<String> {
+        // Segments begin at the frames 0, 17 and 29.
+        let words: Vec<String> = film_words(3, more).into_iter().skip(1).collect();
+        let words: Vec<String> =
+            ["plan".into(), "--json".into()].into_iter().chain(words).collect();
+        let plan = place.run(&words).expect_code(0).events();
+        let notes = plan[0]["notes"].as_array().expect("notes").iter();
+        notes.map(|note| note.as_str().expect("text").to_owned()).collect()
+    };
+    assert_eq!(told(&["--prompt-at", "29f:a cat", "--prompt-at", "17f:a dog"]), [""; 0]);
+    for (more, parts) in [
+        (
+            &["--prompt-at", "30f:a cat"][..],
+            &["frame 30 on (a cat)", "last one begins at frame 29"],
+        ),
+        (&["--prompt-at", "0s:a cat"], &["frame 0 on (A red circle moves.)", "at frame 0"]),
+        (&["--prompt-at", "18f:a cat", "--prompt-at", "19f:a dog"], &["a cat", "at frame 19"]),
+    ] {
+        let notes = told(more);
+        assert_eq!(notes.len(), 1, "{more:?}: {notes:?}");
+        assert!(parts.iter().all(|part| notes[0].contains(part)), "{more:?}: {notes:?}");
+    }
+    let many: Vec<String> = (100..110).map(|frame| format!("--prompt-at={frame}f:x")).collect();
+    let notes = told(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(notes.len(), 4, "{notes:?}");
+    assert!(notes[3].starts_with("7 more prompts"), "{notes:?}");
+}
+
+#[test]
 fn images_and_videos_are_taken_in() {
     let place = Place::new();
     let image = fixtures().join("films/df_first_and_last/first.png").display().to_string();

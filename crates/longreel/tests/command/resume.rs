@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use safetensors::tensor::{Dtype, TensorView};
+
 use crate::program::{Place, copy_folder, film_words, fixtures, model};
 
 const RESULTS: [&str; 4] = ["film.mp4", "latents.st", "frames.st", "film.drift.json"];
@@ -242,23 +244,40 @@ fn a_film_that_was_begun_goes_on_without_what_it_was_begun_from() {
     }
 }
 
+/// A place with a film that was killed, as it were, while the model was loaded.
+fn begun(words: &[String]) -> Place {
+    let place = furnished();
+    assert!(killed_after(&place, words, 1, Duration::ZERO), "it had ended");
+    for entry in std::fs::read_dir(place.path("film.mp4.longreel")).expect("an unfinished run") {
+        let path = entry.expect("readable").path();
+        if path.file_name().is_some_and(|name| name != "run.json") {
+            std::fs::remove_file(path).expect("writable");
+        }
+    }
+    place
+}
+
 #[test]
-fn a_film_of_which_nothing_was_kept_says_what_is_missing_and_keeps_its_run() {
+fn a_film_of_which_nothing_was_kept_says_what_is_missing_or_replaced_and_keeps_its_run() {
     for (flags, sources) in SOURCES {
         let words: Vec<String> =
             words().into_iter().chain(flags.iter().map(|word| (*word).to_owned())).collect();
-        let place = furnished();
-        assert!(killed_after(&place, &words, 1, Duration::ZERO), "it had ended");
-        // As if it had been killed while the model was loaded.
-        let folder = place.path("film.mp4.longreel");
-        for entry in std::fs::read_dir(&folder).expect("an unfinished run") {
-            let path = entry.expect("readable").path();
-            if path.file_name().is_some_and(|name| name != "run.json") {
-                std::fs::remove_file(path).expect("writable");
-            }
-        }
+        let place = begun(&words);
         let last = sources.last().expect("one");
         let bytes = place.read(last);
+        // Another file under the same name is none, whatever its length.
+        let mut longer = bytes.clone();
+        longer.push(0);
+        let mut other = bytes.clone();
+        other[bytes.len() - 1] ^= 1;
+        for (changed, difference) in [(longer, "bytes where that one had"), (other, "SHA-256")] {
+            place.write(last, changed);
+            let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
+            let parts = [last, "not the file that it was begun with", difference];
+            for part in parts.into_iter().chain(["put that one back", "--overwrite"]) {
+                assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+            }
+        }
         std::fs::remove_file(place.path(last)).expect("there");
         let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
         for part in [last, "put the file back", "--overwrite"] {
@@ -303,4 +322,63 @@ fn a_lora_that_changed_since_is_refused_and_its_old_file_goes_on() {
     whole.write("style.safetensors", lora(0.2));
     whole.run(&words).expect_code(0);
     assert!(results(&place) == results(&whole), "another film");
+}
+
+#[test]
+fn noise_that_changed_since_is_refused_and_the_old_file_goes_on() {
+    // The noise of `words()`: 5 latent frames each, the first two of later ones under the history.
+    let noise = |changed: usize| {
+        let segments: Vec<(String, Vec<u8>)> = (0..SEGMENTS as usize)
+            .map(|index| {
+                let value = |n: usize| ((n * 7919 + index * 31) % 2003) as f32 / 500.0 - 2.0;
+                let shift = if index == changed { 0.5 } else { 0.0 };
+                let values = (0..16 * 5 * 4 * 6).flat_map(|n| (value(n) + shift).to_le_bytes());
+                (format!("segment_{index}"), values.collect())
+            })
+            .collect();
+        let views = segments.iter().map(|(name, bytes)| {
+            let view = TensorView::new(Dtype::F32, vec![1, 16, 5, 4, 6], bytes);
+            (name.clone(), view.expect("as many bytes"))
+        });
+        safetensors::serialize(views, None).expect("a file")
+    };
+    let words: Vec<String> =
+        words().into_iter().chain(["--noise", "noise.safetensors"].map(String::from)).collect();
+    let whole = Place::new();
+    whole.write("noise.safetensors", noise(usize::MAX));
+    whole.run(&words).expect_code(0);
+    let place = Place::new();
+    place.write("noise.safetensors", noise(usize::MAX));
+    assert!(killed_after(&place, &words, 2, Duration::ZERO), "it had ended");
+    place.write("noise.safetensors", noise(5));
+    let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
+    for part in ["noise.safetensors", "not the file that it was begun with", "SHA-256"] {
+        assert!(ran.stderr.contains(part), "no {part:?} in {}", ran.stderr);
+    }
+    place.write("noise.safetensors", noise(usize::MAX));
+    place.run(&["resume", "film.mp4"]).expect_code(0);
+    assert!(results(&place) == results(&whole), "another film");
+}
+
+#[test]
+fn what_a_kill_left_of_a_finished_run_is_taken_away_and_the_film_is_complete() {
+    let place = Place::new();
+    place.run(&words()).expect_code(0);
+    let film = place.read("film.mp4");
+    // As if it had been killed between the film's last byte and the folder's end.
+    std::fs::create_dir(place.path("film.mp4.longreel")).expect("writable");
+    for left in ["finished.json", "00000005.checkpoint", "latents.raw", "lock"] {
+        place.write(&format!("film.mp4.longreel/{left}"), "left over");
+    }
+    std::fs::create_dir(place.path(".film.mp4.parts")).expect("writable");
+    let ran = place.run(&["resume", "film.mp4"]).expect_code(2);
+    assert!(ran.stderr.contains("no unfinished run"), "{}", ran.stderr);
+    let names: Vec<String> = place.names().into_iter().collect();
+    assert_eq!(names, ["film.drift.json", "film.mp4", "frames.st", "latents.st"]);
+    assert!(place.read("film.mp4") == film, "another film");
+    // Without that word of it nobody knows what the folder is, and it stays.
+    std::fs::create_dir(place.path("film.mp4.longreel")).expect("writable");
+    place.write("film.mp4.longreel/00000005.checkpoint", "somebody's");
+    place.run(&["resume", "film.mp4"]).expect_code(2);
+    assert!(place.path("film.mp4.longreel/00000005.checkpoint").exists());
 }

@@ -123,3 +123,37 @@ fn ctrl_c_twice_ends_at_once_with_130_and_resume_completes_the_film() {
     place.run(&["resume", "film.mp4"]).expect_code(0);
     assert!(place.read("film.mp4") == whole(), "another film");
 }
+
+#[test]
+fn a_webm_that_is_stopped_plays_unless_that_was_at_once_and_resume_completes_it() {
+    if longreel_media::ffmpeg_path(None).is_none() {
+        println!("skipped: there is no ffmpeg");
+        return;
+    }
+    // Each is a run of ffmpeg.
+    const PARTS: u64 = 12;
+    let words = |segments: u64| -> Vec<String> {
+        let words = film_words(segments, &["--json"]).into_iter();
+        words.map(|word| if word == "film.mp4" { "film.webm".into() } else { word }).collect()
+    };
+    for times in [1, 2] {
+        let place = Place::new();
+        // One of before is no part of this film.
+        place.write("film.webm", "an older film");
+        let (_, rest, stderr) = stopped(&place, &words(PARTS), times);
+        let done: serde_json::Value =
+            serde_json::from_str(rest.last().expect("an event")).expect("JSON");
+        assert_eq!(done["stopped"], true, "{stderr}");
+        if stderr.contains("playable as it is") {
+            let played = probe(&place.path("film.webm")).map(|(_, _, frames)| frames);
+            assert!(played.is_none() || played == done["frames"].as_u64(), "{played:?} {done}");
+        } else {
+            assert!(times == 2 && stderr.contains("not joined yet"), "{stderr}");
+        }
+        place.run(&["resume", "film.webm"]).expect_code(0);
+        if let Some((_, _, played)) = probe(&place.path("film.webm")) {
+            assert_eq!(played, 17 + (PARTS - 1) * 12);
+        }
+        assert_eq!(place.names().into_iter().collect::<Vec<_>>(), ["film.drift.json", "film.webm"]);
+    }
+}

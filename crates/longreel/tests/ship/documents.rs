@@ -170,6 +170,80 @@ fn commands_of_the_documents_have_flags_that_exist() {
     assert!(count > 20, "{count} flags: this does not read them any more");
 }
 
+/// The commands that a help lists.
+fn commands(help: &str) -> Vec<&str> {
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    // Lines that are indented more go on with the one above.
+    let named = listed.filter(|line| !line.starts_with("   "));
+    named
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|&command| command != "help")
+        .collect()
+}
+
+/// The options that a help lists.
+fn listed_options(help: &str) -> BTreeSet<String> {
+    let listed =
+        help.lines().filter(|line| line.starts_with("      --") || line.starts_with("  -"));
+    listed.filter_map(named_option).collect()
+}
+
+/// An option as it is named first, with the command that stands before it.
+fn named_option(text: &str) -> Option<String> {
+    let start = text.find("--")?;
+    let flag = text[start..].split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next()?;
+    let command = text[..start].trim_start().split(',').next_back()?.trim_start();
+    Some(format!("{command}{flag}"))
+}
+
+/// The options in the tables of a part of a page.
+fn documented_options(part: &str) -> BTreeSet<String> {
+    let rows = part.lines().filter_map(|line| line.strip_prefix("| "));
+    let cells = rows.filter_map(|row| row.split(" | ").next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter_map(named_option).collect()
+}
+
+#[test]
+fn every_option_of_every_command_is_in_a_table_and_no_other() {
+    let place = Place::new();
+    let help = |words: &[&str]| place.run(&[words, &["--help"]].concat()).expect_code(0).stdout;
+    let of_every_command = listed_options(&help(&["resume"]));
+    let own = |words: &[&str]| &listed_options(&help(words)) - &of_every_command;
+    let all = |command: &str| -> BTreeSet<String> {
+        let text = help(&[command]);
+        commands(&text).iter().flat_map(|sub| own(&[command, sub])).collect()
+    };
+    let generate = own(&["generate"]);
+    assert!(generate.is_subset(&own(&["plan"])), "plan takes what generate does");
+    let (text, with_parts) = (help(&[]), ["generate", "serve", "models", "keys"]);
+    let others = commands(&text).into_iter().filter(|command| !with_parts.contains(command));
+    let others = others.flat_map(|command| {
+        let own = match command {
+            "plan" => &own(&[command]) - &generate,
+            _ => own(&[command]),
+        };
+        own.into_iter().map(move |option| format!("{command} {option}"))
+    });
+    let others: BTreeSet<String> = others.collect();
+    let serve = &own(&["serve"]) - &generate;
+    let parts = [of_every_command.clone(), generate, serve, all("models"), all("keys"), others];
+    assert!(parts.iter().all(|part| part.len() > 3), "this does not read them any more: {parts:?}");
+    for language in LANGUAGES {
+        let page = read(&format!("docs/{language}/src/options.md"));
+        let documented: Vec<_> = page.split("\n## ").skip(1).map(documented_options).collect();
+        assert_eq!(documented.len(), parts.len(), "{language}");
+        for (documented, listed) in documented.iter().zip(&parts) {
+            let missing: Vec<_> = listed.difference(documented).collect();
+            let gone: Vec<_> = documented.difference(listed).collect();
+            assert!(
+                missing.is_empty() && gone.is_empty(),
+                "{language}: {missing:?} are missing, {gone:?} do not exist"
+            );
+        }
+    }
+}
+
 #[test]
 fn each_alert_is_explained_to_whoever_is_on_call() {
     let rules = read("deploy/prometheus/alerts.yml");

@@ -3,15 +3,9 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use crate::error::{MediaError, Result, read_error, write_error};
-use crate::files::sync_folder;
-
-/// A program that is being started has a copy of each open file for a moment, and of locks that are given up
-/// meanwhile.
-const LOCK_TRIES: u32 = 20;
-const LOCK_WAIT: Duration = Duration::from_millis(25);
+use crate::files::{lock, sync_folder};
 
 /// A film's file with nothing but its head in it, durable, in the place of an older one. Where that fails nothing
 /// is left that was not there.
@@ -44,12 +38,9 @@ pub(super) fn open_locked(path: &Path, create: bool) -> Result<File> {
             ErrorKind::NotFound if !create => read_error(path, e),
             _ => write_error(path, e),
         })?;
-    for _ in 0..LOCK_TRIES {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
-            // Some network file systems have no locks; there the caller's care has to do.
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
-        }
+    match lock(&file) {
+        Err(TryLockError::WouldBlock) => Err(MediaError::Busy { path: path.to_path_buf() }),
+        // Some network file systems have no locks; there the caller's care has to do.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
-    Err(MediaError::Busy { path: path.to_path_buf() })
 }

@@ -69,8 +69,16 @@ trait Sink: Send {
     fn end_part(&mut self) -> Result<()>;
     /// Length in bytes and number of parts, both up to the last closed part.
     fn position(&self) -> (u64, u32);
-    /// Called after the last part was closed; returns the length in bytes.
+    /// Called after the last part was closed; returns the length in bytes. What [`FilmWriter::resume`] needs stays.
     fn finish(&mut self) -> Result<u64>;
+    /// Whether what is closed can be watched before the film is finished.
+    fn grows_in_place(&self) -> bool {
+        true
+    }
+    /// Removes what only a film that goes on needs.
+    fn clean(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
     /// Removes what was written.
     fn discard(&mut self) -> std::io::Result<()>;
     /// The head of the file, where it can be told apart.
@@ -291,6 +299,17 @@ impl FilmWriter {
     /// # Errors
     /// A failing disk or encoder; a film without frames.
     pub fn finish(mut self) -> Result<FilmReport> {
+        let report = self.close()?;
+        self.clean()?;
+        Ok(report)
+    }
+
+    /// The same for a caller with more to write before the film counts as finished: until [`FilmWriter::clean`] it can
+    /// be resumed from every state that it had, and closed again.
+    ///
+    /// # Errors
+    /// Those of [`FilmWriter::finish`].
+    pub fn close(&mut self) -> Result<FilmReport> {
         self.end_part()?;
         if self.frames == 0 {
             return Err(MediaError::Setting {
@@ -302,5 +321,28 @@ impl FilmWriter {
         }
         let bytes = self.sink.finish()?;
         Ok(FilmReport { frames: self.frames, bytes })
+    }
+
+    /// Whether the closed parts can be watched at the film's path already; those of a WebM only once
+    /// [`FilmWriter::close`] has joined them.
+    #[must_use]
+    pub fn grows_in_place(&self) -> bool {
+        self.sink.grows_in_place()
+    }
+
+    /// Removes what only a film that goes on needs, once [`FilmWriter::close`] has closed it.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn clean(mut self) -> Result<()> {
+        self.sink.clean().map_err(|e| write_error(&self.path, e))
+    }
+
+    /// The same for a finished film at `path` whose writer was killed before it came to that.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn clean_finished(path: &Path) -> Result<()> {
+        webm::remove_parts(path).map_err(|e| write_error(path, e))
     }
 }

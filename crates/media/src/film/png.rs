@@ -38,15 +38,19 @@ impl PngSink {
     }
 
     pub(super) fn resume(folder: &Path, options: &FilmOptions, state: &FilmState) -> Result<Self> {
-        if let Some(missing) = (0..state.frames).find(|&i| !folder.join(name(i)).is_file()) {
-            return Err(MediaError::CannotResume {
-                path: folder.to_path_buf(),
-                reason: format!(
-                    "the saved state says {} frames, but {} is missing",
-                    state.frames,
-                    name(missing)
-                ),
-            });
+        let mut bytes = 0;
+        for name in (0..state.frames).map(name) {
+            let Some(frame) = folder.join(&name).metadata().ok().filter(|frame| frame.is_file())
+            else {
+                return Err(MediaError::CannotResume {
+                    path: folder.to_path_buf(),
+                    reason: format!(
+                        "the saved state says {} frames, but {name} is missing",
+                        state.frames
+                    ),
+                });
+            };
+            bytes += frame.len();
         }
         let first = folder.join(name(0));
         let metadata = match state.frames {
@@ -60,7 +64,7 @@ impl PngSink {
             frames: state.frames,
             pending: 0,
             parts: state.parts,
-            bytes: 0,
+            bytes,
         })
     }
 }

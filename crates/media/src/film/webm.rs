@@ -64,7 +64,7 @@ impl WebmSink {
         let probe = beside(path, "probe.webm");
         let choice = choose_encoder(&ffmpeg, options, codec, &probe)?;
         let _ = fs::remove_file(&probe);
-        let folder = beside(path, "parts");
+        let folder = parts_folder(path);
         fs::create_dir_all(&folder).map_err(|e| write_error(path, e))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -140,6 +140,19 @@ impl WebmSink {
     }
 }
 
+/// Where the parts of the film at `path` wait.
+fn parts_folder(path: &Path) -> PathBuf {
+    beside(path, "parts")
+}
+
+/// Removes the parts of the film at `path`, when there are any.
+pub(super) fn remove_parts(path: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(parts_folder(path)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// A value as ffmpeg's metadata files want it.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -196,13 +209,20 @@ impl Sink for WebmSink {
             .and_then(|m| fs::rename(&joined, &self.path).map(|()| m.len()))
             .and_then(|n| sync_folder(&self.path).map(|()| n))
             .map_err(|e| write_error(&self.path, e))?;
-        fs::remove_dir_all(&self.folder).map_err(|e| write_error(&self.folder, e))?;
         Ok(length)
+    }
+
+    fn grows_in_place(&self) -> bool {
+        false
+    }
+
+    fn clean(&mut self) -> std::io::Result<()> {
+        remove_parts(&self.path)
     }
 
     fn discard(&mut self) -> std::io::Result<()> {
         // It writes there until it is gone.
         self.running = None;
-        fs::remove_dir_all(&self.folder)
+        remove_parts(&self.path)
     }
 }

@@ -2,6 +2,26 @@
 
 use crate::yuv::ColourSpace;
 
+/// Shapes of pixels by number, from 1 on (H.264, table E-1).
+const PIXEL_ASPECTS: [(u32, u32); 16] = [
+    (1, 1),
+    (12, 11),
+    (10, 11),
+    (16, 11),
+    (40, 33),
+    (24, 11),
+    (20, 11),
+    (32, 11),
+    (80, 33),
+    (18, 11),
+    (15, 11),
+    (64, 33),
+    (160, 99),
+    (4, 3),
+    (3, 2),
+    (2, 1),
+];
+
 /// What a decoder and a limit need to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sps {
@@ -15,6 +35,8 @@ pub(crate) struct Sps {
     /// Fields instead of frames may occur.
     pub(crate) interlaced: bool,
     pub(crate) colour: ColourSpace,
+    /// Width and height of a pixel as shown, where it is said.
+    pub(crate) pixel_aspect: Option<(u32, u32)>,
 }
 
 impl Sps {
@@ -74,7 +96,11 @@ impl Sps {
             }
         }
         let unknown = ColourSpace { matrix: 2, full_range: false };
-        let colour = if bits.read(1)? == 1 { bits.colour().unwrap_or(unknown) } else { unknown };
+        let (mut pixel_aspect, mut colour) = (None, unknown);
+        if bits.read(1)? == 1 {
+            pixel_aspect = bits.pixel_aspect().unwrap_or(None);
+            colour = bits.colour().unwrap_or(unknown);
+        }
         Some(Self {
             profile,
             coded_width: width_units * 16,
@@ -83,6 +109,7 @@ impl Sps {
             bit_depth,
             interlaced,
             colour,
+            pixel_aspect,
         })
     }
 
@@ -168,11 +195,20 @@ impl Bits<'_> {
         Some(())
     }
 
-    /// The colour fields of the video usability information (E.1.1).
-    fn colour(&mut self) -> Option<ColourSpace> {
-        if self.read(1)? == 1 && self.read(8)? == 255 {
-            self.read(32)?;
+    /// What the video usability information begins with (E.1.1).
+    fn pixel_aspect(&mut self) -> Option<Option<(u32, u32)>> {
+        if self.read(1)? == 0 {
+            return Some(None);
         }
+        let number = self.read(8)?;
+        Some(match number {
+            255 => Some((self.read(16)?, self.read(16)?)),
+            _ => PIXEL_ASPECTS.get((number as usize).wrapping_sub(1)).copied(),
+        })
+    }
+
+    /// The colour fields, which come behind it.
+    fn colour(&mut self) -> Option<ColourSpace> {
         if self.read(1)? == 1 {
             self.read(1)?;
         }

@@ -1,6 +1,6 @@
 //! H.264 in MP4, decoded without anything installed.
 
-use super::{VideoInfo, VideoOptions};
+use super::{VideoInfo, VideoOptions, is_oblong};
 use crate::error::{MediaError, Result};
 use crate::frame::Frame;
 use crate::h264::decoder::{Decoder, Picture};
@@ -64,6 +64,11 @@ impl BuiltInReader {
         options.check_size(path, sps.coded_width, sps.coded_height)?;
         if let Some(reason) = sps.unsupported() {
             return Err(needs(reason));
+        }
+        // The container's word goes over the stream's.
+        let aspect = pixel_aspect(&track.entry).or(sps.pixel_aspect);
+        if aspect.is_some_and(|(width, height)| is_oblong(width, height)) {
+            return Err(needs("its pixels are not square".to_owned()));
         }
         let (width, height) = match track.quarter_turns % 2 {
             0 => (track.width, track.height),
@@ -286,9 +291,19 @@ impl Converter {
     }
 }
 
+/// The boxes of a visual sample entry, which come behind its own header and fixed fields.
+fn boxes(entry: &[u8]) -> Option<Bytes<'_>> {
+    Some(Bytes(entry.get(8 + 78..)?))
+}
+
+/// Width and height of a pixel as the container has it (`pasp`).
+fn pixel_aspect(entry: &[u8]) -> Option<(u32, u32)> {
+    let mut pasp = child(boxes(entry)?, b"pasp")?;
+    Some((pasp.u32()?, pasp.u32()?))
+}
+
 fn read_configuration(entry: &[u8]) -> Option<Configuration> {
-    // Box header, then the fixed fields of a visual sample entry, then boxes.
-    let mut avcc = child(Bytes(entry.get(8 + 78..)?), b"avcC")?;
+    let mut avcc = child(boxes(entry)?, b"avcC")?;
     avcc.take(4)?;
     let length_size = usize::from(avcc.u8()? & 3) + 1;
     let mut parameter_sets = Vec::new();

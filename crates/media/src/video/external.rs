@@ -3,7 +3,7 @@
 //! Frames come through a pipe as PPM pictures, which carry their own size, so that rotation and
 //! odd files need no guessing.
 
-use super::{VideoInfo, VideoOptions};
+use super::{VideoInfo, VideoOptions, is_oblong};
 use crate::error::{MediaError, Result};
 use crate::ffmpeg::{Process, ffprobe_path, file_argument};
 use crate::frame::Frame;
@@ -40,6 +40,14 @@ impl FfmpegReader {
             .args(["-format_whitelist", CONTAINERS, "-i"])
             .arg(file_argument(path))
             .args(["-map", "0:v:0", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"])
+            // As wide as it is shown: frames here have square pixels.
+            .args(
+                probed
+                    .oblong
+                    .then_some(["-vf", "scale=max(1\\,round(iw*sar)):ih"])
+                    .iter()
+                    .flatten(),
+            )
             .args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -133,6 +141,8 @@ struct Probed {
     fps: Option<f64>,
     frames: Option<u64>,
     codec: Option<String>,
+    /// Its pixels are not square.
+    oblong: bool,
 }
 
 /// Asks ffprobe; what it does not tell stays unknown.
@@ -142,7 +152,10 @@ fn probe(path: &Path, ffmpeg: &Path) -> Probed {
     let output = Command::new(program)
         .args(["-v", "error", "-protocol_whitelist", "file,pipe"])
         .args(["-format_whitelist", CONTAINERS, "-select_streams", "v:0"])
-        .args(["-show_entries", "stream=codec_name,width,height,avg_frame_rate,nb_frames"])
+        .args([
+            "-show_entries",
+            "stream=codec_name,width,height,avg_frame_rate,nb_frames,sample_aspect_ratio",
+        ])
         .args(["-of", "default=noprint_wrappers=1"])
         .arg(file_argument(path))
         .stdin(Stdio::null())
@@ -154,6 +167,13 @@ fn probe(path: &Path, ffmpeg: &Path) -> Probed {
         text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
     };
     probed.codec = field("codec_name");
+    // 0:1 and N/A where it does not say.
+    probed.oblong = field("sample_aspect_ratio")
+        .and_then(|ratio| {
+            let (width, height) = ratio.split_once(':')?;
+            Some((width.parse::<u32>().ok()?, height.parse::<u32>().ok()?))
+        })
+        .is_some_and(|(width, height)| is_oblong(width, height));
     probed.size = field("width")
         .zip(field("height"))
         .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));

@@ -49,7 +49,7 @@ impl VideoOptions {
 /// What is known about a video before it is decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VideoInfo {
-    /// Width as shown (after rotation), in pixels.
+    /// Width as shown (after rotation, in square pixels).
     pub width: u32,
     /// Height as shown, in pixels.
     pub height: u32,
@@ -64,6 +64,13 @@ pub struct VideoInfo {
     pub cut_off: bool,
     /// True when ffmpeg decodes it.
     pub through_ffmpeg: bool,
+}
+
+/// Whether pixels of a shape are not square, as those of DVDs are not. Zero is unknown; what scaling leaves by rounding to
+/// whole pixels does not count.
+fn is_oblong(width: u32, height: u32) -> bool {
+    let ratio = f64::from(width) / f64::from(height);
+    width > 0 && height > 0 && (ratio - 1.0).abs() > 0.02
 }
 
 enum Source {

@@ -98,7 +98,12 @@ impl UniPc {
                 return Err(SolverError::Sigma { position, sigma });
             }
         }
-        if !config.lower_order_final && config.order > 1 && schedule.sigmas[steps] == 0.0 {
+        let last_order = match schedule.sigmas[steps] {
+            0.0 => 1,
+            level if steps > 0 && level == schedule.sigmas[steps - 1] => 2,
+            _ => usize::MAX,
+        };
+        if !config.lower_order_final && config.order > last_order {
             return Err(SolverError::FinalOrder { order: config.order });
         }
         Ok(Self {

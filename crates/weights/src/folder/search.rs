@@ -101,7 +101,8 @@ impl Search {
             && self.vae.is_some()
             && self.text_encoder.is_some()
             && (self.image_encoder.is_some() || !takes_clip);
-        if !complete {
+        // What lies beside a named file that holds no transformer is not what is wrong with it.
+        if !complete && (named.is_none() || self.transformer.is_some()) {
             self.problems.extend(unreadable);
         }
         Ok(())

@@ -23,19 +23,12 @@ impl Frame {
         [with_bias, with_added]: [bool; 2],
     ) -> Self {
         let [kt, kh, kw] = windows.kernel;
-        let none = Address(0);
-        let what = FrameConvolution {
-            x: none,
-            weight: none,
-            bias: None,
-            added: None,
-            out: none,
-            height,
-            width,
-            inputs,
-            outputs,
+        let what = FrameConvolution::without_addresses(
             windows,
-        };
+            [height, width],
+            [inputs, outputs],
+            [with_bias, with_added],
+        );
         let values = what.result().iter().product::<usize>() * outputs;
         let x = fractions(kt * height * width * inputs, 1);
         let weight: Vec<f32> =

@@ -27,18 +27,12 @@ pub(super) fn conv(conv: &Conv<'_>) -> Done {
     }
     let [_, height, width, inputs] = x.shape;
     // So far without addresses: memory is taken when it is sure that it is for something.
-    let frame = FrameConvolution {
-        x: Address(0),
-        weight: weight.address,
-        bias: conv.bias.map(|_| Address(0)),
-        added: conv.add.then_some(Address(0)),
-        out: Address(0),
-        height,
-        width,
-        inputs,
-        outputs: weight.outputs,
-        windows: *windows,
-    };
+    let frame = FrameConvolution::without_addresses(
+        *windows,
+        [height, width],
+        [inputs, weight.outputs],
+        [conv.bias.is_some(), conv.add],
+    );
     let gpu = x.values.gpu();
     if gpu.attempt(|driver| driver.has_convolution(&frame)) != Some(true) {
         return Done::No;
@@ -53,6 +47,7 @@ pub(super) fn conv(conv: &Conv<'_>) -> Done {
         let at = index * frame_out;
         let what = FrameConvolution {
             x: early.window(&x, index, frame_in),
+            weight: weight.address,
             bias: bias.as_ref().map(Array::address),
             added: conv.add.then(|| conv.out.address().plus(at)),
             out: out.address().plus(at),
