@@ -137,7 +137,8 @@ pub fn name(driver: &StartedDriver, status: u32) -> String {
     known.map_or_else(|| format!("CUresult {status}"), |row| row.1.to_owned())
 }
 
-/// A call of the driver that failed.
+/// A call of the driver that failed. Any may for want of memory: a kernel's code comes to the card when it is first
+/// used, and a graph takes some.
 pub fn failed(driver: &StartedDriver, call: &'static str, status: u32) -> GpuError {
     let mut reason = name(driver, status);
     if let Some(text) = said(driver.text_of, status) {
@@ -146,7 +147,10 @@ pub fn failed(driver: &StartedDriver, call: &'static str, status: u32) -> GpuErr
     if let Some(cure) = cure(status) {
         reason = format!("{reason}; {cure}");
     }
-    GpuError::Call { call, reason }
+    match status {
+        OUT_OF_MEMORY => GpuError::NoMemoryFor { call, reason },
+        _ => GpuError::Call { call, reason },
+    }
 }
 
 /// `Ok` for status 0.

@@ -352,7 +352,11 @@ fn check_status(call: &'static str, status: u32) -> Result<(), GpuError> {
         1 => {
             "CUBLAS_STATUS_NOT_INITIALIZED: is the driver too old for cuBLASLt? See longreel doctor"
         }
-        3 => "CUBLAS_STATUS_ALLOC_FAILED: the machine or the card has no memory left",
+        3 => {
+            let reason =
+                "CUBLAS_STATUS_ALLOC_FAILED: the machine or the card has no memory left".into();
+            return Err(GpuError::NoMemoryFor { call, reason });
+        }
         7 => "CUBLAS_STATUS_INVALID_VALUE: this is a bug of longreel: please report it",
         8 => "CUBLAS_STATUS_ARCH_MISMATCH: cuBLASLt does not know this card; install a newer one",
         13 => "CUBLAS_STATUS_EXECUTION_FAILED: see dmesg for lines with Xid",

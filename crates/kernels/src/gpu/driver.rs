@@ -357,6 +357,14 @@ pub enum GpuError {
         /// Bytes the card has.
         total: usize,
     },
+    /// Not enough memory for what the driver or a library reserves by itself, which does not say how much that is.
+    #[error("the GPU's memory is not enough for {call}: {reason}")]
+    NoMemoryFor {
+        /// What was asked for.
+        call: &'static str,
+        /// What the driver said, and what to do.
+        reason: String,
+    },
     /// A library that is not there, or too old.
     #[error("{library} cannot be used: {reason}")]
     Library {
@@ -381,4 +389,11 @@ pub enum GpuError {
         /// What the driver said.
         reason: String,
     },
+}
+
+impl GpuError {
+    /// Whether the memory was not enough: with less in it the device does the same.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory { .. } | Self::NoMemoryFor { .. })
+    }
 }

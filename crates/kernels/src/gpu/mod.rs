@@ -252,7 +252,7 @@ impl Gpu {
         }
         let driver = &*self.driver;
         let done = match body(driver) {
-            Err(GpuError::Memory { .. }) if !turn.is_capturing() => {
+            Err(error) if error.is_memory() && !turn.is_capturing() => {
                 lock(&self.arena).shrink(driver);
                 lock(&self.weights).shrink(driver);
                 body(driver)
@@ -262,12 +262,12 @@ impl Gpu {
         done.map_err(|error| turn.fail(error)).ok()
     }
 
-    /// Starts a kernel.
+    /// Starts a kernel, whose code takes memory when it is first used.
     pub(crate) fn launch(&self, launch: Launch, args: &[Arg]) {
         if launch.grid.contains(&0) {
             return;
         }
-        self.attempt(|driver| driver.launch(&launch, args));
+        self.attempt_with_room(|driver| driver.launch(&launch, args));
     }
 }
 

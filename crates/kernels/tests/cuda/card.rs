@@ -2,6 +2,7 @@
 
 mod convolution;
 mod graphs;
+mod memory;
 
 use std::ops::Deref;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

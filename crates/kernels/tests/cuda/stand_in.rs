@@ -248,6 +248,27 @@ fn an_nccl_that_fails_in_the_middle_of_a_film_ends_it_and_nobody_waits() {
 }
 
 #[test]
+fn any_call_that_the_memory_is_not_enough_for_says_so() {
+    let Some((stand_in, nvrtc)) = StandIn::build("memory") else { return };
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    for (call, what) in [
+        ("cuModuleLoadDataEx", "loading kernels: "),
+        ("cuModuleGetFunction", "loading a kernel: "),
+        ("cuLaunchKernel", "starting a kernel: "),
+        ("cuGraphInstantiateWithFlags", "making a CUDA graph ready: "),
+        ("cublasLtMatmul", "multiplying matrices: "),
+    ] {
+        let variable = [("STAND_IN_NO_MEMORY_FOR", call)];
+        let (passed, said) = tests(&["card::memory", "--test-threads=1"], &libraries, variable);
+        assert!(passed, "{call}: {said}");
+        let told: Vec<_> = said.lines().filter(|line| line.contains("told: ")).collect();
+        let expected = format!("the GPU's memory is not enough for {what}");
+        assert!(matches!(told[..], [told] if told.contains(&expected)), "{call}: {said}");
+        assert!(!said.contains("LEFT BEHIND"), "{call}: {said}");
+    }
+}
+
+#[test]
 fn a_driver_without_graphs_or_that_refuses_them_is_used_without_and_told_of() {
     let graphs = |flag, variable, reason: &str| {
         let Some((stand_in, nvrtc)) = StandIn::build_with("graphs", flag) else { return };
