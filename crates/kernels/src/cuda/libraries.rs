@@ -136,7 +136,11 @@ impl fmt::Display for Absent {
 
 impl From<Absent> for GpuError {
     fn from(absent: Absent) -> Self {
-        Self::Library { library: absent.kind.name(), reason: absent.to_string() }
+        let (library, reason) = (absent.kind.name(), absent.to_string());
+        match absent.refused.is_empty() {
+            true => Self::Absent { library, reason },
+            false => Self::Library { library, reason },
+        }
     }
 }
 

@@ -295,7 +295,7 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// ranks.
     ///
     /// # Errors
-    /// Why it cannot be done in this way: [`GpuError::Library`] when something is not there, which is no fault of
+    /// Why it cannot be done in this way: [`GpuError::Absent`] and [`GpuError::Library`] when something is not there, which is no fault of
     /// the devices.
     fn link(&self, kind: LinkKind, _group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
         let reason = format!("{} has no such way", self.name());
@@ -365,7 +365,15 @@ pub enum GpuError {
         /// What the driver said, and what to do.
         reason: String,
     },
-    /// A library that is not there, or too old.
+    /// A library that is not there, or was switched off: nothing is wrong with the machine.
+    #[error("{library} cannot be used: {reason}")]
+    Absent {
+        /// Its name.
+        library: &'static str,
+        /// Where it was looked for, and what to do.
+        reason: String,
+    },
+    /// A library that is there and of no use, or too old.
     #[error("{library} cannot be used: {reason}")]
     Library {
         /// Its name.

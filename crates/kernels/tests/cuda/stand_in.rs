@@ -248,6 +248,30 @@ fn an_nccl_that_fails_in_the_middle_of_a_film_ends_it_and_nobody_waits() {
 }
 
 #[test]
+fn libraries_are_opened_with_the_card_and_one_that_cannot_be_is_warned_of() {
+    let Some((stand_in, nvrtc)) = StandIn::build("libraries") else { return };
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    let said_with = |variables: &[(&str, &str)]| {
+        let which = ["card::memory::libraries", "--test-threads=1"];
+        let (passed, said) = tests(&which, &libraries, variables.iter().copied());
+        assert!(passed && said.contains("taken later: 0 bytes"), "{variables:?}: {said}");
+        assert!(!said.contains("LEFT BEHIND"), "{variables:?}: {said}");
+        said
+    };
+    let said = said_with(&[]);
+    assert!(!said.contains("warning: ") && !said.contains("note: "), "{said}");
+    let said = said_with(&[("LONGREEL_CUDNN", "off")]);
+    assert!(said.contains("note: ") && !said.contains("warning: "), "wanted so: {said}");
+    let (attention, products) =
+        ("warning: attention and convolutions by our kernels", "warning: matrix products by our");
+    let said = said_with(&[("STAND_IN_NO_MEMORY_FOR", "cublasLtCreate")]);
+    assert!(said.contains(products) && said.contains("CUBLAS_STATUS_ALLOC_FAILED"), "{said}");
+    let said = said_with(&[("STAND_IN_CUDNN_VERSION", "91002")]);
+    assert!(said.contains(attention) && !said.contains(products), "{said}");
+    assert!(said.contains("9.13.1 is the oldest"), "{said}");
+}
+
+#[test]
 fn any_call_that_the_memory_is_not_enough_for_says_so() {
     let Some((stand_in, nvrtc)) = StandIn::build("memory") else { return };
     let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());

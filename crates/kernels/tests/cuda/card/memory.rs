@@ -2,7 +2,7 @@
 
 use longreel_kernels::gpu::{Arg, Element, GpuError, Launch, MatMul, Operands};
 
-use super::{card_alone, numbers, put, put_bf16};
+use super::{card_alone, numbers, put, put_bf16, small_attention};
 
 /// A film is made with fewer frames at once then; any other failure would have its process ended.
 #[test]
@@ -38,11 +38,26 @@ fn what_there_is_no_memory_for_is_told_as_a_want_of_memory() {
     let discarded = graph.map(|graph| card.discard(graph));
     for done in [card.launch(&narrow, &args), card.matmul(&what).map(|_| ()), discarded] {
         match done {
-            Ok(()) | Err(GpuError::Library { .. }) => {}
+            Ok(()) | Err(GpuError::Absent { .. } | GpuError::Library { .. }) => {}
             Err(error) => {
                 assert!(error.is_memory(), "{error}");
                 eprintln!("told: {error}");
             }
         }
     }
+}
+
+/// Weights get what is free when they are shared out: libraries that come later would find nothing left.
+#[test]
+fn libraries_are_there_before_anybody_asks_for_the_free_memory() {
+    let Some(card) = card_alone() else { return };
+    let attention = small_attention(&*card);
+    let (free, _) = card.memory().expect("told");
+    for note in card.notes() {
+        eprintln!("{}: {}", if note.warning { "warning" } else { "note" }, note.text);
+    }
+    card.attention(&attention).expect("no failure");
+    // What it compiles is the driver's to keep.
+    let (after, _) = card.memory().expect("told");
+    eprintln!("taken later: {} bytes", free - after);
 }

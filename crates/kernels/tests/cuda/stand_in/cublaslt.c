@@ -28,7 +28,14 @@ size_t cublasLtGetVersion(void) {
     const char *version = getenv("STAND_IN_CUBLASLT_VERSION");
     return version ? (size_t)atoi(version) : 120901;
 }
-int cublasLtCreate(void **handle) { return *handle = malloc(1), OK; }
+static int lacks(const char *call) {
+    const char *what = getenv("STAND_IN_NO_MEMORY_FOR");
+    return what && !strcmp(what, call);
+}
+int cublasLtCreate(void **handle) {
+    if (lacks("cublasLtCreate")) return ALLOC_FAILED;
+    return *handle = malloc(1), OK;
+}
 int cublasLtDestroy(void *handle) { return free(handle), OK; }
 
 int cublasLtMatmulDescCreate(Desc **desc, int compute, int scale) {
@@ -166,8 +173,7 @@ int cublasLtMatmul(void *handle, const Desc *desc, const float *alpha, const voi
                    const void *b, const Layout *lb, const float *beta, const void *c, const Layout *lc,
                    void *d, const Layout *ld, const Algorithm *algorithm, void *workspace,
                    size_t workspace_bytes, void *stream) {
-    const char *lacking = getenv("STAND_IN_NO_MEMORY_FOR");
-    if (lacking && !strcmp(lacking, "cublasLtMatmul")) return ALLOC_FAILED;
+    if (lacks("cublasLtMatmul")) return ALLOC_FAILED;
     Product p = {*desc, *la, *lb, *ld, a, b, c, d, 0, 0, 0, *alpha, *beta};
     int status = shapes(desc, la, lb, lc, ld, &p.m, &p.n, &p.k);
     if (status) return status;
