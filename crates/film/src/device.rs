@@ -81,7 +81,8 @@ impl DeviceChoice {
 pub struct GpuFacts {
     /// Its name.
     pub name: String,
-    /// Free bytes of its memory; all of them where the driver does not tell.
+    /// Bytes of its memory that a film can have: the free ones, or all where the driver does not tell, without
+    /// what a context and libraries take before a film begins.
     pub free_bytes: u64,
     /// Dense bf16 operations a second, by its data sheet's rule.
     pub peak_flops: f64,
@@ -181,6 +182,7 @@ impl GpuFacts {
         link: Option<CardLink>,
     ) -> Self {
         let peak_8_bit_flops = eight_bits(capability) * peak_flops;
+        let free_bytes = free_once_open(free_bytes);
         Self { name: name.to_owned(), free_bytes, peak_flops, peak_8_bit_flops, link }
     }
 
@@ -246,8 +248,18 @@ pub(crate) struct Need {
     pub decoding: u64,
 }
 
-/// Left to the driver, the libraries' workspaces and what lies between pieces.
-const HEADROOM: u64 = 768 << 20;
+/// Left of what is free once a device is open: kernels come to a card when they are first used, and something lies
+/// between pieces.
+const HEADROOM: u64 = 512 << 20;
+
+/// What a card's context and the libraries' handles and workspaces take when it is opened: 0.4 to 0.6 GB are usual, by
+/// what users of other programs tell.
+const CONTEXT: u64 = 640 << 20;
+
+/// What is left of a card's free bytes once it is open, which is what [`share`] finds.
+fn free_once_open(free: u64) -> u64 {
+    free.saturating_sub(CONTEXT)
+}
 
 impl Need {
     /// Of the transformer and the VAE, for passes of `batch` and frames of `size`, height and width, which

@@ -21,7 +21,7 @@ use longreel_weights::{
 };
 use memmap2::Mmap;
 
-use super::{Need, strips_in};
+use super::{Need, free_once_open, share_one, strips_in};
 use crate::condition::VAE_BUDGET_BYTES;
 use crate::estimate::{Batch, tokens_per_frame};
 use crate::plan::{Converted, ModelFacts};
@@ -388,6 +388,34 @@ fn peaks_in_8_bits_are_what_the_plan_says_and_half_the_weights() {
         let strips = strips_in(&case.facts, case.size(), case.free());
         assert_peaks_near(&case, samples, strips);
     }
+}
+
+/// What a plan knows of a card is from before it is opened.
+#[test]
+fn a_card_that_a_plan_is_accepted_for_takes_the_film_once_it_is_open() {
+    // As much as contexts and libraries are known to take.
+    let context = 600 << 20;
+    let (mut accepted, mut refused) = (0, 0);
+    for (model, latents, size) in [(SMALL, 25, [960, 544]), (LARGER, 31, [1280, 720])] {
+        let case = Case::new(model, latents, size, 0);
+        for free in (2_u64 << 30..40 << 30).step_by(64 << 20) {
+            let planned = free_once_open(free);
+            let strips = strips_in(&case.facts, case.size(), planned);
+            let need = Need::of(&case.facts, case.batch(1), case.size(), strips, 0);
+            let Some(shares) = need.shares(planned) else {
+                refused += 1;
+                continue;
+            };
+            accepted += 1;
+            let total = (free - context) as usize;
+            let card = Card(Arc::new(Accounts { total, ..Accounts::default() }));
+            let gpu = Gpu::new(Box::new(card), Element::Bf16);
+            share_one(&gpu, &need).expect("what was planned");
+            let there = need.shares(total as u64).expect("as said");
+            assert!(there.bytes() >= shares.bytes().min(need.weights as usize), "{model}, {free}");
+        }
+    }
+    assert!(accepted > 500 && refused > 30, "{accepted} and {refused}");
 }
 
 #[test]
