@@ -38,10 +38,7 @@ impl DeviceChoice {
     /// # Errors
     /// When a GPU was asked for that cannot be used.
     pub fn open(&self, dtype: Option<WeightDtype>) -> Result<Opened, FilmError> {
-        let compute = match dtype {
-            Some(WeightDtype::F32) => Element::F32,
-            _ => Element::Bf16,
-        };
+        let compute = element_of(dtype);
         let gpu = |ordinal| {
             let gpu = Gpu::new(cuda::open(ordinal)?, compute);
             gpu.check_arithmetic()?;
@@ -72,6 +69,27 @@ impl DeviceChoice {
                 ),
             }),
         }
+    }
+}
+
+/// What a GPU computes in, with weights that are asked for as `dtype`.
+fn element_of(dtype: Option<WeightDtype>) -> Element {
+    match dtype {
+        Some(WeightDtype::F32) => Element::F32,
+        _ => Element::Bf16,
+    }
+}
+
+impl ModelFacts {
+    /// What a GPU computes in with its weights.
+    pub(crate) fn element(&self) -> Element {
+        element_of(self.converted.map(|converted| converted.dtype))
+    }
+
+    /// Bytes of a value that passes leave for later ones: the processor computes in singles.
+    pub(crate) fn kept_value_bytes(&self) -> usize {
+        let element = self.gpu.as_ref().map_or(Element::F32, |_| self.element());
+        element.bytes()
     }
 }
 
@@ -276,26 +294,30 @@ impl Need {
             (transformer.num_attention_heads * transformer.attention_head_dim) as u64,
             transformer.ffn_dim as u64,
         );
-        // Singles lie there as bf16; blocks and 8-bit floats as they are in the file.
-        let values = transformer_values(transformer);
-        let bytes = model.transformer_bytes.min(2 * values);
+        // Singles come to be there as bf16, where that is computed with; blocks and 8-bit floats as they are in the
+        // file, and so do layers around the transformer's blocks, which are given singles.
+        let (values, element) = (transformer_values(transformer), model.element());
+        let around =
+            if model.transformer_bytes > 2 * values { 2 * values_around(transformer) } else { 0 };
+        let most = element.bytes() as u64 * values + around;
+        let bytes = model.transformer_bytes.min(most);
         let largest = dim * ffn.max(6 * dim);
         // A byte for each value that a product in 8 bits is given.
         let codes = match model.has_8_bit_products() {
             true => batch.all_tokens() as u64 * dim,
             false => 0,
         };
-        // Those that are brought in turn come as they are in the file, singles too.
-        let stored = model.transformer_bytes as f64 / values as f64;
+        // The same of those that are brought in turn; the layers around come first, and so they stay.
+        let each = bytes.min(element.bytes() as u64 * values) as f64 / values as f64;
         Self {
             weights: bytes + model.other_bytes,
-            largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
-            activations: gpu_forward_bytes(transformer, batch)
+            largest: (largest as f64 * each.max(0.5)) as u64 + 4096,
+            activations: gpu_forward_bytes(transformer, batch, element)
                 + gpu_graph_bytes(transformer, batch)
                 + codes
                 + kept,
-            state: gpu_state_bytes(&model.vae, size, strips),
-            decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
+            state: gpu_state_bytes(&model.vae, size, strips, element),
+            decoding: gpu_decode_bytes(&model.vae, size, strips, element) + model.other_bytes,
         }
     }
 
@@ -320,7 +342,7 @@ impl Need {
 
     /// Of a device that encodes and decodes, and does nothing else.
     pub fn of_decoder(model: &ModelFacts, size: [usize; 2], strips: usize) -> Self {
-        let working = gpu_decode_bytes(&model.vae, size, strips);
+        let working = gpu_decode_bytes(&model.vae, size, strips, model.element());
         Self {
             weights: model.other_bytes,
             largest: model.other_bytes,
@@ -356,10 +378,13 @@ fn transformer_values(config: &TransformerConfig) -> u64 {
     let (ffn, layers) = (config.ffn_dim as u64, config.num_layers as u64);
     let image = if config.added_kv_proj_dim.is_some() { 2 } else { 0 };
     let block = (8 + image) * dim * dim + 2 * dim * ffn;
-    layers * block
-        + 6 * dim * dim
-        + dim * (config.freq_dim + config.text_dim) as u64
-        + 2 * dim * dim
+    layers * block + values_around(config)
+}
+
+/// Values in those that make the time's embedding, its projection and the text's.
+fn values_around(config: &TransformerConfig) -> u64 {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
+    6 * dim * dim + dim * (config.freq_dim + config.text_dim) as u64 + 2 * dim * dim
 }
 
 /// Numbers of strips that are tried, the fewest first: each has rows at its edges computed in vain.
@@ -375,7 +400,8 @@ pub(crate) fn strips_until(size: [usize; 2], fits: impl Fn(usize) -> bool) -> us
 /// As [`strips_until`], for a GPU of so many free bytes.
 pub(crate) fn strips_in(model: &ModelFacts, size: [usize; 2], free: u64) -> usize {
     strips_until(size, |strips| {
-        gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes + HEADROOM <= free
+        let working = gpu_decode_bytes(&model.vae, size, strips, model.element());
+        working + model.other_bytes + HEADROOM <= free
     })
 }
 

@@ -23,7 +23,7 @@ use super::staging::{Ring, SLOTS};
 use super::{Cache, Nccl, NcclMember, Places};
 use crate::gpu::{
     Address, Arg, Captured, Driver, FrameConvolution, Gpu, GpuError, Launch, Link, LinkKind,
-    MatMul, Note, SoftmaxAttention, Stream, Vendor, VendorWork,
+    MatMul, Note, SoftmaxAttention, Stream, Vendor, VendorWork, Write,
 };
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
@@ -267,10 +267,21 @@ impl Driver for Device {
         self.check("asking how much memory is free", status).map(|()| (free, total))
     }
 
+        let write = |at: usize, to: &mut [u8]| to.copy_from_slice(&bytes[at..at + to.len()]);
+        self.upload_made(stream, to, bytes.len(), &write)
+    }
+
+    fn upload_made(
+        &self,
+        stream: Stream,
+        to: Address,
+        bytes: usize,
+        write: &Write<'_>,
+    ) -> Result<(), GpuError> {
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
         self.graphs.refuse("copying to the card")?;
         self.enter()?;
-        lock(&self.rings[stream as usize]).upload(self.driver, to, bytes)
+        lock(&self.rings[stream as usize]).upload(self.driver, to, bytes, write)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {

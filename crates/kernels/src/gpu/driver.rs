@@ -193,6 +193,9 @@ pub struct Note {
     pub warning: bool,
 }
 
+/// What writes the part of some bytes that begins there.
+pub type Write<'a> = dyn Fn(usize, &mut [u8]) + Sync + 'a;
+
 /// A device: memory, copies, kernels. Calls return before the work is done, in the order of their
 /// stream, but for [`alloc`](Self::alloc), [`free`](Self::free), [`download`](Self::download) and
 /// [`wait`](Self::wait).
@@ -220,6 +223,23 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// When the card refuses.
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError>;
+
+    /// Copies so many bytes to the device that are made on the way: `write` is given where in them a part begins,
+    /// a multiple of 64, and the part. Parts may be asked for side by side.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    fn upload_made(
+        &self,
+        stream: Stream,
+        to: Address,
+        bytes: usize,
+        write: &Write<'_>,
+    ) -> Result<(), GpuError> {
+        let mut all = vec![0; bytes];
+        write(0, &mut all);
+        self.upload(stream, to, &all)
+    }
 
     /// Waits for the compute stream and copies from the device.
     ///

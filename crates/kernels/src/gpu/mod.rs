@@ -10,6 +10,7 @@ mod check;
 mod course;
 mod driver;
 mod graphs;
+mod incoming;
 mod layer;
 mod link;
 pub mod ops;
@@ -26,7 +27,7 @@ use self::arena::Arena;
 use self::course::Course;
 pub use self::driver::{
     Address, Arg, Captured, Driver, FrameConvolution, GpuError, Launch, MatMul, Note, Operands,
-    SoftmaxAttention, Stream, Vendor, VendorWork,
+    SoftmaxAttention, Stream, Vendor, VendorWork, Write,
 };
 pub use self::graphs::{Graphs, MOST_GRAPHS, Recurring, Tally};
 pub(crate) use self::layer::{Layer, Ready, ReadyCodes};

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::arena::Arena;
+use super::incoming::Incoming;
 use super::{Address, Driver, Element, Gpu, GpuError, Stream, lock};
-use crate::narrow::f32_to_bf16;
 use crate::{DType, Weight};
 
 /// How the weights of a model share a GPU's memory.
@@ -97,7 +97,7 @@ impl Handle {
 #[derive(Debug)]
 enum Entry {
     Resident { present: Present, bytes: usize },
-    Brought(Weight),
+    Brought(Incoming),
 }
 
 /// The weights of a GPU.
@@ -208,37 +208,28 @@ impl Weights {
             return Ok(*present);
         }
         if !self.entries.contains_key(&id) {
-            let narrow = element == Element::Bf16
-                && weight.is_unscaled()
-                && matches!(weight.dtype(), DType::F32 | DType::F16);
-            let bytes = if narrow { 2 * weight.len() } else { weight.bytes().len() };
+            let weight = Incoming::of(weight, element);
+            let bytes = weight.bytes();
             if self.plan.places == 0 || self.resident + bytes <= self.plan.resident {
                 let address = self.arena.take(driver, bytes)?;
-                let (uploaded, dtype) = match narrow {
-                    true => {
-                        (driver.upload(Stream::Compute, address, &narrowed(weight)), DType::BF16)
-                    }
-                    false => {
-                        (driver.upload(Stream::Compute, address, weight.bytes()), weight.dtype())
-                    }
-                };
+                let uploaded = weight.upload(driver, Stream::Compute, address);
                 // A device that writes down what it is asked for refuses, and is asked again later.
                 uploaded.inspect_err(|_| self.arena.give(address))?;
-                let present = Present { address, dtype };
+                let present = Present { address, dtype: weight.dtype() };
                 self.resident += bytes;
                 self.entries.insert(id, Entry::Resident { present, bytes });
                 return Ok(present);
             }
-            self.entries.insert(id, Entry::Brought(weight.clone()));
+            self.entries.insert(id, Entry::Brought(weight));
         }
-        self.bring_in_turn(driver, id, weight)
+        self.bring_in_turn(driver, id, &Incoming::of(weight, element))
     }
 
     fn bring_in_turn(
         &mut self,
         driver: &dyn Driver,
         id: u64,
-        weight: &Weight,
+        weight: &Incoming,
     ) -> Result<Present, GpuError> {
         while self.places.len() < self.plan.places {
             let bytes = self.plan.place;
@@ -280,7 +271,7 @@ impl Weights {
         &mut self,
         driver: &dyn Driver,
         id: u64,
-        weight: &Weight,
+        weight: &Incoming,
         kept: [Option<u64>; 2],
     ) -> Result<usize, GpuError> {
         let count = self.places.len();
@@ -290,12 +281,12 @@ impl Weights {
         let turn = self.turn;
         self.turn = (turn + 1) % count;
         self.places[turn].holds = None;
-        if weight.bytes().len() > self.places[turn].bytes {
-            self.widen(driver, turn, weight.bytes().len())?;
+        if weight.bytes() > self.places[turn].bytes {
+            self.widen(driver, turn, weight.bytes())?;
         }
         let place = &mut self.places[turn];
         driver.follow(Stream::Copy)?;
-        driver.upload(Stream::Copy, place.address, weight.bytes())?;
+        weight.upload(driver, Stream::Copy, place.address)?;
         place.holds = Some(id);
         Ok(turn)
     }
@@ -356,41 +347,5 @@ impl Weights {
     /// Bytes taken.
     pub fn bytes(&self) -> usize {
         self.arena.bytes().1
-    }
-}
-
-/// Values that a thread rounds at least, and threads at most: they read a mapped file side by side.
-const SHARE_VALUES: usize = 1 << 20;
-const SHARES: usize = 4;
-
-/// A weight's values as bf16. By plain threads, as in `cuda/staging.rs`: locks are held meanwhile, which other work
-/// of the operations' pool may want.
-fn narrowed(weight: &Weight) -> Vec<u8> {
-    let mut bytes = vec![0; 2 * weight.len()];
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shares = (weight.len() / SHARE_VALUES).clamp(1, SHARES.min(cores));
-    let values = weight.len().div_ceil(shares).max(1);
-    std::thread::scope(|scope| {
-        let mut parts = bytes.chunks_mut(2 * values).enumerate();
-        let first = parts.next();
-        for (n, part) in parts {
-            scope.spawn(move || narrow(weight, n * values, part));
-        }
-        if let Some((_, part)) = first {
-            narrow(weight, 0, part);
-        }
-    });
-    bytes
-}
-
-/// Values from `first` on as bf16.
-fn narrow(weight: &Weight, first: usize, to: &mut [u8]) {
-    let mut values = [0.0; 4096];
-    for (n, to) in to.chunks_mut(2 * values.len()).enumerate() {
-        let here = &mut values[..to.len() / 2];
-        weight.values_to_f32(first + n * 4096, here);
-        for (to, value) in to.as_chunks_mut::<2>().0.iter_mut().zip(here) {
-            *to = f32_to_bf16(*value).to_le_bytes();
-        }
     }
 }
