@@ -148,8 +148,7 @@ impl Device {
     /// Opens the vendor's libraries. Now, so that whoever asks for the free memory afterwards knows what they leave, and
     /// a card without them is told of before a film is begun.
     fn open_libraries(&mut self) {
-        let hopper = self.card.capability.0 >= 9;
-        match CublasLt::open(self.driver, &self.places, self.cuda, hopper) {
+        match CublasLt::open(self.driver, &self.places, self.cuda, self.card.capability) {
             Ok(library) => self.cublaslt = Some(library),
             // Most of a film's time.
             Err(why) => self.without.push(Note {
@@ -369,6 +368,10 @@ impl Driver for Device {
             Some(library) => library.matmul(self, self.compute(), what),
             None => Ok(false),
         }
+    }
+
+    fn takes_factors(&self) -> bool {
+        self.cublaslt.as_ref().is_some_and(CublasLt::takes_factors)
     }
 
     fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {

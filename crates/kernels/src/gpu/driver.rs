@@ -272,6 +272,12 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// When the library fails.
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError>;
 
+    /// Whether the vendor's library may have products of 8-bit floats with the factors of rows and columns; what has to
+    /// be made for one is in vain where it has none.
+    fn takes_factors(&self) -> bool {
+        true
+    }
+
     /// Does an attention by the vendor's library, on the compute stream; see [`Vendor`].
     ///
     /// # Errors

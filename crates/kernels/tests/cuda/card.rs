@@ -232,6 +232,7 @@ fn products_by_the_vendor_have_the_operands_in_their_places() {
 fn products_of_eight_bits_have_operands_and_factors_in_their_places() {
     let Some(card) = card() else { return };
     let (rows, inputs, outputs) = (21, 64, 48);
+    eprintln!("takes factors: {}", card.takes_factors());
     let (x, w, b) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
     let before = numbers(rows * outputs, 4);
     let code = |&value: &f32| match value.abs() as u8 {

@@ -128,15 +128,30 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
 }
 
 #[test]
-fn a_cublaslt_without_factors_of_rows_is_asked_for_products_of_eight_bits_alone() {
+fn a_cublaslt_is_asked_for_the_products_of_eight_bits_that_it_has_on_the_card() {
     let Some((stand_in, nvrtc)) = StandIn::build("cublaslt") else { return };
-    let variable = ("STAND_IN_CUBLASLT_VERSION", "120804");
-    let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
-    assert!(passed, "{said}");
-    let refused: Vec<_> = said.lines().filter(|line| line.contains("no 8-bit way")).collect();
-    assert_eq!(refused.len(), 4, "{said}");
-    assert!(refused.iter().all(|line| line.contains("factors: Some")), "{said}");
-    assert!(!said.contains("LEFT BEHIND"), "{said}");
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    for (version, capability, all, with_factors) in [
+        ("120901", "90", 0, 0),
+        ("120804", "90", 4, 4),
+        ("120901", "89", 4, 4),
+        ("120901", "100", 4, 4),
+        ("130000", "120", 4, 4),
+        ("120901", "80", 5, 4),
+    ] {
+        let variables =
+            [("STAND_IN_CUBLASLT_VERSION", version), ("STAND_IN_CAPABILITY", capability)];
+        let which = ["card::products_of_eight", "--test-threads=1"];
+        let (passed, said) = tests(&which, &libraries, variables);
+        assert!(passed, "{variables:?}: {said}");
+        let refused: Vec<_> = said.lines().filter(|line| line.contains("no 8-bit way")).collect();
+        assert_eq!(refused.len(), all, "{variables:?}: {said}");
+        let asked = refused.iter().filter(|line| line.contains("factors: Some")).count();
+        assert_eq!(asked, with_factors, "{variables:?}: {said}");
+        let takes = format!("takes factors: {}", with_factors == 0);
+        assert!(said.contains(&takes), "{variables:?}: {said}");
+        assert!(!said.contains("LEFT BEHIND"), "{variables:?}: {said}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 // cuBLASLt by its documentation: matrices in columns, the table of types that go together, a bias of the
 // output's type along its rows, GELU by tanh. 8-bit floats (e4m3) as cards from Ada on have them: the left matrix
-// transposed, the right one not, everything at multiples of 16 bytes, a bias of bf16, and from 12.9 on a factor for
-// each row and column of the result.
+// transposed, the right one not, everything at multiples of 16 bytes, a bias of bf16, and from 12.9 on, by cards of 9.0
+// alone, a factor for each row and column of the result.
 #include "queue.h"
 
 #include <math.h>
@@ -90,7 +90,8 @@ static int shapes(const Desc *desc, const Layout *a, const Layout *b, const Layo
         // Both matrices have factors, or none.
         int modes = desc->mode_a == desc->mode_b && (desc->mode_a == 0 || desc->mode_a == OUTER_VECTORS);
         int whole = *m % 16 == 0 && *k % 16 == 0;
-        if (!modes || !whole || !desc->transposed_a || desc->transposed_b) return NOT_SUPPORTED;
+        int known = stand_in_capability() >= 89 && (!desc->mode_a || stand_in_capability() == 90);
+        if (!known || !modes || !whole || !desc->transposed_a || desc->transposed_b) return NOT_SUPPORTED;
         if ((desc->epilogue & BIAS) && d->type == F32 && desc->bias_type != BF16) return NOT_SUPPORTED;
         if ((desc->mode_a == OUTER_VECTORS) != (desc->factors_a && desc->factors_b)) return INVALID_VALUE;
     }

@@ -58,6 +58,11 @@ static int lacks(const char *call) {
     return what && !strcmp(what, call);
 }
 
+int stand_in_capability(void) {
+    const char *capability = getenv("STAND_IN_CAPABILITY");
+    return capability ? atoi(capability) : 90;
+}
+
 static int cards(void) {
     const char *count = getenv("STAND_IN_CARDS");
     return count ? atoi(count) : 1;
@@ -171,8 +176,8 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     switch (which) {
     case 13: *value = 1410000; break;
     case 16: *value = 108; break;
-    case 75: *value = 8; break;
-    case 76: *value = 0; break;
+    case 75: *value = stand_in_capability() / 10; break;
+    case 76: *value = stand_in_capability() % 10; break;
     default: return INVALID_VALUE;
     }
     return device >= cards() ? NO_DEVICE : OK;
