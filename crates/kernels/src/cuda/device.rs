@@ -160,7 +160,7 @@ impl Device {
             Some(off) if off == "off" => {
                 Err(GpuError::Absent { library: "cuDNN", reason: format!("{CUDNN_SWITCH}=off") })
             }
-            _ => Cudnn::open(self.driver, &self.places, self.compute()),
+            _ => Cudnn::open(self.driver, &self.places, self.cuda, self.compute()),
         };
         match cudnn {
             Ok(library) => self.cudnn = Some(Mutex::new(library)),
@@ -266,6 +266,7 @@ impl Driver for Device {
         self.check("asking how much memory is free", status).map(|()| (free, total))
     }
 
+    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
         let write = |at: usize, to: &mut [u8]| to.copy_from_slice(&bytes[at..at + to.len()]);
         self.upload_made(stream, to, bytes.len(), &write)
     }
@@ -277,7 +278,6 @@ impl Driver for Device {
         bytes: usize,
         write: &Write<'_>,
     ) -> Result<(), GpuError> {
-    fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
         self.graphs.refuse("copying to the card")?;
         self.enter()?;
         lock(&self.rings[stream as usize]).upload(self.driver, to, bytes, write)

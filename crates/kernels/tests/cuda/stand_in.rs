@@ -155,15 +155,15 @@ fn a_cublaslt_is_asked_for_the_products_of_eight_bits_that_it_has_on_the_card() 
 }
 
 #[test]
-fn a_cudnn_without_its_cublaslt_is_asked_for_attention_alone() {
+fn a_cudnn_without_the_libraries_of_its_cuda_is_asked_for_attention_alone() {
     let Some((stand_in, nvrtc)) = StandIn::build("alone") else { return };
-    // For a CUDA whose cuBLASLt is not there: the real one would end the process at its first convolution.
-    let other = if nvrtc.join("libnvrtc.so.13").exists() { "12090" } else { "13000" };
-    let (passed, said) = stand_in.card_tests(&nvrtc, Some(("STAND_IN_CUDNN_CUDA", other)));
+    // For a CUDA whose libraries are not there: the real one would end the process at its first convolution.
+    let (passed, said) = stand_in.card_tests(&nvrtc, Some(("STAND_IN_CUDNN_CUDA", "11080")));
     assert!(passed, "{said}");
-    let cuda = &other[..2];
-    assert!(said.contains(&format!("it needs the cuBLASLt of CUDA {cuda} for them")), "{said}");
-    assert!(said.contains(&format!("nvidia-cublas-cu{cuda}")), "{said}");
+    for (library, package) in [("cuBLASLt", "nvidia-cublas"), ("NVRTC", "nvidia-cuda-nvrtc")] {
+        let needs = format!("it needs the {library} of CUDA 11 for them");
+        assert!(said.contains(&needs) && said.contains(&format!("{package}-cu11`")), "{said}");
+    }
     let without: Vec<_> = said.lines().filter(|line| line.contains("has no way for")).collect();
     assert!(!without.is_empty(), "{said}");
     assert!(without.iter().all(|line| line.contains("FrameConvolution")), "{said}");
@@ -181,6 +181,7 @@ fn a_cudnn_that_is_of_no_use_leaves_all_to_our_kernels_and_is_told_of() {
         ),
         (("LONGREEL_CUDNN", "off"), "LONGREEL_CUDNN=off"),
     ] {
+        (("STAND_IN_CUDNN_CUDA", "99010"), "of CUDA 99, and the driver is of CUDA 1"),
         let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
         assert!(passed, "{variable:?}: {said}");
         assert!(said.contains("cuDNN is not there") && said.contains(reason), "{said}");
