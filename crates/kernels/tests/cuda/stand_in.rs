@@ -124,6 +124,7 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
             assert!(!said.contains(left_out), "{left_out}: {said}");
         }
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
+        assert!(!said.contains("PLAN IS GONE"), "{variable:?}: {said}");
     }
 }
 
@@ -180,8 +181,8 @@ fn a_cudnn_that_is_of_no_use_leaves_all_to_our_kernels_and_is_told_of() {
             "cuDNN does not start: another status (as it was asked to)",
         ),
         (("LONGREEL_CUDNN", "off"), "LONGREEL_CUDNN=off"),
-    ] {
         (("STAND_IN_CUDNN_CUDA", "99010"), "of CUDA 99, and the driver is of CUDA 1"),
+    ] {
         let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
         assert!(passed, "{variable:?}: {said}");
         assert!(said.contains("cuDNN is not there") && said.contains(reason), "{said}");

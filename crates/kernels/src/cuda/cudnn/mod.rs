@@ -55,6 +55,8 @@ struct Known {
 pub struct Cudnn {
     library: &'static Library,
     places: Places,
+    driver: &'static StartedDriver,
+    stream: CUstream,
     handle: cudnnHandle_t,
     workspace: u64,
     /// `None` for what the library has no way for.
@@ -76,9 +78,9 @@ impl Cudnn {
     pub fn open(
         driver: &'static StartedDriver,
         places: &Places,
+        cuda: u32,
         stream: CUstream,
     ) -> Result<Self, GpuError> {
-        cuda: u32,
         let library = usable(places, Some(cuda))?;
         let (mut handle, mut workspace) = (std::ptr::null_mut(), 0);
         // SAFETY: library and driver write a handle and an address.
@@ -96,6 +98,8 @@ impl Cudnn {
         Ok(Self {
             library,
             places: places.clone(),
+            driver,
+            stream,
             handle,
             workspace,
             plans: HashMap::new(),
@@ -206,6 +210,7 @@ impl Cudnn {
             return Err(key.in_a_graph(format!("cuDNN has no plan for {key} any more")));
         }
         if self.plans.len() >= PLANS {
+            self.settle()?;
             self.plans.clear();
             self.changes += 1;
         }
@@ -221,6 +226,13 @@ impl Cudnn {
         let there = found.is_ok();
         self.plans.insert(key, found.ok().map(|plan| Known { plan, used: false }));
         Ok(there)
+    }
+
+    /// Waits for the stream: a kernel that was compiled for a plan goes with it, and may be at work.
+    fn settle(&self) -> Result<(), GpuError> {
+        // SAFETY: the stream is the device's, whose context is current.
+        let status = unsafe { (self.driver.api.cuStreamSynchronize)(self.stream) };
+        super::error::check(self.driver, "computing", status)
     }
 
     /// Starts a plan with its tensors; what is given by value is read before this returns.
@@ -243,6 +255,7 @@ impl Cudnn {
             Err(why) if capturing => Err(key.in_a_graph(why)),
             Err(why) => {
                 self.note(format!("{key} by our kernel; cuDNN does not start: {why}"), true);
+                self.settle()?;
                 self.plans.insert(key, None);
                 self.changes += 1;
                 Ok(Vendor::Refused)
