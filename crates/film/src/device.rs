@@ -38,10 +38,7 @@ impl DeviceChoice {
     /// # Errors
     /// When a GPU was asked for that cannot be used.
     pub fn open(&self, dtype: Option<WeightDtype>) -> Result<Opened, FilmError> {
-        let compute = match dtype {
-            Some(WeightDtype::F32) => Element::F32,
-            _ => Element::Bf16,
-        };
+        let compute = element_of(dtype);
         let gpu = |ordinal| {
             let gpu = Gpu::new(cuda::open(ordinal)?, compute);
             gpu.check_arithmetic()?;
@@ -75,13 +72,35 @@ impl DeviceChoice {
     }
 }
 
+/// What a GPU computes in, with weights that are asked for as `dtype`.
+fn element_of(dtype: Option<WeightDtype>) -> Element {
+    match dtype {
+        Some(WeightDtype::F32) => Element::F32,
+        _ => Element::Bf16,
+    }
+}
+
+impl ModelFacts {
+    /// What a GPU computes in with its weights.
+    pub(crate) fn element(&self) -> Element {
+        element_of(self.converted.map(|converted| converted.dtype))
+    }
+
+    /// Bytes of a value that passes leave for later ones: the processor computes in singles.
+    pub(crate) fn kept_value_bytes(&self) -> usize {
+        let element = self.gpu.as_ref().map_or(Element::F32, |_| self.element());
+        element.bytes()
+    }
+}
+
 /// What a plan knows of the GPUs that will make the film: of the one with the least, where there are
 /// several.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GpuFacts {
     /// Its name.
     pub name: String,
-    /// Free bytes of its memory; all of them where the driver does not tell.
+    /// Bytes of its memory that a film can have: the free ones, or all where the driver does not tell, without
+    /// what a context and libraries take before a film begins.
     pub free_bytes: u64,
     /// Dense bf16 operations a second, by its data sheet's rule.
     pub peak_flops: f64,
@@ -225,6 +244,7 @@ impl GpuFacts {
         host: HostLink,
     ) -> Self {
         let peak_8_bit_flops = eight_bits(capability) * peak_flops;
+        let free_bytes = free_once_open(free_bytes);
         Self { name: name.to_owned(), free_bytes, peak_flops, peak_8_bit_flops, link, host }
     }
 
@@ -293,8 +313,18 @@ pub(crate) struct Need {
     pub decoding: u64,
 }
 
-/// Left to the driver, the libraries' workspaces and what lies between pieces.
-const HEADROOM: u64 = 768 << 20;
+/// Left of what is free once a device is open: kernels come to a card when they are first used, and something lies
+/// between pieces.
+const HEADROOM: u64 = 512 << 20;
+
+/// What a card's context and the libraries' handles and workspaces take when it is opened: 0.4 to 0.6 GB are usual, by
+/// what users of other programs tell.
+const CONTEXT: u64 = 640 << 20;
+
+/// What is left of a card's free bytes once it is open, which is what [`share`] finds.
+fn free_once_open(free: u64) -> u64 {
+    free.saturating_sub(CONTEXT)
+}
 
 impl Need {
     /// Of the transformer and the VAE, for passes of `batch` and frames of `size`, height and width, which
@@ -311,20 +341,24 @@ impl Need {
             (transformer.num_attention_heads * transformer.attention_head_dim) as u64,
             transformer.ffn_dim as u64,
         );
-        // Singles lie there as bf16; blocks and 8-bit floats as they are in the file.
-        let values = transformer_values(transformer);
-        let bytes = model.transformer_bytes.min(2 * values);
+        // Singles come to be there as bf16, where that is computed with; blocks and 8-bit floats as they are in the
+        // file, and so do layers around the transformer's blocks, which are given singles.
+        let (values, element) = (transformer_values(transformer), model.element());
+        let around =
+            if model.transformer_bytes > 2 * values { 2 * values_around(transformer) } else { 0 };
+        let most = element.bytes() as u64 * values + around;
+        let bytes = model.transformer_bytes.min(most);
         let largest = dim * ffn.max(6 * dim);
-        // Those that are brought in turn come as they are in the file, singles too.
-        let stored = model.transformer_bytes as f64 / values as f64;
+        // The same of those that are brought in turn; the layers around come first, and so they stay.
+        let each = bytes.min(element.bytes() as u64 * values) as f64 / values as f64;
         Self {
             weights: bytes + model.other_bytes,
-            largest: (largest as f64 * stored.max(0.5)) as u64 + 4096,
-            activations: gpu_forward_bytes(transformer, batch)
+            largest: (largest as f64 * each.max(0.5)) as u64 + 4096,
+            activations: gpu_forward_bytes(transformer, batch, element)
                 + gpu_graph_bytes(transformer, batch)
                 + kept,
-            state: gpu_state_bytes(&model.vae, size, strips),
-            decoding: gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes,
+            state: gpu_state_bytes(&model.vae, size, strips, element),
+            decoding: gpu_decode_bytes(&model.vae, size, strips, element) + model.other_bytes,
         }
     }
 
@@ -349,7 +383,7 @@ impl Need {
 
     /// Of a device that encodes and decodes, and does nothing else.
     pub fn of_decoder(model: &ModelFacts, size: [usize; 2], strips: usize) -> Self {
-        let working = gpu_decode_bytes(&model.vae, size, strips);
+        let working = gpu_decode_bytes(&model.vae, size, strips, model.element());
         Self {
             weights: model.other_bytes,
             largest: model.other_bytes,
@@ -399,11 +433,13 @@ pub(crate) fn block_values(config: &TransformerConfig) -> u64 {
 
 /// Values in a transformer's matrices.
 pub(crate) fn transformer_values(config: &TransformerConfig) -> u64 {
+    block_values(config) + values_around(config)
+}
+
+/// Values in those that make the time's embedding, its projection and the text's.
+fn values_around(config: &TransformerConfig) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
-    block_values(config)
-        + 6 * dim * dim
-        + dim * (config.freq_dim + config.text_dim) as u64
-        + 2 * dim * dim
+    6 * dim * dim + dim * (config.freq_dim + config.text_dim) as u64 + 2 * dim * dim
 }
 
 /// Numbers of strips that are tried, the fewest first: each has rows at its edges computed in vain.
@@ -419,7 +455,8 @@ pub(crate) fn strips_until(size: [usize; 2], fits: impl Fn(usize) -> bool) -> us
 /// As [`strips_until`], for a GPU of so many free bytes.
 pub(crate) fn strips_in(model: &ModelFacts, size: [usize; 2], free: u64) -> usize {
     strips_until(size, |strips| {
-        gpu_decode_bytes(&model.vae, size, strips) + model.other_bytes + HEADROOM <= free
+        let working = gpu_decode_bytes(&model.vae, size, strips, model.element());
+        working + model.other_bytes + HEADROOM <= free
     })
 }
 

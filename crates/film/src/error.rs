@@ -315,8 +315,7 @@ impl FilmError {
 
     /// Whether the memory of a GPU was not enough.
     pub fn is_gpu_memory(&self) -> bool {
-        matches!(self, Self::GpuMemory { .. })
-            || matches!(self.gpu(), Some(GpuError::Memory { .. }))
+        matches!(self, Self::GpuMemory { .. }) || self.gpu().is_some_and(GpuError::is_memory)
     }
 
     pub(crate) fn io(

@@ -4,7 +4,7 @@ use std::ops::{AddAssign, Mul, Range};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use longreel_kernels::gpu::MOST_GRAPHS;
+use longreel_kernels::gpu::{Element, MOST_GRAPHS};
 use longreel_kernels::{
     Activation, DType, Device, GpuError, Linear, Products, Tensor, Weight, ops,
 };
@@ -292,16 +292,17 @@ pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
 /// What the keys and values of two prompts may take on a GPU.
 pub const GPU_CONTEXTS: u64 = 1 << 30;
 
-/// Bytes of activations that stand at once on a GPU in a forward pass in bf16. At the widest point of
+/// Bytes of activations that stand at once on a GPU in a forward pass in `element`. At the widest point of
 /// a block there are the hidden state (f32), query, key, value and what attention gives, and for each
 /// token of a sample its angles; before the first block the time's projection is computed with in f32.
-pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
+pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch, element: Element) -> u64 {
+    let value = element.bytes() as u64;
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
     let angles = 4 * config.attention_head_dim as u64;
-    let contexts = 4 * 512 * dim * 2 * config.num_layers as u64;
+    let contexts = value * 2 * 512 * dim * 2 * config.num_layers as u64;
     let time = 4 * 6 * dim * dim;
     let slices = 2 * (64 << 20);
-    let tokens = batch.all_tokens() as u64 * 12 * dim + batch.tokens as u64 * angles;
+    let tokens = batch.all_tokens() as u64 * (4 + 4 * value) * dim + batch.tokens as u64 * angles;
     (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
@@ -318,37 +319,50 @@ pub fn gpu_graph_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
     MOST_GRAPHS as u64 * config.num_layers as u64 * LAYER_NODES * GRAPH_NODE + angles
 }
 
-/// Bytes that decoding one latent frame at a time takes on a GPU in bf16, in so many strips of the picture,
+/// Bytes that decoding one latent frame at a time takes on a GPU in `element`, in so many strips of the picture,
 /// without weights; see [`decode_bytes`]. What is remembered of the other strips is the host's.
-pub fn gpu_decode_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+pub fn gpu_decode_bytes(
+    config: &VaeConfig,
+    size: [usize; 2],
+    strips: usize,
+    element: Element,
+) -> u64 {
+    let value = element.bytes() as u64;
     if strips == 1 {
         let (state, working) = decode_values(config, size, None);
-        return 2 * (state + working);
+        return value * (state + working);
     }
     let (whole, parts) = values_of_strips(config, size, strips);
     let strip = parts.iter().map(|(state, working)| state + working).max();
     // Strips differ in height, what one leaves is not always of use to the next one, and a library for convolutions
     // is given the first frames together with those before them.
     let strip = strip.unwrap_or(0) / 10 * 11;
-    2 * (whole + strip + together_values(config, size, usize::MAX))
+    value * (whole + strip + together_values(config, size, usize::MAX))
 }
 
 /// Bytes that the decoder remembers on a GPU between segments.
-pub fn gpu_state_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
-    match strips {
-        1 => 2 * decode_values(config, size, None).0,
-        _ => 2 * values_of_strips(config, size, strips).0,
-    }
+pub fn gpu_state_bytes(
+    config: &VaeConfig,
+    size: [usize; 2],
+    strips: usize,
+    element: Element,
+) -> u64 {
+    let values = match strips {
+        1 => decode_values(config, size, None).0,
+        _ => values_of_strips(config, size, strips).0,
+    };
+    element.bytes() as u64 * values
 }
 
 /// Bytes that the host keeps for a GPU that decodes in strips: what is remembered of them, and the pictures
 /// that are put together.
-pub fn parked_bytes(config: &VaeConfig, size: [usize; 2], strips: usize) -> u64 {
+pub fn parked_bytes(config: &VaeConfig, size: [usize; 2], strips: usize, element: Element) -> u64 {
     if strips == 1 {
         return 0;
     }
     let (_, parts) = values_of_strips(config, size, strips);
-    2 * parts.iter().map(|(state, _)| state).sum::<u64>() + VaeDecoder::TOGETHER_BYTES as u64
+    let state: u64 = parts.iter().map(|(state, _)| state).sum();
+    element.bytes() as u64 * state + VaeDecoder::TOGETHER_BYTES as u64
 }
 
 /// What this machine reaches in the linear layer that decides the time, in operations a second. The

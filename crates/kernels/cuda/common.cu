@@ -51,7 +51,9 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float *d, const unsigned *a, c
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Cards from Ada on multiply e4m3, and compilers from CUDA 12.4 on say so to all of them.
+// Cards from Ada on multiply e4m3, and compilers from CUDA 12.4 on say so to all of them. Those of 9.0 and 10.0 do it by way
+// of f16 and at its rate (F2FP and HMMA in their machine code, where 8.9 and 12.0 have QMMA): their rate of 8 bits is that of
+// instructions of their own, which the vendor's library has.
 #if __CUDA_ARCH__ >= 890 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1204
 #define MMA_E4M3
 // d += a b, for e4m3 a (16 x 32, rows) and b (32 x 8, columns), by the whole warp.

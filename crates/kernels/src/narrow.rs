@@ -19,7 +19,33 @@ impl Weight {
     }
 }
 
+/// `values` as bf16 in the order of bytes that files have, two of `to` for each.
+pub(crate) fn to_bf16_bytes(values: &[f32], to: &mut [u8]) {
+    assert_eq!(to.len(), 2 * values.len(), "to_bf16_bytes: sizes");
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the CPU has the feature, as just found.
+        return unsafe { to_bf16_bytes_avx2(values, to) };
+    }
+    to_bf16_bytes_plain(values, to);
+}
+
+/// The same body compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn to_bf16_bytes_avx2(values: &[f32], to: &mut [u8]) {
+    to_bf16_bytes_plain(values, to);
+}
+
+#[inline(always)]
+fn to_bf16_bytes_plain(values: &[f32], to: &mut [u8]) {
+    for (to, value) in to.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+        *to = f32_to_bf16(*value).to_le_bytes();
+    }
+}
+
 /// The upper half of a single. A NaN stays one though its lower half goes.
+#[inline(always)]
 pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {

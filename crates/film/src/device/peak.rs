@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use longreel_kernels::gpu::{
     Address, Arg, Captured, Driver, Element, FrameConvolution, Gpu, GpuError, Launch, MatMul,
-    POINTS, SoftmaxAttention, Stream, Tally, Vendor,
+    POINTS, SoftmaxAttention, Stream, Tally, Vendor, Write,
 };
 use longreel_kernels::{Bytes, DType, Device, Tensor, Weight};
 use longreel_models::{
@@ -19,7 +19,7 @@ use longreel_weights::{
 };
 use memmap2::Mmap;
 
-use super::{Need, strips_in};
+use super::{Need, free_once_open, share_one, strips_in, values_around};
 use crate::condition::VAE_BUDGET_BYTES;
 use crate::estimate::{Batch, tokens_per_frame};
 use crate::plan::{Converted, ModelFacts};
@@ -108,6 +108,19 @@ impl Driver for Card {
         Ok(())
     }
 
+    // Nor are they made: they may be all of a model's.
+    fn upload_made(
+        &self,
+        stream: Stream,
+        _: Address,
+        bytes: usize,
+        _: &Write<'_>,
+    ) -> Result<(), GpuError> {
+        self.work(stream, 1, bytes as f64);
+        self.with(|state| state.copied += bytes as u64);
+        Ok(())
+    }
+
     fn download(&self, _: Address, _: &mut [u8]) -> Result<(), GpuError> {
         Ok(())
     }
@@ -190,17 +203,17 @@ impl Driver for Card {
     }
 }
 
-/// Weights in bf16 of which no byte is anywhere; those that `in_8_bits` picks are e4m3.
-fn holes(tensors: &[ExpectedTensor], in_8_bits: fn(&str) -> bool) -> TensorSource {
-    let bytes = |shape: &[usize]| 2 * shape.iter().product::<usize>();
+/// Weights of these types of which no byte is anywhere.
+fn holes(tensors: &[ExpectedTensor], dtype: impl Fn(&str) -> DType) -> TensorSource {
+    let bytes = |shape: &[usize]| 4 * shape.iter().product::<usize>();
     let longest = tensors.iter().map(|(_, shape)| bytes(shape)).max().expect("tensors");
     let file: File = tempfile::tempfile().expect("a file");
     file.set_len(longest as u64).expect("a hole");
     // SAFETY: nobody else has the file.
     let map: Arc<Mmap> = Arc::new(unsafe { Mmap::map(&file) }.expect("a mapping"));
     let weight = |(name, shape): &ExpectedTensor| {
-        let dtype = if in_8_bits(name) { DType::F8E4M3 } else { DType::BF16 };
-        let bytes = bytes(shape) / 2 * dtype.block_bytes();
+        let dtype = dtype(name);
+        let bytes = bytes(shape) / 4 * dtype.block_bytes();
         let bytes = Bytes::view(map.clone(), 0..bytes).expect("inside");
         (name.clone(), Weight::new(shape, dtype, bytes).expect("as long as that"))
     };
@@ -224,6 +237,8 @@ pub(crate) struct Case {
     /// Whether the card has a library for convolutions.
     convolves: bool,
     pace: Option<[f64; 2]>,
+    /// What the files have.
+    stored: DType,
 }
 
 impl Case {
@@ -245,7 +260,8 @@ impl Case {
             other_bytes: bytes(facts.vae.expected_tensors()),
             ..facts
         };
-        Self { facts, latents, width, height, card, convolves: false, pace: None }
+        let (pace, stored) = (None, DType::BF16);
+        Self { facts, latents, width, height, card, convolves: false, pace, stored }
     }
 
     /// On a card with a library for convolutions.
@@ -290,6 +306,20 @@ impl Case {
         self
     }
 
+    /// The same with a transformer's file of singles.
+    fn in_singles(mut self) -> Self {
+        self.facts.transformer_bytes *= 2;
+        Self { stored: DType::F32, ..self }
+    }
+
+    /// The same with a VAE's file of singles too, computed with as such (`--dtype f32`).
+    fn computed_in_singles(mut self) -> Self {
+        self.facts.other_bytes *= 2;
+        let (dtype, stored_bytes) = (WeightDtype::F32, 2 * self.facts.transformer_bytes);
+        self.facts.converted = Some(Converted { dtype, stored_bytes, memory_bytes: 0 });
+        self.in_singles()
+    }
+
     fn config(&self) -> &TransformerConfig {
         &self.facts.transformer
     }
@@ -314,7 +344,7 @@ impl Case {
     fn planned(&self, need: &Need) -> (Card, Arc<Gpu>) {
         let (total, convolves, pace) = (self.card << 30, self.convolves, self.pace);
         let card = Card(Arc::new(Accounts { total, convolves, pace, ..Accounts::default() }));
-        let gpu = Gpu::new(Box::new(card.clone()), Element::Bf16);
+        let gpu = Gpu::new(Box::new(card.clone()), self.facts.element());
         gpu.plan_weights(need.shares(self.free()).expect("a card for it"));
         gpu.set_scarce(need.all() > self.free());
         (card, gpu)
@@ -323,8 +353,11 @@ impl Case {
     fn transformer(&self) -> Transformer {
         let tensors = self.config().expected_tensors();
         let weights = match self.facts.has_8_bit_products() {
-            true => holes(&tensors, is_matrix).in_dtype(WeightDtype::Fp8),
-            false => holes(&tensors, |_| false),
+            true => {
+                let dtype = |name: &str| if is_matrix(name) { DType::F8E4M3 } else { DType::BF16 };
+                holes(&tensors, dtype).in_dtype(WeightDtype::Fp8)
+            }
+            false => holes(&tensors, |_| self.stored),
         };
         Transformer::load(self.config(), weights).expect("a model")
     }
@@ -357,7 +390,7 @@ fn measured(case: &Case, samples: usize, need: &Need, strips: usize) -> (usize, 
     let transformer = SplitTransformer::new(vec![transformer]).expect("one device");
     let vae = &case.facts.vae;
     let mut vae =
-        Vae::load(vae, holes(&vae.expected_tensors(), |_| false)).expect("a VAE").on(&device);
+        Vae::load(vae, holes(&vae.expected_tensors(), |_| case.stored)).expect("a VAE").on(&device);
     vae.decoder.set_strips(strips);
     let (latents, text) = case.given();
     let contexts = [(); 2].map(|()| transformer.context(&text, None, &ContextOptions::default()));
@@ -445,6 +478,72 @@ fn peaks_in_8_bits_are_what_the_plan_says_and_half_the_weights() {
     }
 }
 
+/// What a plan knows of a card is from before it is opened.
+#[test]
+fn a_card_that_a_plan_is_accepted_for_takes_the_film_once_it_is_open() {
+    // As much as contexts and libraries are known to take.
+    let context = 600 << 20;
+    let (mut accepted, mut refused) = (0, 0);
+    for (model, latents, size) in [(SMALL, 25, [960, 544]), (LARGER, 31, [1280, 720])] {
+        let case = Case::new(model, latents, size, 0);
+        for free in (2_u64 << 30..40 << 30).step_by(64 << 20) {
+            let planned = free_once_open(free);
+            let strips = strips_in(&case.facts, case.size(), planned);
+            let need = Need::of(&case.facts, case.batch(1), case.size(), strips, 0);
+            let Some(shares) = need.shares(planned) else {
+                refused += 1;
+                continue;
+            };
+            accepted += 1;
+            let total = (free - context) as usize;
+            let card = Card(Arc::new(Accounts { total, ..Accounts::default() }));
+            let gpu = Gpu::new(Box::new(card), Element::Bf16);
+            share_one(&gpu, &need).expect("what was planned");
+            let there = need.shares(total as u64).expect("as said");
+            assert!(there.bytes() >= shares.bytes().min(need.weights as usize), "{model}, {free}");
+        }
+    }
+    assert!(accepted > 500 && refused > 30, "{accepted} and {refused}");
+}
+
+/// The models' own files are of singles, which the layers around the blocks are given as well.
+#[test]
+fn a_file_of_singles_takes_what_one_in_bf16_does_but_for_a_few_layers() {
+    for (model, latents, size, card) in
+        [(SMALL, 25, [960, 544], 24), (LARGE, 25, [960, 544], 12), (LARGER, 31, [1280, 720], 24)]
+    {
+        let [plain, singles] = [(); 2].map(|()| Case::new(model, latents, size, card));
+        let singles = singles.in_singles();
+        let need = |case: &Case| Need::of(&case.facts, case.batch(1), case.size(), 1, 0);
+        let around = 2 * values_around(singles.config());
+        let expected = Need { weights: need(&plain).weights + around, ..need(&plain) };
+        assert_eq!(need(&singles), expected, "{model} on {card} GiB");
+        let [(_, _, of_plain), (denoising, _, of_singles)] =
+            [&plain, &singles].map(|case| measured(case, 1, &need(case), 1));
+        let most = of_plain + around + need(&plain).largest;
+        assert!(of_singles <= most, "{model} on {card} GiB: {of_singles} bytes and {of_plain}");
+        let shares = need(&singles).shares(singles.free()).expect("a card for it");
+        let there = match shares.places {
+            0 => need(&singles).weights - singles.facts.other_bytes,
+            _ => shares.bytes() as u64,
+        };
+        assert_near(model, denoising, need(&singles).activations + there);
+    }
+}
+
+#[test]
+fn peaks_of_a_film_that_is_computed_in_singles_are_what_the_plan_says() {
+    for (model, latents, size, card, samples) in [
+        (SMALL, 25, [960, 544], 24, 1),
+        (SMALL, 25, [960, 544], 24, 2),
+        (LARGE, 25, [960, 544], 80, 1),
+        (LARGE, 25, [960, 544], 24, 1),
+    ] {
+        let case = Case::new(model, latents, size, card).computed_in_singles();
+        assert_peaks_near(&case, samples, strips_in(&case.facts, case.size(), case.free()));
+    }
+}
+
 #[test]
 fn a_library_for_convolutions_decodes_in_the_memory_that_is_planned() {
     for (model, size, card, strips) in [
@@ -469,7 +568,11 @@ fn assert_peaks_near(case: &Case, samples: usize, strips: usize) {
     let (denoising, decoding, copied) = measured(case, samples, &need, strips);
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let shares = need.shares(case.free()).expect("a card for it");
-    let weights = (shares.bytes() as u64).min(need.weights);
+    // While denoising the VAE's have not come yet, unless they take the place of others.
+    let weights = match shares.places {
+        0 => need.weights - facts.other_bytes,
+        _ => shares.bytes() as u64,
+    };
     let expected = need.activations + weights;
     println!(
         "{model} {size:?} on {card} GiB, {samples} at once: denoising {:.2} GiB ({:.2} planned, {:.2} of weights), decoding \

@@ -46,10 +46,9 @@ pub(super) fn teacache_family(request: &FilmRequest, model: &ModelFacts) -> Opti
 /// pass of guidance, in what the network computes in, unless both are a batch. EasyCache keeps latents, which
 /// are next to nothing.
 pub(super) fn step_cache_bytes(plan: &FilmPlan, model: &ModelFacts, tokens: usize) -> u64 {
-    let element = if model.gpu.is_some() { 2 } else { size_of::<f32>() };
     match plan.request.cache {
         CacheChoice::TeaCache { .. } if plan.guidance.enabled() && !plan.guidance_batch => {
-            (tokens * model.dim() * element) as u64
+            (tokens * model.dim() * model.kept_value_bytes()) as u64
         }
         _ => 0,
     }

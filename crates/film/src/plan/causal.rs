@@ -151,7 +151,7 @@ fn bytes_per_frame(plan: &FilmPlan, model: &ModelFacts) -> u64 {
     let request = &plan.request;
     let tokens = tokens_per_frame(&model.transformer, request.height, request.width);
     let passes = if plan.guidance.enabled() { 2 } else { 1 };
-    let element = if model.gpu.is_some() { 2 } else { size_of::<f32>() };
+    let element = model.kept_value_bytes();
     let bytes = KeyValueCache::bytes_of(tokens, model.transformer.num_layers, model.dim(), element);
     (bytes * passes).max(1)
 }

@@ -208,7 +208,8 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         match &gpu {
             Some(_) => {
                 let on_the_way = on_the_way(plan.sharing, model, plan.batch(tokens));
-                let parked = parked_bytes(&model.vae, [height, width], plan.strips);
+                let parked =
+                    parked_bytes(&model.vae, [height, width], plan.strips, model.element());
                 let converted = model.converted.map_or(0, |converted| converted.memory_bytes);
                 HOST_BYTES + converted + on_the_way + parked + finish.frame + finish.part
             }

@@ -259,21 +259,18 @@ impl Cudnn {
     }
 }
 
-/// The functions of cuDNN. Loaded once, tried again after a failure.
-pub fn cudnn_api(places: &Places) -> Result<&'static Cudnn, GpuError> {
+/// The functions of cuDNN, for a driver of this CUDA version. Loaded once, tried again after a failure.
+pub fn cudnn_api(places: &Places, driver: Option<u32>) -> Result<&'static Cudnn, GpuError> {
     static CUDNN: OnceLock<Cudnn> = OnceLock::new();
     if let Some(cudnn) = CUDNN.get() {
         return Ok(cudnn);
     }
-    let library = Loaded::find(Kind::Cudnn, places, None, "cudnnGetVersion")?;
+    let library = Loaded::find(Kind::Cudnn, places, driver, "cudnnGetVersion")?;
     let api = CudnnApi::of(&library)?;
+    let cuda = library.cuda().unwrap_or(0);
     // SAFETY: as in cudnn_graph.h, but for the enumeration, whose values come from the library alone.
     let cudnn = unsafe {
         let number = library.function::<unsafe extern "C" fn() -> usize>("cudnnGetVersion")?();
-        let runtime =
-            library.function::<unsafe extern "C" fn() -> usize>("cudnnGetCudartVersion")?();
-        // 12090 for 12.9.
-        let cuda = u32::try_from(runtime / 1000).unwrap_or(0);
         let name_of = library.function("cudnnGetErrorString")?;
         let last_words = library.function("cudnnGetLastErrorString")?;
         Cudnn { api, name_of, last_words, number, cuda, path: library.path.clone() }

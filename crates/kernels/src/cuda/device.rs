@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUstream,
@@ -23,7 +23,7 @@ use super::staging::{Ring, SLOTS};
 use super::{Cache, Nccl, NcclMember, Places};
 use crate::gpu::{
     Address, Arg, Captured, Driver, FrameConvolution, Gpu, GpuError, Launch, Link, LinkKind,
-    MatMul, Note, POINTS, SoftmaxAttention, Stream, Vendor, VendorWork,
+    MatMul, Note, POINTS, SoftmaxAttention, Stream, Vendor, VendorWork, Write,
 };
 
 /// The lowest compute capability that has what our kernels use (products of bf16).
@@ -56,8 +56,12 @@ pub struct Device {
     points: Mutex<[CUevent; POINTS]>,
     rings: [Mutex<Ring>; 2],
     modules: Modules,
-    cublaslt: OnceLock<Option<CublasLt>>,
-    cudnn: OnceLock<Result<Mutex<Cudnn>, GpuError>>,
+    /// Matrix products by the vendor's library, unless there is none.
+    cublaslt: Option<CublasLt>,
+    /// Attention and convolutions by the vendor's library, unless there is none or it is not wanted.
+    cudnn: Option<Mutex<Cudnn>>,
+    /// Why one of them is not used.
+    without: Vec<Note>,
     /// Of the compute stream.
     graphs: Graphs,
 }
@@ -119,8 +123,9 @@ impl Device {
             points: Mutex::new([std::ptr::null_mut(); POINTS]),
             rings: SLOT_BYTES.map(|bytes| Mutex::new(Ring::new(std::ptr::null_mut(), bytes))),
             modules: Modules::new(compiler, target, cache),
-            cublaslt: OnceLock::new(),
-            cudnn: OnceLock::new(),
+            cublaslt: None,
+            cudnn: None,
+            without: Vec::new(),
             graphs: Graphs::default(),
         };
         // From here on what is there is given back by `drop`.
@@ -139,7 +144,35 @@ impl Device {
             lock(&device.marks)[n] = event;
             device.rings[n] = Mutex::new(Ring::new(stream, bytes));
         }
+        device.open_libraries();
         Ok(device)
+    }
+
+    /// Opens the vendor's libraries. Now, so that whoever asks for the free memory afterwards knows what they leave, and
+    /// a card without them is told of before a film is begun.
+    fn open_libraries(&mut self) {
+        match CublasLt::open(self.driver, &self.places, self.cuda, self.card.capability) {
+            Ok(library) => self.cublaslt = Some(library),
+            // Most of a film's time.
+            Err(why) => self.without.push(Note {
+                text: format!("matrix products by our kernels, which are slower: {why}"),
+                warning: true,
+            }),
+        }
+        let cudnn = match std::env::var_os(CUDNN_SWITCH) {
+            Some(off) if off == "off" => {
+                Err(GpuError::Absent { library: "cuDNN", reason: format!("{CUDNN_SWITCH}=off") })
+            }
+            _ => Cudnn::open(self.driver, &self.places, self.cuda, self.compute()),
+        };
+        match cudnn {
+            Ok(library) => self.cudnn = Some(Mutex::new(library)),
+            // One that is not there is doctor's affair.
+            Err(why) => self.without.push(Note {
+                text: format!("attention and convolutions by our kernels: {why}"),
+                warning: !matches!(why, GpuError::Absent { .. }),
+            }),
+        }
     }
 
     /// A device of a group, if it is a card.
@@ -188,29 +221,13 @@ impl Device {
         self.stream(Stream::Compute)
     }
 
-    /// Matrix products by the vendor's library, unless there is none.
-    fn cublaslt(&self) -> Option<&CublasLt> {
-        let load = || {
-            let hopper = self.card.capability.0 >= 9;
-            CublasLt::open(self.driver, &self.places, self.cuda, hopper).ok()
-        };
-        self.cublaslt.get_or_init(load).as_ref()
-    }
-
-    /// Attention and convolutions by the vendor's library, unless there is none or it is not wanted.
     fn cudnn(&self) -> Option<MutexGuard<'_, Cudnn>> {
-        let load = || match std::env::var_os(CUDNN_SWITCH) {
-            Some(off) if off == "off" => {
-                Err(GpuError::Library { library: "cuDNN", reason: format!("{CUDNN_SWITCH}=off") })
-            }
-            _ => Cudnn::open(self.driver, &self.places, self.compute()).map(Mutex::new),
-        };
-        self.cudnn.get_or_init(load).as_ref().ok().map(lock)
+        self.cudnn.as_ref().map(lock)
     }
 
     /// See [`Cudnn::changes`].
     fn changes_of_plans(&self) -> u64 {
-        self.cudnn.get().and_then(|l| l.as_ref().ok()).map_or(0, |l| lock(l).changes())
+        self.cudnn().map_or(0, |library| library.changes())
     }
 }
 
@@ -253,9 +270,20 @@ impl Driver for Device {
     }
 
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        let write = |at: usize, to: &mut [u8]| to.copy_from_slice(&bytes[at..at + to.len()]);
+        self.upload_made(stream, to, bytes.len(), &write)
+    }
+
+    fn upload_made(
+        &self,
+        stream: Stream,
+        to: Address,
+        bytes: usize,
+        write: &Write<'_>,
+    ) -> Result<(), GpuError> {
         self.graphs.refuse("copying to the card")?;
         self.enter()?;
-        lock(&self.rings[stream as usize]).upload(self.driver, to, bytes)
+        lock(&self.rings[stream as usize]).upload(self.driver, to, bytes, write)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
@@ -339,10 +367,14 @@ impl Driver for Device {
 
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
         self.enter()?;
-        match self.cublaslt() {
+        match &self.cublaslt {
             Some(library) => library.matmul(self, self.compute(), what),
             None => Ok(false),
         }
+    }
+
+    fn takes_factors(&self) -> bool {
+        self.cublaslt.as_ref().is_some_and(CublasLt::takes_factors)
     }
 
     fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
@@ -370,15 +402,8 @@ impl Driver for Device {
     }
 
     fn notes(&self) -> Vec<Note> {
-        match self.cudnn.get() {
-            None => Vec::new(),
-            Some(Ok(library)) => lock(library).notes().to_vec(),
-            // A library that is not there is doctor's affair.
-            Some(Err(why)) => {
-                let text = format!("attention and convolutions by our kernels: {why}");
-                vec![Note { text, warning: false }]
-            }
-        }
+        let of_cudnn = self.cudnn().map(|library| library.notes().to_vec());
+        self.without.iter().cloned().chain(of_cudnn.into_iter().flatten()).collect()
     }
 
     fn follow(&self, stream: Stream) -> Result<(), GpuError> {
@@ -484,10 +509,10 @@ impl Drop for Device {
         unsafe {
             if (api.cuCtxSetCurrent)(self.context) == 0 {
                 self.settle();
-                if let Some(Some(library)) = self.cublaslt.take() {
+                if let Some(library) = self.cublaslt.take() {
                     library.close(self.driver);
                 }
-                if let Some(Ok(library)) = self.cudnn.take() {
+                if let Some(library) = self.cudnn.take() {
                     let library = library.into_inner().unwrap_or_else(PoisonError::into_inner);
                     library.close(self.driver);
                 }

@@ -80,7 +80,8 @@ const CURES: [(u32, &str, &str); 26] = [
     (
         700,
         "CUDA_ERROR_ILLEGAL_ADDRESS",
-        "this is a bug of longreel: please report it; the process has to be started again",
+        "this is a bug of longreel or of a library: please report it, and whether it happens with LONGREEL_CUDNN=off too; \
+         the process has to be started again",
     ),
     (
         701,
@@ -92,12 +93,16 @@ const CURES: [(u32, &str, &str); 26] = [
         "CUDA_ERROR_LAUNCH_TIMEOUT",
         "a screen hangs at this card and its watchdog ended the kernel: use another card",
     ),
-    (716, "CUDA_ERROR_MISALIGNED_ADDRESS", "this is a bug of longreel: please report it"),
+    (
+        716,
+        "CUDA_ERROR_MISALIGNED_ADDRESS",
+        "this is a bug of longreel or of a library: please report it, and whether it happens with LONGREEL_CUDNN=off too",
+    ),
     (
         719,
         "CUDA_ERROR_LAUNCH_FAILED",
         "see dmesg for lines with Xid: most often the card has lost power, overheats or is overclocked; start longreel \
-         again, and the machine if it happens again",
+         again, and the machine if it happens again; LONGREEL_CUDNN=off leaves out cuDNN's kernels, in case one of them is wrong",
     ),
     (720, "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE", "this is a bug of longreel: please report it"),
     (
@@ -137,7 +142,8 @@ pub fn name(driver: &StartedDriver, status: u32) -> String {
     known.map_or_else(|| format!("CUresult {status}"), |row| row.1.to_owned())
 }
 
-/// A call of the driver that failed.
+/// A call of the driver that failed. Any may for want of memory: a kernel's code comes to the card when it is first
+/// used, and a graph takes some.
 pub fn failed(driver: &StartedDriver, call: &'static str, status: u32) -> GpuError {
     let mut reason = name(driver, status);
     if let Some(text) = said(driver.text_of, status) {
@@ -146,7 +152,10 @@ pub fn failed(driver: &StartedDriver, call: &'static str, status: u32) -> GpuErr
     if let Some(cure) = cure(status) {
         reason = format!("{reason}; {cure}");
     }
-    GpuError::Call { call, reason }
+    match status {
+        OUT_OF_MEMORY => GpuError::NoMemoryFor { call, reason },
+        _ => GpuError::Call { call, reason },
+    }
 }
 
 /// `Ok` for status 0.
@@ -176,6 +185,14 @@ mod tests {
     use cudarc::driver::sys::CUresult;
 
     use super::*;
+
+    #[test]
+    fn what_a_wrong_kernel_ends_in_names_the_switch_that_leaves_out_those_of_a_library() {
+        for status in [700, 716, 719] {
+            let cure = cure(status).expect("a usual one");
+            assert!(cure.contains("LONGREEL_CUDNN=off"), "{status}: {cure}");
+        }
+    }
 
     #[test]
     fn the_numbers_of_statuses_are_those_of_the_header() {

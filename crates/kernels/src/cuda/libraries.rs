@@ -136,7 +136,11 @@ impl fmt::Display for Absent {
 
 impl From<Absent> for GpuError {
     fn from(absent: Absent) -> Self {
-        Self::Library { library: absent.kind.name(), reason: absent.to_string() }
+        let (library, reason) = (absent.kind.name(), absent.to_string());
+        match absent.refused.is_empty() {
+            true => Self::Absent { library, reason },
+            false => Self::Library { library, reason },
+        }
     }
 }
 
@@ -160,24 +164,29 @@ impl Loaded {
         probed: &str,
     ) -> Result<Self, Absent> {
         let mut refused = Vec::new();
-        for &(name, needed) in kind.files() {
+        'names: for &(name, needed) in kind.files() {
             let by_name = std::iter::once(PathBuf::from(name));
             let in_folders = places.folders().iter().map(|folder| folder.join(name));
             let files = by_name.chain(in_folders.filter(|file| file.exists()));
             if let Some(driver) = driver.filter(|&driver| driver < needed) {
                 // Loading is no way to learn whether one is there that would not be used.
-                refused.extend(files.filter(|file| file.exists()).map(|file| Refusal {
-                    file,
-                    reason: format!(
-                        "of CUDA {needed}, and the driver is of CUDA {driver}: update the driver, or \
-                         install the version for CUDA {driver}"
-                    ),
-                }));
+                refused.extend(
+                    files
+                        .filter(|file| file.exists())
+                        .map(|file| Refusal { file, reason: too_new(needed, driver) }),
+                );
                 continue;
             }
             for file in files {
                 match Self::load(kind, &file, probed) {
-                    Ok(loaded) => return Ok(loaded),
+                    Ok(loaded) => match loaded.is_too_new(driver) {
+                        None => return Ok(loaded),
+                        Some(reason) => {
+                            refused.push(Refusal { file: loaded.path, reason });
+                            // Its parts are in the process: those of another one would be mixed with them.
+                            break 'names;
+                        }
+                    },
                     Err(reason) if file.is_relative() && is_unknown(name, &reason) => {}
                     Err(reason) => {
                         // The linker begins with the name that comes before this.
@@ -209,6 +218,25 @@ impl Loaded {
         Ok(loaded)
     }
 
+    /// Why a driver of that CUDA cannot use it, where the name does not say what it was built for.
+    fn is_too_new(&self, driver: Option<u32>) -> Option<String> {
+        let (cuda, driver) = (self.cuda()?, driver?);
+        (cuda > driver).then(|| too_new(cuda, driver))
+    }
+
+    /// The CUDA that cuDNN was built for, such as 12, as it says itself.
+    pub fn cuda(&self) -> Option<u32> {
+        if self.kind != Kind::Cudnn {
+            return None;
+        }
+        // SAFETY: as in cudnn_version.h.
+        let runtime = unsafe {
+            self.function::<unsafe extern "C" fn() -> usize>("cudnnGetCudartVersion").ok()?()
+        };
+        // 12090 for 12.9.
+        u32::try_from(runtime / 1000).ok()
+    }
+
     /// A function of it.
     ///
     /// # Safety
@@ -234,6 +262,13 @@ impl Loaded {
             }),
         }
     }
+}
+
+fn too_new(cuda: u32, driver: u32) -> String {
+    format!(
+        "of CUDA {cuda}, and the driver is of CUDA {driver}: update the driver, or install the version for CUDA \
+         {driver}"
+    )
 }
 
 /// Whether the linker finds a library of that CUDA by its name alone, as other libraries ask for it: because it is

@@ -4,8 +4,9 @@
 //!
 //! 8-bit floats (e4m3) are taken by cards from Ada on where `A` is transposed and `B` is not, as here, and
 //! where addresses and the lengths of columns are multiples of 16 bytes; factors of rows and columns by CUDA
-//! 12.9 and newer on Hopper and newer. Which of it a library and a card have together is its own answer.
-//! Sums are kept in full f32: fast accumulation is off unless it is asked for.
+//! 12.9 and newer on Hopper (9.0) and no other card: NVIDIA's table of scaling modes, and CUDALibrarySamples' issue
+//! 270. What else a library and a card have together is its own answer. Sums are kept in full f32: fast accumulation
+//! is off unless it is asked for.
 
 mod key;
 
@@ -33,13 +34,17 @@ use crate::gpu::{Address, Arg, Driver, Element, GpuError, Launch, MatMul, Operan
 const WORKSPACE_BYTES: [usize; 2] = [32 << 20, 64 << 20];
 /// Shapes whose way is remembered; a film has some dozens.
 const PLANS: usize = 1024;
+/// The first version that takes a factor for each row and column: 12.9.
+const OUTER_VECTORS: usize = 120_900;
+/// The compute capability that it does so on: the newer ones have factors for blocks, in another form.
+const OUTER_VECTORS_CARD: (u32, u32) = (9, 0);
 /// `CUBLAS_OP_T` of cublas_api.h, which cuBLASLt's own header has from there.
 const TRANSPOSED: u32 = 1;
 /// The library, with a handle and memory of its own on a card.
 pub struct CublasLt {
     api: CublasLtApi,
-    /// `120901` for 12.9.1.
-    version: usize,
+    /// Whether it has products of 8-bit floats with factors on this card.
+    takes_factors: bool,
     handle: cublasLtHandle_t,
     workspace: u64,
     workspace_bytes: usize,
@@ -63,11 +68,11 @@ impl CublasLt {
         driver: &StartedDriver,
         places: &Places,
         cuda: u32,
-        hopper: bool,
+        capability: (u32, u32),
     ) -> Result<Self, GpuError> {
         let api::CublasLt { api, number } = cublaslt_api(places, Some(cuda))?;
         let (mut handle, mut workspace, mut bias) = (std::ptr::null_mut(), 0, 0);
-        let workspace_bytes = WORKSPACE_BYTES[usize::from(hopper)];
+        let workspace_bytes = WORKSPACE_BYTES[usize::from(capability.0 >= 9)];
         // SAFETY: library and driver write a handle and addresses.
         unsafe {
             check_status("making a handle", (api.cublasLtCreate)(&raw mut handle))?;
@@ -83,7 +88,13 @@ impl CublasLt {
             }
         }
         let plans = Mutex::default();
-        Ok(Self { api, version: number, handle, workspace, workspace_bytes, bias, plans })
+        let takes_factors = number >= OUTER_VECTORS && capability == OUTER_VECTORS_CARD;
+        Ok(Self { api, takes_factors, handle, workspace, workspace_bytes, bias, plans })
+    }
+
+    /// Whether products of 8-bit floats may come with factors of their rows and columns.
+    pub fn takes_factors(&self) -> bool {
+        self.takes_factors
     }
 
     /// Does a product; `false` when there is no way for one of this kind.
@@ -96,7 +107,7 @@ impl CublasLt {
         if what.rows == 0 || what.outputs == 0 {
             return Ok(true);
         }
-        let Some(key) = key(what, self.version) else { return Ok(false) };
+        let Some(key) = key(what, self.takes_factors) else { return Ok(false) };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.len() >= PLANS && !plans.contains_key(&key) {
             plans.drain().filter_map(|(_, plan)| plan).for_each(|plan| plan.destroy(&self.api));
@@ -352,7 +363,11 @@ fn check_status(call: &'static str, status: u32) -> Result<(), GpuError> {
         1 => {
             "CUBLAS_STATUS_NOT_INITIALIZED: is the driver too old for cuBLASLt? See longreel doctor"
         }
-        3 => "CUBLAS_STATUS_ALLOC_FAILED: the machine or the card has no memory left",
+        3 => {
+            let reason =
+                "CUBLAS_STATUS_ALLOC_FAILED: the machine or the card has no memory left".into();
+            return Err(GpuError::NoMemoryFor { call, reason });
+        }
         7 => "CUBLAS_STATUS_INVALID_VALUE: this is a bug of longreel: please report it",
         8 => "CUBLAS_STATUS_ARCH_MISMATCH: cuBLASLt does not know this card; install a newer one",
         13 => "CUBLAS_STATUS_EXECUTION_FAILED: see dmesg for lines with Xid",

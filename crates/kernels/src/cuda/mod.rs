@@ -39,7 +39,7 @@ use crate::gpu::{Driver, GpuError};
 /// The card with this number, as `CUDA_VISIBLE_DEVICES` orders them, from 0.
 ///
 /// # Errors
-/// [`GpuError::Library`] when the driver or NVRTC is not there or of no use, [`GpuError::Call`] when there
+/// [`GpuError::Absent`] or [`GpuError::Library`] when the driver or NVRTC is not there or of no use, [`GpuError::Call`] when there
 /// is no such card or it refuses.
 pub fn open(ordinal: u32) -> Result<Box<dyn Driver>, GpuError> {
     let places = Places::of_this_machine();

@@ -13,7 +13,7 @@ use super::Cache;
 use super::api::StartedDriver;
 use super::compiler::{Code, Compiler, Target};
 use super::device::lock;
-use super::error::{self, check};
+use super::error::{self, OUT_OF_MEMORY, check};
 use crate::gpu::{GpuError, Launch};
 
 /// Dynamic shared memory that a kernel has without being asked: of 48 KiB in all, what its own variables
@@ -77,6 +77,7 @@ impl Modules {
         };
         match check(driver, "loading kernels", status) {
             Ok(()) => Ok(loaded),
+            Err(error) if error.is_memory() => Err(error),
             Err(error) => {
                 let said = String::from_utf8_lossy(&log);
                 let said = said.trim_end_matches('\0').trim();
@@ -106,11 +107,14 @@ impl Modules {
                 let status = unsafe {
                     (driver.api.cuModuleGetFunction)(&raw mut function, handle, text.as_ptr())
                 };
-                if status != 0 {
-                    return Err(GpuError::Compile {
-                        module,
-                        log: format!("it has no kernel {name}: {}", error::name(driver, status)),
-                    });
+                match status {
+                    0 => {}
+                    OUT_OF_MEMORY => check(driver, "loading a kernel", status)?,
+                    _ => {
+                        let said = error::name(driver, status);
+                        let log = format!("it has no kernel {name}: {said}");
+                        return Err(GpuError::Compile { module, log });
+                    }
                 }
                 Kernel { function, shared_bytes: PLAIN_SHARED_BYTES }
             }

@@ -66,7 +66,7 @@ impl Nccl {
     /// looked for where this machine has such.
     ///
     /// # Errors
-    /// [`GpuError::Library`] where it is not there or too old, [`GpuError::Call`] when it does not start with
+    /// [`GpuError::Absent`] where it is not there, [`GpuError::Library`] where it is too old, [`GpuError::Call`] when it does not start with
     /// these cards.
     ///
     /// # Safety

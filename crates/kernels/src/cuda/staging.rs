@@ -7,14 +7,14 @@ use cudarc::driver::sys::{CUevent, CUevent_flags_enum as EventFlag, CUstream};
 
 use super::api::StartedDriver;
 use super::error::check;
-use crate::gpu::{Address, GpuError};
+use crate::gpu::{Address, GpuError, Write};
 
 /// Buffers of a ring: the host fills one while others are on their way.
 pub const SLOTS: usize = 8;
-/// A copy within the host is shared by threads when each gets this many bytes at least: they read a mapped
+/// What is written to a buffer is shared by threads when each gets this many bytes at least: they read a mapped
 /// file side by side.
 const SHARE_BYTES: usize = 4 << 20;
-/// Threads that share a copy at most.
+/// Threads that share it at most.
 const SHARES: usize = 4;
 
 /// A pinned buffer and the event of its last use.
@@ -46,26 +46,25 @@ impl Ring {
         Self { stream, slot_bytes, slots: Vec::new(), next: 0, refused: false }
     }
 
-    /// Copies to the card. The context has to be current.
+    /// Copies so many bytes to the card, which `write` writes. The context has to be current.
     pub fn upload(
         &mut self,
         driver: &StartedDriver,
         to: Address,
-        bytes: &[u8],
+        bytes: usize,
+        write: &Write<'_>,
     ) -> Result<(), GpuError> {
         let api = &driver.api;
-        for (n, part) in bytes.chunks(self.slot_bytes).enumerate() {
-            let to = to.plus(n * self.slot_bytes).0;
+        for first in (0..bytes).step_by(self.slot_bytes) {
+            let (to, count) = (to.plus(first).0, self.slot_bytes.min(bytes - first));
             let Some(at) = self.slot(driver)? else {
-                // SAFETY: the slice lives until the stream has been waited for: some systems let the card read
+                let mut part = vec![0; count];
+                fill(&mut part, first, write);
+                // SAFETY: the part lives until the stream has been waited for: some systems let the card read
                 // the program's own memory after the call has returned.
                 unsafe {
-                    let status = (api.cuMemcpyHtoDAsync_v2)(
-                        to,
-                        part.as_ptr().cast(),
-                        part.len(),
-                        self.stream,
-                    );
+                    let from = part.as_ptr().cast();
+                    let status = (api.cuMemcpyHtoDAsync_v2)(to, from, count, self.stream);
                     check(driver, "copying to the card", status)?;
                     check(driver, "copying to the card", (api.cuStreamSynchronize)(self.stream))?;
                 }
@@ -74,10 +73,10 @@ impl Ring {
             let slot = &self.slots[at];
             // SAFETY: the buffer has `slot_bytes`, and its last copy is done, as `slot` has seen to.
             unsafe {
-                let pinned = std::slice::from_raw_parts_mut(slot.memory.as_ptr(), part.len());
-                copy(pinned, part);
+                let pinned = std::slice::from_raw_parts_mut(slot.memory.as_ptr(), count);
+                fill(pinned, first, write);
                 let from = slot.memory.as_ptr().cast();
-                let status = (api.cuMemcpyHtoDAsync_v2)(to, from, part.len(), self.stream);
+                let status = (api.cuMemcpyHtoDAsync_v2)(to, from, count, self.stream);
                 check(driver, "copying to the card", status)?;
                 let status = (api.cuEventRecord)(slot.event, self.stream);
                 check(driver, "marking the end of a copy", status)?;
@@ -139,18 +138,20 @@ impl Ring {
     }
 }
 
-/// Copies, by several threads where that pays. They are plain threads: one of the operations' pool could
-/// take up other work meanwhile, which may want this very ring.
-fn copy(to: &mut [u8], from: &[u8]) {
+/// Has the part that begins at `first` written, by several threads where that pays. They are plain threads: one of the
+/// operations' pool could take up other work meanwhile, which may want this very ring.
+fn fill(to: &mut [u8], first: usize, write: &Write<'_>) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shares = (from.len() / SHARE_BYTES).clamp(1, SHARES.min(cores));
-    if shares == 1 {
-        return to.copy_from_slice(from);
-    }
-    let bytes = from.len().div_ceil(shares);
+    let shares = (to.len() / SHARE_BYTES).clamp(1, SHARES.min(cores));
+    let bytes = to.len().div_ceil(shares).next_multiple_of(64).max(64);
     std::thread::scope(|scope| {
-        for (to, from) in to.chunks_mut(bytes).zip(from.chunks(bytes)) {
-            scope.spawn(|| to.copy_from_slice(from));
+        let mut parts = to.chunks_mut(bytes).enumerate();
+        let own = parts.next();
+        for (n, part) in parts {
+            scope.spawn(move || write(first + n * bytes, part));
+        }
+        if let Some((_, part)) = own {
+            write(first, part);
         }
     });
 }

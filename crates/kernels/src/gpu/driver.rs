@@ -229,6 +229,9 @@ pub struct Note {
     pub warning: bool,
 }
 
+/// What writes the part of some bytes that begins there.
+pub type Write<'a> = dyn Fn(usize, &mut [u8]) + Sync + 'a;
+
 /// A device: memory, copies, kernels. Calls return before the work is done, in the order of their
 /// stream, but for [`alloc`](Self::alloc), [`free`](Self::free), [`download`](Self::download) and
 /// [`wait`](Self::wait).
@@ -256,6 +259,23 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// When the card refuses.
     fn upload(&self, stream: Stream, to: Address, bytes: &[u8]) -> Result<(), GpuError>;
+
+    /// Copies so many bytes to the device that are made on the way: `write` is given where in them a part begins,
+    /// a multiple of 64, and the part. Parts may be asked for side by side.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    fn upload_made(
+        &self,
+        stream: Stream,
+        to: Address,
+        bytes: usize,
+        write: &Write<'_>,
+    ) -> Result<(), GpuError> {
+        let mut all = vec![0; bytes];
+        write(0, &mut all);
+        self.upload(stream, to, &all)
+    }
 
     /// Waits for the compute stream and copies from the device.
     ///
@@ -287,6 +307,12 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// When the library fails.
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError>;
+
+    /// Whether the vendor's library may have products of 8-bit floats with the factors of rows and columns; what has to
+    /// be made for one is in vain where it has none.
+    fn takes_factors(&self) -> bool {
+        true
+    }
 
     /// Does an attention by the vendor's library, on the compute stream; see [`Vendor`].
     ///
@@ -348,7 +374,7 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
     /// ranks.
     ///
     /// # Errors
-    /// Why it cannot be done in this way: [`GpuError::Library`] when something is not there, which is no fault of
+    /// Why it cannot be done in this way: [`GpuError::Absent`] and [`GpuError::Library`] when something is not there, which is no fault of
     /// the devices.
     fn link(&self, kind: LinkKind, _group: &[Arc<Gpu>]) -> Result<Box<dyn Link>, GpuError> {
         let reason = format!("{} has no such way", self.name());
@@ -410,7 +436,23 @@ pub enum GpuError {
         /// Bytes the card has.
         total: usize,
     },
-    /// A library that is not there, or too old.
+    /// Not enough memory for what the driver or a library reserves by itself, which does not say how much that is.
+    #[error("the GPU's memory is not enough for {call}: {reason}")]
+    NoMemoryFor {
+        /// What was asked for.
+        call: &'static str,
+        /// What the driver said, and what to do.
+        reason: String,
+    },
+    /// A library that is not there, or was switched off: nothing is wrong with the machine.
+    #[error("{library} cannot be used: {reason}")]
+    Absent {
+        /// Its name.
+        library: &'static str,
+        /// Where it was looked for, and what to do.
+        reason: String,
+    },
+    /// A library that is there and of no use, or too old.
     #[error("{library} cannot be used: {reason}")]
     Library {
         /// Its name.
@@ -434,4 +476,11 @@ pub enum GpuError {
         /// What the driver said.
         reason: String,
     },
+}
+
+impl GpuError {
+    /// Whether the memory was not enough: with less in it the device does the same.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory { .. } | Self::NoMemoryFor { .. })
+    }
 }

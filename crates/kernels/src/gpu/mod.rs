@@ -11,6 +11,7 @@ mod course;
 mod driver;
 mod graphs;
 mod host_rate;
+mod incoming;
 mod layer;
 mod link;
 pub mod ops;
@@ -27,7 +28,7 @@ use self::arena::Arena;
 use self::course::Course;
 pub use self::driver::{
     Address, Arg, Captured, Driver, FrameConvolution, GpuError, Launch, MatMul, Note, Operands,
-    POINTS, SoftmaxAttention, Stream, Vendor, VendorWork,
+    POINTS, SoftmaxAttention, Stream, Vendor, VendorWork, Write,
 };
 pub use self::graphs::{Graphs, MOST_GRAPHS, Recurring, Tally};
 pub(crate) use self::layer::{Layer, Ready, ReadyCodes};
@@ -264,7 +265,7 @@ impl Gpu {
         }
         let driver = &*self.driver;
         let done = match body(driver) {
-            Err(GpuError::Memory { .. }) if !turn.is_capturing() => {
+            Err(error) if error.is_memory() && !turn.is_capturing() => {
                 lock(&self.arena).shrink(driver);
                 lock(&self.weights).shrink(driver);
                 body(driver)
@@ -274,12 +275,12 @@ impl Gpu {
         done.map_err(|error| turn.fail(error)).ok()
     }
 
-    /// Starts a kernel.
+    /// Starts a kernel, whose code takes memory when it is first used.
     pub(crate) fn launch(&self, launch: Launch, args: &[Arg]) {
         if launch.grid.contains(&0) {
             return;
         }
-        self.attempt(|driver| driver.launch(&launch, args));
+        self.attempt_with_room(|driver| driver.launch(&launch, args));
     }
 }
 

@@ -292,6 +292,51 @@ fn weights_that_do_not_fit_are_brought_ahead_and_each_once_a_forward() {
     assert_eq!(gpu.bytes().1, 0);
 }
 
+/// Singles and halves: what is brought is what would stay, at the same half of the bytes.
+#[test]
+fn weights_that_are_brought_each_time_are_rounded_as_those_that_stay() {
+    const COUNT: usize = 10_007;
+    let of = |dtype, seed: u32| {
+        // Every exponent, subnormals, infinities and NaNs among them; ties in either direction.
+        let bits =
+            |n: usize| (n as u32 + seed).wrapping_mul(0x9e37_79b9) & !(0x7fff * (n as u32 & 1));
+        let bytes = (0..COUNT).flat_map(|n| match dtype {
+            DType::F32 => bits(n).to_le_bytes().to_vec(),
+            _ => bits(n).to_le_bytes()[2..].to_vec(),
+        });
+        let weight = Weight::new(&[COUNT], dtype, bytes.collect::<Vec<_>>().into());
+        (Handle::default(), weight.expect("as many values"))
+    };
+    let place = 2 * COUNT;
+    let seen = |plan| {
+        let memory = Memory::of(1 << 30);
+        let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+        gpu.plan_weights(plan);
+        let all: Vec<_> = (0..12).map(|n| of([DType::F32, DType::F16][n % 2], n as u32)).collect();
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            found.clear();
+            for (handle, weight) in &all {
+                let present = handle.bring(&gpu, weight, Element::Bf16).expect("no failure");
+                assert_eq!(present.dtype, DType::BF16);
+                found.push(memory.with(present.address, place, |bytes| bytes.to_vec()));
+            }
+        }
+        assert!(memory.uploads().iter().all(|&(_, bytes)| bytes == place));
+        (found, gpu.bytes().1)
+    };
+    let (expected, _) = seen(WeightPlan::ALL);
+    let (found, bytes) = seen(WeightPlan { resident: 0, places: WeightPlan::PLACES, place });
+    assert!(found == expected, "other bits");
+    assert!(bytes <= WeightPlan::PLACES * (place + 256), "{bytes} bytes for the places");
+    // Where singles are computed with, they come as they are.
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::F32);
+    let (handle, weight) = of(DType::F32, 1);
+    let present = handle.bring(&gpu, &weight, Element::F32).expect("no failure");
+    assert_eq!((present.dtype, memory.uploads()), (DType::F32, vec![(Stream::Compute, 4 * COUNT)]));
+}
+
 /// As those of a context are, of which each sample of a batch has its own.
 #[test]
 fn weights_that_are_used_twice_in_a_row_are_brought_once_a_forward_and_ahead() {

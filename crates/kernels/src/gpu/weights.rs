@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::arena::Arena;
+use super::incoming::Incoming;
 use super::{Address, Driver, Element, Gpu, GpuError, POINTS, Stream, lock};
-use crate::narrow::f32_to_bf16;
 use crate::{DType, Weight};
 
 /// How the weights of a model share a GPU's memory.
@@ -122,7 +122,7 @@ impl Handle {
 #[derive(Debug)]
 enum Entry {
     Resident { present: Present, bytes: usize },
-    Brought(Weight),
+    Brought(Incoming),
 }
 
 /// The weights of a GPU.
@@ -221,7 +221,7 @@ impl Weights {
             Entry::Resident { present, .. } => Some((*present, false)),
             Entry::Brought(weight) => {
                 let place = self.places.get(*self.spots.get(&id)?)?;
-                let fits = weight.bytes().len() <= place.bytes;
+                let fits = weight.bytes() <= place.bytes;
                 fits.then_some((Present { address: place.address, dtype: weight.dtype() }, true))
             }
         }
@@ -295,37 +295,28 @@ impl Weights {
             return Ok(present);
         }
         if !self.entries.contains_key(&id) {
-            let narrow = element == Element::Bf16
-                && weight.is_unscaled()
-                && matches!(weight.dtype(), DType::F32 | DType::F16);
-            let bytes = if narrow { 2 * weight.len() } else { weight.bytes().len() };
+            let weight = Incoming::of(weight, element);
+            let bytes = weight.bytes();
             if self.plan.places == 0 || self.resident + bytes <= self.plan.resident {
                 let address = self.arena.take(driver, bytes)?;
-                let (uploaded, dtype) = match narrow {
-                    true => {
-                        (driver.upload(Stream::Compute, address, &narrowed(weight)), DType::BF16)
-                    }
-                    false => {
-                        (driver.upload(Stream::Compute, address, weight.bytes()), weight.dtype())
-                    }
-                };
+                let uploaded = weight.upload(driver, Stream::Compute, address);
                 // A device that writes down what it is asked for refuses, and is asked again later.
                 uploaded.inspect_err(|_| self.arena.give(address))?;
-                let present = Present { address, dtype };
+                let present = Present { address, dtype: weight.dtype() };
                 self.resident += bytes;
                 self.entries.insert(id, Entry::Resident { present, bytes });
                 return Ok(present);
             }
-            self.entries.insert(id, Entry::Brought(weight.clone()));
+            self.entries.insert(id, Entry::Brought(weight));
         }
-        self.bring_in_turn(driver, id, weight)
+        self.bring_in_turn(driver, id, &Incoming::of(weight, element))
     }
 
     fn bring_in_turn(
         &mut self,
         driver: &dyn Driver,
         id: u64,
-        weight: &Weight,
+        weight: &Incoming,
     ) -> Result<Present, GpuError> {
         while self.places.len() < self.plan.places {
             self.add_place(driver, self.places.len(), self.plan.place)?;
@@ -341,7 +332,12 @@ impl Weights {
     }
 
     /// Has what is computed from here on wait for a weight, which is copied to its place if it is not there.
-    fn have(&mut self, driver: &dyn Driver, id: u64, weight: &Weight) -> Result<Address, GpuError> {
+    fn have(
+        &mut self,
+        driver: &dyn Driver,
+        id: u64,
+        weight: &Incoming,
+    ) -> Result<Address, GpuError> {
         let in_use = [Some(id), self.in_use[0]];
         self.mark_used(driver, in_use)?;
         let at = self.spot(id, in_use);
@@ -427,7 +423,7 @@ impl Weights {
                 continue;
             }
             let Some(Entry::Brought(weight)) = self.entries.get(&next) else { break };
-            let fits = weight.bytes().len() <= place.bytes;
+            let fits = weight.bytes() <= place.bytes;
             let in_use = place.holds.is_some_and(|held| self.in_use.contains(&Some(held)));
             if in_use || !fits {
                 break;
@@ -459,15 +455,15 @@ impl Weights {
         driver: &dyn Driver,
         at: usize,
         id: u64,
-        weight: &Weight,
+        weight: &Incoming,
     ) -> Result<(), GpuError> {
         self.places[at].holds = None;
-        if weight.bytes().len() > self.places[at].bytes {
-            self.widen(driver, at, weight.bytes().len())?;
+        if weight.bytes() > self.places[at].bytes {
+            self.widen(driver, at, weight.bytes())?;
         }
         let place = &mut self.places[at];
         driver.reach(Stream::Copy, place.used())?;
-        driver.upload(Stream::Copy, place.address, weight.bytes())?;
+        weight.upload(driver, Stream::Copy, place.address)?;
         driver.mark(Stream::Copy, place.copied())?;
         place.holds = Some(id);
         Ok(())
@@ -536,41 +532,5 @@ impl Weights {
     /// Bytes taken.
     pub fn bytes(&self) -> usize {
         self.arena.bytes().1
-    }
-}
-
-/// Values that a thread rounds at least, and threads at most: they read a mapped file side by side.
-const SHARE_VALUES: usize = 1 << 20;
-const SHARES: usize = 4;
-
-/// A weight's values as bf16. By plain threads, as in `cuda/staging.rs`: locks are held meanwhile, which other work
-/// of the operations' pool may want.
-fn narrowed(weight: &Weight) -> Vec<u8> {
-    let mut bytes = vec![0; 2 * weight.len()];
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shares = (weight.len() / SHARE_VALUES).clamp(1, SHARES.min(cores));
-    let values = weight.len().div_ceil(shares).max(1);
-    std::thread::scope(|scope| {
-        let mut parts = bytes.chunks_mut(2 * values).enumerate();
-        let first = parts.next();
-        for (n, part) in parts {
-            scope.spawn(move || narrow(weight, n * values, part));
-        }
-        if let Some((_, part)) = first {
-            narrow(weight, 0, part);
-        }
-    });
-    bytes
-}
-
-/// Values from `first` on as bf16.
-fn narrow(weight: &Weight, first: usize, to: &mut [u8]) {
-    let mut values = [0.0; 4096];
-    for (n, to) in to.chunks_mut(2 * values.len()).enumerate() {
-        let here = &mut values[..to.len() / 2];
-        weight.values_to_f32(first + n * 4096, here);
-        for (to, value) in to.as_chunks_mut::<2>().0.iter_mut().zip(here) {
-            *to = f32_to_bf16(*value).to_le_bytes();
-        }
     }
 }

@@ -97,7 +97,7 @@ impl Route {
                 Err(error) => notes.push(Note {
                     text: format!("devices do not exchange by {}: {error}", kind.name()),
                     // A library that is not there is doctor's affair.
-                    warning: !matches!(error, GpuError::Library { .. }),
+                    warning: !matches!(error, GpuError::Library { .. } | GpuError::Absent { .. }),
                 }),
             }
         }

@@ -2,6 +2,8 @@
 
 mod convolution;
 mod graphs;
+mod memory;
+mod plans;
 
 use std::ops::Deref;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -244,6 +246,7 @@ fn products_by_the_vendor_have_the_operands_in_their_places() {
 #[test]
 fn products_of_eight_bits_have_operands_and_factors_in_their_places() {
     let Some(card) = card() else { return };
+    eprintln!("takes factors: {}", card.takes_factors());
     let (rows, inputs, outputs) = (21, 64, 48);
     let (x, w, b) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
     let before = numbers(rows * outputs, 4);

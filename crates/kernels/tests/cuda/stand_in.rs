@@ -128,31 +128,47 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
         assert!(!said.contains("LEFT BEHIND"), "{variable:?}: {said}");
         let bus = "bus: Some(Pcie { generation: 4, lanes: 8 }), Some(1073741824) free";
         assert!(said.contains(bus), "{variable:?}: {said}");
+        assert!(!said.contains("PLAN IS GONE"), "{variable:?}: {said}");
     }
 }
 
 #[test]
-fn a_cublaslt_without_factors_of_rows_is_asked_for_products_of_eight_bits_alone() {
+fn a_cublaslt_is_asked_for_the_products_of_eight_bits_that_it_has_on_the_card() {
     let Some((stand_in, nvrtc)) = StandIn::build("cublaslt") else { return };
-    let variable = ("STAND_IN_CUBLASLT_VERSION", "120804");
-    let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
-    assert!(passed, "{said}");
-    let refused: Vec<_> = said.lines().filter(|line| line.contains("no 8-bit way")).collect();
-    assert_eq!(refused.len(), 4, "{said}");
-    assert!(refused.iter().all(|line| line.contains("factors: Some")), "{said}");
-    assert!(!said.contains("LEFT BEHIND"), "{said}");
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    for (version, capability, all, with_factors) in [
+        ("120901", "90", 0, 0),
+        ("120804", "90", 4, 4),
+        ("120901", "89", 4, 4),
+        ("120901", "100", 4, 4),
+        ("130000", "120", 4, 4),
+        ("120901", "80", 5, 4),
+    ] {
+        let variables =
+            [("STAND_IN_CUBLASLT_VERSION", version), ("STAND_IN_CAPABILITY", capability)];
+        let which = ["card::products_of_eight", "--test-threads=1"];
+        let (passed, said) = tests(&which, &libraries, variables);
+        assert!(passed, "{variables:?}: {said}");
+        let refused: Vec<_> = said.lines().filter(|line| line.contains("no 8-bit way")).collect();
+        assert_eq!(refused.len(), all, "{variables:?}: {said}");
+        let asked = refused.iter().filter(|line| line.contains("factors: Some")).count();
+        assert_eq!(asked, with_factors, "{variables:?}: {said}");
+        let takes = format!("takes factors: {}", with_factors == 0);
+        assert!(said.contains(&takes), "{variables:?}: {said}");
+        assert!(!said.contains("LEFT BEHIND"), "{variables:?}: {said}");
+    }
 }
 
 #[test]
-fn a_cudnn_without_its_cublaslt_is_asked_for_attention_alone() {
+fn a_cudnn_without_the_libraries_of_its_cuda_is_asked_for_attention_alone() {
     let Some((stand_in, nvrtc)) = StandIn::build("alone") else { return };
-    // For a CUDA whose cuBLASLt is not there: the real one would end the process at its first convolution.
-    let other = if nvrtc.join("libnvrtc.so.13").exists() { "12090" } else { "13000" };
-    let (passed, said) = stand_in.card_tests(&nvrtc, Some(("STAND_IN_CUDNN_CUDA", other)));
+    // For a CUDA whose libraries are not there: the real one would end the process at its first convolution.
+    let (passed, said) = stand_in.card_tests(&nvrtc, Some(("STAND_IN_CUDNN_CUDA", "11080")));
     assert!(passed, "{said}");
-    let cuda = &other[..2];
-    assert!(said.contains(&format!("it needs the cuBLASLt of CUDA {cuda} for them")), "{said}");
-    assert!(said.contains(&format!("nvidia-cublas-cu{cuda}")), "{said}");
+    for (library, package) in [("cuBLASLt", "nvidia-cublas"), ("NVRTC", "nvidia-cuda-nvrtc")] {
+        let needs = format!("it needs the {library} of CUDA 11 for them");
+        assert!(said.contains(&needs) && said.contains(&format!("{package}-cu11`")), "{said}");
+    }
     let without: Vec<_> = said.lines().filter(|line| line.contains("has no way for")).collect();
     assert!(!without.is_empty(), "{said}");
     assert!(without.iter().all(|line| line.contains("FrameConvolution")), "{said}");
@@ -169,6 +185,7 @@ fn a_cudnn_that_is_of_no_use_leaves_all_to_our_kernels_and_is_told_of() {
             "cuDNN does not start: another status (as it was asked to)",
         ),
         (("LONGREEL_CUDNN", "off"), "LONGREEL_CUDNN=off"),
+        (("STAND_IN_CUDNN_CUDA", "99010"), "of CUDA 99, and the driver is of CUDA 1"),
     ] {
         let (passed, said) = stand_in.card_tests(&nvrtc, Some(variable));
         assert!(passed, "{variable:?}: {said}");
@@ -248,6 +265,51 @@ fn an_nccl_that_fails_in_the_middle_of_a_film_ends_it_and_nobody_waits() {
         );
         assert!(said.contains("again: ") && said.contains("LONGREEL_EXCHANGE=peer"), "{said}");
         assert!(!BAD.iter().any(|bad| said.contains(bad)), "{variable:?}: {said}");
+    }
+}
+
+#[test]
+fn libraries_are_opened_with_the_card_and_one_that_cannot_be_is_warned_of() {
+    let Some((stand_in, nvrtc)) = StandIn::build("libraries") else { return };
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    let said_with = |variables: &[(&str, &str)]| {
+        let which = ["card::memory::libraries", "--test-threads=1"];
+        let (passed, said) = tests(&which, &libraries, variables.iter().copied());
+        assert!(passed && said.contains("taken later: 0 bytes"), "{variables:?}: {said}");
+        assert!(!said.contains("LEFT BEHIND"), "{variables:?}: {said}");
+        said
+    };
+    let said = said_with(&[]);
+    assert!(!said.contains("warning: ") && !said.contains("note: "), "{said}");
+    let said = said_with(&[("LONGREEL_CUDNN", "off")]);
+    assert!(said.contains("note: ") && !said.contains("warning: "), "wanted so: {said}");
+    let (attention, products) =
+        ("warning: attention and convolutions by our kernels", "warning: matrix products by our");
+    let said = said_with(&[("STAND_IN_NO_MEMORY_FOR", "cublasLtCreate")]);
+    assert!(said.contains(products) && said.contains("CUBLAS_STATUS_ALLOC_FAILED"), "{said}");
+    let said = said_with(&[("STAND_IN_CUDNN_VERSION", "91002")]);
+    assert!(said.contains(attention) && !said.contains(products), "{said}");
+    assert!(said.contains("9.13.1 is the oldest"), "{said}");
+}
+
+#[test]
+fn any_call_that_the_memory_is_not_enough_for_says_so() {
+    let Some((stand_in, nvrtc)) = StandIn::build("memory") else { return };
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    for (call, what) in [
+        ("cuModuleLoadDataEx", "loading kernels: "),
+        ("cuModuleGetFunction", "loading a kernel: "),
+        ("cuLaunchKernel", "starting a kernel: "),
+        ("cuGraphInstantiateWithFlags", "making a CUDA graph ready: "),
+        ("cublasLtMatmul", "multiplying matrices: "),
+    ] {
+        let variable = [("STAND_IN_NO_MEMORY_FOR", call)];
+        let (passed, said) = tests(&["card::memory", "--test-threads=1"], &libraries, variable);
+        assert!(passed, "{call}: {said}");
+        let told: Vec<_> = said.lines().filter(|line| line.contains("told: ")).collect();
+        let expected = format!("the GPU's memory is not enough for {what}");
+        assert!(matches!(told[..], [told] if told.contains(&expected)), "{call}: {said}");
+        assert!(!said.contains("LEFT BEHIND"), "{call}: {said}");
     }
 }
 

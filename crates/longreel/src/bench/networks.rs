@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use longreel_film::{decode_flops, forward_flops, tokens_per_frame};
 use longreel_kernels::spans::{Span, measured};
-use longreel_kernels::{Device, GpuError, Tensor};
+use longreel_kernels::{Device, Tensor};
 use longreel_models::{
     ContextOptions, ForwardOptions, ModelError, SparseAttention, SplitContext, SplitTransformer,
     TextEncoder, Transformer, Vae, VaeDecoderState,
@@ -237,7 +237,8 @@ pub fn ways(
         let [a, b] = [shown.seconds(&one, &[first])?, shown.seconds(&one, &[second])?];
         (apart, alone) = (apart.min(a + b), alone.min(a).min(b));
         together = match (together, shown.seconds(&one, &[first, second])) {
-            (None, _) | (_, Err(ModelError::Gpu(GpuError::Memory { .. }))) => None,
+            (None, _) => None,
+            (_, Err(ModelError::Gpu(error))) if error.is_memory() => None,
             (Some(least), seconds) => Some(least.min(seconds?)),
         };
     }

@@ -6,7 +6,7 @@ use cudarc::cudnn::sys::{
 
 use super::descriptor::{Descriptor, Refused, Value};
 use super::plan::{Target, plan};
-use super::{WORKSPACE_BYTES, graph, reaches_cublaslt, unusable, usable};
+use super::{WORKSPACE_BYTES, graph, reaches_its_libraries, unusable, usable};
 use crate::cuda::Places;
 use crate::cuda::api::Cudnn as Library;
 use crate::gpu::{FrameConvolution, GpuError, SoftmaxAttention};
@@ -26,7 +26,7 @@ impl Deviceless {
     /// # Errors
     /// When the library is not there or too old, or does not know such a card.
     pub fn open(places: &Places, properties: &str) -> Result<Self, GpuError> {
-        let library = usable(places)?;
+        let library = usable(places, None)?;
         let text = [properties.as_bytes(), &[0]].concat();
         let card = || {
             Descriptor::new(library, Sort::CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR)?
@@ -56,7 +56,7 @@ impl Deviceless {
     /// # Errors
     /// What cuDNN says against it.
     pub fn convolution(&self, what: &FrameConvolution) -> Result<(i64, usize), String> {
-        reaches_cublaslt(self.library, &self.places)?;
+        reaches_its_libraries(self.library, &self.places)?;
         self.way(graph::convolution(self.library, &self.target, what)?)
     }
 

@@ -24,8 +24,8 @@ use self::graph::{ALIGN, ATTENTION_IDS, CONVOLUTION_IDS};
 use self::key::Key;
 use self::plan::{Plan, Target, plan};
 use super::Places;
-use super::api::{Cudnn as Library, StartedDriver, cublaslt_api, cudnn_api};
-use super::libraries::{Kind, is_within_reach};
+use super::api::{Cudnn as Library, StartedDriver, cudnn_api};
+use super::libraries::{Kind, Loaded, is_within_reach};
 use crate::gpu::{Address, FrameConvolution, GpuError, Note, SoftmaxAttention, Vendor, VendorWork};
 
 /// The oldest version that has the operations and was seen to make plans for every architecture.
@@ -55,6 +55,8 @@ struct Known {
 pub struct Cudnn {
     library: &'static Library,
     places: Places,
+    driver: &'static StartedDriver,
+    stream: CUstream,
     handle: cudnnHandle_t,
     workspace: u64,
     /// `None` for what the library has no way for.
@@ -74,11 +76,12 @@ unsafe impl Send for Cudnn {}
 impl Cudnn {
     /// Loads the library and reserves its memory; the card's context has to be current.
     pub fn open(
-        driver: &StartedDriver,
+        driver: &'static StartedDriver,
         places: &Places,
+        cuda: u32,
         stream: CUstream,
     ) -> Result<Self, GpuError> {
-        let library = usable(places)?;
+        let library = usable(places, Some(cuda))?;
         let (mut handle, mut workspace) = (std::ptr::null_mut(), 0);
         // SAFETY: library and driver write a handle and an address.
         unsafe {
@@ -95,6 +98,8 @@ impl Cudnn {
         Ok(Self {
             library,
             places: places.clone(),
+            driver,
+            stream,
             handle,
             workspace,
             plans: HashMap::new(),
@@ -179,7 +184,7 @@ impl Cudnn {
         if let Some(known) = self.convolves {
             return known;
         }
-        let found = reaches_cublaslt(self.library, &self.places);
+        let found = reaches_its_libraries(self.library, &self.places);
         self.convolves = Some(found.is_ok());
         if let Err(why) = &found {
             let version = self.library.version();
@@ -205,6 +210,7 @@ impl Cudnn {
             return Err(key.in_a_graph(format!("cuDNN has no plan for {key} any more")));
         }
         if self.plans.len() >= PLANS {
+            self.settle()?;
             self.plans.clear();
             self.changes += 1;
         }
@@ -220,6 +226,13 @@ impl Cudnn {
         let there = found.is_ok();
         self.plans.insert(key, found.ok().map(|plan| Known { plan, used: false }));
         Ok(there)
+    }
+
+    /// Waits for the stream: a kernel that was compiled for a plan goes with it, and may be at work.
+    fn settle(&self) -> Result<(), GpuError> {
+        // SAFETY: the stream is the device's, whose context is current.
+        let status = unsafe { (self.driver.api.cuStreamSynchronize)(self.stream) };
+        super::error::check(self.driver, "computing", status)
     }
 
     /// Starts a plan with its tensors; what is given by value is read before this returns.
@@ -242,6 +255,7 @@ impl Cudnn {
             Err(why) if capturing => Err(key.in_a_graph(why)),
             Err(why) => {
                 self.note(format!("{key} by our kernel; cuDNN does not start: {why}"), true);
+                self.settle()?;
                 self.plans.insert(key, None);
                 self.changes += 1;
                 Ok(Vendor::Refused)
@@ -316,30 +330,36 @@ fn run(
     unsafe { plan.way.execute(handle, &pack) }
 }
 
-/// Whether the library's kernels for convolutions find cuBLASLt, by whose name they ask for it: where it is not
-/// there they end the process. It is loaded for them from where we look.
-fn reaches_cublaslt(library: &Library, places: &Places) -> Result<(), Refused> {
+/// Whether the library's kernels for convolutions find cuBLASLt and NVRTC, by whose names they ask for them: where one
+/// is not there they end the process. They are loaded for them from where we look.
+fn reaches_its_libraries(library: &Library, places: &Places) -> Result<(), Refused> {
     let cuda = library.cuda;
-    let within_reach = || is_within_reach(Kind::CublasLt, cuda, "cublasLtGetVersion");
-    let loaded = within_reach().or_else(|_| {
-        let _ = cublaslt_api(places, Some(cuda));
-        within_reach()
-    });
-    loaded.map_err(|reason| {
-        format!(
-            "it needs the cuBLASLt of CUDA {cuda} for them, which cannot be loaded ({reason}); \
-             `pip install nvidia-cublas-cu{cuda}` has it"
-        )
-    })
+    let mut missing = Vec::new();
+    for (kind, probed) in [(Kind::CublasLt, "cublasLtGetVersion"), (Kind::Nvrtc, "nvrtcVersion")] {
+        let within_reach = || is_within_reach(kind, cuda, probed);
+        let loaded = within_reach().or_else(|_| {
+            let _ = Loaded::find(kind, places, Some(cuda), probed);
+            within_reach()
+        });
+        if let Err(reason) = loaded {
+            let package = kind.package().unwrap_or_default().replace("cu12", &format!("cu{cuda}"));
+            let name = kind.name();
+            missing.push(format!(
+                "it needs the {name} of CUDA {cuda} for them, which cannot be loaded ({reason}); \
+                 `pip install {package}` has it"
+            ));
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
 }
 
 fn unusable(reason: Refused) -> GpuError {
     GpuError::Library { library: "cuDNN", reason }
 }
 
-/// The library, unless it is too old.
-fn usable(places: &Places) -> Result<&'static Library, GpuError> {
-    let library = cudnn_api(places)?;
+/// The library, unless it is too old, or too new for a driver of that CUDA.
+fn usable(places: &Places, driver: Option<u32>) -> Result<&'static Library, GpuError> {
+    let library = cudnn_api(places, driver)?;
     if library.number < LEAST_VERSION {
         return Err(unusable(format!(
             "{} is of version {}, and {LEAST_VERSION_TEXT} is the oldest that is used; \

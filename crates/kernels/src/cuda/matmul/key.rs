@@ -12,8 +12,6 @@ const ALIGN: u64 = 256;
 const BIAS_ALIGN: u64 = 16;
 /// And 8-bit floats, with their factors and what they become, in bytes; their columns too.
 const CODES_ALIGN: u64 = 16;
-/// The first version that takes a factor for each row and column: 12.9.
-const OUTER_VECTORS: usize = 120_900;
 
 /// What a way depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,8 +61,8 @@ pub fn data_type(element: Element) -> DataType {
 
 /// What a way for a product depends on; `None` for what the library does not have: f32 operands with a bf16
 /// result, GELU of what is added to, a bias that is too long or not aligned, 8-bit floats that are not aligned,
-/// and their factors before `OUTER_VECTORS`.
-pub fn key(what: &MatMul, version: usize) -> Option<Key> {
+/// and their factors where the library does not take them.
+pub fn key(what: &MatMul, takes_factors: bool) -> Option<Key> {
     let operands = match what.operands {
         Operands::Plain(element) => Kind::Plain(element),
         Operands::E4m3 { factors } => Kind::Codes { with_factors: factors.is_some() },
@@ -75,7 +73,7 @@ pub fn key(what: &MatMul, version: usize) -> Option<Key> {
         let addresses = [what.x, what.weight, what.out].into_iter();
         let aligned = addresses.chain(factors.into_iter().flatten()).all(|at| fits(at.0))
             && columns.into_iter().all(|bytes| fits(bytes as u64));
-        if !aligned || (factors.is_some() && version < OUTER_VECTORS) {
+        if !aligned || (factors.is_some() && !takes_factors) {
             return None;
         }
     }
@@ -123,7 +121,7 @@ mod tests {
     }
 
     fn key(what: &MatMul) -> Option<Key> {
-        super::key(what, OUTER_VECTORS)
+        super::key(what, true)
     }
 
     #[test]
@@ -139,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_bits_go_to_the_library_in_whole_sixteens_and_factors_to_new_ones() {
+    fn eight_bits_go_to_the_library_in_whole_sixteens_and_factors_to_those_that_take_them() {
         let codes = MatMul {
             weight: Address(0x2010),
             out: Address(0x3000),
@@ -153,8 +151,8 @@ mod tests {
         let with_factors = by(0x5000, 0x6010);
         assert!(key(&codes).is_some() && key(&with_factors).is_some());
         assert_ne!(key(&codes), key(&with_factors));
-        assert!(super::key(&codes, OUTER_VECTORS - 1).is_some());
-        assert_eq!(super::key(&with_factors, OUTER_VECTORS - 1), None);
+        assert!(super::key(&codes, false).is_some());
+        assert_eq!(super::key(&with_factors, false), None);
         for what in [
             MatMul { x: Address(0x1008), ..codes },
             MatMul { weight: Address(0x2008), ..codes },

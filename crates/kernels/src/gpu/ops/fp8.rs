@@ -297,7 +297,12 @@ impl<'a> CodesProduct<'a> {
             let whole = first_token.is_multiple_of(FACTORS) && frame.is_multiple_of(FACTORS);
             whole || (first_token % frame).saturating_add(rows) <= frame
         };
-        if frame < GATED_ROWS || !fits() || activation != Activation::None || !add {
+        if !gpu.driver().takes_factors()
+            || frame < GATED_ROWS
+            || !fits()
+            || activation != Activation::None
+            || !add
+        {
             return false;
         }
         let folded = Array::unset(gpu, Element::F32, 2 * outputs);

@@ -1,7 +1,7 @@
 // cuBLASLt by its documentation: matrices in columns, the table of types that go together, a bias of the
 // output's type along its rows, GELU by tanh. 8-bit floats (e4m3) as cards from Ada on have them: the left matrix
-// transposed, the right one not, everything at multiples of 16 bytes, a bias of bf16, and from 12.9 on a factor for
-// each row and column of the result.
+// transposed, the right one not, everything at multiples of 16 bytes, a bias of bf16, and from 12.9 on, by cards of 9.0
+// alone, a factor for each row and column of the result.
 #include "queue.h"
 
 #include <math.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum { OK, ALLOC_FAILED = 3, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum { F32 = 0, BF16 = 14, E4M3 = 28, COMPUTE_F32 = 68 };
 enum { OUTER_VECTORS = 3 };
 enum { GELU = 32, BIAS = 4, PLAIN = 1 };
@@ -28,7 +28,14 @@ size_t cublasLtGetVersion(void) {
     const char *version = getenv("STAND_IN_CUBLASLT_VERSION");
     return version ? (size_t)atoi(version) : 120901;
 }
-int cublasLtCreate(void **handle) { return *handle = malloc(1), OK; }
+static int lacks(const char *call) {
+    const char *what = getenv("STAND_IN_NO_MEMORY_FOR");
+    return what && !strcmp(what, call);
+}
+int cublasLtCreate(void **handle) {
+    if (lacks("cublasLtCreate")) return ALLOC_FAILED;
+    return *handle = malloc(1), OK;
+}
 int cublasLtDestroy(void *handle) { return free(handle), OK; }
 
 int cublasLtMatmulDescCreate(Desc **desc, int compute, int scale) {
@@ -83,7 +90,8 @@ static int shapes(const Desc *desc, const Layout *a, const Layout *b, const Layo
         // Both matrices have factors, or none.
         int modes = desc->mode_a == desc->mode_b && (desc->mode_a == 0 || desc->mode_a == OUTER_VECTORS);
         int whole = *m % 16 == 0 && *k % 16 == 0;
-        if (!modes || !whole || !desc->transposed_a || desc->transposed_b) return NOT_SUPPORTED;
+        int known = stand_in_capability() >= 89 && (!desc->mode_a || stand_in_capability() == 90);
+        if (!known || !modes || !whole || !desc->transposed_a || desc->transposed_b) return NOT_SUPPORTED;
         if ((desc->epilogue & BIAS) && d->type == F32 && desc->bias_type != BF16) return NOT_SUPPORTED;
         if ((desc->mode_a == OUTER_VECTORS) != (desc->factors_a && desc->factors_b)) return INVALID_VALUE;
     }
@@ -166,6 +174,7 @@ int cublasLtMatmul(void *handle, const Desc *desc, const float *alpha, const voi
                    const void *b, const Layout *lb, const float *beta, const void *c, const Layout *lc,
                    void *d, const Layout *ld, const Algorithm *algorithm, void *workspace,
                    size_t workspace_bytes, void *stream) {
+    if (lacks("cublasLtMatmul")) return ALLOC_FAILED;
     Product p = {*desc, *la, *lb, *ld, a, b, c, d, 0, 0, 0, *alpha, *beta};
     int status = shapes(desc, la, lb, lc, ld, &p.m, &p.n, &p.k);
     if (status) return status;

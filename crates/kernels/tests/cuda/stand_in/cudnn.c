@@ -20,7 +20,8 @@ enum { ATTRIBUTES = 12, F32 = 0, BF16 = 9, WORKSPACE = 256, CHOSEN = 7 };
 
 typedef struct Desc Desc;
 typedef struct { int name, type; int64_t count; void *values; } Attribute;
-struct Desc { int sort, finalised, count; Attribute attributes[ATTRIBUTES]; };
+// Of a plan its kernel knows whether it is `gone`.
+struct Desc { int sort, finalised, count, *gone; Attribute attributes[ATTRIBUTES]; };
 typedef struct { void *stream; } Handle;
 
 static const char *said = "";
@@ -66,10 +67,12 @@ int cudnnBackendCreateDescriptor(int sort, Desc **made) {
     count(&descriptors, 1);
     *made = calloc(1, sizeof(Desc));
     (*made)->sort = sort;
+    (*made)->gone = calloc(1, sizeof(int));
     return OK;
 }
 int cudnnBackendDestroyDescriptor(Desc *desc) {
     count(&descriptors, -1);
+    *desc->gone = 1;
     for (int n = 0; n < desc->count; n++) free(desc->attributes[n].values);
     return free(desc), OK;
 }
@@ -282,7 +285,7 @@ int cudnnBackendGetAttribute(Desc *desc, int name, int type, int64_t wanted, int
     return fail(NOT_SUPPORTED, "no such attribute");
 }
 
-typedef struct { Shape shape; const uint16_t *q, *k, *v; uint16_t *out; float scale; } Attention;
+typedef struct { Shape shape; const uint16_t *q, *k, *v; uint16_t *out; float scale; const int *gone; } Attention;
 
 static float get(const uint16_t *values, int64_t at) {
     uint32_t bits = (uint32_t)values[at] << 16;
@@ -296,6 +299,7 @@ static uint16_t rounded(float value) {
 }
 static void attend(void *what) {
     const Attention *a = what;
+    if (*a->gone) fprintf(stderr, "PLAN IS GONE: its kernel is at work\n");
     const int64_t row = a->shape.heads * a->shape.size, size = a->shape.size;
     float *weights = malloc(a->shape.keys * sizeof(float));
     for (int64_t query = 0; query < a->shape.queries; query++)
@@ -384,7 +388,7 @@ int cudnnBackendExecute(Handle *handle, const Desc *plan, const Desc *pack) {
     for (int n = 0; n < 5; n++)
         for (int at = 0; at < 5; at++)
             if (ids[at] == *(int64_t *)value(part(sdpa, names[n]), 906, INT64, 1)) found[n] = pointers[at];
-    Attention a = {.q = found[0], .k = found[1], .v = found[2], .out = found[3]};
+    Attention a = {.gone = plan->gone, .q = found[0], .k = found[1], .v = found[2], .out = found[3]};
     if (!shape_of(graph, &a.shape) || !found[4]) return fail(BAD_PARAM, "tensors are missing");
     a.scale = *(float *)found[4];
     size_t row = a.shape.heads * a.shape.size * 2;

@@ -52,6 +52,17 @@ static int capturing, spoiled;
         return result;                         \
     } while (0)
 
+// Whether the card has no memory left for what this call takes by itself.
+static int lacks(const char *call) {
+    const char *what = getenv("STAND_IN_NO_MEMORY_FOR");
+    return what && !strcmp(what, call);
+}
+
+int stand_in_capability(void) {
+    const char *capability = getenv("STAND_IN_CAPABILITY");
+    return capability ? atoi(capability) : 90;
+}
+
 static int cards(void) {
     const char *count = getenv("STAND_IN_CARDS");
     return count ? atoi(count) : 1;
@@ -165,8 +176,8 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     switch (which) {
     case 13: *value = 1410000; break;
     case 16: *value = 108; break;
-    case 75: *value = 8; break;
-    case 76: *value = 0; break;
+    case 75: *value = stand_in_capability() / 10; break;
+    case 76: *value = stand_in_capability() % 10; break;
     default: return INVALID_VALUE;
     }
     return device >= cards() ? NO_DEVICE : OK;
@@ -361,6 +372,7 @@ int cuMemsetD8Async(unsigned long long to, unsigned char value, size_t bytes, vo
 
 int cuModuleLoadDataEx(void **module, const void *code, unsigned count, int *options, void **values) {
     ENTER;
+    if (lacks("cuModuleLoadDataEx")) LEAVE(OUT_OF_MEMORY);
     // Machine code, and where errors go: the buffer (5) and its size (6).
     int known = memcmp(code, "\177ELF", 4) == 0 && count == 2 && options[0] == 5 && options[1] == 6;
     if (!known) LEAVE(200);
@@ -377,6 +389,7 @@ int cuModuleUnload(void *module) {
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
     ENTER;
+    if (lacks("cuModuleGetFunction")) LEAVE(OUT_OF_MEMORY);
     // The one kernel that this card knows.
     if (!module || strcmp(name, "convert_f32_bf16")) LEAVE(NOT_FOUND);
     Function *made = calloc(1, sizeof(Function));
@@ -404,6 +417,8 @@ static void convert(void *what) {
 int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
                    unsigned threads_z, unsigned shared, void *stream, void **arguments, void **extra) {
     ENTER;
+    // Code is loaded when it is first started.
+    if (lacks("cuLaunchKernel")) LEAVE(OUT_OF_MEMORY);
     int fits = x && y && z && threads && threads <= 1024 && threads_y == 1 && threads_z == 1;
     if (!fits || extra || shared > ((Function *)function)->shared) LEAVE(INVALID_VALUE);
     Convert what;
@@ -449,6 +464,7 @@ int cuStreamEndCapture(void *stream, void **graph) {
 }
 int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
     ENTER;
+    if (lacks("cuGraphInstantiateWithFlags")) LEAVE(OUT_OF_MEMORY);
     if (!graph || flags || getenv("STAND_IN_GRAPHS_FAIL")) LEAVE(INVALID_VALUE);
     const Queue *from = graph;
     Queue *copy = calloc(1, sizeof(Queue));

@@ -6,6 +6,9 @@ typedef void (*Work)(void *what);
 // Puts work at a stream's end; `what` is copied.
 int stand_in_ask(void *stream, Work work, const void *what, size_t bytes);
 
+// The card's compute capability: 90 for 9.0, unless STAND_IN_CAPABILITY says another one.
+int stand_in_capability(void);
+
 // Whether all of these bytes are in one piece of the card's memory.
 int stand_in_has(unsigned long long address, size_t bytes);
 
