@@ -67,8 +67,11 @@ mod tensor_file;
 mod texts;
 
 pub use beginning::Beginning;
+pub use condition::VAE_BUDGET_BYTES;
 pub use defaults::Defaults;
-pub use device::{CardLink, CardNames, DeviceChoice, GpuFacts, Opened};
+pub use device::{
+    CardLink, CardNames, DeviceChoice, GpuFacts, MemoryShare, Opened, share as share_memory,
+};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};

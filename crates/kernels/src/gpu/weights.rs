@@ -116,6 +116,8 @@ pub(super) struct Weights {
     last: Option<u64>,
     /// How often those that stay were given back.
     released: u64,
+    /// Bytes that were copied to places so far.
+    brought: u64,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,7 @@ impl Default for Weights {
             after: HashMap::new(),
             last: None,
             released: 0,
+            brought: 0,
         }
     }
 }
@@ -159,6 +162,11 @@ impl Weights {
     /// Whether some of those that are known are brought for each pass.
     pub fn are_brought(&self) -> bool {
         self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)))
+    }
+
+    /// Bytes that were copied to places in turn so far.
+    pub fn brought(&self) -> u64 {
+        self.brought
     }
 
     /// How often weights that stay were given back while their layers were there: as long as that is the
@@ -296,6 +304,7 @@ impl Weights {
         let place = &mut self.places[turn];
         driver.follow(Stream::Copy)?;
         driver.upload(Stream::Copy, place.address, weight.bytes())?;
+        self.brought += weight.bytes().len() as u64;
         place.holds = Some(id);
         Ok(turn)
     }

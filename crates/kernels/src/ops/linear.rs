@@ -107,16 +107,25 @@ impl Linear {
 /// Hidden values of `feed_forward_residual` that stand in memory at once: 64 MiB.
 const HIDDEN_VALUES: usize = 1 << 24;
 
-/// Operations and values of a layer for so many rows.
-fn cost(rows: usize, layer: &Linear) -> (f64, usize) {
+/// Operations and bytes of a layer for rows of `given` bytes, of which it makes `made` bytes. The weight is read as it is
+/// stored, or as the rows are where that is less.
+fn cost(rows: usize, given: usize, layer: &Linear, made: usize) -> (f64, usize) {
     let (inputs, outputs) = (layer.inputs(), layer.outputs());
     let flops = 2.0 * rows as f64 * inputs as f64 * outputs as f64;
-    (flops, rows * (inputs + outputs) + inputs * outputs)
+    let weight = layer.weight();
+    let value = given / (rows * inputs).max(1);
+    (flops, given + weight.bytes().len().min(value * weight.len()) + made)
+}
+
+/// [`cost`] of a result in the element of `x`, for as many rows.
+fn cost_alike(x: &Tensor, layer: &Linear) -> (f64, usize) {
+    let made = x.bytes() / layer.inputs().max(1) * layer.outputs();
+    cost(x.dim(0), x.bytes(), layer, made)
 }
 
 /// `act(x W^T + b)`: `[rows, inputs]` to `[rows, outputs]`.
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
-    let _span = spans::begin("linear", || cost(x.dim(0), layer));
+    let _span = spans::begin("linear", || cost_alike(x, layer));
     let inputs = layer.inputs();
     assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
     if let Some(array) = x.array() {
@@ -134,7 +143,7 @@ pub fn linear_each<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor;
     let rows = x.dim(0);
     let mut codes = None;
     layers.map(|layer| {
-        let _span = spans::begin("linear", || cost(rows, layer));
+        let _span = spans::begin("linear", || cost_alike(x, layer));
         let inputs = layer.inputs();
         assert_eq!(x.shape()[1..], [inputs], "linear_each: {:?} with {inputs} inputs", x.shape());
         let codes = codes.get_or_insert_with(|| body::Codes::of(array, rows, inputs));
@@ -148,7 +157,10 @@ pub fn linear_each<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor;
 /// a result of the network.
 pub fn linear_full(x: &Tensor, layer: &Linear) -> Tensor {
     if x.array().is_some() {
-        let _span = spans::begin("linear", || cost(x.dim(0), layer));
+        let _span = spans::begin("linear", || {
+            let made = size_of::<f32>() * x.dim(0) * layer.outputs();
+            cost(x.dim(0), x.bytes(), layer, made)
+        });
         return on_gpu(x, layer, Activation::None, Element::F32);
     }
     linear(x, layer, Activation::None)
@@ -199,7 +211,7 @@ pub(super) fn rows_to(
 
 /// `x += gate * (y W^T + b)`, the gate by latent frame (1 without one). `x` is `[rows, outputs]`.
 pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<PerFrame<'_>>) {
-    let _span = spans::begin("linear", || cost(y.dim(0), layer));
+    let _span = spans::begin("linear", || cost(y.dim(0), y.bytes(), layer, 2 * x.bytes()));
     let (inputs, outputs) = (layer.inputs(), layer.outputs());
     assert!(
         y.shape()[1..] == [inputs] && x.shape() == [y.dim(0), outputs],
@@ -240,7 +252,9 @@ pub fn feed_forward_residual(
     gate: Option<PerFrame<'_>>,
 ) {
     let _span = spans::begin("feed-forward", || {
-        let (up, down) = (cost(y.dim(0), up), cost(y.dim(0), down));
+        let rows = y.dim(0);
+        let wide = y.bytes() / up.inputs().max(1) * up.outputs();
+        let (up, down) = (cost(rows, y.bytes(), up, wide), cost(rows, wide, down, 2 * x.bytes()));
         (up.0 + down.0, up.1 + down.1)
     });
     let (inputs, hidden, outputs) = (up.inputs(), up.outputs(), down.outputs());

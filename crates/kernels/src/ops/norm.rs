@@ -5,7 +5,7 @@ use super::per_frame::OnGpu;
 use super::pointwise::{for_each_rows, for_row_groups};
 use crate::gpu::{Element, ops as body};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
-use crate::spans;
+use crate::spans::{self, narrow_bytes};
 use crate::{Activation, Tensor, Vector};
 
 /// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`. Behind the last row the first one
@@ -26,7 +26,7 @@ pub fn layer_norm(
     eps: f32,
     modulation: Option<Modulation<'_>>,
 ) -> Tensor {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || (0.0, x.bytes() + narrow_bytes(x)));
     let dim = x.dim(1);
     if let Some((weight, bias)) = affine {
         assert!(weight.len() == dim && bias.len() == dim, "layer_norm: affine part against {dim}");
@@ -60,7 +60,7 @@ pub fn layer_norm(
 /// begins with it.
 pub fn layer_norm_full(x: &Tensor, affine: Option<(&Vector, &Vector)>, eps: f32) -> Tensor {
     if x.array().is_some() {
-        let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+        let _span = spans::begin("norm", || (0.0, x.bytes() + size_of::<f32>() * x.len()));
         return norm_on_gpu(x, affine, eps, None, Element::F32);
     }
     layer_norm(x, affine, eps, None)
@@ -93,7 +93,10 @@ pub fn rms_norm_rope(
     eps: f32,
     rope: Option<(&RopeTable, usize)>,
 ) {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || {
+        let angles = rope.map_or(0, |(table, _)| table.cos.bytes() + table.sin.bytes());
+        (0.0, 2 * x.bytes() + angles)
+    });
     let dim = x.dim(1);
     if let Some(weight) = weight {
         assert_eq!(weight.len(), dim, "rms_norm_rope: weight against {dim}");
@@ -136,7 +139,7 @@ pub fn rms_norm_rope(
 /// The VAE's norm over channels, `x / max(|x|, 1e-12) * sqrt(C) * gamma`, then, when `silu`, SiLU.
 /// `x` is `[..., C]`, `gamma` `[C]`, `bias` `[C]` or none.
 pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || (0.0, 2 * x.bytes()));
     let dim = channels("channel_norm", x, gamma, bias);
     if let Some(array) = x.array_mut() {
         let gpu = array.gpu().clone();
@@ -155,7 +158,7 @@ pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu:
 
 /// As [`channel_norm`], into a new tensor of the shape of `x`.
 pub fn channel_normed(x: &Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) -> Tensor {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || (0.0, 2 * x.bytes()));
     let dim = channels("channel_normed", x, gamma, bias);
     if let Some(array) = x.array() {
         let gpu = array.gpu();
