@@ -460,15 +460,28 @@ pub(crate) fn strips_in(model: &ModelFacts, size: [usize; 2], free: u64) -> usiz
     })
 }
 
-/// Shares each GPU out among the networks of a film's segments.
+/// How a GPU's memory was shared out among the networks of a film's segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryShare {
+    /// Bytes that were free, or held by what makes room.
+    pub free_bytes: u64,
+    /// Bytes of everything but weights while denoising.
+    pub activation_bytes: u64,
+    /// Bytes of all weights.
+    pub weight_bytes: u64,
+    /// Those of them that stay, and the places of the others.
+    pub weights: WeightPlan,
+}
+
+/// Shares each GPU out among the networks of a film's segments; what each has, in order.
 ///
 /// # Errors
 /// When one has too little memory for films of this size.
-pub(crate) fn share(
+pub fn share(
     devices: &[Device],
     model: &ModelFacts,
     plan: &PlanSummary,
-) -> Result<(), FilmError> {
+) -> Result<Vec<MemoryShare>, FilmError> {
     let (sharing, size) = (plan.sharing, [plan.height, plan.width]);
     let (strips, kept) = (plan.decoder_strips, plan.kept_bytes());
     let need = Need::of_rank(model, sharing, plan.batch(), size, strips, kept);
@@ -479,10 +492,11 @@ pub(crate) fn share(
     denoisers
         .chain(decoder)
         .filter_map(|(device, need)| Some((device.gpu()?, need)))
-        .try_for_each(|(gpu, need)| share_one(gpu, &need))
+        .map(|(gpu, need)| share_one(gpu, &need))
+        .collect()
 }
 
-fn share_one(gpu: &Gpu, need: &Need) -> Result<(), FilmError> {
+fn share_one(gpu: &Gpu, need: &Need) -> Result<MemoryShare, FilmError> {
     let (free, _) = gpu.driver().memory().map_err(ModelError::from)?;
     let (held, weights) = gpu.bytes();
     let free = free as u64 + (held + weights) as u64;
@@ -492,7 +506,12 @@ fn share_one(gpu: &Gpu, need: &Need) -> Result<(), FilmError> {
     })?;
     gpu.plan_weights(shares);
     gpu.set_scarce(need.all() > free);
-    Ok(())
+    Ok(MemoryShare {
+        free_bytes: free,
+        activation_bytes: need.activations,
+        weight_bytes: need.weights,
+        weights: shares,
+    })
 }
 
 /// Shares what a GPU has left out for a text encoder of so many bytes.

@@ -400,8 +400,8 @@ fn measure_flops_per_second(products: Products) -> f64 {
     2.0 * (rows * dim * dim) as f64 / best
 }
 
-/// What a device reaches in a large matrix product, in operations a second: the processor in `products`, a GPU in
-/// what it computes in.
+/// What a device reaches in a large matrix product, in operations a second: in `products`, and where they are not of
+/// 8 bits, on a GPU in what it computes in.
 ///
 /// # Errors
 /// What went wrong on it.
@@ -410,7 +410,13 @@ pub fn flops_per_second_of(device: &Device, products: Products) -> Result<f64, G
     let side = 8192;
     let value = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
     let weight: Vec<f32> = (0..side * side).map(value).collect();
-    let layer = Linear::new(Weight::narrowed(&[side, side], &weight, DType::BF16), None);
+    let layer = match products {
+        Products::Fp8 => {
+            let weight = Weight::e4m3(&[side, side], &weight);
+            Linear::new(weight, None).with_products(products)
+        }
+        _ => Linear::new(Weight::narrowed(&[side, side], &weight, DType::BF16), None),
+    };
     let x = Tensor::from_vec(&[side, side], weight);
     let x = ops::narrowed(x.on(device)?.into_owned());
     // The first one brings the weight and compiles the kernel.

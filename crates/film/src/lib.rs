@@ -68,8 +68,12 @@ mod tensor_file;
 mod texts;
 
 pub use beginning::Beginning;
+pub use condition::VAE_BUDGET_BYTES;
 pub use defaults::Defaults;
-pub use device::{CardLink, CardNames, DeviceChoice, GpuFacts, HostLink, Opened};
+pub use device::{
+    CardLink, CardNames, DeviceChoice, GpuFacts, HostLink, MemoryShare, Opened,
+    share as share_memory,
+};
 pub use drift::{Look, SegmentDrift};
 pub use engine::{Engine, EngineOptions, resume};
 pub use error::{FilmError, PlanError};
@@ -86,7 +90,7 @@ pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
     Beyond, BringingSummary, Converted, ExchangeSummary, FilmPlan, FinishSummary, GpuPlan,
     GuidanceBatchSummary, KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving,
-    bytes_brought, check_inputs, human_bytes, human_seconds, plan,
+    check_inputs, human_bytes, human_seconds, plan,
 };
 pub use request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,

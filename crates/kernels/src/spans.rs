@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::Tensor;
 use crate::gpu::Gpu;
 
 /// One call of an operation.
@@ -55,15 +56,20 @@ pub(crate) fn are_measured() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// Measures an operation until it is dropped. `cost` is its floating-point operations and the values,
-/// of four bytes, that it reads and writes.
+/// Measures an operation until it is dropped. `cost` is its floating-point operations and the bytes that it reads and
+/// writes, in the elements that they have where it runs.
 pub(crate) fn begin(name: &'static str, cost: impl FnOnce() -> (f64, usize)) -> Option<Timer> {
     if !are_measured() || INSIDE.replace(true) {
         return None;
     }
-    let (flops, values) = cost();
-    let (started, bytes) = (Instant::now(), 4.0 * values as f64);
-    Some(Timer { name, started, flops, bytes })
+    let (flops, bytes) = cost();
+    Some(Timer { name, started: Instant::now(), flops, bytes: bytes as f64 })
+}
+
+/// Bytes of as many values as `x` has in what its device keeps activations in, which a result is kept in where nothing
+/// else is said.
+pub(crate) fn narrow_bytes(x: &Tensor) -> usize {
+    x.len() * x.array().map_or(size_of::<f32>(), |array| array.gpu().compute().bytes())
 }
 
 /// Waits for a GPU when operations are measured, for its work is done after the call has returned.

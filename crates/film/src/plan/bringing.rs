@@ -2,16 +2,15 @@
 //! goes on beside the arithmetic.
 
 use longreel_kernels::gpu::WeightPlan;
-use longreel_weights::{PublishedModel, WeightDtype};
 use serde::Serialize;
 
 use super::summary::{RowWork, Work};
 use super::time::GPU_SHARE;
 use super::words::human_seconds;
 use super::{FilmPlan, ModelFacts, gpu};
-use crate::device::{HostLink, Need, strips_in, transformer_values};
-use crate::error::{FilmError, PlanError};
-use crate::estimate::{Batch, ForwardFlops, tokens_per_frame};
+use crate::device::{HostLink, transformer_values};
+use crate::error::PlanError;
+use crate::estimate::ForwardFlops;
 use crate::sharing::Sharing;
 
 /// Weights that are brought to each GPU that denoises.
@@ -115,24 +114,6 @@ fn steps(model: &ModelFacts, pass: ForwardFlops, rate: f64) -> Vec<Step> {
     let up = of(dim * ffn, 0.0);
     let down = of(dim * ffn, linear(1.0 - 6.0 * square));
     [query, key, value, out, cross_query, cross_out, up, down].repeat(config.num_layers)
-}
-
-/// Bytes of a published model's weights in `dtype` that a GPU with `free` bytes has brought for each pass over so many
-/// latent frames of `size`, height and width; `None` where it has no room for one.
-///
-/// # Errors
-/// As of [`ModelFacts::of_published`].
-pub fn bytes_brought(
-    model: &PublishedModel,
-    dtype: WeightDtype,
-    latents: usize,
-    size: [usize; 2],
-    free: u64,
-) -> Result<Option<u64>, FilmError> {
-    let facts = ModelFacts::of_published(model, Some(dtype))?;
-    let tokens = latents * tokens_per_frame(&facts.transformer, size[0], size[1]);
-    let need = Need::of(&facts, Batch::one(tokens), size, strips_in(&facts, size, free), 0);
-    Ok(need.shares(free).map(|shares| need.brought(&shares)))
 }
 
 /// What fewer bits would make of a film's `seconds` that is waited for weights.

@@ -29,7 +29,7 @@ use longreel_sampling::{
 use longreel_weights::{ModelKind, PublishedModel, TransformerConfig, VaeConfig, WeightDtype};
 
 pub use self::batch::GuidanceBatchSummary;
-pub use self::bringing::{BringingSummary, bytes_brought};
+pub use self::bringing::BringingSummary;
 pub(crate) use self::cache::step_cache;
 pub use self::causal::KvCacheSummary;
 use self::checks::{check_grid, check_kind, check_values, film_shape};

@@ -224,6 +224,11 @@ impl Gpu {
         (lock(&self.arena).bytes().0, lock(&self.weights).bytes())
     }
 
+    /// Bytes of weights that do not stay and were brought so far.
+    pub fn brought_bytes(&self) -> u64 {
+        lock(&self.weights).brought()
+    }
+
     /// What is not as good as it could be with the vendor's libraries, each told once.
     pub fn warnings(&self) -> Vec<String> {
         let notes = self.driver.notes();

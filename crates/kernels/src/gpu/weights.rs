@@ -145,6 +145,8 @@ pub(super) struct Weights {
     in_use: [Option<u64>; 2],
     /// How often some came to lie elsewhere while their layers were there.
     moves: u64,
+    /// Bytes that were copied to places so far.
+    brought: u64,
 }
 
 #[derive(Debug)]
@@ -184,6 +186,7 @@ impl Default for Weights {
             last: None,
             in_use: [None; 2],
             moves: 0,
+            brought: 0,
         }
     }
 }
@@ -206,6 +209,11 @@ impl Weights {
     /// Whether some of those that are known are brought for each pass.
     fn are_brought(&self) -> bool {
         self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)))
+    }
+
+    /// Bytes that were copied to places so far.
+    pub fn brought(&self) -> u64 {
+        self.brought
     }
 
     /// How often weights came to lie elsewhere while their layers were there: as long as that is the same, each is
@@ -464,6 +472,7 @@ impl Weights {
         let place = &mut self.places[at];
         driver.reach(Stream::Copy, place.used())?;
         weight.upload(driver, Stream::Copy, place.address)?;
+        self.brought += weight.bytes() as u64;
         driver.mark(Stream::Copy, place.copied())?;
         place.holds = Some(id);
         Ok(())

@@ -28,7 +28,7 @@ pub enum Activation {
 
 /// Applies an activation to every value.
 pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
-    let _span = spans::begin("activation", || (0.0, 2 * x.len()));
+    let _span = spans::begin("activation", || (0.0, 2 * x.bytes()));
     if let Some(array) = x.array_mut() {
         body::activate_inplace(array, activation);
         return spans::settle(array.gpu());
@@ -40,7 +40,7 @@ pub fn activate_inplace(x: &mut Tensor, activation: Activation) {
 /// PReLU (He et al. 2015): negative values of `x`, `[.., C]`, times the slope of their channel, of
 /// `slopes`, `[C]`.
 pub fn prelu_inplace(x: &mut Tensor, slopes: &Vector) {
-    let _span = spans::begin("activation", || (0.0, 2 * x.len()));
+    let _span = spans::begin("activation", || (0.0, 2 * x.bytes()));
     let channels = x.shape().last().copied().unwrap_or_default();
     assert_eq!(
         channels,

@@ -97,11 +97,12 @@ impl<'a> Sample<'a> {
         );
     }
 
-    /// Operations and values, without those of queries and result: scores and sums of what is seen.
+    /// Operations and bytes, without those of queries and result: scores and sums of what is seen.
     fn cost(&self, queries: usize) -> (f64, usize) {
         let widths = self.k.dim(1) + self.v.dim(1);
         let pairs = self.how.mask.pairs(queries, self.keys.len());
-        (2.0 * pairs * widths as f64, self.keys.len() * widths)
+        let row = |tensor: &Tensor| tensor.bytes() / tensor.dim(0).max(1);
+        (2.0 * pairs * widths as f64, self.keys.len() * (row(self.k) + row(self.v)))
     }
 }
 
@@ -136,11 +137,11 @@ pub fn attention_of_samples(q: &Tensor, samples: &[Sample<'_>]) -> Tensor {
     unsafe { Tensor::fill(&shape, |out| on_cpu(q, &parts, out)) }
 }
 
-/// Operations, and values that are read and written.
+/// Operations, and bytes that are read and written.
 fn cost(q: &Tensor, samples: &[Sample<'_>]) -> (f64, usize) {
     let queries = q.dim(0) / samples.len().max(1);
     let costs = samples.iter().map(|sample| sample.cost(queries));
-    costs.fold((0.0, 2 * q.len()), |(flops, values), (f, v)| (flops + f, values + v))
+    costs.fold((0.0, 2 * q.bytes()), |(flops, bytes), (f, b)| (flops + f, bytes + b))
 }
 
 /// The queries of a sample and the shape of the result, unless nothing is seen or asked for; see

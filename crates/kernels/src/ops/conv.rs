@@ -151,11 +151,14 @@ impl Conv3d {
         self.outputs
     }
 
-    /// Operations, as by plain windows, and values for a result of that shape.
+    /// Operations, as by plain windows, and bytes for a result of that shape, which has the element of `x`, as the
+    /// weights have.
     fn cost(&self, shape: &[usize; 4], x: &Tensor) -> (f64, usize) {
         let outputs = shape.iter().product::<usize>();
         let window = self.windows.kernel.iter().product::<usize>() * self.inputs;
-        (2.0 * outputs as f64 * window as f64, x.len() + outputs + window * self.outputs)
+        let value = x.bytes() / x.len().max(1);
+        let bytes = x.bytes() + value * (outputs + window * self.outputs);
+        (2.0 * outputs as f64 * window as f64, bytes)
     }
 
     /// The result's shape for `x`; panics when `x` or `history` do not fit.
@@ -248,7 +251,12 @@ pub fn conv3d(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d) -> Tensor {
 
 /// `into += conv3d(x)`: a residual block's last convolution. `into` has the convolution's shape.
 pub fn conv3d_add(x: &Tensor, history: Option<&Tensor>, conv: &Conv3d, into: &mut Tensor) {
-    let _span = spans::begin("convolution", || conv.cost(&conv.output_shape(x, history), x));
+    let _span = spans::begin("convolution", || {
+        let (flops, bytes) = conv.cost(&conv.output_shape(x, history), x);
+        // The sum is read too, and both may be wider than the input.
+        let value = x.bytes() / x.len().max(1);
+        (flops, bytes + 2 * into.bytes() - value * into.len())
+    });
     let shape = conv.output_shape(x, history);
     assert_eq!(into.shape(), shape, "conv3d_add: shape of the sum");
     if let Some(array) = x.array() {
@@ -331,7 +339,8 @@ pub fn upsampled_conv(x: &Tensor, conv: &UpsampledConv) -> Tensor {
     let _span = spans::begin("convolution", || {
         // As the doubled picture's convolution would have them.
         let outputs = 4 * x.len() / conv.inputs.max(1) * conv.outputs;
-        (18.0 * outputs as f64 * conv.inputs as f64, x.len() + outputs)
+        let values = x.len() + outputs + conv.weight.len();
+        (18.0 * outputs as f64 * conv.inputs as f64, x.bytes() / x.len().max(1) * values)
     });
     let &[frames, height, width, channels] = x.shape() else {
         panic!("upsampled_conv: {:?} is not [T, H, W, C]", x.shape());

@@ -18,7 +18,7 @@ pub fn embedding(table: &Weight, ids: &[u32]) -> Tensor {
 
 /// Cuts latents `[T, C, H, W]` into patches of `[1, ph, pw]`: `[T * H/ph * W/pw, C * ph * pw]`.
 pub fn patchify(x: &Tensor, patch: [usize; 2]) -> Tensor {
-    let _span = spans::begin("layout", || (0.0, 2 * x.len()));
+    let _span = spans::begin("layout", || (0.0, 2 * x.bytes()));
     let (t, c, h, w) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
     let [ph, pw] = patch;
     assert!(h % ph == 0 && w % pw == 0, "patchify: {:?} by {patch:?}", x.shape());
@@ -44,7 +44,7 @@ pub fn patchify(x: &Tensor, patch: [usize; 2]) -> Tensor {
 /// The way back from the output head's rows `[T * gh * gw, ph * pw * C]` (channels innermost, as the
 /// reference's head orders them) to latents `[T, C, gh * ph, gw * pw]`.
 pub fn unpatchify(x: &Tensor, grid: [usize; 3], patch: [usize; 2], channels: usize) -> Tensor {
-    let _span = spans::begin("layout", || (0.0, 2 * x.len()));
+    let _span = spans::begin("layout", || (0.0, 2 * x.bytes()));
     let [t, gh, gw] = grid;
     let [ph, pw] = patch;
     assert_eq!(x.shape(), [t * gh * gw, ph * pw * channels], "unpatchify: shape");
@@ -71,7 +71,9 @@ pub fn unpatchify(x: &Tensor, grid: [usize; 3], patch: [usize; 2], channels: usi
 /// Adds a table `[n, dim]` (flat) to each row of a signal `[rows, n * dim]`, or to `n` copies of a
 /// signal `[rows, dim]`, and splits the sum into `n` tensors `[rows, dim]`.
 pub fn split_modulation<const N: usize>(signal: &Tensor, table: &Vector) -> [Tensor; N] {
-    let _span = spans::begin("layout", || (0.0, 2 * signal.len()));
+    let _span = spans::begin("layout", || {
+        (0.0, signal.bytes() + size_of::<f32>() * signal.dim(0) * table.len())
+    });
     let dim = table.len() / N;
     let (rows, width) = (signal.dim(0), signal.dim(1));
     assert!(
@@ -98,7 +100,7 @@ pub fn split_modulation<const N: usize>(signal: &Tensor, table: &Vector) -> [Ten
 /// `first`, if any, then in turn one of `even` and one of `odd`, along the outermost axis; all of one
 /// inner shape, and as many odd as even ones.
 pub fn interleave0(first: Option<&Tensor>, even: &Tensor, odd: &Tensor) -> Tensor {
-    let _span = spans::begin("layout", || (0.0, 4 * even.len()));
+    let _span = spans::begin("layout", || (0.0, 4 * even.bytes()));
     assert_eq!(even.shape(), odd.shape(), "interleave0: shapes");
     let lead = first.map_or(0, |first| first.dim(0));
     let mut shape = even.shape().to_vec();
@@ -131,7 +133,7 @@ pub fn interleave0(first: Option<&Tensor>, even: &Tensor, odd: &Tensor) -> Tenso
 pub fn columns(x: &Tensor, range: Range<usize>) -> Tensor {
     let &[rows, width] = x.shape() else { panic!("columns: {:?} is no matrix", x.shape()) };
     assert!(range.start <= range.end && range.end <= width, "columns: {range:?} of {width}");
-    let _span = spans::begin("layout", || (0.0, 2 * rows * range.len()));
+    let _span = spans::begin("layout", || (0.0, 2 * x.bytes() / width.max(1) * range.len()));
     let shape = [rows, range.len()];
     if let Some(array) = x.array() {
         let out = body::columns(array, [rows, width], range);
@@ -151,7 +153,8 @@ pub fn join_columns(parts: &[Tensor]) -> Tensor {
     let fits = |part: &Tensor| part.shape().len() == 2 && part.dim(0) == rows;
     assert!(parts.iter().all(fits), "join_columns: parts of {rows} and other rows");
     let width = parts.iter().map(|part| part.dim(1)).sum();
-    let _span = spans::begin("layout", || (0.0, 2 * rows * width));
+    let _span =
+        spans::begin("layout", || (0.0, 2 * parts.iter().map(Tensor::bytes).sum::<usize>()));
     if parts[0].array().is_some() {
         let arrays: Vec<_> = parts
             .iter()

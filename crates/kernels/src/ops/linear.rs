@@ -148,6 +148,25 @@ impl LinearInput {
         }
     }
 
+    /// Bytes of what is there: of codes a byte a value, and a factor for each row.
+    fn bytes(&self) -> usize {
+        match &self.rows {
+            Rows::Values(x) => x.bytes(),
+            Rows::Codes(codes) => {
+                let [rows, inputs] = codes.shape();
+                rows * (inputs + size_of::<f32>())
+            }
+        }
+    }
+
+    /// Bytes of a value of what layers make of it.
+    fn result_bytes(&self) -> usize {
+        match &self.rows {
+            Rows::Values(x) => x.bytes() / x.len().max(1),
+            Rows::Codes(codes) => codes.gpu().compute().bytes(),
+        }
+    }
+
     /// Panics unless `layer` takes such rows.
     fn check(&self, operation: &str, layer: &Linear) {
         let (inputs, products) = (layer.inputs(), layer.products);
@@ -163,16 +182,25 @@ impl LinearInput {
 /// Hidden values of `feed_forward_residual` that stand in memory at once: 64 MiB.
 const HIDDEN_VALUES: usize = 1 << 24;
 
-/// Operations and values of a layer for so many rows.
-fn cost(rows: usize, layer: &Linear) -> (f64, usize) {
+/// Operations and bytes of a layer for rows of `given` bytes, of which it makes `made` bytes. The weight is read as it is
+/// stored, or as the rows are where that is less.
+fn cost(rows: usize, given: usize, layer: &Linear, made: usize) -> (f64, usize) {
     let (inputs, outputs) = (layer.inputs(), layer.outputs());
     let flops = 2.0 * rows as f64 * inputs as f64 * outputs as f64;
-    (flops, rows * (inputs + outputs) + inputs * outputs)
+    let weight = layer.weight();
+    let value = given / (rows * inputs).max(1);
+    (flops, given + weight.bytes().len().min(value * weight.len()) + made)
+}
+
+/// [`cost`] of a result in the element of `x`, for as many rows.
+fn cost_alike(x: &Tensor, layer: &Linear) -> (f64, usize) {
+    let made = x.bytes() / layer.inputs().max(1) * layer.outputs();
+    cost(x.dim(0), x.bytes(), layer, made)
 }
 
 /// `act(x W^T + b)`: `[rows, inputs]` to `[rows, outputs]`.
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
-    let _span = spans::begin("linear", || cost(x.dim(0), layer));
+    let _span = spans::begin("linear", || cost_alike(x, layer));
     let inputs = layer.inputs();
     assert_eq!(x.shape()[1..], [inputs], "linear: {:?} with {inputs} inputs", x.shape());
     if let Some(array) = x.array() {
@@ -185,7 +213,10 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
 pub fn linear_each<const N: usize>(x: &LinearInput, layers: [&Linear; N]) -> [Tensor; N] {
     let [rows, _] = x.shape();
     layers.map(|layer| {
-        let _span = spans::begin("linear", || cost(rows, layer));
+        let _span = spans::begin("linear", || {
+            let made = rows * layer.outputs() * x.result_bytes();
+            cost(rows, x.bytes(), layer, made)
+        });
         x.check("linear_each", layer);
         let (shape, none) = ([rows, layer.outputs()], Activation::None);
         match &x.rows {
@@ -207,7 +238,10 @@ pub fn linear_each<const N: usize>(x: &LinearInput, layers: [&Linear; N]) -> [Te
 /// a result of the network.
 pub fn linear_full(x: &Tensor, layer: &Linear) -> Tensor {
     if x.array().is_some() {
-        let _span = spans::begin("linear", || cost(x.dim(0), layer));
+        let _span = spans::begin("linear", || {
+            let made = size_of::<f32>() * x.dim(0) * layer.outputs();
+            cost(x.dim(0), x.bytes(), layer, made)
+        });
         return on_gpu(x, layer, Activation::None, Element::F32);
     }
     linear(x, layer, Activation::None)
@@ -275,7 +309,7 @@ fn given_rows_to(shape: &[usize], x: &[f32], layer: &Linear, activation: Activat
 
 /// `x += gate * (y W^T + b)`, the gate by latent frame (1 without one). `x` is `[rows, outputs]`.
 pub fn linear_residual(x: &mut Tensor, y: &Tensor, layer: &Linear, gate: Option<PerFrame<'_>>) {
-    let _span = spans::begin("linear", || cost(y.dim(0), layer));
+    let _span = spans::begin("linear", || cost(y.dim(0), y.bytes(), layer, 2 * x.bytes()));
     let (inputs, outputs) = (layer.inputs(), layer.outputs());
     assert!(
         y.shape()[1..] == [inputs] && x.shape() == [y.dim(0), outputs],
@@ -318,7 +352,8 @@ pub fn feed_forward_residual(
     const NAME: &str = "feed_forward_residual";
     let [rows, inputs] = y.shape();
     let _span = spans::begin("feed-forward", || {
-        let (up, down) = (cost(rows, up), cost(rows, down));
+        let wide = rows * up.outputs() * y.result_bytes();
+        let (up, down) = (cost(rows, y.bytes(), up, wide), cost(rows, wide, down, 2 * x.bytes()));
         (up.0 + down.0, up.1 + down.1)
     });
     let (hidden, outputs) = (up.outputs(), down.outputs());

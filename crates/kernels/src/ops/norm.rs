@@ -7,7 +7,7 @@ use super::pointwise::{for_each_rows, for_row_groups};
 use super::{LinearInput, Modulation};
 use crate::gpu::{Array, Element, Gpu, ops as body};
 use crate::simd::{Isa, Kernel, Simd, activate, dispatch};
-use crate::spans;
+use crate::spans::{self, narrow_bytes};
 use crate::{Activation, Products, Tensor, Vector};
 
 /// Rotary angles: for each token `head_dim / 2` pairs `(cos, sin)`. Behind the last row the first one
@@ -28,7 +28,7 @@ pub fn layer_norm(
     eps: f32,
     modulation: Option<Modulation<'_>>,
 ) -> Tensor {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || (0.0, x.bytes() + narrow_bytes(x)));
     check_layer_norm(x, affine, modulation.as_ref());
     if let Some(array) = x.array() {
         return norm_on_gpu(x, affine, eps, modulation, array.gpu().compute());
@@ -64,7 +64,8 @@ pub fn layer_norm_input(
     let Some(array) = array else {
         return LinearInput::new(layer_norm(x, affine, eps, modulation), products);
     };
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    // A byte a value, and the factors of the rows.
+    let _span = spans::begin("norm", || (0.0, x.bytes() + x.len() + size_of::<f32>() * x.dim(0)));
     check_layer_norm(x, affine, modulation.as_ref());
     let gpu = array.gpu();
     let there = NormOnGpu::of(affine, modulation.as_ref(), gpu);
@@ -94,7 +95,7 @@ fn check_layer_norm(
 /// begins with it.
 pub fn layer_norm_full(x: &Tensor, affine: Option<(&Vector, &Vector)>, eps: f32) -> Tensor {
     if x.array().is_some() {
-        let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+        let _span = spans::begin("norm", || (0.0, x.bytes() + size_of::<f32>() * x.len()));
         return norm_on_gpu(x, affine, eps, None, Element::F32);
     }
     layer_norm(x, affine, eps, None)
@@ -153,7 +154,10 @@ pub fn rms_norm_rope(
     eps: f32,
     rope: Option<(RopeTable<'_>, usize)>,
 ) {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || {
+        let angles = rope.map_or(0, |(table, _)| table.cos.bytes() + table.sin.bytes());
+        (0.0, 2 * x.bytes() + angles)
+    });
     let dim = x.dim(1);
     if let Some(weight) = weight {
         assert_eq!(weight.len(), dim, "rms_norm_rope: weight against {dim}");
@@ -196,7 +200,7 @@ pub fn rms_norm_rope(
 /// The VAE's norm over channels, `x / max(|x|, 1e-12) * sqrt(C) * gamma`, then, when `silu`, SiLU.
 /// `x` is `[..., C]`, `gamma` `[C]`, `bias` `[C]` or none.
 pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || (0.0, 2 * x.bytes()));
     let dim = channels("channel_norm", x, gamma, bias);
     if let Some(array) = x.array_mut() {
         let gpu = array.gpu().clone();
@@ -215,7 +219,7 @@ pub fn channel_norm(x: &mut Tensor, gamma: &Vector, bias: Option<&Vector>, silu:
 
 /// As [`channel_norm`], into a new tensor of the shape of `x`.
 pub fn channel_normed(x: &Tensor, gamma: &Vector, bias: Option<&Vector>, silu: bool) -> Tensor {
-    let _span = spans::begin("norm", || (0.0, 2 * x.len()));
+    let _span = spans::begin("norm", || (0.0, 2 * x.bytes()));
     let dim = channels("channel_normed", x, gamma, bias);
     if let Some(array) = x.array() {
         let gpu = array.gpu();

@@ -1,6 +1,6 @@
 //! Value by value.
 
-use crate::spans;
+use crate::spans::{self, narrow_bytes};
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -50,7 +50,7 @@ pub(super) fn for_row_groups(rows: usize, dim: usize, body: impl Fn(Range<usize>
 
 /// `x += gate * y`, the gate by latent frame (1 without one). Both `[rows, dim]`.
 pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
-    let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.bytes() + y.bytes()));
     assert_eq!(x.shape(), y.shape(), "gate_residual: shapes");
     let dim = *x.shape().last().expect("gate_residual: a tensor without axes");
     if let Some(gate) = &gate {
@@ -74,7 +74,7 @@ pub fn gate_residual(x: &mut Tensor, y: &Tensor, gate: Option<PerFrame<'_>>) {
 
 /// `x *= y`, value by value.
 pub fn mul_inplace(x: &mut Tensor, y: &Tensor) {
-    let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.bytes() + y.bytes()));
     assert_eq!(x.shape(), y.shape(), "mul_inplace: shapes");
     if let Some(array) = x.array_mut() {
         let gpu = array.gpu().clone();
@@ -119,7 +119,7 @@ impl Kernel for AddGated<'_> {
 
 /// `x - y`, value by value, in the form of [`narrowed`].
 pub fn difference(x: &Tensor, y: &Tensor) -> Tensor {
-    let _span = spans::begin("pointwise", || (0.0, 3 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, x.bytes() + y.bytes() + narrow_bytes(x)));
     assert_eq!(x.shape(), y.shape(), "difference: shapes");
     if let Some(array) = x.array() {
         let y = y.array_as(array.gpu(), array.element());
@@ -141,7 +141,7 @@ pub fn difference(x: &Tensor, y: &Tensor) -> Tensor {
 /// # Errors
 /// What went wrong on the GPU, in this or before.
 pub fn relative_change(x: &Tensor, before: &Tensor) -> Result<f64, GpuError> {
-    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, x.bytes() + before.bytes()));
     assert_eq!(x.shape(), before.shape(), "relative_change: shapes");
     let [change, size] = match x.array() {
         Some(array) => body::change(array, &before.array_as(array.gpu(), array.element()))?,
@@ -157,7 +157,7 @@ pub fn relative_change(x: &Tensor, before: &Tensor) -> Result<f64, GpuError> {
 
 /// Every value held between `least` and `most`.
 pub fn clamp_inplace(x: &mut Tensor, least: f32, most: f32) {
-    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.bytes()));
     if let Some(array) = x.array_mut() {
         body::clamp_inplace(array, least, most);
         return spans::settle(array.gpu());
@@ -169,7 +169,7 @@ pub fn clamp_inplace(x: &mut Tensor, least: f32, most: f32) {
 
 /// Adds the one row of `row`, `[1, dim]`, to each row of `x`, `[rows, dim]`.
 pub fn add_row(x: &mut Tensor, row: &Tensor) {
-    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, 2 * x.bytes()));
     assert!(
         row.shape() == [1, x.dim(1)],
         "add_row: {:?} to the rows of {:?}",
@@ -197,7 +197,7 @@ pub fn narrowed(x: Tensor) -> Tensor {
     if array.element() == element {
         return x;
     }
-    let _span = spans::begin("pointwise", || (0.0, 2 * x.len()));
+    let _span = spans::begin("pointwise", || (0.0, x.bytes() + narrow_bytes(&x)));
     let narrow = body::convert(array, element);
     spans::settle(array.gpu());
     Tensor::from_array(x.shape(), narrow)

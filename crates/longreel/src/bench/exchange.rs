@@ -9,7 +9,7 @@ use longreel_models::ModelError;
 use longreel_weights::PublishedModel;
 use serde_json::{Value, json};
 
-use super::networks::Window;
+use super::Window;
 
 /// Exchanges of a layer: query, key and value to the heads, and what they saw back to the strips.
 const EXCHANGES: usize = 4;

@@ -2,20 +2,31 @@
 //! weights, so that nothing has to be fetched for it.
 
 mod exchange;
-mod host;
+mod memory;
 mod networks;
 mod random;
+mod rates;
 mod table;
+mod timed;
+mod transformer;
+mod weights;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use longreel_film::{DeviceChoice, Opened, flops_per_second_of, human_bytes, peak_memory_bytes};
-use longreel_kernels::Products;
+use longreel_film::{DeviceChoice, Opened, human_bytes, peak_memory_bytes};
+use longreel_kernels::gpu::WeightPlan;
+use longreel_kernels::{Device, Products};
 use longreel_weights::{PublishedModel, WeightDtype, published_models};
 use serde_json::json;
 
+use self::exchange::Exchange;
+use self::memory::{Film, Shared};
+use self::networks::Pictures;
+use self::rates::{Chosen, Marks, Work};
+use self::timed::Seconds;
+use self::transformer::{Case, Way, Weights};
 use crate::generate_args::DtypeArg;
 use crate::outcome::{EXIT_DONE, bad_input};
 use crate::report::{Verbosity, print, print_json};
@@ -29,10 +40,8 @@ Examples:
   longreel bench --trace trace.json          then open it at https://ui.perfetto.dev
 
 Weights are random, of the model's own shapes, in bf16 or what --dtype makes of it, in a file for temporary use. A network of many
-like layers is measured with as many as --budget allows and counted up; what was measured is said.";
-
-/// Frames that the autoencoder decodes at once here, at most.
-const DECODED: usize = 3;
+like layers is measured with as many as --budget allows and counted up; what was measured is said. On a GPU memory is shared out as
+a film's is: what does not fit is brought for each pass.";
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -63,23 +72,60 @@ pub struct BenchArgs {
     pub trace: Option<PathBuf>,
 }
 
+/// What is denoised, decoded or encoded at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Latent frames.
+    pub latents: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+}
+
+impl Window {
+    /// The same picture for another time.
+    pub fn with_latents(self, latents: usize) -> Self {
+        Self { latents, ..self }
+    }
+
+    /// Pixel frames.
+    pub fn frames(self) -> usize {
+        4 * self.latents - 3
+    }
+}
+
+/// Weights that were brought to a GPU during a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Brought {
+    /// With the layers that were measured.
+    pub bytes: u64,
+    /// By the whole time of the pass.
+    pub bytes_per_second: f64,
+}
+
 /// What was measured of a network.
+#[derive(Debug)]
 pub struct Measured {
     /// Its name.
     pub name: &'static str,
     /// What one pass is, for people.
     pub what: String,
-    /// Seconds of a whole pass.
-    pub seconds: f64,
+    /// What a whole pass takes.
+    pub seconds: Seconds,
     /// Its operations.
-    pub flops: f64,
+    pub work: Work,
+    /// Which of them have the products that `--dtype` chooses.
+    pub chosen: Chosen,
     /// Layers measured, and all.
     pub layers: (usize, usize),
     /// What was measured instead, where that would have taken too long.
     pub instead: Option<String>,
     /// Share of the keys that attention kept where it left some out.
     pub kept_share: Option<f64>,
-    /// What was really run.
+    /// What was brought meanwhile, where not all weights stay.
+    pub brought: Option<Brought>,
+    /// What was really run, of one pass; nothing where another row shows it.
     pub spans: Vec<longreel_kernels::spans::Span>,
 }
 
@@ -87,6 +133,156 @@ pub struct Measured {
 pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Result<u8> {
     let model = published(args.model.as_deref())?;
     let size = args.size.unwrap_or_else(|| size_of(&model));
+    check(args, &model, size, &device)?;
+    let Size { width, height } = size;
+    let latents = (args.num_frames as usize - 1) / 4 + 1;
+    let window = Window { latents, height, width };
+    let folder = tempfile::tempdir().context("no folder for temporary files")?;
+    let say = |text: String| {
+        if !verbosity.json && !verbosity.quiet {
+            print(&text);
+        }
+    };
+    let dtype = args.dtype.map(WeightDtype::from);
+    let Opened { devices, warning } = device.open(dtype)?;
+    if let Some(warning) = warning {
+        eprintln!("warning: {warning}");
+    }
+    let first = &devices[0];
+    let film = Film::new(&model, window, dtype, &device, folder.path())?;
+    let products = dtype.map_or(Products::default(), Products::from);
+    let marks = Marks::of(first, film.gpu().filter(|_| first.gpu().is_some()), products)?;
+    let what = first.gpu().map_or_else(|| "the processor".to_owned(), |gpu| gpu.name());
+    say(format!(
+        "{}{} at {width}x{height}, {} frames, on {what}; {}",
+        model.name,
+        dtype.map_or(String::new(), |dtype| format!(" in {dtype}")),
+        args.num_frames,
+        marks.line(products, first)
+    ));
+    // Before any weight comes, as a film does.
+    let shared = film.share(first)?;
+    shared.iter().for_each(|shared| say(shared.line()));
+    let host_rate = first.gpu().map(|gpu| gpu.host_rate()).transpose()?;
+    if let Some(rate) = host_rate {
+        say(format!("weights come from the host at {}/s", human_bytes(rate as u64)));
+    }
+    warn_of_few(args, &model, shared.as_ref());
+    let case = Case {
+        model: &model,
+        window,
+        weights: Weights { folder: folder.path(), dtype },
+        layers: args.layers.map(usize::from),
+        sparse_attention: args.sparse_attention,
+        shared: shared.as_ref(),
+    };
+    let found = measure(&case, &film, &devices, &marks, args, &say)?;
+    let notes = first.gpu().map(|gpu| gpu.notes()).unwrap_or_default();
+    let notes: Vec<String> = notes.into_iter().map(|note| note.text).collect();
+    notes.iter().for_each(|note| say(note.clone()));
+    let memory = peak_memory_bytes();
+    if let Some(memory) = memory {
+        let memory = human_bytes(memory);
+        say(format!("peak memory of these measurements, mapped weights included: {memory}"));
+    }
+    if let Some(path) = &args.trace {
+        let trace = table::trace(&found.networks).to_string();
+        std::fs::write(path, trace).with_context(|| format!("cannot write {}", path.display()))?;
+        say(format!("trace: {}", path.display()));
+    }
+    if verbosity.json {
+        print_json(&json!({
+            "model": model.name,
+            "size": format!("{width}x{height}"),
+            "num_frames": args.num_frames,
+            "device": what,
+            "dtype": dtype.unwrap_or(WeightDtype::Bf16),
+            "probe_flops_per_second": marks.product.chosen,
+            "probe_others_flops_per_second": marks.product.others,
+            "peak_flops_per_second": marks.peak.map(|peak| peak.chosen),
+            "peak_others_flops_per_second": marks.peak.map(|peak| peak.others),
+            "host_bytes_per_second": host_rate,
+            "gpu_memory": shared.as_ref().map(Shared::json),
+            "peak_memory_bytes": memory,
+            "notes": notes,
+            "exchange": found.exchange.as_ref().map(Exchange::json),
+            "ways": found.ways.iter().map(table::json_of_way).collect::<Vec<_>>(),
+            "networks": found.networks.iter().map(|network| table::json(network, &marks)).collect::<Vec<_>>(),
+        }));
+    }
+    Ok(EXIT_DONE)
+}
+
+/// All that was measured.
+struct Found {
+    networks: Vec<Measured>,
+    ways: Vec<Way>,
+    exchange: Option<Exchange>,
+}
+
+/// Measures all networks, and says of each what came out.
+fn measure(
+    case: &Case<'_>,
+    film: &Film,
+    devices: &[Device],
+    marks: &Marks,
+    args: &BenchArgs,
+    say: &impl Fn(String),
+) -> Result<Found> {
+    let (first, budget, folder) = (&devices[0], f64::from(args.budget), case.weights.folder);
+    let mut networks = Vec::new();
+    let mut add = |network: Measured| {
+        say(table::of(&network, marks));
+        networks.push(network);
+    };
+    let [pass, step] = transformer::transformer(case, budget, first)?;
+    // Fewer for each of several ways, as long as weights have to be brought.
+    let layers = (pass.layers.0 / 3).max(case.least_layers());
+    add(pass);
+    add(step);
+    // The processor does neither by itself.
+    let ways = match devices.len() > 1 || first.gpu().is_some() {
+        true => transformer::ways(case, layers, film, devices)?,
+        false => Vec::new(),
+    };
+    ways.iter().for_each(|way| say(table::of_way(way)));
+    let exchange = match devices {
+        [_] => None,
+        several => Some(Exchange::of(case.model, case.window, several)?),
+    };
+    exchange.iter().for_each(|exchange| say(exchange.line()));
+    // With the transformer gone, the memory is the decoder's as in a film, and then the text encoder's alone.
+    let strips = film.share(first)?.map_or(1, |shared| shared.strips);
+    let flops_per_second = marks.product.others;
+    let pictures = Pictures { window: case.window, strips, budget, flops_per_second };
+    let [decoder, encoder] = networks::autoencoder(&pictures, folder, first)?;
+    add(decoder);
+    add(encoder);
+    if let Some(gpu) = first.gpu() {
+        gpu.plan_weights(WeightPlan::ALL);
+    }
+    add(networks::text_encoder(budget, folder, first)?);
+    Ok(Found { networks, ways, exchange })
+}
+
+/// Says where so few layers are asked for that none of their weights has to be brought again.
+fn warn_of_few(args: &BenchArgs, model: &PublishedModel, shared: Option<&Shared>) {
+    let least = shared.map_or(1, |shared| shared.least_layers(model.transformer.num_layers));
+    if let Some(layers) = args.layers.filter(|layers| usize::from(*layers) < least) {
+        eprintln!(
+            "warning: --layers {layers}: what so few layers have brought for a pass stays where it came to, and the whole \
+             model's does not; {least} layers or more tell what bringing weights takes"
+        );
+    }
+}
+
+/// Refuses what cannot be measured.
+fn check(
+    args: &BenchArgs,
+    model: &PublishedModel,
+    size: Size,
+    device: &DeviceChoice,
+) -> Result<()> {
     check_size("--size", size).map_err(bad_input)?;
     check_frames("--num-frames", args.num_frames).map_err(bad_input)?;
     if args.num_frames > 2_001 {
@@ -104,15 +300,6 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
     if let Some(layers) = args.layers.map(usize::from).filter(|layers| *layers > all) {
         return Err(bad_input(format!("--layers {layers}: {} has {all}", model.name)));
     }
-    let latents = (args.num_frames as usize - 1) / 4 + 1;
-    let folder = tempfile::tempdir().context("no folder for temporary files")?;
-    let budget = f64::from(args.budget);
-    let mut measured = Vec::new();
-    let say = |text: String| {
-        if !verbosity.json && !verbosity.quiet {
-            print(&text);
-        }
-    };
     let (count, heads) = (device.count(), model.transformer.num_attention_heads);
     let rows = size.height / 8 / model.transformer.patch_size[1];
     let fits = |count: &usize| heads.is_multiple_of(*count) && *count <= rows;
@@ -123,80 +310,7 @@ pub fn bench(args: &BenchArgs, device: DeviceChoice, verbosity: Verbosity) -> Re
              this model; name {fewer}"
         )));
     }
-    let dtype = args.dtype.map(WeightDtype::from);
-    let Opened { devices, warning } = device.open(dtype)?;
-    let device = &devices[0];
-    if let Some(warning) = warning {
-        eprintln!("warning: {warning}");
-    }
-    let products = dtype.map_or(Products::default(), Products::from);
-    let peak = flops_per_second_of(device, products)?;
-    let what = device.gpu().map_or_else(|| "the processor".to_owned(), |gpu| gpu.name());
-    let product = if device.gpu().is_some() || products.are_pairs() { "bf16" } else { "f32" };
-    let Size { width, height } = size;
-    say(format!(
-        "{}{} at {width}x{height}, {} frames, on {what}; a large {product} product reaches {:.0} GFLOP/s",
-        model.name,
-        dtype.map_or(String::new(), |dtype| format!(" in {dtype}")),
-        args.num_frames,
-        peak / 1e9
-    ));
-    let window = networks::Window { latents, height, width };
-    let stored = dtype.unwrap_or(WeightDtype::Bf16);
-    let host = device.gpu().map(|gpu| host::Host::of(&model, stored, window, gpu)).transpose()?;
-    host.iter().for_each(|host| say(host.line()));
-    let layers = args.layers.map(usize::from);
-    let weights = networks::Weights { folder: folder.path(), dtype };
-    let asked = networks::Asked { layers, sparse_attention: args.sparse_attention };
-    measured.push(networks::transformer(&model, window, asked, budget, weights, device)?);
-    say(table::of(measured.last().expect("just pushed"), peak));
-    // The processor does neither by itself.
-    let ways = if devices.len() > 1 || device.gpu().is_some() {
-        let layers = (measured[0].layers.0 / 3).max(1);
-        networks::ways(&model, window, layers, weights, &devices)?
-    } else {
-        Vec::new()
-    };
-    ways.iter().for_each(|way| say(table::of_way(way)));
-    let exchange = match &devices[..] {
-        [_] => None,
-        several => Some(exchange::Exchange::of(&model, window, several)?),
-    };
-    exchange.iter().for_each(|exchange| say(exchange.line()));
-    let shown = window.with_latents(latents.min(DECODED));
-    measured.push(networks::decoder(shown, budget * peak, folder.path(), device)?);
-    say(table::of(measured.last().expect("just pushed"), peak));
-    measured.push(networks::text_encoder(budget, folder.path(), device)?);
-    say(table::of(measured.last().expect("just pushed"), peak));
-    let notes = device.gpu().map(|gpu| gpu.notes()).unwrap_or_default();
-    let notes: Vec<String> = notes.into_iter().map(|note| note.text).collect();
-    notes.iter().for_each(|note| say(note.clone()));
-    let memory = peak_memory_bytes();
-    if let Some(memory) = memory {
-        say(format!("peak memory, mapped weights included: {}", human_bytes(memory)));
-    }
-    if let Some(path) = &args.trace {
-        let trace = table::trace(&measured).to_string();
-        std::fs::write(path, trace).with_context(|| format!("cannot write {}", path.display()))?;
-        say(format!("trace: {}", path.display()));
-    }
-    if verbosity.json {
-        print_json(&json!({
-            "model": model.name,
-            "size": format!("{width}x{height}"),
-            "num_frames": args.num_frames,
-            "device": what,
-            "dtype": stored,
-            "probe_flops_per_second": peak,
-            "peak_memory_bytes": memory,
-            "notes": notes,
-            "host": host.as_ref().map(host::Host::json),
-            "exchange": exchange.as_ref().map(exchange::Exchange::json),
-            "ways": ways.iter().map(table::json_of_way).collect::<Vec<_>>(),
-            "networks": measured.iter().map(|network| table::json(network, peak)).collect::<Vec<_>>(),
-        }));
-    }
-    Ok(EXIT_DONE)
+    Ok(())
 }
 
 fn published(name: Option<&str>) -> Result<PublishedModel> {
@@ -220,4 +334,12 @@ fn size_of(model: &PublishedModel) -> Size {
     } else {
         of(960, 544)
     }
+}
+
+/// Where tests keep the kernels that they have compiled, beside those of other tests.
+#[cfg(test)]
+fn shim_folder() -> PathBuf {
+    let program = std::env::current_exe().expect("this program");
+    // target/PROFILE/deps/PROGRAM
+    program.ancestors().nth(3).expect("a folder of cargo's").join("tmp")
 }

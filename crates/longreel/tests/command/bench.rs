@@ -1,5 +1,7 @@
 //! `longreel bench` at small sizes.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::program::Place;
@@ -13,16 +15,28 @@ fn each_network_is_measured_by_operation_and_the_trace_holds_every_call() {
     let report = &ran.events()[0];
     let networks = report["networks"].as_array().expect("a list");
     let names: Vec<&str> = networks.iter().filter_map(|network| network["name"].as_str()).collect();
-    assert_eq!(names, ["transformer", "VAE decoder", "text encoder"]);
+    let [pass, step] = ["transformer", "step with guidance"];
+    assert_eq!(names, [pass, step, "VAE decoder", "VAE encoder", "text encoder"]);
     assert_eq!(networks[0]["measured_instead"], "1 of 30 layers");
-    // Nothing is brought to the processor.
-    assert!(report["host"].is_null() && report.get("host").is_some(), "{report:#}");
+    let number = |network: &Value, key: &str| network[key].as_f64().expect("a number");
+    // Both passes, one after the other.
+    assert_eq!(number(&networks[1], "flops"), 2.0 * number(&networks[0], "flops"));
+    assert!(number(&networks[1], "seconds") > number(&networks[0], "seconds"), "{report:#}");
     let mut calls = 0;
     for network in networks {
         assert!(network["flops_per_second"].as_f64() > Some(1e6), "{network:#}");
+        assert!(number(network, "passes") >= 1.0, "{network:#}");
+        assert!(number(network, "median_seconds") >= number(network, "seconds"), "{network:#}");
+        // A processor has no data sheet, and brings no weights.
+        assert!(network["share_of_peak"].is_null(), "{network:#}");
+        assert!(network["brought_bytes_measured"].is_null(), "{network:#}");
         let operations = network["operations"].as_array().expect("a list");
         calls += operations.iter().filter_map(|operation| operation["calls"].as_u64()).sum::<u64>();
-        // What was run is the larger part of the pass, counted up or not.
+        // The operations of a step are those of its passes.
+        if network["name"] == step {
+            assert!(operations.is_empty(), "{network:#}");
+            continue;
+        }
         let sum: f64 =
             operations.iter().filter_map(|operation| operation["seconds"].as_f64()).sum();
         assert!(sum > 0.0, "{network:#}");
@@ -31,6 +45,23 @@ fn each_network_is_measured_by_operation_and_the_trace_holds_every_call() {
     let events = trace["traceEvents"].as_array().expect("a list");
     let spans = events.iter().filter(|event| event["ph"] == "X").count() as u64;
     assert_eq!(spans, calls);
+}
+
+/// `benches/gpu.sh` looks for the figures of the aims by the words that their lines begin with.
+#[test]
+fn the_lines_that_have_aims_begin_with_the_words_by_which_they_are_looked_for() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/gpu.sh");
+    let script = std::fs::read_to_string(script).expect("a script");
+    let aims = script.lines().filter(|line| line.starts_with("aim "));
+    let words: Vec<&str> = aims.map(|line| line.split('"').nth(1).expect("words")).collect();
+    assert_eq!(words.len(), 5, "{words:?}");
+    let words_of_bench =
+        ["bench", "--size", "64x64", "--num-frames", "5", "--layers", "1", "--budget", "1"];
+    let ran = Place::new().run(&words_of_bench).expect_code(0);
+    for words in words {
+        let found = ran.stdout.lines().any(|line| line.trim_start().starts_with(words));
+        assert!(found, "no line begins with {words:?} in {}", ran.stdout);
+    }
 }
 
 #[test]
