@@ -436,10 +436,11 @@ pub(crate) fn transformer_values(config: &TransformerConfig) -> u64 {
     block_values(config) + values_around(config)
 }
 
-/// Values in those that make the time's embedding, its projection and the text's.
+/// Values in those that make the embeddings of the time, of the frame rate where there is one, and of the text.
 fn values_around(config: &TransformerConfig) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
-    6 * dim * dim + dim * (config.freq_dim + config.text_dim) as u64 + 2 * dim * dim
+    let frame_rate = if config.inject_sample_info { 7 } else { 0 };
+    (8 + frame_rate) * dim * dim + dim * (config.freq_dim + config.text_dim) as u64
 }
 
 /// Numbers of strips that are tried, the fewest first: each has rows at its edges computed in vain.

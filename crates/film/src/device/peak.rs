@@ -516,8 +516,11 @@ fn a_file_of_singles_takes_what_one_in_bf16_does_but_for_a_few_layers() {
         let singles = singles.in_singles();
         let need = |case: &Case| Need::of(&case.facts, case.batch(1), case.size(), 1, 0);
         let around = 2 * values_around(singles.config());
-        let expected = Need { weights: need(&plain).weights + around, ..need(&plain) };
-        assert_eq!(need(&singles), expected, "{model} on {card} GiB");
+        let found = need(&singles);
+        // Biases and norms, which the plan of the one counts and that of the other does not, are less than a hundredth.
+        let (weights, expected) = (found.weights as f64, (need(&plain).weights + around) as f64);
+        assert!((weights / expected - 1.0).abs() < 0.01, "{model}: {weights} and {expected}");
+        assert_eq!(found, Need { weights: found.weights, ..need(&plain) }, "{model} on {card} GiB");
         let [(_, _, of_plain), (denoising, _, of_singles)] =
             [&plain, &singles].map(|case| measured(case, 1, &need(case), 1));
         let most = of_plain + around + need(&plain).largest;

@@ -322,7 +322,7 @@ fn a_way_that_fails_under_the_ranks_is_ended_and_nobody_goes_on_waiting() {
         });
         let error = failed.expect_err("what came is not what was sent").to_string();
         assert!(error.contains("exchanging"), "{error}");
-        assert_eq!(error.contains("longreel resume"), !tells, "{error}");
+        assert_eq!(error.contains("takes another way"), !tells, "{error}");
         assert!(story.aborted.load(Ordering::Relaxed));
         assert!(begun.elapsed() < Duration::from_secs(20));
     }
