@@ -280,12 +280,22 @@ impl Gpu {
         done.map_err(|error| turn.fail(error)).ok()
     }
 
+    /// As [`attempt_with_room`](Self::attempt_with_room), for what is computed: of work that is captured a new part begins
+    /// with the next weight that is brought.
+    pub(crate) fn work_with_room<T>(
+        &self,
+        body: impl Fn(&dyn Driver) -> Result<T, GpuError>,
+    ) -> Option<T> {
+        self.course.turn().is_asked();
+        self.attempt_with_room(body)
+    }
+
     /// Starts a kernel, whose code takes memory when it is first used.
     pub(crate) fn launch(&self, launch: Launch, args: &[Arg]) {
         if launch.grid.contains(&0) {
             return;
         }
-        self.attempt_with_room(|driver| driver.launch(&launch, args));
+        self.work_with_room(|driver| driver.launch(&launch, args));
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Product<'a> {
             add: self.add,
         };
         // After a failure nothing is started, by either way.
-        let done = self.gpu.attempt_with_room(|driver| driver.matmul(&product)).unwrap_or(true);
+        let done = self.gpu.work_with_room(|driver| driver.matmul(&product)).unwrap_or(true);
         if done && own_activation {
             self.finish(self.out, self.out_element, Self { bias: None, ..*self });
         }
