@@ -32,7 +32,7 @@ impl WeightPlan {
     /// Everything stays.
     pub const ALL: Self = Self { resident: usize::MAX, places: 0, place: 0 };
 
-    /// Places when not all stay: two that are computed with, as a feed-forward does, and [four](AHEAD) that are filled
+    /// Places when not all stay: two that are computed with, as a feed-forward does, and four that are filled
     /// meanwhile, since attention is long and the layers behind it are short.
     pub const PLACES: usize = 2 + AHEAD;
 
