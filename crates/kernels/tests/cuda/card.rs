@@ -112,8 +112,13 @@ fn a_rate_from_the_host_is_measured_and_leaves_the_cards_memory_as_it_was() {
     let rate = gpu.host_rate().expect("measured");
     assert!(rate.is_finite() && rate > 1e6, "{rate} bytes a second");
     assert_eq!(gpu.host_rate().expect("known"), rate, "measured once");
-    // Nothing but what the driver has for itself.
-    assert!(gpu.driver().memory().expect("told").0 + (32 << 20) > free);
+    // Nothing but what the driver has for itself, and what other tests have of the card for a while.
+    let is_back = || gpu.driver().memory().expect("told").0 + (32 << 20) > free;
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !is_back() {
+        assert!(std::time::Instant::now() < patience, "memory is gone");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]
