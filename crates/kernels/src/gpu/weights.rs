@@ -293,31 +293,35 @@ impl Weights {
         weight: &Weight,
         element: Element,
     ) -> Result<Present, GpuError> {
-        if let Some(Entry::Resident { present, .. }) = self.entries.get(&id) {
-            let present = *present;
-            let in_use = [None, self.in_use[0]];
-            self.mark_used(driver, in_use)?;
-            self.in_use = in_use;
-            // What could not come yet, since its place was in use.
-            self.fetch_ahead(driver)?;
-            return Ok(present);
-        }
-        if !self.entries.contains_key(&id) {
-            let weight = Incoming::of(weight, element);
-            let bytes = weight.bytes();
-            if self.plan.places == 0 || self.resident + bytes <= self.plan.resident {
-                let address = self.arena.take(driver, bytes)?;
-                let uploaded = weight.upload(driver, Stream::Compute, address);
-                // A device that writes down what it is asked for refuses, and is asked again later.
-                uploaded.inspect_err(|_| self.arena.give(address))?;
-                let present = Present { address, dtype: weight.dtype() };
-                self.resident += bytes;
-                self.entries.insert(id, Entry::Resident { present, bytes });
+        let weight = match self.entries.get(&id) {
+            Some(Entry::Resident { present, .. }) => {
+                let present = *present;
+                let in_use = [None, self.in_use[0]];
+                self.mark_used(driver, in_use)?;
+                self.in_use = in_use;
+                // What could not come yet, since its place was in use.
+                self.fetch_ahead(driver)?;
                 return Ok(present);
             }
-            self.entries.insert(id, Entry::Brought(weight));
-        }
-        self.bring_in_turn(driver, id, &Incoming::of(weight, element))
+            Some(Entry::Brought(weight)) => weight.clone(),
+            None => {
+                let weight = Incoming::of(weight, element);
+                let bytes = weight.bytes();
+                if self.plan.places == 0 || self.resident + bytes <= self.plan.resident {
+                    let address = self.arena.take(driver, bytes)?;
+                    let uploaded = weight.upload(driver, Stream::Compute, address);
+                    // A device that writes down what it is asked for refuses, and is asked again later.
+                    uploaded.inspect_err(|_| self.arena.give(address))?;
+                    let present = Present { address, dtype: weight.dtype() };
+                    self.resident += bytes;
+                    self.entries.insert(id, Entry::Resident { present, bytes });
+                    return Ok(present);
+                }
+                self.entries.insert(id, Entry::Brought(weight.clone()));
+                weight
+            }
+        };
+        self.bring_in_turn(driver, id, &weight)
     }
 
     fn bring_in_turn(
