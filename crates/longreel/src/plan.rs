@@ -44,8 +44,8 @@ pub fn plan(args: &PlanArgs, device: DeviceChoice, verbosity: Verbosity) -> Resu
         warnings.push(format!("`longreel models pull {name}` fetches the model"));
     }
     let picture = &mut film.picture;
-    let is_typed = [&picture.image, &picture.end_image].into_iter().all(Option::is_none);
-    let without = is_typed && facts.kind.takes_image();
+    let is_typed = picture.image.is_some() || picture.end_image.is_some();
+    let without = !is_typed && facts.kind.takes_image();
     if without {
         picture.image = Some(PathBuf::from(ANY_PICTURE));
         picture.end_image =

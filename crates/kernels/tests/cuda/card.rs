@@ -145,29 +145,31 @@ fn bytes_come_back_as_they_went_while_the_host_changes_them() {
     }
 }
 
+/// Singles to bf16, by one block: the arguments are where to, where from, and how many.
+const NARROW: Launch = Launch {
+    module: "convert",
+    kernel: "convert_f32_bf16",
+    grid: [1, 1, 1],
+    threads: 256,
+    shared_bytes: 0,
+};
+
 #[test]
 fn a_kernel_gets_its_arguments_and_a_missing_one_is_told() {
     let Some(card) = card() else { return };
     let x = numbers(1000, 1);
     let (from, to) = (put(&*card, &x), card.alloc(2000).expect("memory"));
-    let launch = Launch {
-        module: "convert",
-        kernel: "convert_f32_bf16",
-        grid: [1, 1, 1],
-        threads: 256,
-        shared_bytes: 0,
-    };
     let args = [Arg::Pointer(to), Arg::Pointer(from), Arg::Long(1000)];
-    card.launch(&launch, &args).expect("to start");
+    card.launch(&NARROW, &args).expect("to start");
     assert_eq!(get_bf16(&*card, to, 1000), x);
     // More shared memory than a kernel has without being asked.
     card.zero(to, 2000).expect("to zero");
-    card.launch(&Launch { shared_bytes: 64 << 10, ..launch }, &args).expect("to start");
+    card.launch(&Launch { shared_bytes: 64 << 10, ..NARROW }, &args).expect("to start");
     assert_eq!(get_bf16(&*card, to, 1000), x);
-    let missing = Launch { kernel: "there_is_none", ..launch };
+    let missing = Launch { kernel: "there_is_none", ..NARROW };
     let error = card.launch(&missing, &[]).expect_err("there is none").to_string();
     assert!(error.contains("convert") && error.contains("there_is_none"), "{error}");
-    let too_large = Launch { threads: 4096, ..launch };
+    let too_large = Launch { threads: 4096, ..NARROW };
     let error = card.launch(&too_large, &args).expect_err("no block has so many").to_string();
     assert!(error.contains("convert_f32_bf16") && error.contains("CUDA_ERROR"), "{error}");
     card.wait().expect("the card is usable after it");

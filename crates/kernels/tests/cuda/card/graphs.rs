@@ -1,10 +1,10 @@
 //! Work of a card that is captured and done again.
 
 use longreel_kernels::gpu::{
-    Address, Arg, Element, Launch, MatMul, Operands, SoftmaxAttention, Stream, Vendor, VendorWork,
+    Address, Arg, Element, MatMul, Operands, SoftmaxAttention, Stream, Vendor, VendorWork,
 };
 
-use super::{captured, card_alone, fractions, get, get_bf16, numbers, put, put_bf16};
+use super::{NARROW, captured, card_alone, fractions, get, get_bf16, numbers, put, put_bf16};
 
 #[test]
 fn captured_work_is_done_again_with_what_lies_at_its_addresses_then() {
@@ -16,13 +16,6 @@ fn captured_work_is_done_again_with_what_lies_at_its_addresses_then() {
     let [x, out] =
         [rows * inputs, rows * outputs].map(|count| card.alloc(count * 2).expect("some"));
     // A kernel, a product by the vendor with its bias, and copies: all that a forward is made of.
-    let narrow = Launch {
-        module: "convert",
-        kernel: "convert_f32_bf16",
-        grid: [1, 1, 1],
-        threads: 256,
-        shared_bytes: 0,
-    };
     let product = MatMul {
         x,
         weight,
@@ -40,7 +33,7 @@ fn captured_work_is_done_again_with_what_lies_at_its_addresses_then() {
     let mut has_products = true;
     let mut work = || {
         let args = [Arg::Pointer(x), Arg::Pointer(given), Arg::Long((rows * inputs) as i64)];
-        card.launch(&narrow, &args).expect("to start");
+        card.launch(&NARROW, &args).expect("to start");
         has_products = card.matmul(&product).expect("no failure");
         card.zero(kept, rows * outputs * 2).expect("to zero");
         card.copy(kept, out, rows * outputs * 2).expect("to copy");

@@ -1,21 +1,14 @@
 //! What a card does when it has no memory for what its driver and libraries take by themselves.
 
-use longreel_kernels::gpu::{Arg, Element, GpuError, Launch, MatMul, Operands};
+use longreel_kernels::gpu::{Arg, Element, GpuError, MatMul, Operands};
 
-use super::{card_alone, numbers, put, put_bf16, small_attention};
+use super::{NARROW, card_alone, numbers, put, put_bf16, small_attention};
 
 /// A film is made with fewer frames at once then; any other failure would have its process ended.
 #[test]
 fn what_there_is_no_memory_for_is_told_as_a_want_of_memory() {
     let Some(card) = card_alone() else { return };
     let (from, to) = (put(&*card, &numbers(64, 1)), card.alloc(128).expect("a little memory"));
-    let narrow = Launch {
-        module: "convert",
-        kernel: "convert_f32_bf16",
-        grid: [1, 1, 1],
-        threads: 256,
-        shared_bytes: 0,
-    };
     let args = [Arg::Pointer(to), Arg::Pointer(from), Arg::Long(64)];
     let what = MatMul {
         x: put_bf16(&*card, &numbers(64, 2)),
@@ -36,7 +29,7 @@ fn what_there_is_no_memory_for_is_told_as_a_want_of_memory() {
         zeroed.and(graph)
     });
     let discarded = graph.map(|graph| card.discard(graph));
-    for done in [card.launch(&narrow, &args), card.matmul(&what).map(|_| ()), discarded] {
+    for done in [card.launch(&NARROW, &args), card.matmul(&what).map(|_| ()), discarded] {
         match done {
             Ok(()) | Err(GpuError::Absent { .. } | GpuError::Library { .. }) => {}
             Err(error) => {
