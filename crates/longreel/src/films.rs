@@ -243,7 +243,7 @@ impl TypedFilms {
 
 /// A film as it is made when nothing else is asked for, with pictures where the model needs them, which a
 /// plan does not open.
-fn usual(kind: ModelKind, defaults: &Defaults, image_defaults: &Defaults) -> FilmRequest {
+pub fn usual(kind: ModelKind, defaults: &Defaults, image_defaults: &Defaults) -> FilmRequest {
     let picture = || PathBuf::from("any.png");
     let of_image = || FilmRequest {
         start: StartFrom::Image(picture()),

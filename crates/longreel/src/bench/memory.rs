@@ -4,15 +4,16 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use longreel_film::{
-    Defaults, DeviceChoice, FilmRequest, GpuFacts, Length, MemoryShare, ModelFacts, StartFrom,
-    human_bytes, plan, share_memory,
+    Defaults, DeviceChoice, FilmRequest, GpuFacts, Length, MemoryShare, ModelFacts, human_bytes,
+    plan, share_memory,
 };
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Gpu, WeightPlan};
-use longreel_weights::{ModelKind, PublishedModel, WeightDtype};
+use longreel_weights::{PublishedModel, WeightDtype};
 use serde_json::{Value, json};
 
 use super::Window;
+use crate::films::usual;
 
 /// A film of one window, as it would be planned.
 #[derive(Debug)]
@@ -35,18 +36,12 @@ impl Film {
     ) -> Result<Self> {
         let published = ModelFacts::of_published(model, dtype)?;
         let facts = ModelFacts { devices: 1, ..published.on(device)? };
-        let has_image = model.kind.takes_image();
-        let mut request = Defaults::of(&facts, folder, has_image)?.request("a prompt");
+        let defaults = Defaults::of(&facts, folder, false)?;
+        let image_defaults = Defaults::of(&facts, folder, true)?;
+        let mut request = usual(model.kind, &defaults, &image_defaults);
         let frames = window.frames();
         (request.width, request.height) = (window.width, window.height);
         (request.base_num_frames, request.length) = (frames, Length::Frames(frames as u64));
-        // Nobody reads them.
-        if has_image {
-            request.start = StartFrom::Image("first".into());
-        }
-        if model.kind == ModelKind::FirstLastFrame {
-            request.end_image = Some("last".into());
-        }
         Ok(Self { facts, request })
     }
 
