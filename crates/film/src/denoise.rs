@@ -1,12 +1,13 @@
 //! One segment: from noise to latents, row by row of its timetable.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Instant;
 
-use longreel_kernels::Tensor;
-use longreel_models::{ForwardOptions, SplitCache, SplitContext};
+use longreel_kernels::{Tensor, ops};
+use longreel_models::{ForwardOptions, ModelError, SplitCache, SplitContext};
 use longreel_sampling::{
     Branch, Guidance, Keeping, KeptRow, Row, Schedule, Solver, SolverKind, Timetable, kept_rows,
     mix_condition_noise,
@@ -62,15 +63,16 @@ pub struct RowDone<'a> {
     /// Seconds the row took.
     pub seconds: f64,
     /// The latent `[1, C, h, w]` in the middle of those that the row moved, as the network takes it to
-    /// be without noise.
-    pub clean: &'a dyn Fn() -> Tensor,
+    /// be without noise, on the host.
+    pub clean: &'a dyn Fn() -> Result<Tensor, FilmError>,
 }
 
 /// Told after each row; returns false to give the segment up.
 pub type OnRow<'a> = dyn FnMut(&RowDone<'_>) -> Result<bool, FilmError> + 'a;
 
-/// Denoises `window`, `[window, C, h, w]`, in place: frozen frames hold their latents, the others
-/// noise. Returns false when `on_row` gave it up.
+/// Denoises `window`, `[window, C, h, w]`: frozen frames hold their latents, the others noise. Returns none when
+/// `on_row` gave it up. Meanwhile the latents are [where the network is](Denoisers::home), and
+/// with them all that moves them; of a row nothing but its being done comes to the host.
 ///
 /// The reference is the denoising loop of `SkyReelsV2DiffusionForcingPipeline.__call__`
 /// (diffusers 0.42.1) and, for models without diffusion forcing, that of `SkyReelsV2Pipeline`, whose
@@ -80,10 +82,16 @@ pub type OnRow<'a> = dyn FnMut(&RowDone<'_>) -> Result<bool, FilmError> + 'a;
 /// A network or solver error, noise missing in a noise file, and [`FilmError::NotFinite`].
 pub fn denoise(
     task: &SegmentTask<'_>,
-    window: &mut Tensor,
+    window: Tensor,
     cache: Option<&mut StepCache>,
     on_row: &mut OnRow<'_>,
-) -> Result<bool, FilmError> {
+) -> Result<Option<Tensor>, FilmError> {
+    let home = task.denoisers.home();
+    let extra_channels = task.extra_channels.map(|extra| extra.on(&home)).transpose();
+    let mut latents = Latents {
+        window: window.into_device(&home).map_err(ModelError::from)?.into_kept(),
+        extra_channels: extra_channels.map_err(ModelError::from)?,
+    };
     let rows = task.timetable.rows();
     let kept_rows = kept_rows(task.timetable, task.keeping);
     let unconditional = task.guidance.unconditional_rows(rows, &kept_rows, cache.is_some());
@@ -104,7 +112,7 @@ pub fn denoise(
         .collect::<Result<Vec<_>, _>>()?;
     for (index, (row, kept)) in rows.iter().zip(&kept_rows).enumerate() {
         let started = Instant::now();
-        let input = model_input(task, window, index, row, kept.run.clone())?;
+        let input = latents.shown(task, index, row, kept.run.clone())?;
         let mut contexts = vec![(Branch::Cond, task.cond)];
         let uncond = task.uncond.filter(|_| unconditional[index]);
         contexts.extend(uncond.map(|context| (Branch::Uncond, context)));
@@ -122,24 +130,26 @@ pub fn denoise(
         let (mut velocity, other) = evaluate(task, &at_work, &mut reuse)?;
         if let Some(other) = other {
             let timesteps = &row.timesteps[at_work.answered.clone()];
-            task.guidance.combine(velocity.data_mut(), other.data(), timesteps)?;
-        }
-        if !velocity.data().iter().all(|v| v.is_finite()) {
-            let what = format!("the model's answer in segment {}, step {index}", task.segment);
-            return Err(FilmError::NotFinite { what });
+            velocity = ops::widened(velocity);
+            task.guidance.combine(&mut velocity, &other, timesteps)?;
         }
         for &group in &row.updated_groups {
             let frames = task.timetable.groups()[group].clone();
-            advance(task, &mut *solvers[group], &velocity, window, &at_work, frames)?;
+            advance(task, &mut *solvers[group], &velocity, &mut latents.window, &at_work, frames)?;
+        }
+        // The one thing of a row that is waited for, once all of it has been asked for.
+        if !ops::all_finite(&velocity).map_err(ModelError::from)? {
+            let what = format!("the model's answer in segment {}, step {index}", task.segment);
+            return Err(FilmError::NotFinite { what });
         }
         let seconds = started.elapsed().as_secs_f64();
         let clean = || clean_latent(task.timetable, &at_work, &velocity);
         let row_done = RowDone { done: index + 1, rows: rows.len(), seconds, clean: &clean };
         if !on_row(&row_done)? {
-            return Ok(false);
+            return Ok(None);
         }
     }
-    Ok(true)
+    Ok(Some(latents.window.into_host().map_err(ModelError::from)?))
 }
 
 /// The first frame that a row's velocity moves: history's is never asked for.
@@ -165,65 +175,73 @@ enum Reuse<'a> {
     Keys([Option<SplitCache>; 2]),
 }
 
-/// What the network is shown of `frames` in a row: the prefix mixed with noise where the row says so,
-/// and the extra channels.
-fn model_input(
-    task: &SegmentTask<'_>,
-    window: &Tensor,
-    index: usize,
-    row: &Row,
-    frames: Range<usize>,
-) -> Result<Tensor, FilmError> {
-    let [channels, height, width] = [window.dim(1), window.dim(2), window.dim(3)];
-    let frame_len = channels * height * width;
-    let mut input = window.slice0(frames.clone());
-    // History that is kept has the noise of the first row in all of them.
-    let same = task.keeping.is_some_and(|keeping| keeping.same_condition_noise);
-    let mut noise = vec![0.0; if row.noisy_condition.is_empty() { 0 } else { frame_len }];
-    for frame in row.noisy_condition.clone().filter(|frame| frames.contains(frame)) {
-        let at = ConditionNoise {
-            seed: task.seed,
-            segment: task.segment,
-            row: if same { 0 } else { index },
-            frame,
-            prefix: task.prefix,
-        };
-        task.noise.condition(at, [channels, height, width], &mut noise)?;
-        let latent = &window.data()[frame * frame_len..(frame + 1) * frame_len];
-        let place = frame - frames.start;
-        let out = &mut input.data_mut()[place * frame_len..(place + 1) * frame_len];
-        mix_condition_noise(latent, &noise, task.addnoise_condition, out)
-            .map_err(PlanError::from)?;
-    }
-    Ok(match task.extra_channels {
-        None => input,
-        Some(extra) => {
-            let extra = extra.slice0(frames);
-            let (frames, more) = (input.dim(0), extra.dim(1));
-            let extra_len = more * height * width;
-            let mut joined = Vec::with_capacity(input.len() + extra.len());
-            for frame in 0..frames {
-                joined.extend_from_slice(&input.data()[frame * frame_len..(frame + 1) * frame_len]);
-                joined.extend_from_slice(&extra.data()[frame * extra_len..(frame + 1) * extra_len]);
-            }
-            Tensor::from_vec(&[frames, channels + more, height, width], joined)
+/// What a segment's rows move and are shown, where the network is.
+struct Latents<'a> {
+    /// `[window, C, h, w]`.
+    window: Tensor,
+    /// `[window, extra, h, w]`, of image-to-video models.
+    extra_channels: Option<Cow<'a, Tensor>>,
+}
+
+impl Latents<'_> {
+    /// What the network is shown of `frames` in a row: the prefix mixed with noise where the row says so,
+    /// and the extra channels.
+    fn shown(
+        &self,
+        task: &SegmentTask<'_>,
+        index: usize,
+        row: &Row,
+        frames: Range<usize>,
+    ) -> Result<Tensor, FilmError> {
+        let &[_, channels, height, width] = self.window.shape() else { unreachable!("latents") };
+        let mut shown = self.window.slice0(frames.clone());
+        // History that is kept has the noise of the first row in all of them.
+        let same = task.keeping.is_some_and(|keeping| keeping.same_condition_noise);
+        for frame in row.noisy_condition.clone().filter(|frame| frames.contains(frame)) {
+            let at = ConditionNoise {
+                seed: task.seed,
+                segment: task.segment,
+                row: if same { 0 } else { index },
+                frame,
+                prefix: task.prefix,
+            };
+            let mut noise = Tensor::zeros(&[1, channels, height, width]);
+            task.noise.condition(at, [channels, height, width], noise.data_mut())?;
+            let place = frame - frames.start;
+            let mut shown = shown.frames_mut(place..place + 1);
+            mix_condition_noise(&mut shown, &noise.all_frames(), task.addnoise_condition)
+                .map_err(PlanError::from)?;
         }
-    })
+        // It stays while the network runs, which is to find the same places free each time.
+        let Some(extra) = &self.extra_channels else { return Ok(shown.into_kept()) };
+        let (count, more) = (frames.len(), extra.dim(1));
+        let planes = [(shown, channels), (extra.slice0(frames), more)]
+            .map(|(tensor, channels)| tensor.reshape(&[count, channels * height * width]));
+        let joined = ops::join_columns(&planes).reshape(&[count, channels + more, height, width]);
+        Ok(joined.into_kept())
+    }
 }
 
 /// See [`RowDone::clean`]: x0 = x - sigma * v, of flow matching (Lipman et al. 2023), with sigma the
 /// timestep in thousandths.
-fn clean_latent(timetable: &Timetable, at_work: &AtWork<'_>, velocity: &Tensor) -> Tensor {
+fn clean_latent(
+    timetable: &Timetable,
+    at_work: &AtWork<'_>,
+    velocity: &Tensor,
+) -> Result<Tensor, FilmError> {
     let AtWork { row, kept, answered, shown } = at_work;
     let moved = row.updated_groups.get(row.updated_groups.len() / 2);
     let frames = moved.map_or(answered.clone(), |&group| timetable.groups()[group].clone());
     let frame = ((frames.start + frames.end) / 2).clamp(answered.start, answered.end - 1);
     let sigma = row.timesteps[frame] / 1000.0;
-    let of = |tensor: &Tensor, first: usize| tensor.slice0(frame - first..frame - first + 1);
-    let (noised, velocity) = (of(shown.input, kept.run.start), of(velocity, answered.start));
+    let of = |tensor: &Tensor, first: usize| {
+        let frame = tensor.slice0(frame - first..frame - first + 1);
+        frame.into_host().map_err(ModelError::from)
+    };
+    let (noised, velocity) = (of(shown.input, kept.run.start)?, of(velocity, answered.start)?);
     // Image-to-video models are shown more channels than they answer; the first ones are the latent.
     let values = noised.data().iter().zip(velocity.data()).map(|(x, v)| x - sigma * v).collect();
-    Tensor::from_vec(velocity.shape(), values)
+    Ok(Tensor::from_vec(velocity.shape(), values))
 }
 
 /// The branches of guidance that the row needs: at the same time where they have devices of their own, and
@@ -290,7 +308,7 @@ fn evaluate_batch(
     let contexts: Vec<_> = contexts.iter().map(|(_, context)| *context).collect();
     let mut caches: Vec<_> = caches.iter_mut().flatten().collect();
     if caches.is_empty() {
-        return Ok(model.forward(input, timesteps, &contexts, options)?);
+        return at_home(task, model.forward(input, timesteps, &contexts, options)?);
     }
     for cache in &caches {
         assert_eq!(cache.next_frame(), kept.run.start, "row {index} begins elsewhere");
@@ -298,7 +316,14 @@ fn evaluate_batch(
     let velocities =
         model.forward_after(&mut caches, kept.keep, input, timesteps, &contexts, options)?;
     caches.iter_mut().for_each(|cache| cache.forget(kept.forget.clone()));
-    Ok(velocities)
+    at_home(task, velocities)
+}
+
+/// Velocities of one branch, where the latents are.
+fn at_home(task: &SegmentTask<'_>, velocities: Vec<Tensor>) -> Result<Vec<Tensor>, FilmError> {
+    let home = task.denoisers.home();
+    let velocities = velocities.into_iter().map(|velocity| velocity.into_device(&home));
+    Ok(velocities.collect::<Result<_, _>>().map_err(ModelError::from)?)
 }
 
 /// Advances one group's solver.
@@ -310,18 +335,18 @@ fn advance(
     at_work: &AtWork<'_>,
     frames: Range<usize>,
 ) -> Result<(), FilmError> {
-    let frame_len: usize = window.shape()[1..].iter().product();
     let shift = at_work.answered.start;
-    let velocity =
-        &velocity.data()[(frames.start - shift) * frame_len..(frames.end - shift) * frame_len];
     let noise = solver.wants_noise().then(|| {
-        let mut noise = vec![0.0; frames.len() * frame_len];
-        for (frame, out) in frames.clone().zip(noise.chunks_exact_mut(frame_len)) {
+        let mut noise = Tensor::zeros(&window.frames(frames.clone()).shape());
+        let frame_len = noise.len() / frames.len().max(1);
+        let each = frames.clone().zip(noise.data_mut().chunks_exact_mut(frame_len.max(1)));
+        for (frame, out) in each {
             task.noise.renoise(task.seed, task.segment, frame, at_work.shown.index, out);
         }
         noise
     });
-    let sample = &mut window.data_mut()[frames.start * frame_len..frames.end * frame_len];
-    solver.step(velocity, sample, noise.as_deref())?;
+    let velocity = velocity.frames(frames.start - shift..frames.end - shift);
+    let noise = noise.as_ref().map(Tensor::all_frames);
+    solver.step(&velocity, &mut window.frames_mut(frames), noise.as_ref())?;
     Ok(())
 }

@@ -17,7 +17,8 @@ pub use self::cards::CardNames;
 pub use self::choice::DeviceChoice;
 use crate::error::FilmError;
 use crate::estimate::{
-    Batch, GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_graph_bytes, gpu_state_bytes,
+    Batch, GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_graph_bytes, gpu_latent_bytes,
+    gpu_state_bytes,
 };
 use crate::plan::{ModelFacts, PlanSummary, human_bytes};
 use crate::sharing::Sharing;
@@ -356,6 +357,7 @@ impl Need {
             largest: (largest as f64 * each.max(0.5)) as u64 + 4096,
             activations: gpu_forward_bytes(transformer, batch, element)
                 + gpu_graph_bytes(transformer, batch)
+                + gpu_latent_bytes(transformer, batch)
                 + kept,
             state: gpu_state_bytes(&model.vae, size, strips, element),
             decoding: gpu_decode_bytes(&model.vae, size, strips, element) + model.other_bytes,

@@ -306,6 +306,20 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch, element: Elem
     (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
 }
 
+/// Bytes of the latents that are on a GPU while a segment is denoised, all of them `f32`: the window, what the network is
+/// shown of it, both velocities, what the solver remembers, and what EasyCache does.
+pub fn gpu_latent_bytes(config: &TransformerConfig, batch: Batch) -> u64 {
+    let [height, width] = [config.patch_size[1], config.patch_size[2]];
+    let (shown, moved) = (config.in_channels as u64, config.out_channels as u64);
+    // The extra channels of image-to-video models are there twice.
+    let channels = 2 * shown - moved + LATENT_COPIES * moved;
+    4 * channels * (batch.tokens * height * width) as u64
+}
+
+/// Beside what the network is shown: the window, two velocities, three predictions and the start of UniPC's step before,
+/// and EasyCache's last two inputs, its output and its residuals.
+const LATENT_COPIES: u64 = 12;
+
 /// What a layer is in a graph: kernels, the copies between them, those to and from kept keys, and graphs of their own
 /// where its weights are brought each time; and what is taken to be needed for each. The latter is a guess, made without
 /// a card: what graphs really take on one is among its notes, which `longreel bench` shows.

@@ -197,6 +197,15 @@ impl Denoisers {
         &self.groups[branch as usize % self.groups.len()]
     }
 
+    /// Where a segment's latents are kept while it is denoised: on the device that does all of it, or on the host where
+    /// several have a share.
+    pub fn home(&self) -> Device {
+        match &self.groups[..] {
+            [group] => group.home(),
+            _ => Device::Cpu,
+        }
+    }
+
     /// How what self-attention exchanges goes from one GPU of a group to another; none where none does.
     pub fn way(&self) -> Option<String> {
         self.groups.iter().find_map(SplitTransformer::way)

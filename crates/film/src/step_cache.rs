@@ -12,8 +12,8 @@ use crate::sharing::Denoisers;
 pub enum StepCache {
     /// Residuals of the network's blocks, which stay on its devices.
     Tea(TeaCache),
-    /// Residuals of the whole model, on the host as latents are.
-    Easy(EasyCache),
+    /// Residuals of the whole model, where latents are.
+    Easy(Box<EasyCache>),
 }
 
 impl StepCache {
@@ -31,7 +31,7 @@ impl StepCache {
 pub(crate) struct ShownRow<'a> {
     /// Of the segment, from 0.
     pub index: usize,
-    /// `[n, in_channels, h, w]`, on the host.
+    /// `[n, in_channels, h, w]`, where latents are kept.
     pub input: &'a Tensor,
     /// One for each frame.
     pub timesteps: &'a [f32],
@@ -139,12 +139,12 @@ fn whole_model(
 ) -> Result<Vec<Tensor>, FilmError> {
     let channels = denoisers.of(Branch::Cond).config().out_channels;
     let latents = leading_channels(shown.input, channels);
-    let decision = cache.decide(shown.index, latents.data());
+    let decision = cache.decide(shown.index, &latents)?;
     let mut velocities = Vec::with_capacity(shown.contexts.len());
     if decision == Decision::Reuse {
         for &(branch, _) in shown.contexts {
             let mut velocity = latents.clone();
-            cache.reuse(branch, velocity.data_mut())?;
+            cache.reuse(branch, &mut velocity)?;
             velocities.push(velocity);
         }
         return Ok(velocities);
@@ -154,7 +154,8 @@ fn whole_model(
         let contexts: Vec<_> = batch.iter().map(|(_, context)| *context).collect();
         let computed = model.forward(shown.input, shown.timesteps, &contexts, shown.options)?;
         for ((branch, _), velocity) in batch.iter().zip(computed) {
-            cache.store(*branch, latents.data(), velocity.data())?;
+            let velocity = ops::widened(velocity).into_kept();
+            cache.store(*branch, &latents, &velocity)?;
             velocities.push(velocity);
         }
     }
@@ -162,14 +163,15 @@ fn whole_model(
 }
 
 /// The first `channels` channels of `[T, C, H, W]`: image-to-video models are shown more than they
-/// answer.
+/// answer. They stay while the network runs.
 fn leading_channels(input: &Tensor, channels: usize) -> Tensor {
-    let (frames, all, plane) = (input.dim(0), input.dim(1), input.dim(2) * input.dim(3));
-    let mut data = Vec::with_capacity(frames * channels * plane);
-    for frame in input.data().chunks_exact(all * plane) {
-        data.extend_from_slice(&frame[..channels * plane]);
-    }
-    Tensor::from_vec(&[frames, channels, input.dim(2), input.dim(3)], data)
+    let &[frames, all, height, width] = input.shape() else { unreachable!("latents") };
+    let planes = input.clone().reshape(&[frames, all * height * width]);
+    let leading = match all == channels {
+        true => planes,
+        false => ops::columns(&planes, 0..channels * height * width),
+    };
+    leading.reshape(&[frames, channels, height, width]).into_kept()
 }
 
 #[cfg(test)]

@@ -3,14 +3,15 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use longreel_film::{
-    Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice, Outputs, Stop, StopSignal,
+    CacheChoice, Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice, Length, Outputs,
+    SolverChoice, Stop, StopSignal,
 };
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Element, Gpu};
-use longreel_shim::Shim;
+use longreel_shim::{Shim, Watch, Watched};
 
 fn engine() -> Engine {
     Engine::open(&EngineOptions::new(common::fixture("models/df"))).expect("a model")
@@ -97,6 +98,69 @@ fn a_film_of_replayed_passes_is_that_of_plain_ones_in_every_bit() {
             tally.captured > 0 && tally.replayed >= tally.captured && plain.tally().captured == 0,
             "{what}: {tally:?}"
         );
+    }
+}
+
+/// Bytes of each copy to the host and to the device.
+#[derive(Default)]
+struct Copies(Mutex<[Vec<usize>; 2]>);
+
+impl Watch for Copies {
+    fn upload(&self, bytes: &[u8]) {
+        self.0.lock().expect("no panic")[1].push(bytes.len());
+    }
+
+    fn download(&self, bytes: usize) {
+        self.0.lock().expect("no panic")[0].push(bytes);
+    }
+}
+
+/// With each solver, guidance and step cache.
+#[test]
+fn latents_stay_on_the_device_while_their_segment_is_denoised() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let one_segment = Length::Frames(17);
+    let few = |renoise| SolverChoice::FewStep { timesteps: vec![999, 700, 400], renoise };
+    let ways: [Way<'_>; 5] = [
+        ("unipc", &|r| r.guidance_batch = GuidanceBatchChoice::Off),
+        ("wave", &|r| {
+            (r.causal_block_size, r.ar_step, r.length) = (Some(1), 1, one_segment);
+        }),
+        ("euler", &|r| (r.solver, r.length) = (SolverChoice::Euler, one_segment)),
+        ("renoise", &|r| (r.solver, r.length) = (few(true), one_segment)),
+        ("easycache", &|r| {
+            (r.cache, r.length) = (CacheChoice::EasyCache { threshold: 0.1 }, one_segment);
+        }),
+    ];
+    for (what, change) in ways {
+        let Some(shim) = Shim::or_skip(Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+        let copies = Arc::new(Copies::default());
+        let gpu = Gpu::new(Box::new(Watched::new(shim, copies.clone())), Element::Bf16);
+        let mut engine = engine().on(vec![Device::Gpu(gpu)]);
+        let mut request = FilmRequest { steps: 4, ..request(&engine) };
+        change(&mut request);
+        let plan = engine.plan(&request).expect("a plan");
+        let mut rows = 0;
+        let mut observer = |event: Event| {
+            let Event::Step { step, .. } = event else { return };
+            let [to_host, to_device] = std::mem::take(&mut *copies.0.lock().expect("no panic"));
+            // The first row is preceded by what makes the window, and the networks have come by the second.
+            if step < 3 {
+                return;
+            }
+            rows += 1;
+            // Sums of a few blocks: whether a velocity is finite, and how far EasyCache finds it from others.
+            let sums = if what == "easycache" { 4 } else { 1 };
+            assert!(to_host.len() <= sums, "{what}, step {step}: {to_host:?} bytes to the host");
+            assert!(to_host.iter().all(|bytes| *bytes <= 64), "{what}, step {step}: {to_host:?}");
+            // What is made of the timesteps, and fresh noise, a frame or a block at once.
+            let frame = 4 * 16 * (48 / 8) * (32 / 8);
+            let most = if what == "renoise" { 5 * frame } else { frame };
+            assert!(to_device.iter().all(|bytes| *bytes <= most), "{what}, {step}: {to_device:?}");
+        };
+        let outputs = outputs(folder.path(), &format!("{what}.mp4"));
+        engine.run(&plan, &outputs, &StopSignal::default(), &mut observer).expect("a film");
+        assert!(rows >= 1, "{what}: {rows} rows were looked at");
     }
 }
 

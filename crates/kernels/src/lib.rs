@@ -15,6 +15,7 @@ mod dequantize;
 mod device;
 mod dtype;
 mod fp8;
+mod frames;
 mod gemm;
 pub mod gpu;
 mod host;
@@ -31,6 +32,7 @@ mod weight;
 pub use dequantize::dequantize;
 pub use device::Device;
 pub use dtype::DType;
+pub use frames::{Frames, FramesMut};
 pub use gemm::Products;
 pub use gpu::GpuError;
 pub use ops::{

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{areas, assert_other, assert_same_bits, contexts, exact_devices, model, noise};
+use common::{
+    OnHost, areas, assert_other, assert_same_bits, contexts, exact_devices, model, noise,
+};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
     AttentionWindow, ForwardOptions, SparseAttention, SplitCache, SplitContext, SplitTransformer,
@@ -48,7 +50,7 @@ fn frames_that_are_asked_about_are_those_of_the_whole_answer() {
             for (options, timesteps) in every_mask().iter().zip([&EACH[..], &EACH[4..5], &EACH]) {
                 let run = |contexts: &[&SplitContext], answer_from: usize| {
                     let options = ForwardOptions { answer_from, ..*options };
-                    model.forward(&latents, timesteps, contexts, &options).expect("runs")
+                    model.forward(&latents, timesteps, contexts, &options).expect("runs").on_host()
                 };
                 for contexts in [&contexts[..1], &contexts[..]] {
                     let whole = run(contexts, 0);
@@ -72,7 +74,7 @@ fn frames_that_are_asked_about_leave_out_the_keys_that_all_leave_out() {
     for options in every_mask() {
         let run = |answer_from: usize, sparse| {
             let options = ForwardOptions { answer_from, sparse, ..options };
-            model.forward(&latents, &EACH, &[&contexts[0]], &options).expect("runs")
+            model.forward(&latents, &EACH, &[&contexts[0]], &options).expect("runs").on_host()
         };
         let whole = run(0, sparse);
         assert_other(&format!("{options:?}"), &whole[0], &run(0, None)[0]);
@@ -103,6 +105,7 @@ fn what_is_kept_of_frames_does_not_depend_on_which_are_asked_about() {
                     &options,
                 )
                 .expect("runs")
+                .on_host()
         };
         (after(0..4, 4, from), after(4..6, 0, 0))
     };
@@ -123,16 +126,16 @@ fn what_the_blocks_add_is_kept_of_all_frames() {
     };
     let mut pass = begin(0);
     let whole = pass.run_blocks_keeping_residuals(&contexts).expect("runs");
-    let answer = pass.finish().expect("ends");
+    let answer = pass.finish().expect("ends").on_host();
     let mut asked = begin(2);
     let kept = asked.run_blocks_keeping_residuals(&contexts).expect("runs");
-    assert_same("computed", &asked.finish().expect("ends"), &answer, 2);
+    assert_same("computed", &asked.finish().expect("ends").on_host(), &answer, 2);
     for ((whole, kept), from) in whole.iter().zip(&kept).zip([0, 1, 5]) {
         let reused = |residual, from| {
             let mut pass = begin(from);
             assert!(pass.takes(residual));
             pass.add_residual(residual).expect("fits");
-            pass.finish().expect("ends")
+            pass.finish().expect("ends").on_host()
         };
         assert_same("taken over", &reused(kept, from), &reused(whole, 0), from);
     }

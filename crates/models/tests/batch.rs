@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{areas, assert_other, assert_same_bits, contexts, exact_devices, model, noise};
+use common::{
+    OnHost, areas, assert_other, assert_same_bits, contexts, exact_devices, model, noise,
+};
 use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
@@ -55,7 +57,10 @@ fn samples_of_a_batch_are_those_that_are_alone_in_every_bit() {
             let mut seen = Vec::new();
             for (timesteps, block) in [(&each[..1], 1), (&each[..], 1), (&each[..], 2)] {
                 let run = |contexts: &[&SplitContext]| {
-                    model.forward(&latents, timesteps, contexts, &options(block)).expect("runs")
+                    model
+                        .forward(&latents, timesteps, contexts, &options(block))
+                        .expect("runs")
+                        .on_host()
                 };
                 let alone: Vec<_> = contexts.iter().flat_map(|context| run(&[*context])).collect();
                 assert_all_same(&format!("{name} on {on}"), &run(&contexts), &alone);
@@ -76,7 +81,7 @@ fn samples_of_a_batch_leave_out_what_they_leave_out_alone() {
         let latents = areas(2, [4, model.config().in_channels, 16, 20]);
         let run = |contexts: &[&SplitContext], sparse| {
             let options = ForwardOptions { sparse, ..options(2) };
-            model.forward(&latents, &[500.0], contexts, &options).expect("runs")
+            model.forward(&latents, &[500.0], contexts, &options).expect("runs").on_host()
         };
         let sparse = Some(SparseAttention { mass: 0.3, dense_above: 600.0 });
         let alone: Vec<_> = contexts.iter().flat_map(|context| run(&[*context], sparse)).collect();
@@ -103,6 +108,7 @@ fn samples_behind_kept_keys_are_those_that_are_alone_in_every_bit() {
                     model
                         .forward_after(&mut caches, keep, &latents, &timesteps, contexts, &options)
                         .expect("runs")
+                        .on_host()
                 };
                 let all: Vec<_> = contexts.iter().collect();
                 let together = run(&mut caches, &all);
@@ -127,7 +133,8 @@ fn a_batch_in_strips_is_the_one_of_one_device_in_every_bit() {
         let model = model("transformer_df", &vec![Device::Cpu; count]);
         let (contexts, latents) = (contexts(&model), latents(&model));
         let contexts: Vec<_> = contexts.iter().collect();
-        let whole = model.forward(&latents, &timesteps, &contexts, &options(2)).expect("runs");
+        let whole =
+            model.forward(&latents, &timesteps, &contexts, &options(2)).expect("runs").on_host();
         let mut caches = [(); 3].map(|()| model.new_cache(0));
         let mut caches: Vec<_> = caches.iter_mut().collect();
         let mut after = |frames, keep| {
@@ -135,6 +142,7 @@ fn a_batch_in_strips_is_the_one_of_one_device_in_every_bit() {
             model
                 .forward_after(&mut caches, keep, &latents, &timesteps, &contexts, &options(2))
                 .expect("runs")
+                .on_host()
         };
         [whole, after(0..4, 4), after(4..6, 0)].concat()
     };
@@ -156,10 +164,10 @@ fn what_blocks_add_is_told_of_each_sample() {
                 let mut pass = begin();
                 assert!(pass.takes(residual));
                 pass.add_residual(residual).expect("fits");
-                pass.finish().expect("ends")
+                pass.finish().expect("ends").on_host()
             });
             let reused: Vec<_> = reused.collect();
-            (pass.finish().expect("ends"), reused)
+            (pass.finish().expect("ends").on_host(), reused)
         };
         let (together, reused) = run(&contexts);
         let (alone, reused_alone): (Vec<_>, Vec<_>) =
@@ -192,7 +200,7 @@ fn weights_that_are_brought_for_each_pass_are_brought_once_for_a_batch() {
     let bytes = |contexts: &[&SplitContext]| {
         let run = || {
             copied.0.store(0, Ordering::Relaxed);
-            model.forward(&latents, &[700.0], contexts, &options(1)).expect("runs");
+            model.forward(&latents, &[700.0], contexts, &options(1)).expect("runs").on_host();
             copied.0.load(Ordering::Relaxed)
         };
         // The second time the order of the weights is known.

@@ -32,7 +32,7 @@ fn velocity(gpu: &Arc<Gpu>) -> Result<Tensor, ModelError> {
     let options = ForwardOptions { fps: Some(24), ..ForwardOptions::default() };
     // The second pass is one that knows the order of the weights.
     model.forward(&latents, &[900.0, 500.0, 0.0], &context, &options)?;
-    model.forward(&latents, &[900.0, 500.0, 0.0], &context, &options)
+    Ok(model.forward(&latents, &[900.0, 500.0, 0.0], &context, &options)?.into_host()?)
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Fixture, On, areas, assert_close, assert_other, assert_same_bits, devices, noise};
+use common::{
+    Fixture, On, OnHost, areas, assert_close, assert_other, assert_same_bits, devices, noise,
+};
 use longreel_kernels::{Device, Tensor};
 use longreel_models::{
     AttentionWindow, Context, ContextOptions, ForwardOptions, KeyValueCache, SparseAttention,
@@ -44,7 +46,10 @@ fn setting(window: Option<AttentionWindow>, device: &Device) -> Setting {
 
 impl Setting {
     fn whole(&self) -> Tensor {
-        self.model.forward(&self.latents, &self.timesteps, &self.context, &self.options).unwrap()
+        self.model
+            .forward(&self.latents, &self.timesteps, &self.context, &self.options)
+            .unwrap()
+            .on_host()
     }
 
     fn after(&self, cache: &mut KeyValueCache, frames: usize, keep: usize) -> Tensor {
@@ -54,6 +59,7 @@ impl Setting {
         self.model
             .forward_after(cache, keep, &latents, timesteps, &self.context, &self.options)
             .unwrap()
+            .on_host()
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{Fixture, assert_close, distance, noise};
+use common::{Fixture, OnHost, assert_close, distance, noise};
 use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch, MatMul, Operands};
 use longreel_kernels::{DType, Device, Isa, Tensor, Weight};
 use longreel_models::{ContextOptions, ForwardOptions, Transformer};
@@ -23,7 +23,7 @@ fn forward(config: &TransformerConfig, source: TensorSource, device: &Device) ->
     let latents = noise(3, &[3, model.in_channels(), 8, 6]);
     let fps = config.inject_sample_info.then_some(24);
     let options = ForwardOptions { fps, ..Default::default() };
-    model.forward(&latents, &[700.0], &context, &options).expect("a velocity")
+    model.forward(&latents, &[700.0], &context, &options).expect("a velocity").on_host()
 }
 
 fn shims(element: Element) -> Vec<(&'static str, Device)> {

@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Fixture, TOLERANCE, areas, assert_close, assert_same_bits, distance, noise};
+use common::{Fixture, OnHost, TOLERANCE, areas, assert_close, assert_same_bits, distance, noise};
 use longreel_kernels::gpu::{Element, Gpu, LinkKind};
 use longreel_kernels::{Device, GpuError, Tensor, cuda};
 use longreel_models::{
@@ -82,14 +82,17 @@ impl Shown {
 
     fn alone(&self, model: &Transformer) -> Tensor {
         let context = model.context(&self.text, self.image.as_ref(), &CONTEXT).expect("a context");
-        model.forward(&self.latents, &self.timesteps, &context, &self.options).expect("alone")
+        model
+            .forward(&self.latents, &self.timesteps, &context, &self.options)
+            .expect("alone")
+            .on_host()
     }
 
     fn split(&self, model: &Transformer, devices: Vec<Device>) -> Result<Tensor, ModelError> {
         let model = on(model, devices)?;
         let context = model.context(&self.text, self.image.as_ref(), &CONTEXT)?;
         let one = model.forward(&self.latents, &self.timesteps, &[&context], &self.options)?;
-        Ok(only(one))
+        Ok(only(one).into_host()?)
     }
 }
 
@@ -285,11 +288,11 @@ fn a_step_that_is_reused_is_put_together_as_it_was_taken_apart() {
     let mut pass = begin(&shown.latents);
     let residuals = pass.run_blocks_keeping_residuals(&[&context]).expect("runs");
     let [residual] = residuals.try_into().expect("one");
-    assert_same_bits("in steps", &only(pass.finish().expect("ends")), &alone);
+    assert_same_bits("in steps", &only(pass.finish().expect("ends").on_host()), &alone);
     let mut pass = begin(&shown.latents);
     assert!(pass.takes(&residual));
     pass.add_residual(&residual).expect("fits");
-    assert_close("reused", &only(pass.finish().expect("ends")), &alone, 1e-5);
+    assert_close("reused", &only(pass.finish().expect("ends").on_host()), &alone, 1e-5);
     let mut shorter = begin(&shown.latents.slice0(0..2));
     assert!(!shorter.takes(&residual));
     assert!(shorter.add_residual(&residual).is_err());

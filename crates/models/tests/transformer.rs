@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Fixture, On, TOLERANCE, assert_close, assert_same_bits, devices, distance, noise};
+use common::{
+    Fixture, On, OnHost, TOLERANCE, assert_close, assert_same_bits, devices, distance, noise,
+};
 use longreel_kernels::Tensor;
 use longreel_models::{Context, ContextOptions, ForwardOptions, ModelError, Transformer};
 
@@ -63,8 +65,10 @@ fn check(name: &str) {
         let model = model.on(&device);
         for case in cases(&fixture) {
             let context = context(&model, &case, usize::MAX);
-            let out =
-                model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap();
+            let out = model
+                .forward(&case.latents, &case.timesteps, &context, &case.options)
+                .unwrap()
+                .on_host();
             let reference = fixture.latents(&format!("{}.output", case.name));
             assert_close(&format!("{name}/{} on {place}", case.name), &out, &reference, tolerance);
         }
@@ -123,7 +127,7 @@ fn one_weighted_key_stands_for_the_padding() {
     let run = |text: &Tensor| {
         let options = ContextOptions { padded_tokens: 512, ..Default::default() };
         let context = model.context(text, None, &options).unwrap();
-        model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap()
+        model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap().on_host()
     };
     let short = run(&case.text);
     let rest = Tensor::zeros(&[512 - case.text.dim(0), case.text.dim(1)]);
@@ -140,7 +144,7 @@ fn keys_computed_again_equal_cached_keys() {
     let [cached, fresh] = [usize::MAX, 0].map(|bytes| {
         let context = context(&model, &case, bytes);
         assert_eq!(context.is_cached(), bytes > 0);
-        model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap()
+        model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap().on_host()
     });
     assert_same_bits("cached keys", &cached, &fresh);
 }
@@ -153,7 +157,7 @@ fn equal_timesteps_are_one_row() {
     let run = |timesteps: &[f32]| {
         let pass = model.begin(&case.latents, timesteps, &case.options).unwrap();
         assert_eq!(pass.temb().dim(0), 1);
-        model.forward(&case.latents, timesteps, &context, &case.options).unwrap()
+        model.forward(&case.latents, timesteps, &context, &case.options).unwrap().on_host()
     };
     assert_same_bits("one row", &run(&[500.0]), &run(&[500.0; 4]));
 }
@@ -169,7 +173,7 @@ fn an_added_residual_replaces_the_blocks() {
     let mut reused = begin();
     reused.add_residual(&residual).unwrap();
     // Subtracting and adding again rounds twice.
-    assert_close("residual", &reused.finish().unwrap(), &run.finish().unwrap(), 1e-6);
+    assert_close("residual", &reused.finish(), &run.finish(), 1e-6);
     let wrong = Tensor::zeros(&[1, model.dim()]);
     assert!(matches!(begin().add_residual(&wrong), Err(ModelError::Input { .. })));
 }

@@ -12,6 +12,7 @@
 mod easycache;
 mod teacache;
 
+use longreel_kernels::GpuError;
 use thiserror::Error;
 
 pub use easycache::EasyCache;
@@ -54,7 +55,7 @@ fn check_threshold(threshold: f64) -> Result<f64, CacheError> {
 }
 
 /// Why a cache cannot do what it is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Error)]
+#[derive(Clone, Debug, PartialEq, Error)]
 pub enum CacheError {
     /// A threshold that is none.
     #[error(
@@ -72,12 +73,15 @@ pub enum CacheError {
     },
     /// Spans of different sizes.
     #[error(
-        "the cached span has {stored} values and this one {given}; reset the cache when the window changes"
+        "the cached span has shape {stored:?} and this one {given:?}; reset the cache when the window changes"
     )]
-    Length {
-        /// Values known.
-        stored: usize,
-        /// Values given.
-        given: usize,
+    Shape {
+        /// What is known.
+        stored: Vec<usize>,
+        /// What is given.
+        given: Vec<usize>,
     },
+    /// What went wrong on a device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
 }

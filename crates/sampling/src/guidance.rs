@@ -4,6 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use longreel_kernels::Tensor;
+use longreel_kernels::ops::guide;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -133,27 +135,27 @@ impl Guidance {
     }
 
     /// `cond = uncond + scale * (cond - uncond)`, in place, for the latent frames that are guided. Both are
-    /// velocities of frames at `timesteps`, frame by frame.
+    /// velocities of frames at `timesteps`, frame by frame, on one device; `cond` is `f32`.
     ///
     /// # Errors
-    /// When the lengths differ, or are not so many frames.
+    /// When the shapes differ, or are not of so many frames.
     pub fn combine(
         self,
-        cond: &mut [f32],
-        uncond: &[f32],
+        cond: &mut Tensor,
+        uncond: &Tensor,
         timesteps: &[f32],
     ) -> Result<(), GuidanceError> {
-        let frame = cond.len() / timesteps.len().max(1);
-        if cond.len() != uncond.len() || frame * timesteps.len() != cond.len() {
+        if cond.shape() != uncond.shape() || cond.dim(0) != timesteps.len() {
             return Err(GuidanceError::Length { cond: cond.len(), uncond: uncond.len() });
         }
-        let frames = cond.chunks_exact_mut(frame.max(1)).zip(uncond.chunks_exact(frame.max(1)));
-        for ((cond, uncond), &timestep) in frames.zip(timesteps) {
-            if !self.interval.contains(timestep) {
-                continue;
-            }
-            for (c, &u) in cond.iter_mut().zip(uncond) {
-                *c = u + self.scale * (*c - u);
+        let mut at = 0;
+        for alike in
+            timesteps.chunk_by(|&a, &b| self.interval.contains(a) == self.interval.contains(b))
+        {
+            let frames = at..at + alike.len();
+            at = frames.end;
+            if self.interval.contains(alike[0]) {
+                guide(&mut cond.frames_mut(frames.clone()), &uncond.frames(frames), self.scale);
             }
         }
         Ok(())
@@ -208,22 +210,27 @@ mod tests {
         assert!(Guidance::new(f32::NAN, GuidanceInterval::ALL).is_err());
     }
 
+    /// So many frames of these values.
+    fn frames(count: usize, values: &[f32]) -> Tensor {
+        Tensor::from_vec(&[count, values.len() / count], values.to_vec())
+    }
+
     #[test]
     fn combine_moves_away_from_the_unconditional_velocity() {
-        let mut cond = [1.0, 2.0, -3.0];
+        let mut cond = frames(1, &[1.0, 2.0, -3.0]);
         let six = guidance(6.0, "0..1");
-        six.combine(&mut cond, &[0.5, 2.0, 1.0], &[500.0]).unwrap();
-        assert_eq!(cond, [3.5, 2.0, -23.0]);
-        assert!(six.combine(&mut cond, &[0.0], &[500.0]).is_err());
-        assert!(six.combine(&mut cond, &[0.0; 3], &[0.0, 1.0]).is_err());
+        six.combine(&mut cond, &frames(1, &[0.5, 2.0, 1.0]), &[500.0]).unwrap();
+        assert_eq!(cond.data(), [3.5, 2.0, -23.0]);
+        assert!(six.combine(&mut cond, &frames(1, &[0.0]), &[500.0]).is_err());
+        assert!(six.combine(&mut cond, &frames(1, &[0.0; 3]), &[0.0, 1.0]).is_err());
     }
 
     #[test]
     fn frames_outside_the_interval_keep_the_velocity_with_the_prompt() {
-        let mut cond = [1.0, 1.0, 1.0, 1.0];
-        let timesteps = [1000.0, 850.0, 849.0, 0.0];
-        guidance(2.0, "0.85..1").combine(&mut cond, &[0.0; 4], &timesteps).unwrap();
-        assert_eq!(cond, [2.0, 2.0, 1.0, 1.0]);
+        let mut cond = frames(5, &[1.0; 5]);
+        let timesteps = [1000.0, 850.0, 849.0, 0.0, 900.0];
+        guidance(2.0, "0.85..1").combine(&mut cond, &frames(5, &[0.0; 5]), &timesteps).unwrap();
+        assert_eq!(cond.data(), [2.0, 2.0, 1.0, 1.0, 2.0]);
     }
 
     #[test]

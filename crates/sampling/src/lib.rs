@@ -1,4 +1,4 @@
-//! How noise becomes latents, as pure mathematics on plain slices.
+//! How noise becomes latents: the mathematics around the model.
 //!
 //! The nouns, in the order in which a film meets them:
 //!
@@ -20,13 +20,15 @@
 //! - A **step cache** decides in which rows the model need not run. With block-causal attention
 //!   [`kept_rows`] says which frames of a row need not.
 //!
-//! Latents are `f32` slices whose slowest axis is the latent frame, such as [T, H, W, C], so that a
-//! group is one contiguous slice; nothing here depends on the order of the other axes. No function
-//! allocates without a bound, panics on input, keeps global state or draws random numbers by itself.
+//! Latents are `f32` tensors whose outermost axis is the latent frame, such as [T, C, H, W], so that a
+//! group is one contiguous run; nothing here depends on the order of the other axes. They are moved where they lie, on
+//! the host or a GPU. Noise is drawn on the host. No function allocates without a bound, panics on input, keeps global
+//! state or draws random numbers by itself.
 //!
 //! # A film of three segments
 //! ```
 //! use std::sync::Arc;
+//! use longreel_kernels::Tensor;
 //! use longreel_sampling::*;
 //!
 //! let shape = FilmShape {
@@ -41,7 +43,7 @@
 //! let config = SchedulerConfig::default();
 //! let schedule = Arc::new(Schedule::new(&config, 8)?);
 //! let guidance = Guidance::new(6.0, GuidanceInterval::ALL)?;
-//! let model = |latents: &[f32], _timesteps: &[f32]| latents.to_vec();
+//! let model = |latents: &Tensor, _timesteps: &[f32]| latents.clone();
 //!
 //! let mut film: Vec<f32> = Vec::new();
 //! for segment in SegmentPlan::new(&shape)?.iter() {
@@ -52,27 +54,27 @@
 //!         latents.resize(start + frame_values, 0.0);
 //!         fill_normal(&key, 0, &mut latents[start..]);
 //!     }
+//!     let mut latents = Tensor::from_vec(&[latents.len() / frame_values, 16, 4, 4], latents);
 //!     let timetable = Timetable::new(&TimetableShape::of(&segment, 1, 0, 0.0), &schedule.timesteps)?;
 //!     let mut solvers = Vec::new();
 //!     for _ in timetable.groups() {
 //!         solvers.push(config.solver().in_place().build(&schedule)?);
 //!     }
 //!     for row in timetable.rows() {
-//!         let shown = &latents[row.interval.start * frame_values..row.interval.end * frame_values];
+//!         let shown = latents.slice0(row.interval.clone());
 //!         let timesteps = &row.timesteps[row.interval.clone()];
-//!         let mut velocity = model(shown, timesteps);
+//!         let mut velocity = model(&shown, timesteps);
 //!         if guidance.guides(row) {
-//!             guidance.combine(&mut velocity, &model(shown, timesteps), timesteps)?;
+//!             guidance.combine(&mut velocity, &model(&shown, timesteps), timesteps)?;
 //!         }
 //!         for &group in &row.updated_groups {
 //!             let frames = timetable.groups()[group].clone();
-//!             let own = frames.start * frame_values..frames.end * frame_values;
-//!             let in_velocity = (frames.start - row.interval.start) * frame_values
-//!                 ..(frames.end - row.interval.start) * frame_values;
-//!             solvers[group].step(&velocity[in_velocity], &mut latents[own], None)?;
+//!             let answered = frames.start - row.interval.start..frames.end - row.interval.start;
+//!             let velocity = velocity.frames(answered);
+//!             solvers[group].step(&velocity, &mut latents.frames_mut(frames), None)?;
 //!         }
 //!     }
-//!     film.extend_from_slice(&latents[segment.prefix_latents * frame_values..]);
+//!     film.extend_from_slice(&latents.data()[segment.prefix_latents * frame_values..]);
 //! }
 //! assert_eq!(film.len(), 11 * frame_values);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -13,6 +13,7 @@ mod unipc;
 
 use std::sync::Arc;
 
+use longreel_kernels::{Frames, FramesMut, Tensor};
 use thiserror::Error;
 
 use crate::schedule::Schedule;
@@ -25,17 +26,17 @@ pub trait Solver: Send {
     /// Advances `sample` by one step, in place.
     ///
     /// `velocity` is the model's output for `sample` at this step's timestep, after guidance, in
-    /// the same layout; both keep their length through the run. `noise` is fresh standard normal
-    /// noise of the same length, needed only when [`Self::wants_noise`] says so.
+    /// the same layout and on the same device; both keep their length through the run. `noise` is fresh standard normal
+    /// noise of the same length, there or on the host, needed only when [`Self::wants_noise`] says so.
     ///
     /// # Errors
     /// When lengths differ from each other or from the step before, when noise is wanted and
     /// missing, when the schedule is used up. The sample is unchanged then.
     fn step(
         &mut self,
-        velocity: &[f32],
-        sample: &mut [f32],
-        noise: Option<&[f32]>,
+        velocity: &Frames<'_>,
+        sample: &mut FramesMut<'_>,
+        noise: Option<&Frames<'_>>,
     ) -> Result<(), SolverError>;
 
     /// Steps done so far, from 0 to N; the next step uses this index of the schedule.
@@ -110,8 +111,8 @@ fn check_schedule(schedule: &Schedule) -> Result<(), SolverError> {
 fn check_step(
     step_index: usize,
     schedule: &Schedule,
-    velocity: &[f32],
-    sample: &[f32],
+    velocity: &Frames<'_>,
+    sample: &FramesMut<'_>,
 ) -> Result<(), SolverError> {
     if step_index >= schedule.steps() {
         return Err(SolverError::Finished { steps: schedule.steps() });
@@ -124,6 +125,11 @@ fn check_step(
         });
     }
     Ok(())
+}
+
+/// A tensor as large as a sample, beside it, for what is remembered from one step to the next.
+fn kept_like(sample: &FramesMut<'_>) -> Tensor {
+    Tensor::zeros_on(&sample.device(), &sample.shape()).into_kept()
 }
 
 /// Why a solver cannot step.

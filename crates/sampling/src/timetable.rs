@@ -18,6 +18,8 @@
 
 use std::ops::Range;
 
+use longreel_kernels::ops::mix_noise;
+use longreel_kernels::{Frames, FramesMut};
 use thiserror::Error;
 
 use crate::segments::Segment;
@@ -229,30 +231,22 @@ fn frame_row(
 }
 
 /// Mixes noise into frozen frames before the model sees them:
-/// `out = latent * (1 - 0.001 a) + noise * 0.001 a`, as the diffusion-forcing pipelines do with
-/// `addnoise_condition`. All slices have the same length; `latent` itself is not changed.
+/// `shown = shown * (1 - 0.001 a) + noise * 0.001 a`, as the diffusion-forcing pipelines do with
+/// `addnoise_condition`, in a copy of the latents.
 ///
 /// # Errors
 /// When the lengths differ.
 pub fn mix_condition_noise(
-    latent: &[f32],
-    noise: &[f32],
+    shown: &mut FramesMut<'_>,
+    noise: &Frames<'_>,
     addnoise_condition: f32,
-    out: &mut [f32],
 ) -> Result<(), TimetableError> {
-    if latent.len() != noise.len() || latent.len() != out.len() {
-        return Err(TimetableError::NoiseLength {
-            latent: latent.len(),
-            noise: noise.len(),
-            out: out.len(),
-        });
+    if shown.len() != noise.len() {
+        return Err(TimetableError::NoiseLength { latent: shown.len(), noise: noise.len() });
     }
     // Python computes both factors in f64; torch rounds each to f32 before it multiplies.
     let noise_factor = 0.001 * f64::from(addnoise_condition);
-    let (keep, add) = ((1.0 - noise_factor) as f32, noise_factor as f32);
-    for ((out, &x), &n) in out.iter_mut().zip(latent).zip(noise) {
-        *out = x * keep + n * add;
-    }
+    mix_noise(shown, noise, [(1.0 - noise_factor) as f32, noise_factor as f32]);
     Ok(())
 }
 
@@ -384,15 +378,11 @@ pub enum TimetableError {
         ar_step: usize,
     },
     /// Slices of different lengths.
-    #[error(
-        "condition noise: {latent} latent values, {noise} noise values and room for {out}; the three must agree"
-    )]
+    #[error("condition noise: {latent} latent values and {noise} noise values; the two must agree")]
     NoiseLength {
         /// Values in the latent.
         latent: usize,
         /// Values in the noise.
         noise: usize,
-        /// Values in the output.
-        out: usize,
     },
 }

@@ -1,5 +1,6 @@
 //! Frame counts, plans and timetables: what is accepted, what is refused and with which way out.
 
+use longreel_kernels::Tensor;
 use longreel_sampling::{
     FilmShape, LatentFrames, PixelFrames, Segment, SegmentError, SegmentPlan, Start, Timetable,
     TimetableError, TimetableShape, mix_condition_noise,
@@ -221,10 +222,15 @@ fn noisy_conditions_tell_the_model_their_level_and_leave_the_end_image_alone() {
         // The level is cut to a whole timestep, as the reference's integer tensor does.
         assert_eq!((&row.timesteps[..2], row.timesteps[5]), (&[20.0, 20.0][..], 0.0));
     }
-    let (mut out, latent) = ([0.0; 2], [1.0, -2.0]);
-    mix_condition_noise(&latent, &[1.0, 1.0], 20.0, &mut out).unwrap();
+    let [mut shown, noise, other] =
+        [&[1.0, -2.0][..], &[1.0, 1.0], &[1.0]].map(|v| Tensor::from_vec(&[v.len()], v.to_vec()));
+    let mut mix = |noise: &Tensor| {
+        mix_condition_noise(&mut shown.all_frames_mut(), &noise.all_frames(), 20.0)
+    };
+    assert!(mix(&other).is_err());
+    mix(&noise).unwrap();
+    let out = shown.data();
     assert!((out[0] - 1.0).abs() < 1e-7 && (out[1] + 1.94).abs() < 1e-6, "{out:?}");
-    assert!(mix_condition_noise(&latent, &[1.0], 20.0, &mut out).is_err());
 }
 
 #[test]

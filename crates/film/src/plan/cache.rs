@@ -31,7 +31,8 @@ pub(crate) fn step_cache(
         }
         CacheChoice::EasyCache { threshold } => {
             let warmup = EasyCache::DEFAULT.1;
-            Ok(Some(StepCache::Easy(EasyCache::new(f64::from(threshold), warmup, 0)?)))
+            let cache = EasyCache::new(f64::from(threshold), warmup, 0)?;
+            Ok(Some(StepCache::Easy(Box::new(cache))))
         }
     }
 }

@@ -53,7 +53,7 @@ impl Run<'_> {
         });
         self.peeks.begin(self.timing.row_seconds);
         let made_from = (prompt.to_owned(), seed);
-        let mut window = self.window(segment, seed)?;
+        let window = self.window(segment, seed)?;
         let timetable = plan.timetable(segment)?;
         let rows_after = self.rows_after(segment, timetable.rows().len());
         let latents_left = plan.segments.total().map(|t| t.get() - self.latents);
@@ -117,7 +117,7 @@ impl Run<'_> {
                 && done < rows
                 && taker.is_idle()
                 && peeks.is_due(timing.row_seconds)
-                && let Some(frame) = peeks.make(timing.row_seconds, decoder, &(row.clean)())?
+                && let Some(frame) = peeks.make(timing.row_seconds, decoder, &(row.clean)()?)?
             {
                 let name = format!("preview-{:06}-{done:04}.jpg", segment.index);
                 let path = outputs.preview_folder().join(name);
@@ -136,11 +136,11 @@ impl Run<'_> {
             }
             Ok(stop.get() != Stop::Now)
         };
-        let whole = denoise(&task, &mut window, self.cache.as_mut(), &mut on_row)?;
+        let latents = denoise(&task, window, self.cache.as_mut(), &mut on_row)?;
         for message in self.networks.denoisers.warnings() {
             observer.event(Event::Warning { message });
         }
-        if whole && !is_allowed && leave.is_none() {
+        if latents.is_some() && !is_allowed && leave.is_none() {
             // Whoever gives leave may wait for the segment before.
             self.taker.settle(observer)?;
             let Leave::Given(change) = observer.leave(segment.index, true) else {
@@ -157,13 +157,11 @@ impl Run<'_> {
                 return Ok(Made::Changed(change));
             }
         }
-        if !whole {
-            return Ok(Made::GivenUp);
-        }
+        let Some(latents) = latents else { return Ok(Made::GivenUp) };
         if let Some(cache) = &self.cache {
             self.reused_steps += cache.reused();
         }
-        self.hand_over(segment, window, made_from, observer)?;
+        self.hand_over(segment, latents, made_from, observer)?;
         Ok(Made::Whole)
     }
 

@@ -72,6 +72,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("layout", include_str!("../../cuda/layout.cu")),
     ("norm", concat!(include_str!("../../cuda/rows.cu"), include_str!("../../cuda/norm.cu"))),
     ("pointwise", include_str!("../../cuda/pointwise.cu")),
+    ("solver", include_str!("../../cuda/solver.cu")),
 ];
 
 /// The type of an array's values.

@@ -10,6 +10,7 @@ mod mask;
 mod norm;
 mod per_frame;
 mod pointwise;
+mod solver;
 
 pub use activation::{Activation, activate_inplace, prelu_inplace};
 pub use attention::{
@@ -31,5 +32,7 @@ pub use norm::{
 };
 pub use per_frame::{Modulation, PerFrame};
 pub use pointwise::{
-    add_row, clamp_inplace, difference, gate_residual, mul_inplace, narrowed, relative_change,
+    add_row, all_finite, change, clamp_inplace, difference, gate_residual, mul_inplace, narrowed,
+    relative_change, widened,
 };
+pub use solver::{UniPcStep, UniPcUpdate, euler_step, guide, mix_noise, unipc_step};

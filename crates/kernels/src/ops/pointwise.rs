@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::PerFrame;
 use super::per_frame::OnGpu;
 use crate::Tensor;
-use crate::gpu::{GpuError, ops as body};
+use crate::gpu::{Element, GpuError, ops as body};
 use crate::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Values of one task: enough work to be worth handing to a thread.
@@ -136,14 +136,37 @@ pub fn difference(x: &Tensor, y: &Tensor) -> Tensor {
 }
 
 /// How far `x` is from `before`, beside the size of that: the mean of |x - before| through the mean of
-/// |before|. Sums are f64 on the host; on a GPU f32 by block, and nothing else comes back from there.
+/// |before|.
+///
+/// # Errors
+/// As [`change`].
+pub fn relative_change(x: &Tensor, before: &Tensor) -> Result<f64, GpuError> {
+    let [change, size] = change(x, before)?;
+    Ok(change / size)
+}
+
+/// Whether no value is infinite or not a number.
+///
+/// # Errors
+/// As [`change`].
+pub fn all_finite(x: &Tensor) -> Result<bool, GpuError> {
+    if x.array().is_none() {
+        return Ok(x.data().iter().all(|x| x.is_finite()));
+    }
+    // What is infinite, or no number, has no difference to itself.
+    let [change, _] = change(x, x)?;
+    Ok(change == 0.0)
+}
+
+/// The means of |x - before| and of |before|. Sums are f64 on the host; on a GPU f32 by block, and nothing else comes
+/// back from there.
 ///
 /// # Errors
 /// What went wrong on the GPU, in this or before.
-pub fn relative_change(x: &Tensor, before: &Tensor) -> Result<f64, GpuError> {
+pub fn change(x: &Tensor, before: &Tensor) -> Result<[f64; 2], GpuError> {
     let _span = spans::begin("pointwise", || (0.0, x.bytes() + before.bytes()));
-    assert_eq!(x.shape(), before.shape(), "relative_change: shapes");
-    let [change, size] = match x.array() {
+    assert_eq!(x.shape(), before.shape(), "change: shapes");
+    let sums = match x.array() {
         Some(array) => body::change(array, &before.array_as(array.gpu(), array.element()))?,
         None => {
             let (x, before) = (x.data(), before.data());
@@ -152,7 +175,7 @@ pub fn relative_change(x: &Tensor, before: &Tensor) -> Result<f64, GpuError> {
         }
     };
     let count = x.len().max(1) as f64;
-    Ok((change / count) / (size / count))
+    Ok(sums.map(|sum| sum / count))
 }
 
 /// Every value held between `least` and `most`.
@@ -192,13 +215,23 @@ pub fn add_row(x: &mut Tensor, row: &Tensor) {
 /// The values in the form that matrix products of this device are fed with: on a GPU what it
 /// computes in, on the host as they are.
 pub fn narrowed(x: Tensor) -> Tensor {
-    let Some(array) = x.array() else { return x };
-    let element = array.gpu().compute();
+    let element = x.array().map(|array| array.gpu().compute());
+    as_element(x, element)
+}
+
+/// The values in the form that sums along a film are kept in: `f32`, wherever they are.
+pub fn widened(x: Tensor) -> Tensor {
+    as_element(x, Some(Element::F32))
+}
+
+/// The values of a GPU as an element.
+fn as_element(x: Tensor, element: Option<Element>) -> Tensor {
+    let (Some(array), Some(element)) = (x.array(), element) else { return x };
     if array.element() == element {
         return x;
     }
-    let _span = spans::begin("pointwise", || (0.0, x.bytes() + narrow_bytes(&x)));
-    let narrow = body::convert(array, element);
+    let _span = spans::begin("pointwise", || (0.0, x.bytes() + x.len() * element.bytes()));
+    let other = body::convert(array, element);
     spans::settle(array.gpu());
-    Tensor::from_array(x.shape(), narrow)
+    Tensor::from_array(x.shape(), other)
 }

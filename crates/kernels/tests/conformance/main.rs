@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod pairs;
 mod pointwise;
+mod solver;
 mod sparse;
 
 use std::sync::Mutex;

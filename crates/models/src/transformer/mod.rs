@@ -245,7 +245,8 @@ impl Transformer {
     }
 
     /// The predicted velocity `[T, out_channels, H, W]` for latents `[T, in_channels, H, W]`, without
-    /// the frames before [`ForwardOptions::answer_from`].
+    /// the frames before [`ForwardOptions::answer_from`]. It is on the model's device, wherever the latents are; on a GPU
+    /// it may still be to be computed, and what goes wrong is told to whoever brings it from there.
     ///
     /// `timesteps` has one value in 0..=1000 for each latent frame, or one for all.
     ///
@@ -260,7 +261,7 @@ impl Transformer {
     ) -> Result<Tensor, ModelError> {
         let mut pass = self.begin(latents, timesteps, options)?;
         pass.run_blocks(context)?;
-        pass.finish()
+        Ok(pass.finish())
     }
 
     /// As [`forward`](Self::forward), for frames `[n, in_channels, H, W]` of a window whose earlier
@@ -285,7 +286,7 @@ impl Transformer {
         self.check_keep(keep, latents, options)?;
         let mut pass = self.begin_at(cache.next_frame(), latents, timesteps, options, None)?;
         pass.run(&[context], &mut [cache], keep, &Alone)?;
-        pass.finish()
+        Ok(pass.finish())
     }
 
     /// Whether frames can be kept.

@@ -281,12 +281,9 @@ impl Pass<'_> {
         Cow::Owned(Tensor::concat_rows(&rows))
     }
 
-    /// The output head: `[T, out_channels, H, W]` of each sample, on the host, one behind the other, of the
+    /// The output head: `[T, out_channels, H, W]` of each sample, on the model's device, one behind the other, of the
     /// frames that are answered for.
-    ///
-    /// # Errors
-    /// What went wrong on the device, in this or before.
-    pub fn finish(mut self) -> Result<Tensor, ModelError> {
+    pub fn finish(mut self) -> Tensor {
         let (model, samples) = (self.model, self.samples);
         let temb = of_samples(&self.temb, samples);
         let temb = self.of_answered(&temb, samples, 1);
@@ -298,7 +295,7 @@ impl Pass<'_> {
             scale: PerFrame { values: &scale, tokens_per_frame },
         };
         let eps = model.config.eps as f32;
-        let velocity = in_pool(|| {
+        in_pool(|| {
             let hidden = self.hidden.take().unwrap_or_else(|| embedded(model, &self.patches, 1));
             let answered = match self.cut {
                 true => Cow::Borrowed(&hidden),
@@ -310,8 +307,7 @@ impl Pass<'_> {
             let patches = ops::linear_full(&normed, &model.proj_out);
             let grid = [samples * self.answered_frames(), rows, columns];
             ops::unpatchify(&patches, grid, model.patch, model.out_channels())
-        });
-        Ok(velocity.into_host()?)
+        })
     }
 }
 

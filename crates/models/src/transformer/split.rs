@@ -1,6 +1,8 @@
 //! The transformer on one device or on several that share each forward.
 
-use longreel_kernels::ranks::LocalGroup;
+use std::borrow::Cow;
+
+use longreel_kernels::ranks::{Communicator, LocalGroup};
 use longreel_kernels::{Device, Pairs, Tensor};
 use longreel_weights::TransformerConfig;
 
@@ -78,6 +80,14 @@ impl SplitTransformer {
         self.group.devices()
     }
 
+    /// Where latents are best kept, and velocities are given: on its device, or on the host where several share them.
+    pub fn home(&self) -> Device {
+        match self.devices() {
+            [device] => device.clone(),
+            _ => Device::Cpu,
+        }
+    }
+
     /// How tensors go from one GPU to another, as [`LocalGroup::way`].
     pub fn way(&self) -> Option<String> {
         self.group.way()
@@ -123,7 +133,7 @@ impl SplitTransformer {
         SplitCache { ranks }
     }
 
-    /// As [`Transformer::forward`], of a batch: a velocity with each context.
+    /// As [`Transformer::forward`], of a batch: a velocity with each context, [where latents are kept](Self::home).
     ///
     /// # Errors
     /// As there; and fewer rows of patches than devices.
@@ -139,9 +149,9 @@ impl SplitTransformer {
             let model = &self.ranks[ranks.rank()];
             let mut pass = model.begin_at(0, &latents, timesteps, options, Some(strip))?;
             pass.run(&of_rank(contexts, ranks.rank()), &mut [], 0, ranks)?;
-            pass.finish()
+            Ok::<_, ModelError>(pass.finish())
         })?;
-        Ok(velocities(strips, contexts.len()))
+        self.velocities(strips, contexts.len())
     }
 
     /// As [`Transformer::forward_after`], of a batch: a velocity with each context, each behind its own cache.
@@ -176,9 +186,9 @@ impl SplitTransformer {
             let model = &self.ranks[ranks.rank()];
             let mut pass = model.begin_at(first, &latents, timesteps, options, Some(strip))?;
             pass.run(&of_rank(contexts, ranks.rank()), &mut caches, keep, ranks)?;
-            pass.finish()
+            Ok::<_, ModelError>(pass.finish())
         })?;
-        Ok(velocities(strips, contexts.len()))
+        self.velocities(strips, contexts.len())
     }
 
     /// As [`Transformer::begin`].
@@ -200,10 +210,28 @@ impl SplitTransformer {
     }
 
     /// Latents of a window from frame `first` on, as each rank gets them.
-    fn cut(&self, first: usize, latents: &Tensor) -> Result<Vec<(Strip, Tensor)>, ModelError> {
+    fn cut<'a>(
+        &self,
+        first: usize,
+        latents: &'a Tensor,
+    ) -> Result<Vec<(Strip, Cow<'a, Tensor>)>, ModelError> {
         let model = &self.ranks[0];
         let rows = model.grid(first, latents.shape())?[1];
         Strip::cut(latents, [rows, model.patch()[0]], self.ranks.len())
+    }
+
+    /// The velocities of so many samples, which lie one behind the other in each rank's strip.
+    fn velocities(&self, strips: Vec<Tensor>, samples: usize) -> Result<Vec<Tensor>, ModelError> {
+        let home = self.home();
+        let strips = strips.into_iter().map(|strip| strip.into_device(&home));
+        let all = Strip::join(strips.collect::<Result<_, _>>()?);
+        let frames = all.dim(0) / samples;
+        let of_sample = |sample: usize| all.slice0(sample * frames..(sample + 1) * frames);
+        Ok(match samples {
+            // They stay while other passes run, which are to find the same places free each time.
+            1 => vec![all.into_kept()],
+            _ => (0..samples).map(|sample| of_sample(sample).into_kept()).collect(),
+        })
     }
 }
 
@@ -277,27 +305,18 @@ impl SplitPass<'_> {
         Ok(())
     }
 
-    /// As [`Pass::finish`], each sample's by itself.
+    /// As [`Pass::finish`], each sample's by itself, [where latents are kept](SplitTransformer::home).
     ///
     /// # Errors
     /// As there.
     pub fn finish(self) -> Result<Vec<Tensor>, ModelError> {
-        let strips = self.model.group.run(self.passes, |_, pass| pass.finish())?;
-        Ok(velocities(strips, self.samples))
+        let finish = |_: &dyn Communicator, pass: Pass<'_>| Ok::<_, ModelError>(pass.finish());
+        let strips = self.model.group.run(self.passes, finish)?;
+        self.model.velocities(strips, self.samples)
     }
 }
 
 /// What a rank has of each context.
 fn of_rank<'a>(contexts: &[&'a SplitContext], rank: usize) -> Vec<&'a Context> {
     contexts.iter().map(|context| &context.ranks[rank]).collect()
-}
-
-/// The velocities of so many samples, which lie one behind the other in each rank's strip.
-fn velocities(strips: Vec<Tensor>, samples: usize) -> Vec<Tensor> {
-    let all = Strip::join(strips);
-    if samples == 1 {
-        return vec![all];
-    }
-    let frames = all.dim(0) / samples;
-    (0..samples).map(|sample| all.slice0(sample * frames..(sample + 1) * frames)).collect()
 }

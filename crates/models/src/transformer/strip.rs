@@ -5,6 +5,7 @@
 //! self-attention the ranks exchange: each gets some of the heads for all tokens, in the order that
 //! one rank would have them, so that masks and kept keys are the same; and the result goes back.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use longreel_kernels::ranks::{Communicator, RankError};
@@ -37,7 +38,10 @@ impl Strip {
         latents: &Tensor,
         [all, patch]: [usize; 2],
         count: usize,
-    ) -> Result<Vec<(Self, Tensor)>, ModelError> {
+    ) -> Result<Vec<(Self, Cow<'_, Tensor>)>, ModelError> {
+        if count == 1 {
+            return Ok(vec![(Self { first: 0, all }, Cow::Borrowed(latents))]);
+        }
         if all < count {
             let rule = format!(
                 "each of the {count} devices takes at least one: use fewer devices or a higher picture"
@@ -50,13 +54,16 @@ impl Strip {
             let rows = Self::rows(all, rank, count);
             let height = rows.len() * patch;
             let own = ops::columns(&planes, rows.start * patch * w..rows.end * patch * w);
-            (Self { first: rows.start, all }, own.reshape(&[t, c, height, w]))
+            (Self { first: rows.start, all }, Cow::Owned(own.reshape(&[t, c, height, w])))
         };
         Ok((0..count).map(strip).collect())
     }
 
     /// Puts strips `[T, C, h, W]` together again.
-    pub fn join(strips: Vec<Tensor>) -> Tensor {
+    pub fn join(mut strips: Vec<Tensor>) -> Tensor {
+        if strips.len() == 1 {
+            return strips.remove(0);
+        }
         let &[t, c, _, w] = strips[0].shape() else { unreachable!("a rank's velocity") };
         let height = strips.iter().map(|strip| strip.dim(2)).sum();
         let planes: Vec<_> = strips

@@ -188,6 +188,23 @@ pub fn safetensors(path: &std::path::Path) -> HashMap<String, Weight> {
         .collect()
 }
 
+/// What networks gave, brought from where they are.
+pub trait OnHost {
+    fn on_host(self) -> Self;
+}
+
+impl OnHost for Tensor {
+    fn on_host(self) -> Self {
+        self.into_host().expect("computed")
+    }
+}
+
+impl OnHost for Vec<Tensor> {
+    fn on_host(self) -> Self {
+        self.into_iter().map(Tensor::on_host).collect()
+    }
+}
+
 /// Fails unless the relative L2 distance is within `tolerance`; names the worst value.
 pub fn assert_close(what: &str, ours: &Tensor, reference: &Tensor, tolerance: f64) {
     assert_eq!(ours.shape(), reference.shape(), "{what}: shapes");

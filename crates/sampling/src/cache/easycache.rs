@@ -5,11 +5,13 @@
 //! The conditional branch decides for both.
 //!
 //! ```text
-//! match cache.decide(row, input) {                         // of the conditional branch
+//! match cache.decide(row, input)? {                        // of the conditional branch
 //!     Decision::Compute => { output = run(input); cache.store(branch, input, output)?; }
 //!     Decision::Reuse => cache.reuse(branch, input)?,      // input becomes the output
 //! }
 //! ```
+
+use longreel_kernels::{Tensor, ops};
 
 use super::{Branch, CacheError, Decision, check_threshold};
 
@@ -23,12 +25,20 @@ pub struct EasyCache {
     rate: Option<f64>,
     accumulated: f64,
     /// Conditional input of the row before, computed or not.
-    previous_input: Vec<f32>,
-    /// Conditional input and output of the last computed row.
-    computed_input: Vec<f32>,
-    computed_output: Vec<f32>,
+    previous_input: Option<Tensor>,
+    /// Of the last computed row.
+    computed: Option<Computed>,
     residuals: Residuals,
     reused: usize,
+}
+
+/// Conditional input and output of a computed row.
+#[derive(Debug)]
+struct Computed {
+    input: Tensor,
+    output: Tensor,
+    /// Mean of |output|.
+    size: f64,
 }
 
 impl EasyCache {
@@ -47,78 +57,83 @@ impl EasyCache {
             rows,
             rate: None,
             accumulated: 0.0,
-            previous_input: Vec::new(),
-            computed_input: Vec::new(),
-            computed_output: Vec::new(),
+            previous_input: None,
+            computed: None,
             residuals: Residuals::default(),
             reused: 0,
         })
     }
 
-    /// Decides about `row` of the timetable, of which `input` is what the conditional branch is given.
-    pub fn decide(&mut self, row: usize, input: &[f32]) -> Decision {
-        let decision = self.judge(row, input);
+    /// Decides about `row` of the timetable, of which `input` is what the conditional branch is given, `f32`.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
+    pub fn decide(&mut self, row: usize, input: &Tensor) -> Result<Decision, CacheError> {
+        let decision = self.judge(row, input)?;
         match decision {
             Decision::Compute => self.accumulated = 0.0,
             Decision::Reuse => self.reused += 1,
         }
-        self.previous_input.clear();
-        self.previous_input.extend_from_slice(input);
-        decision
+        keep(&mut self.previous_input, input);
+        Ok(decision)
     }
 
-    fn judge(&mut self, row: usize, input: &[f32]) -> Decision {
+    fn judge(&mut self, row: usize, input: &Tensor) -> Result<Decision, CacheError> {
         let protected = row < self.warmup_rows || row + 1 >= self.rows;
         // A window that has moved shows other frames; what is known of the old ones says nothing.
-        let comparable =
-            self.previous_input.len() == input.len() && self.computed_output.len() == input.len();
-        match self.rate {
-            Some(rate) if !protected && comparable => {
-                let change = mean_change(input, &self.previous_input);
-                self.accumulated += rate * (change / mean_size(&self.computed_output));
+        let comparable = |other: &&Tensor| other.shape() == input.shape();
+        let previous = self.previous_input.as_ref().filter(comparable);
+        let computed = self.computed.as_ref().filter(|computed| comparable(&&computed.output));
+        Ok(match (self.rate, previous, computed) {
+            (Some(rate), Some(previous), Some(computed)) if !protected => {
+                let [change, _] = ops::change(input, previous)?;
+                self.accumulated += rate * (change / computed.size);
                 if self.accumulated < self.threshold { Decision::Reuse } else { Decision::Compute }
             }
             _ => Decision::Compute,
-        }
+        })
     }
 
-    /// Keeps `output - input` of a computed branch for later rows.
+    /// Keeps `output - input` of a computed branch for later rows, both `f32` on one device.
     ///
     /// # Errors
-    /// When the lengths differ.
+    /// When the shapes differ; what went wrong on the device.
     pub fn store(
         &mut self,
         branch: Branch,
-        input: &[f32],
-        output: &[f32],
+        input: &Tensor,
+        output: &Tensor,
     ) -> Result<(), CacheError> {
         self.residuals.store(branch, input, output)?;
-        if branch == Branch::Cond {
-            if self.computed_output.len() == output.len() {
-                let input_change = mean_change(input, &self.computed_input);
-                // An unchanged input tells nothing about the rate; the one known stays.
-                if input_change > 0.0 {
-                    self.rate = Some(mean_change(output, &self.computed_output) / input_change);
-                }
-            } else {
-                self.rate = None;
-            }
-            for (kept, new) in
-                [(&mut self.computed_input, input), (&mut self.computed_output, output)]
-            {
-                kept.clear();
-                kept.extend_from_slice(new);
-            }
+        if branch == Branch::Uncond {
+            return Ok(());
         }
+        let [_, size] = ops::change(output, output)?;
+        let before = self.computed.take().filter(|before| before.output.shape() == output.shape());
+        let Some(mut computed) = before else {
+            self.rate = None;
+            let [input, output] = [input, output].map(|tensor| tensor.clone().into_kept());
+            self.computed = Some(Computed { input, output, size });
+            return Ok(());
+        };
+        let [input_change, _] = ops::change(input, &computed.input)?;
+        // An unchanged input tells nothing about the rate; the one known stays.
+        if input_change > 0.0 {
+            let [output_change, _] = ops::change(output, &computed.output)?;
+            self.rate = Some(output_change / input_change);
+        }
+        computed.input.write0(0, input, 0..input.dim(0));
+        computed.output.write0(0, output, 0..output.dim(0));
+        self.computed = Some(Computed { size, ..computed });
         Ok(())
     }
 
     /// Adds the residual: `values` is the branch's input and becomes its output.
     ///
     /// # Errors
-    /// When nothing was stored for the branch, or something of another length; after a
-    /// [`Decision::Reuse`] for an input of unchanged size neither happens.
-    pub fn reuse(&self, branch: Branch, values: &mut [f32]) -> Result<(), CacheError> {
+    /// When nothing was stored for the branch, or something of another shape; after a
+    /// [`Decision::Reuse`] for an input of unchanged shape neither happens.
+    pub fn reuse(&self, branch: Branch, values: &mut Tensor) -> Result<(), CacheError> {
         self.residuals.reuse(branch, values)
     }
 
@@ -131,9 +146,8 @@ impl EasyCache {
             rows,
             rate: None,
             accumulated: 0.0,
-            previous_input: Vec::new(),
-            computed_input: Vec::new(),
-            computed_output: Vec::new(),
+            previous_input: None,
+            computed: None,
             residuals: Residuals::default(),
             reused: 0,
         };
@@ -145,40 +159,37 @@ impl EasyCache {
     }
 }
 
-/// The stored residual of each branch.
+/// The stored residual of each branch, in what its device computes in.
 #[derive(Debug, Default)]
-struct Residuals([Option<Vec<f32>>; 2]);
+struct Residuals([Option<Tensor>; 2]);
 
 impl Residuals {
-    fn store(&mut self, branch: Branch, input: &[f32], output: &[f32]) -> Result<(), CacheError> {
-        if input.len() != output.len() {
-            return Err(CacheError::Length { stored: input.len(), given: output.len() });
-        }
-        let residual = self.0[branch as usize].get_or_insert_default();
-        residual.clear();
-        residual.extend(output.iter().zip(input).map(|(&o, &i)| o - i));
+    fn store(&mut self, branch: Branch, input: &Tensor, output: &Tensor) -> Result<(), CacheError> {
+        check_shapes(input, output)?;
+        self.0[branch as usize] = Some(ops::difference(output, input).into_kept());
         Ok(())
     }
 
-    fn reuse(&self, branch: Branch, values: &mut [f32]) -> Result<(), CacheError> {
+    fn reuse(&self, branch: Branch, values: &mut Tensor) -> Result<(), CacheError> {
         let residual = self.0[branch as usize].as_ref().ok_or(CacheError::Empty { branch })?;
-        if residual.len() != values.len() {
-            return Err(CacheError::Length { stored: residual.len(), given: values.len() });
-        }
-        for (value, &r) in values.iter_mut().zip(residual) {
-            *value += r;
-        }
+        check_shapes(residual, values)?;
+        ops::gate_residual(values, residual, None);
         Ok(())
     }
 }
 
-/// Mean of |a - b|, summed in f64.
-fn mean_change(a: &[f32], b: &[f32]) -> f64 {
-    let sum: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from((a - b).abs())).sum();
-    sum / a.len().max(1) as f64
+fn check_shapes(stored: &Tensor, given: &Tensor) -> Result<(), CacheError> {
+    if stored.shape() == given.shape() {
+        return Ok(());
+    }
+    let [stored, given] = [stored, given].map(|tensor| tensor.shape().to_vec());
+    Err(CacheError::Shape { stored, given })
 }
 
-/// Mean of |a|, summed in f64.
-fn mean_size(a: &[f32]) -> f64 {
-    a.iter().map(|&a| f64::from(a.abs())).sum::<f64>() / a.len().max(1) as f64
+/// Remembers a tensor, in the place of the one before where that fits.
+fn keep(kept: &mut Option<Tensor>, tensor: &Tensor) {
+    match kept {
+        Some(kept) if kept.shape() == tensor.shape() => kept.write0(0, tensor, 0..tensor.dim(0)),
+        _ => *kept = Some(tensor.clone().into_kept()),
+    }
 }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use longreel_kernels::ops::{euler_step, mix_noise};
+use longreel_kernels::{Frames, FramesMut};
+
 use super::{Solver, SolverError, check_schedule, check_step};
 use crate::schedule::Schedule;
 
@@ -28,15 +31,13 @@ impl Euler {
 impl Solver for Euler {
     fn step(
         &mut self,
-        velocity: &[f32],
-        sample: &mut [f32],
-        _noise: Option<&[f32]>,
+        velocity: &Frames<'_>,
+        sample: &mut FramesMut<'_>,
+        _noise: Option<&Frames<'_>>,
     ) -> Result<(), SolverError> {
         check_step(self.step_index, &self.schedule, velocity, sample)?;
         let dt = self.schedule.sigmas[self.step_index + 1] - self.schedule.sigmas[self.step_index];
-        for (x, &v) in sample.iter_mut().zip(velocity) {
-            *x += dt * v;
-        }
+        euler_step(sample, velocity, dt);
         self.step_index += 1;
         Ok(())
     }
@@ -80,30 +81,30 @@ impl Renoise {
 impl Solver for Renoise {
     fn step(
         &mut self,
-        velocity: &[f32],
-        sample: &mut [f32],
-        noise: Option<&[f32]>,
+        velocity: &Frames<'_>,
+        sample: &mut FramesMut<'_>,
+        noise: Option<&Frames<'_>>,
     ) -> Result<(), SolverError> {
         check_step(self.step_index, &self.schedule, velocity, sample)?;
         let sigma = self.schedule.sigmas[self.step_index];
         let sigma_next = self.schedule.sigmas[self.step_index + 1];
-        if self.wants_noise() {
-            let noise = noise.ok_or(SolverError::NoiseMissing { step_index: self.step_index })?;
-            if noise.len() != sample.len() {
-                return Err(SolverError::Length {
-                    what: "noise",
-                    given: noise.len(),
-                    sample: sample.len(),
-                });
-            }
-            for ((x, &v), &n) in sample.iter_mut().zip(velocity).zip(noise) {
-                let x0 = *x - sigma * v;
-                *x = (1.0 - sigma_next) * x0 + sigma_next * n;
-            }
-        } else {
-            for (x, &v) in sample.iter_mut().zip(velocity) {
-                *x -= sigma * v;
-            }
+        let noise = noise.filter(|_| self.wants_noise());
+        if self.wants_noise() && noise.is_none() {
+            return Err(SolverError::NoiseMissing { step_index: self.step_index });
+        }
+        if let Some(noise) = noise
+            && noise.len() != sample.len()
+        {
+            return Err(SolverError::Length {
+                what: "noise",
+                given: noise.len(),
+                sample: sample.len(),
+            });
+        }
+        // x0 = x - sigma * velocity.
+        euler_step(sample, velocity, -sigma);
+        if let Some(noise) = noise {
+            mix_noise(sample, noise, [1.0 - sigma_next, sigma_next]);
         }
         self.step_index += 1;
         Ok(())

@@ -13,7 +13,10 @@
 
 use std::sync::Arc;
 
-use super::{Solver, SolverError, check_schedule, check_step};
+use longreel_kernels::ops::{UniPcStep, UniPcUpdate, unipc_step};
+use longreel_kernels::{Frames, FramesMut, Tensor};
+
+use super::{Solver, SolverError, check_schedule, check_step, kept_like};
 use crate::schedule::Schedule;
 
 /// Settings of the multistep solver.
@@ -69,14 +72,14 @@ pub struct UniPc {
     schedule: Arc<Schedule>,
     step_index: usize,
     /// Data predicted in earlier steps, the newest first. At most `order` of them.
-    predictions: Vec<Vec<f32>>,
+    predictions: Vec<Tensor>,
     /// The corrected sample of the step before, where its predictor started.
-    last_sample: Vec<f32>,
+    last_sample: Option<Tensor>,
     /// Order of the predictor of the step before, which its corrector shares.
     last_order: usize,
     /// The prediction being made; its buffer rotates with `predictions`, so that steps allocate
     /// nothing once the history is full.
-    spare: Vec<f32>,
+    spare: Option<Tensor>,
 }
 
 impl UniPc {
@@ -111,9 +114,9 @@ impl UniPc {
             schedule,
             step_index: 0,
             predictions: Vec::new(),
-            last_sample: Vec::new(),
+            last_sample: None,
             last_order: 0,
-            spare: Vec::new(),
+            spare: None,
         })
     }
 
@@ -137,42 +140,41 @@ impl UniPc {
 impl Solver for UniPc {
     fn step(
         &mut self,
-        velocity: &[f32],
-        sample: &mut [f32],
-        _noise: Option<&[f32]>,
+        velocity: &Frames<'_>,
+        sample: &mut FramesMut<'_>,
+        _noise: Option<&Frames<'_>>,
     ) -> Result<(), SolverError> {
         check_step(self.step_index, &self.schedule, velocity, sample)?;
-        if self.step_index > 0 && self.last_sample.len() != sample.len() {
+        if let Some(last) = &self.last_sample
+            && self.step_index > 0
+            && last.len() != sample.len()
+        {
             return Err(SolverError::Length {
                 what: "the step before",
-                given: self.last_sample.len(),
+                given: last.len(),
                 sample: sample.len(),
             });
         }
-        let (i, sigmas) = (self.step_index, &self.schedule.sigmas);
-
-        let mut prediction = std::mem::take(&mut self.spare);
-        prediction.clear();
-        prediction.extend(sample.iter().zip(velocity).map(|(&x, &v)| x - sigmas[i] * v));
-
         let corrects = self.corrects();
-        if corrects {
-            let update = Update::corrector(&self.config, sigmas, i, self.last_order);
-            correct(&update, &self.predictions, &prediction, &self.last_sample, sample);
-        }
-
+        let (i, before) = (self.step_index, self.last_order);
+        self.last_order = self.next_order();
+        let updates = Updates { config: &self.config, sigmas: &self.schedule.sigmas };
+        let step = UniPcStep {
+            sigma: self.schedule.sigmas[i],
+            corrector: corrects.then(|| updates.corrector(i, before)),
+            predictor: updates.predictor(i, self.last_order),
+            in_place: self.config.in_place,
+        };
+        let fits = |tensor: &Tensor| tensor.len() == sample.len();
+        let spare = self.spare.take().filter(fits);
+        let mut prediction = spare.unwrap_or_else(|| kept_like(sample));
+        let last = self.last_sample.take().filter(fits);
+        let mut last = last.unwrap_or_else(|| kept_like(sample));
+        unipc_step(&step, velocity, sample, &self.predictions, &mut prediction, &mut last);
+        self.last_sample = Some(last);
         self.predictions.insert(0, prediction);
         if self.predictions.len() > self.config.order {
-            self.spare = self.predictions.pop().unwrap_or_default();
-        }
-        self.last_order = self.next_order();
-        self.last_sample.clear();
-        self.last_sample.extend_from_slice(sample);
-
-        let update = Update::predictor(&self.config, sigmas, i, self.last_order);
-        predict(&update, &self.predictions, sample);
-        if self.config.in_place && !corrects {
-            self.last_sample.copy_from_slice(sample);
+            self.spare = self.predictions.pop();
         }
         self.step_index += 1;
         Ok(())
@@ -189,94 +191,27 @@ impl Solver for UniPc {
     fn reset(&mut self) {
         self.step_index = 0;
         self.predictions.clear();
-        self.last_sample.clear();
+        self.last_sample = None;
         self.last_order = 0;
     }
 }
 
-/// UniP: `x_t = keep * x + data * m0 - weight * sum_k rho_k * D_k`, in place, where the differences
-/// D_k = (m_k - m_0) / r_k are of earlier predictions `m`, the newest first.
-fn predict(update: &Update, m: &[Vec<f32>], sample: &mut [f32]) {
-    let Update { keep, data, weight, rho, r, .. } = *update;
-    match update.order {
-        1 => {
-            for (x, &m0) in sample.iter_mut().zip(&m[0]) {
-                *x = keep * *x - data * m0;
-            }
-        }
-        2 => {
-            for ((x, &m0), &m1) in sample.iter_mut().zip(&m[0]).zip(&m[1]) {
-                let d1 = (m1 - m0) / r[0];
-                *x = keep * *x - data * m0 - weight * (rho[0] * d1);
-            }
-        }
-        _ => {
-            for (((x, &m0), &m1), &m2) in sample.iter_mut().zip(&m[0]).zip(&m[1]).zip(&m[2]) {
-                let (d1, d2) = ((m1 - m0) / r[0], (m2 - m0) / r[1]);
-                *x = keep * *x - data * m0 - weight * (rho[0] * d1 + rho[1] * d2);
-            }
-        }
-    }
+/// What updates are made of: a solver's settings and the noise levels of its schedule.
+struct Updates<'a> {
+    config: &'a UniPcConfig,
+    sigmas: &'a [f32],
 }
 
-/// UniC: the predictor's formula from the step before's start `last`, with the difference of the
-/// newest model output `m_t` as one more term. Replaces the predicted `sample`.
-fn correct(update: &Update, m: &[Vec<f32>], m_t: &[f32], last: &[f32], sample: &mut [f32]) {
-    let Update { keep, data, weight, rho, r, .. } = *update;
-    match update.order {
-        1 => {
-            for (((x, &x0), &m0), &mt) in sample.iter_mut().zip(last).zip(&m[0]).zip(m_t) {
-                *x = keep * x0 - data * m0 - weight * (rho[0] * (mt - m0));
-            }
-        }
-        2 => {
-            for ((((x, &x0), &m0), &m1), &mt) in
-                sample.iter_mut().zip(last).zip(&m[0]).zip(&m[1]).zip(m_t)
-            {
-                let d1 = (m1 - m0) / r[0];
-                *x = keep * x0 - data * m0 - weight * (rho[0] * d1 + rho[1] * (mt - m0));
-            }
-        }
-        _ => {
-            let older = m[1].iter().zip(&m[2]);
-            for ((((x, &x0), &m0), (&m1, &m2)), &mt) in
-                sample.iter_mut().zip(last).zip(&m[0]).zip(older).zip(m_t)
-            {
-                let (d1, d2) = ((m1 - m0) / r[0], (m2 - m0) / r[1]);
-                *x = keep * x0
-                    - data * m0
-                    - weight * (rho[0] * d1 + rho[1] * d2 + rho[2] * (mt - m0));
-            }
-        }
-    }
-}
-
-/// The scalars of one update from level s to level t.
-#[derive(Clone, Copy)]
-struct Update {
-    order: usize,
-    /// sigma_t / sigma_s.
-    keep: f32,
-    /// alpha_t * h * phi_1(h).
-    data: f32,
-    /// alpha_t * B(h).
-    weight: f32,
-    /// Weights of the differences; for the corrector the last one is the newest output's.
-    rho: [f32; MAX_ORDER],
-    /// r_k = (lambda_k - lambda_s) / h of the earlier predictions.
-    r: [f32; MAX_ORDER],
-}
-
-impl Update {
+impl Updates<'_> {
     /// From level `i` to level `i + 1`.
-    fn predictor(config: &UniPcConfig, sigmas: &[f32], i: usize, order: usize) -> Self {
-        let mut update = Self::new(config, sigmas, i, order);
+    fn predictor(&self, i: usize, order: usize) -> UniPcUpdate {
+        let mut update = self.update(i, order);
         match order {
             1 => {}
             // The reference (and the authors' code) take 1/2 instead of solving for one unknown.
             2 => update.rho[0] = 0.5,
             _ => {
-                let (matrix, b) = update.system(config, sigmas, i);
+                let (matrix, b) = self.system(&update, i);
                 let solved = solve(
                     [[matrix[0][0], matrix[0][1]], [matrix[1][0], matrix[1][1]]],
                     [b[0], b[1]],
@@ -288,9 +223,9 @@ impl Update {
     }
 
     /// From level `i - 1` to level `i`, whose model output is known now.
-    fn corrector(config: &UniPcConfig, sigmas: &[f32], i: usize, order: usize) -> Self {
-        let mut update = Self::new(config, sigmas, i - 1, order);
-        let (matrix, b) = update.system(config, sigmas, i - 1);
+    fn corrector(&self, i: usize, order: usize) -> UniPcUpdate {
+        let mut update = self.update(i - 1, order);
+        let (matrix, b) = self.system(&update, i - 1);
         match order {
             1 => update.rho[0] = 0.5,
             2 => {
@@ -305,16 +240,18 @@ impl Update {
         update
     }
 
-    fn new(config: &UniPcConfig, sigmas: &[f32], s: usize, order: usize) -> Self {
+    /// From level `s` to the next one, without the weights of differences.
+    fn update(&self, s: usize, order: usize) -> UniPcUpdate {
+        let Self { config, sigmas } = self;
         let (alpha_t, sigma_t, sigma_s) = (1.0 - sigmas[s + 1], sigmas[s + 1], sigmas[s]);
         let hh = minus_h(sigmas, s);
         let h_phi_1 = expm1(hh);
         let b_h = b_of_h(config.variant, hh, h_phi_1);
-        let mut r = [1.0; MAX_ORDER];
+        let mut r = [1.0; MAX_ORDER - 1];
         for (k, r) in r.iter_mut().enumerate().take(order - 1) {
             *r = (lambda(sigmas[s - k - 1]) - lambda(sigmas[s])) / -hh;
         }
-        Self {
+        UniPcUpdate {
             order,
             keep: sigma_t / sigma_s,
             data: alpha_t * h_phi_1,
@@ -328,20 +265,20 @@ impl Update {
     /// is phi_{k+1}(h) k! h / B(h). Only the leading part that `order` spans is meaningful.
     fn system(
         &self,
-        config: &UniPcConfig,
-        sigmas: &[f32],
+        update: &UniPcUpdate,
         s: usize,
     ) -> ([[f32; MAX_ORDER]; MAX_ORDER], [f32; MAX_ORDER]) {
-        let hh = minus_h(sigmas, s);
+        let hh = minus_h(self.sigmas, s);
         let h_phi_1 = expm1(hh);
-        let b_h = b_of_h(config.variant, hh, h_phi_1);
-        let mut r = self.r;
-        r[self.order - 1] = 1.0;
+        let b_h = b_of_h(self.config.variant, hh, h_phi_1);
+        // The last one is the way to the newest output, all of it.
+        let mut r = [1.0; MAX_ORDER];
+        r[..update.order - 1].copy_from_slice(&update.r[..update.order - 1]);
         let mut matrix = [[1.0; MAX_ORDER]; MAX_ORDER];
         let mut b = [0.0; MAX_ORDER];
         let mut h_phi_k = h_phi_1 / hh - 1.0;
         let mut factorial = 1.0_f32;
-        for k in 0..self.order {
+        for k in 0..update.order {
             for (entry, r) in matrix[k].iter_mut().zip(r) {
                 *entry = match k {
                     0 => 1.0,

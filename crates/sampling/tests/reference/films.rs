@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use longreel_kernels::Tensor;
 use longreel_sampling::{
     FilmShape, Guidance, GuidanceInterval, LatentFrames, Schedule, SchedulerConfig, SegmentPlan,
     Start, Timetable, TimetableShape, mix_condition_noise,
@@ -7,7 +8,7 @@ use longreel_sampling::{
 use serde_json::Value;
 
 use crate::windows::{FRAME, toy_model};
-use crate::{assert_close, count, fixture, floats, list, number};
+use crate::{assert_close, count, fixture, floats, list, number, step, tensor};
 
 /// The fixture's transformer: the toy model and a term that the prompt scales.
 fn model(latents: &[f32], timesteps: &[f32], prompt: f32) -> Vec<f32> {
@@ -51,18 +52,28 @@ fn film(case: &Value) -> Vec<f32> {
             let mut shown = latents.clone();
             if !row.noisy_condition.is_empty() {
                 let noise = noises.next().unwrap();
-                mix_condition_noise(&latents[..prefix], &noise, addnoise, &mut shown[..prefix])
-                    .unwrap();
+                let mut history = tensor(&shown[..prefix]);
+                mix_condition_noise(
+                    &mut history.all_frames_mut(),
+                    &tensor(&noise).all_frames(),
+                    addnoise,
+                )
+                .unwrap();
+                shown[..prefix].copy_from_slice(history.data());
             }
             let mut velocity = model(&shown, &row.timesteps, cond);
             if guidance.guides(row) {
-                let other = model(&shown, &row.timesteps, uncond);
-                guidance.combine(&mut velocity, &other, &row.timesteps).unwrap();
+                let frames = |values| Tensor::from_vec(&[row.timesteps.len(), FRAME], values);
+                let other = frames(model(&shown, &row.timesteps, uncond));
+                let mut guided = frames(velocity);
+                guidance.combine(&mut guided, &other, &row.timesteps).unwrap();
+                velocity = guided.into_vec();
             }
             for &group in &row.updated_groups {
                 let frames = &timetable.groups()[group];
                 let own = frames.start * FRAME..frames.end * FRAME;
-                solvers[group].step(&velocity[own.clone()], &mut latents[own], None).unwrap();
+                step(&mut *solvers[group], &velocity[own.clone()], &mut latents[own], None)
+                    .unwrap();
             }
         }
         film.extend_from_slice(&latents[prefix..]);

@@ -10,6 +10,8 @@ mod solvers;
 mod timetables;
 mod windows;
 
+use longreel_kernels::Tensor;
+use longreel_sampling::{Solver, SolverError};
 use serde_json::Value;
 
 /// Reads a fixture.
@@ -34,6 +36,24 @@ fn number(value: &Value) -> f64 {
 
 fn floats(value: &Value) -> Vec<f32> {
     list(value).iter().map(|x| number(x) as f32).collect()
+}
+
+fn tensor(values: &[f32]) -> Tensor {
+    Tensor::from_vec(&[values.len()], values.to_vec())
+}
+
+/// A step of plain values.
+fn step(
+    solver: &mut dyn Solver,
+    velocity: &[f32],
+    sample: &mut [f32],
+    noise: Option<&[f32]>,
+) -> Result<(), SolverError> {
+    let (mut moved, noise) = (tensor(sample), noise.map(tensor));
+    let noise = noise.as_ref().map(Tensor::all_frames);
+    solver.step(&tensor(velocity).all_frames(), &mut moved.all_frames_mut(), noise.as_ref())?;
+    sample.copy_from_slice(moved.data());
+    Ok(())
 }
 
 /// Compares with the reference: |ours - theirs| <= tolerance * max(1, largest |theirs|). Reports

@@ -4,7 +4,7 @@ use longreel_sampling::{
     Schedule, SchedulerConfig, Timetable, TimetableShape, mix_condition_noise,
 };
 
-use crate::{assert_close, count, fixture, floats, list, number};
+use crate::{assert_close, count, fixture, floats, list, number, step, tensor};
 
 /// Values of one latent frame in the fixture.
 pub const FRAME: usize = 4;
@@ -55,14 +55,18 @@ fn whole_windows_are_denoised_like_the_reference_pipelines_do() {
                 let noisy = row.noisy_condition.start * FRAME..row.noisy_condition.end * FRAME;
                 let noise = floats(&case["noises"][i]);
                 let out = &mut shown[noisy.start - first * FRAME..noisy.end - first * FRAME];
-                mix_condition_noise(&latents[noisy.clone()], &noise[noisy], addnoise, out).unwrap();
+                let mut mixed = tensor(out);
+                let noise = tensor(&noise[noisy]);
+                mix_condition_noise(&mut mixed.all_frames_mut(), &noise.all_frames(), addnoise)
+                    .unwrap();
+                out.copy_from_slice(mixed.data());
             }
             let velocity = toy_model(&shown, &row.timesteps[row.interval.clone()]);
             for &group in &row.updated_groups {
                 let own = &timetable.groups()[group];
                 let velocity = &velocity[(own.start - first) * FRAME..(own.end - first) * FRAME];
                 let sample = &mut latents[own.start * FRAME..own.end * FRAME];
-                solvers[group].step(velocity, sample, None).unwrap();
+                step(&mut *solvers[group], velocity, sample, None).unwrap();
             }
         }
         assert!(solvers.iter().all(|solver| solver.is_finished()), "{name}");

@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod per_frame;
 mod pointwise;
+mod solver;
 mod vendor;
 
 pub use attention::{
@@ -37,6 +38,7 @@ pub use per_frame::PerFrame;
 pub use pointwise::{
     activate_inplace, change, clamp_inplace, combine, gate_residual, mul_inplace, prelu_inplace,
 };
+pub use solver::{Run, go, guide, mix, unipc_step};
 
 use super::{Address, Arg, Array, Launch};
 
