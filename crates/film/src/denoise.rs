@@ -135,7 +135,7 @@ pub fn denoise(
         }
         for &group in &row.updated_groups {
             let frames = task.timetable.groups()[group].clone();
-            advance(task, &mut *solvers[group], &velocity, &mut latents.window, &at_work, frames)?;
+            advance(task, &mut solvers[group], &velocity, &mut latents.window, &at_work, frames)?;
         }
         // The one thing of a row that is waited for, once all of it has been asked for.
         if !ops::all_finite(&velocity).map_err(ModelError::from)? {
@@ -329,7 +329,7 @@ fn at_home(task: &SegmentTask<'_>, velocities: Vec<Tensor>) -> Result<Vec<Tensor
 /// Advances one group's solver.
 fn advance(
     task: &SegmentTask<'_>,
-    solver: &mut dyn Solver,
+    solver: &mut Solver,
     velocity: &Tensor,
     window: &mut Tensor,
     at_work: &AtWork<'_>,

@@ -8,21 +8,45 @@
 //! ln(alpha / sigma) the half log signal-to-noise ratio, x0 = x - sigma * velocity the data that the
 //! model predicts.
 
-mod first_order;
 mod unipc;
 
 use std::sync::Arc;
 
-use longreel_kernels::{Frames, FramesMut, Tensor};
+use longreel_kernels::ops::{euler_step, mix_noise};
+use longreel_kernels::{Frames, FramesMut};
 use thiserror::Error;
 
 use crate::schedule::Schedule;
 
-pub use first_order::{Euler, Renoise};
-pub use unipc::{UniPc, UniPcConfig, UniPcVariant};
+use self::unipc::UniPc;
+pub use self::unipc::{UniPcConfig, UniPcVariant};
 
 /// One run of a solver through a schedule.
-pub trait Solver: Send {
+#[derive(Debug)]
+pub struct Solver {
+    schedule: Arc<Schedule>,
+    step_index: usize,
+    method: Method,
+}
+
+/// How a sample is moved from one noise level to the next.
+#[derive(Debug)]
+enum Method {
+    /// Euler's method on dx/dsigma = velocity: `x + (sigma_next - sigma) * velocity`
+    /// (`FlowMatchEulerDiscreteScheduler.step` of diffusers 0.42.1; LightX2V's
+    /// `WanStepDistillScheduler.step_post` is the same up to rounding).
+    Euler,
+    /// Few-step sampling of distilled models: predict the data, add fresh noise of the next level.
+    ///
+    /// Multistep consistency sampling (Song et al. 2023, arXiv:2303.01469, algorithm 1) as DMD2
+    /// (arXiv:2405.14867), CausVid and Self Forcing (`pipeline/causal_inference.py`) do it:
+    /// `x0 = x - sigma * velocity`, then `x = (1 - sigma_next) * x0 + sigma_next * noise`; the last step
+    /// returns `x0`.
+    Renoise,
+    UniPc(UniPc),
+}
+
+impl Solver {
     /// Advances `sample` by one step, in place.
     ///
     /// `velocity` is the model's output for `sample` at this step's timestep, after guidance, in
@@ -32,26 +56,72 @@ pub trait Solver: Send {
     /// # Errors
     /// When lengths differ from each other or from the step before, when noise is wanted and
     /// missing, when the schedule is used up. The sample is unchanged then.
-    fn step(
+    pub fn step(
         &mut self,
         velocity: &Frames<'_>,
         sample: &mut FramesMut<'_>,
         noise: Option<&Frames<'_>>,
-    ) -> Result<(), SolverError>;
+    ) -> Result<(), SolverError> {
+        let (i, wants_noise) = (self.step_index, self.wants_noise());
+        if self.is_finished() {
+            return Err(SolverError::Finished { steps: i });
+        }
+        let noise = noise.filter(|_| wants_noise);
+        let remembered = match &self.method {
+            Method::UniPc(solver) => solver.remembered(),
+            Method::Euler | Method::Renoise => None,
+        };
+        let lengths = [
+            ("velocity", Some(velocity.len())),
+            ("noise", noise.map(Frames::len)),
+            ("the step before", remembered),
+        ];
+        for (what, given) in lengths {
+            if let Some(given) = given.filter(|given| *given != sample.len()) {
+                return Err(SolverError::Length { what, given, sample: sample.len() });
+            }
+        }
+        if wants_noise && noise.is_none() {
+            return Err(SolverError::NoiseMissing { step_index: i });
+        }
+        let sigmas = &self.schedule.sigmas;
+        match (&mut self.method, noise) {
+            (Method::Euler, _) => euler_step(sample, velocity, sigmas[i + 1] - sigmas[i]),
+            (Method::Renoise, noise) => {
+                euler_step(sample, velocity, -sigmas[i]);
+                if let Some(noise) = noise {
+                    mix_noise(sample, noise, [1.0 - sigmas[i + 1], sigmas[i + 1]]);
+                }
+            }
+            (Method::UniPc(solver), _) => solver.step(i, sigmas, velocity, sample),
+        }
+        self.step_index += 1;
+        Ok(())
+    }
 
     /// Steps done so far, from 0 to N; the next step uses this index of the schedule.
-    fn step_index(&self) -> usize;
+    pub fn step_index(&self) -> usize {
+        self.step_index
+    }
 
     /// Whether all N steps are done.
-    fn is_finished(&self) -> bool;
+    pub fn is_finished(&self) -> bool {
+        self.step_index == self.schedule.steps()
+    }
 
     /// Whether the next step needs noise.
-    fn wants_noise(&self) -> bool {
-        false
+    pub fn wants_noise(&self) -> bool {
+        let next = self.schedule.sigmas.get(self.step_index + 1);
+        matches!(self.method, Method::Renoise) && next.is_some_and(|&sigma| sigma > 0.0)
     }
 
     /// Forgets everything, for another run through the same schedule.
-    fn reset(&mut self);
+    pub fn reset(&mut self) {
+        self.step_index = 0;
+        if let Method::UniPc(solver) = &mut self.method {
+            solver.forget();
+        }
+    }
 }
 
 /// Which solver.
@@ -83,13 +153,14 @@ impl SolverKind {
     /// # Errors
     /// When the schedule is malformed for this solver: other than N + 1 sigmas, sigmas that leave
     /// [0, 1) or rise, or an order that cannot reach noise level 0.
-    pub fn build(&self, schedule: &Arc<Schedule>) -> Result<Box<dyn Solver>, SolverError> {
-        let schedule = Arc::clone(schedule);
-        Ok(match self {
-            SolverKind::UniPc(config) => Box::new(UniPc::new(config.clone(), schedule)?),
-            SolverKind::Euler => Box::new(Euler::new(schedule)?),
-            SolverKind::Renoise => Box::new(Renoise::new(schedule)?),
-        })
+    pub fn build(&self, schedule: &Arc<Schedule>) -> Result<Solver, SolverError> {
+        check_schedule(schedule)?;
+        let method = match self {
+            SolverKind::UniPc(config) => Method::UniPc(UniPc::new(config.clone(), schedule)?),
+            SolverKind::Euler => Method::Euler,
+            SolverKind::Renoise => Method::Renoise,
+        };
+        Ok(Solver { schedule: Arc::clone(schedule), step_index: 0, method })
     }
 }
 
@@ -105,31 +176,6 @@ fn check_schedule(schedule: &Schedule) -> Result<(), SolverError> {
         }
     }
     Ok(())
-}
-
-/// Checks the arguments of one step.
-fn check_step(
-    step_index: usize,
-    schedule: &Schedule,
-    velocity: &Frames<'_>,
-    sample: &FramesMut<'_>,
-) -> Result<(), SolverError> {
-    if step_index >= schedule.steps() {
-        return Err(SolverError::Finished { steps: schedule.steps() });
-    }
-    if velocity.len() != sample.len() {
-        return Err(SolverError::Length {
-            what: "velocity",
-            given: velocity.len(),
-            sample: sample.len(),
-        });
-    }
-    Ok(())
-}
-
-/// A tensor as large as a sample, beside it, for what is remembered from one step to the next.
-fn kept_like(sample: &FramesMut<'_>) -> Tensor {
-    Tensor::zeros_on(&sample.device(), &sample.shape()).into_kept()
 }
 
 /// Why a solver cannot step.

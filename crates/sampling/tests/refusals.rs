@@ -166,14 +166,14 @@ fn lengths_must_agree_through_a_run() {
     for kind in [SchedulerConfig::default().solver(), SolverKind::Euler, SolverKind::Renoise] {
         let mut solver = kind.build(&schedule).unwrap();
         assert!(
-            matches!(step(&mut *solver, &[1.0], &mut [1.0, 2.0]), Err(SolverError::Length { .. })),
+            matches!(step(&mut solver, &[1.0], &mut [1.0, 2.0]), Err(SolverError::Length { .. })),
             "{kind:?}"
         );
         assert_eq!(solver.step_index(), 0);
     }
     let mut solver = SchedulerConfig::default().solver().build(&schedule).unwrap();
-    step(&mut *solver, &[1.0, 1.0], &mut [1.0, 2.0]).unwrap();
-    assert!(matches!(step(&mut *solver, &[1.0], &mut [1.0]), Err(SolverError::Length { .. })));
+    step(&mut solver, &[1.0, 1.0], &mut [1.0, 2.0]).unwrap();
+    assert!(matches!(step(&mut solver, &[1.0], &mut [1.0]), Err(SolverError::Length { .. })));
 }
 
 /// The reference gives NaN here; the paper's first-order step has no difference term.
@@ -188,7 +188,7 @@ fn variant_bh1_reaches_noise_level_zero() {
     let mut sample = [2.0_f32];
     for i in 0..4 {
         let velocity = (sample[0] - data) / schedule.sigmas[i];
-        step(&mut *solver, &[velocity], &mut sample).unwrap();
+        step(&mut solver, &[velocity], &mut sample).unwrap();
     }
     assert!((sample[0] - data).abs() < 1e-6, "{sample:?}");
 }
@@ -238,7 +238,7 @@ fn tensor(values: &[f32]) -> Tensor {
 }
 
 /// A step of plain values.
-fn step(solver: &mut dyn Solver, velocity: &[f32], sample: &mut [f32]) -> Result<(), SolverError> {
+fn step(solver: &mut Solver, velocity: &[f32], sample: &mut [f32]) -> Result<(), SolverError> {
     let mut moved = tensor(sample);
     solver.step(&tensor(velocity).all_frames(), &mut moved.all_frames_mut(), None)?;
     sample.copy_from_slice(moved.data());

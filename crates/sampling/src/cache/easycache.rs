@@ -51,8 +51,13 @@ impl EasyCache {
     /// # Errors
     /// When the threshold is not a positive number.
     pub fn new(threshold: f64, warmup_rows: usize, rows: usize) -> Result<Self, CacheError> {
-        Ok(Self {
-            threshold: check_threshold(threshold)?,
+        Ok(Self::begin(check_threshold(threshold)?, warmup_rows, rows))
+    }
+
+    /// Of which nothing is known yet.
+    fn begin(threshold: f64, warmup_rows: usize, rows: usize) -> Self {
+        Self {
+            threshold,
             warmup_rows,
             rows,
             rate: None,
@@ -61,7 +66,7 @@ impl EasyCache {
             computed: None,
             residuals: Residuals::default(),
             reused: 0,
-        })
+        }
     }
 
     /// Decides about `row` of the timetable, of which `input` is what the conditional branch is given, `f32`.
@@ -139,18 +144,7 @@ impl EasyCache {
 
     /// Forgets everything, for a window of `rows` rows.
     pub fn reset(&mut self, rows: usize) {
-        // The threshold was checked when this cache was made.
-        *self = Self {
-            threshold: self.threshold,
-            warmup_rows: self.warmup_rows,
-            rows,
-            rate: None,
-            accumulated: 0.0,
-            previous_input: None,
-            computed: None,
-            residuals: Residuals::default(),
-            reused: 0,
-        };
+        *self = Self::begin(self.threshold, self.warmup_rows, rows);
     }
 
     /// Rows answered with [`Decision::Reuse`] since the last reset, for reports.

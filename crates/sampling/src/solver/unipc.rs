@@ -11,12 +11,10 @@
 //! multiplies an infinite B(h) with an absent difference). The term is left out here, as in the
 //! paper.
 
-use std::sync::Arc;
-
 use longreel_kernels::ops::{UniPcStep, UniPcUpdate, unipc_step};
 use longreel_kernels::{Frames, FramesMut, Tensor};
 
-use super::{Solver, SolverError, check_schedule, check_step, kept_like};
+use super::SolverError;
 use crate::schedule::Schedule;
 
 /// Settings of the multistep solver.
@@ -65,12 +63,10 @@ pub enum UniPcVariant {
 /// Most predictions of the model that are remembered: the order's bound.
 const MAX_ORDER: usize = 3;
 
-/// One run of UniPC.
+/// What UniPC remembers from one step to the next.
 #[derive(Debug)]
-pub struct UniPc {
+pub(super) struct UniPc {
     config: UniPcConfig,
-    schedule: Arc<Schedule>,
-    step_index: usize,
     /// Data predicted in earlier steps, the newest first. At most `order` of them.
     predictions: Vec<Tensor>,
     /// The corrected sample of the step before, where its predictor started.
@@ -83,17 +79,16 @@ pub struct UniPc {
 }
 
 impl UniPc {
-    /// A run through `schedule`.
+    /// At the start of a run through `schedule`.
     ///
     /// # Errors
-    /// When the order is not 1 to 3, when the schedule is malformed, starts at noise level 1 or
+    /// When the order is not 1 to 3, when the schedule starts at noise level 1 or
     /// reaches 0 before its end (both have an infinite lambda), repeats a level (a step of no length
     /// has no differences), or when the last step would be of higher order to level 0.
-    pub fn new(config: UniPcConfig, schedule: Arc<Schedule>) -> Result<Self, SolverError> {
+    pub fn new(config: UniPcConfig, schedule: &Schedule) -> Result<Self, SolverError> {
         if !(1..=MAX_ORDER).contains(&config.order) {
             return Err(SolverError::Order { order: config.order });
         }
-        check_schedule(&schedule)?;
         let steps = schedule.steps();
         for (position, &sigma) in schedule.sigmas[..steps].iter().enumerate() {
             let repeats = position > 0 && sigma >= schedule.sigmas[position - 1];
@@ -103,96 +98,60 @@ impl UniPc {
         }
         let last_order = match schedule.sigmas[steps] {
             0.0 => 1,
-            level if steps > 0 && level == schedule.sigmas[steps - 1] => 2,
+            level if level == schedule.sigmas[steps - 1] => 2,
             _ => usize::MAX,
         };
         if !config.lower_order_final && config.order > last_order {
             return Err(SolverError::FinalOrder { order: config.order });
         }
-        Ok(Self {
-            config,
-            schedule,
-            step_index: 0,
-            predictions: Vec::new(),
-            last_sample: None,
-            last_order: 0,
-            spare: None,
-        })
+        Ok(Self { config, predictions: Vec::new(), last_sample: None, last_order: 0, spare: None })
     }
 
-    /// The corrector runs from the second step on, unless it is disabled for the step before.
-    fn corrects(&self) -> bool {
-        self.step_index > 0 && !self.config.disable_corrector.contains(&(self.step_index - 1))
+    /// Values of the step before.
+    pub fn remembered(&self) -> Option<usize> {
+        self.last_sample.as_ref().map(Tensor::len)
     }
 
-    /// The order grows with the history and, with `lower_order_final`, falls with what is left.
-    fn next_order(&self) -> usize {
-        let left = self.schedule.steps() - self.step_index;
-        let order = if self.config.lower_order_final {
-            self.config.order.min(left)
-        } else {
-            self.config.order
-        };
-        order.min(self.step_index + 1)
+    /// Forgets everything.
+    pub fn forget(&mut self) {
+        self.predictions.clear();
+        (self.last_sample, self.last_order, self.spare) = (None, 0, None);
     }
-}
 
-impl Solver for UniPc {
-    fn step(
+    /// Step `i`, whose velocity is as long as the sample and as those before.
+    pub fn step(
         &mut self,
+        i: usize,
+        sigmas: &[f32],
         velocity: &Frames<'_>,
         sample: &mut FramesMut<'_>,
-        _noise: Option<&Frames<'_>>,
-    ) -> Result<(), SolverError> {
-        check_step(self.step_index, &self.schedule, velocity, sample)?;
-        if let Some(last) = &self.last_sample
-            && self.step_index > 0
-            && last.len() != sample.len()
-        {
-            return Err(SolverError::Length {
-                what: "the step before",
-                given: last.len(),
-                sample: sample.len(),
-            });
-        }
-        let corrects = self.corrects();
-        let (i, before) = (self.step_index, self.last_order);
-        self.last_order = self.next_order();
-        let updates = Updates { config: &self.config, sigmas: &self.schedule.sigmas };
+    ) {
+        let updates = Updates { config: &self.config, sigmas };
+        // From the second step on, unless it is disabled for the step before.
+        let corrects = i > 0 && !self.config.disable_corrector.contains(&(i - 1));
+        let corrector = corrects.then(|| updates.corrector(i, self.last_order));
+        self.last_order = self.order(i, sigmas.len() - 1);
         let step = UniPcStep {
-            sigma: self.schedule.sigmas[i],
-            corrector: corrects.then(|| updates.corrector(i, before)),
+            sigma: sigmas[i],
+            corrector,
             predictor: updates.predictor(i, self.last_order),
             in_place: self.config.in_place,
         };
-        let fits = |tensor: &Tensor| tensor.len() == sample.len();
-        let spare = self.spare.take().filter(fits);
-        let mut prediction = spare.unwrap_or_else(|| kept_like(sample));
-        let last = self.last_sample.take().filter(fits);
-        let mut last = last.unwrap_or_else(|| kept_like(sample));
+        let kept = || Tensor::zeros_on(&sample.device(), &sample.shape()).into_kept();
+        let mut prediction = self.spare.take().unwrap_or_else(kept);
+        let mut last = self.last_sample.take().unwrap_or_else(kept);
         unipc_step(&step, velocity, sample, &self.predictions, &mut prediction, &mut last);
         self.last_sample = Some(last);
         self.predictions.insert(0, prediction);
         if self.predictions.len() > self.config.order {
             self.spare = self.predictions.pop();
         }
-        self.step_index += 1;
-        Ok(())
     }
 
-    fn step_index(&self) -> usize {
-        self.step_index
-    }
-
-    fn is_finished(&self) -> bool {
-        self.step_index == self.schedule.steps()
-    }
-
-    fn reset(&mut self) {
-        self.step_index = 0;
-        self.predictions.clear();
-        self.last_sample = None;
-        self.last_order = 0;
+    /// The order grows with the history and, with `lower_order_final`, falls with what is left.
+    fn order(&self, i: usize, steps: usize) -> usize {
+        let most = if self.config.lower_order_final { steps - i } else { usize::MAX };
+        self.config.order.min(most).min(i + 1)
     }
 }
 

@@ -72,8 +72,7 @@ fn film(case: &Value) -> Vec<f32> {
             for &group in &row.updated_groups {
                 let frames = &timetable.groups()[group];
                 let own = frames.start * FRAME..frames.end * FRAME;
-                step(&mut *solvers[group], &velocity[own.clone()], &mut latents[own], None)
-                    .unwrap();
+                step(&mut solvers[group], &velocity[own.clone()], &mut latents[own], None).unwrap();
             }
         }
         film.extend_from_slice(&latents[prefix..]);

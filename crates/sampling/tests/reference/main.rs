@@ -44,7 +44,7 @@ fn tensor(values: &[f32]) -> Tensor {
 
 /// A step of plain values.
 fn step(
-    solver: &mut dyn Solver,
+    solver: &mut Solver,
     velocity: &[f32],
     sample: &mut [f32],
     noise: Option<&[f32]>,

@@ -19,13 +19,13 @@ fn every_step_of_every_solver_equals_the_reference() {
         let mut sample = floats(&case["start"]);
         for (i, velocity) in list(&case["velocities"]).iter().enumerate() {
             assert_eq!(solver.step_index(), i);
-            step(&mut *solver, &floats(velocity), &mut sample, None).unwrap();
+            step(&mut solver, &floats(velocity), &mut sample, None).unwrap();
             let what = format!("{name}, after step {i}");
             assert_close(&what, &sample, &floats(&case["samples"][i]), 1e-6);
         }
         assert!(solver.is_finished(), "{name}");
         assert!(
-            step(&mut *solver, &sample.clone(), &mut sample, None).is_err(),
+            step(&mut solver, &sample.clone(), &mut sample, None).is_err(),
             "{name}: one step too many"
         );
     }
@@ -37,7 +37,7 @@ fn a_reset_solver_repeats_its_run() {
     let schedule = Arc::new(Schedule::new(&config, 5).unwrap());
     for kind in [config.solver(), SolverKind::Euler, SolverKind::Renoise] {
         let mut solver = kind.build(&schedule).unwrap();
-        let run = |solver: &mut dyn Solver| {
+        let run = |solver: &mut Solver| {
             let mut sample = vec![0.3, -1.2, 2.0];
             for i in 0..5 {
                 let velocity = [0.1 * i as f32, -0.4, 1.0];
@@ -45,9 +45,9 @@ fn a_reset_solver_repeats_its_run() {
             }
             sample
         };
-        let first = run(solver.as_mut());
+        let first = run(&mut solver);
         solver.reset();
-        assert_eq!(first, run(solver.as_mut()), "{kind:?}");
+        assert_eq!(first, run(&mut solver), "{kind:?}");
     }
 }
 
@@ -66,10 +66,10 @@ fn renoising_denoises_and_adds_noise_of_the_next_level() {
         assert_eq!(solver.wants_noise(), i < 3);
         if solver.wants_noise() {
             let before = sample.clone();
-            assert!(step(&mut *solver, &velocity, &mut sample, None).is_err());
+            assert!(step(&mut solver, &velocity, &mut sample, None).is_err());
             assert_eq!(before, sample, "a refused step must not touch the sample");
         }
-        step(&mut *solver, &velocity, &mut sample, Some(&noise)).unwrap();
+        step(&mut solver, &velocity, &mut sample, Some(&noise)).unwrap();
         assert_close(&format!("step {i}"), &sample, &floats(&case["samples"][i]), 1e-6);
     }
 }

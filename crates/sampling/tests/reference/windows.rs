@@ -66,7 +66,7 @@ fn whole_windows_are_denoised_like_the_reference_pipelines_do() {
                 let own = &timetable.groups()[group];
                 let velocity = &velocity[(own.start - first) * FRAME..(own.end - first) * FRAME];
                 let sample = &mut latents[own.start * FRAME..own.end * FRAME];
-                step(&mut *solvers[group], velocity, sample, None).unwrap();
+                step(&mut solvers[group], velocity, sample, None).unwrap();
             }
         }
         assert!(solvers.iter().all(|solver| solver.is_finished()), "{name}");
