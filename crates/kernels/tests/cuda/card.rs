@@ -191,7 +191,8 @@ fn more_memory_than_there_is_is_refused_with_numbers_and_the_card_goes_on() {
 #[test]
 fn products_by_the_vendor_have_the_operands_in_their_places() {
     let Some(card) = card() else { return };
-    let (rows, inputs, outputs) = (24, 64, 40);
+    // Sums that bf16 does not hold, so that one in parts of that type is off; and few rows, which have parts.
+    let (rows, inputs, outputs) = (24, 4096, 40);
     let (x, w, b) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
     let before = numbers(rows * outputs, 4);
     let product = |n: usize| -> f32 {
