@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUstream,
-    CUstream_flags_enum as StreamFlag,
+    CUcontext, CUctx_flags_enum as ContextFlag, CUdevice, CUevent, CUevent_flags_enum as EventFlag,
+    CUstream, CUstream_flags_enum as StreamFlag,
 };
 
 use super::api::{StartedDriver, driver_api};
@@ -108,6 +108,10 @@ impl Device {
         // SAFETY: the driver writes handles.
         unsafe {
             check(driver, "finding the card", (api.cuDeviceGet)(&raw mut handle, number))?;
+            // Who waits sleeps: by itself the driver keeps a core busy for each card that is waited for, seconds at a
+            // time. A driver that refuses does so still.
+            let sleep = ContextFlag::CU_CTX_SCHED_BLOCKING_SYNC as u32;
+            (api.cuDevicePrimaryCtxSetFlags_v2)(handle, sleep);
             let status = (api.cuDevicePrimaryCtxRetain)(&raw mut context, handle);
             check(driver, "making a context on the card", status)?;
         }
@@ -509,6 +513,8 @@ impl Drop for Device {
         unsafe {
             if (api.cuCtxSetCurrent)(self.context) == 0 {
                 self.settle();
+                // They have kernels of what goes after them.
+                self.graphs.close(self.driver);
                 if let Some(library) = self.cublaslt.take() {
                     library.close(self.driver);
                 }
@@ -516,7 +522,6 @@ impl Drop for Device {
                     let library = library.into_inner().unwrap_or_else(PoisonError::into_inner);
                     library.close(self.driver);
                 }
-                self.graphs.close(self.driver);
                 for ring in &self.rings {
                     lock(ring).close(self.driver);
                 }

@@ -34,7 +34,7 @@ static __thread int current;
 static Piece pieces[MOST];
 static size_t piece_count, taken[CARDS];
 static Queue *queues[STREAMS];
-static int retained[CARDS], reaches[CARDS][CARDS], streams, events, modules, pinned, graphs;
+static int retained[CARDS], sleeps[CARDS], reaches[CARDS][CARDS], streams, events, modules, pinned, graphs;
 // Captures under way, and whether one was spoiled.
 static int capturing, spoiled;
 #define CARD (current - 1)
@@ -182,6 +182,10 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     }
     return device >= cards() ? NO_DEVICE : OK;
 }
+// How threads wait: 4 is asleep.
+int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned flags) {
+    return device >= cards() ? NO_DEVICE : (sleeps[device] = flags == 4, OK);
+}
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     if (device >= cards()) return NO_DEVICE;
     pthread_mutex_lock(&mutex);
@@ -243,6 +247,7 @@ int cuStreamDestroy_v2(void *stream) {
 int cuStreamSynchronize(void *stream) {
     ENTER;
     if (((Queue *)stream)->captured) WAITS;
+    if (!sleeps[CARD]) fprintf(stderr, "SPINS\n");
     run(stream, ((Queue *)stream)->count);
     LEAVE(OK);
 }
