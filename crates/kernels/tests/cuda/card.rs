@@ -100,6 +100,7 @@ fn what_is_found_is_what_is_opened() {
     let (free, total) = card.memory().expect("told");
     assert!(free <= total && total as u64 <= found.cards[0].total_bytes, "{found:?}");
     assert!(found.cards[0].multiprocessors > 0 && !found.cards[0].name.is_empty(), "{found:?}");
+    println!("a kernel has at most {:e} operations", card.most_flops());
     println!("bus: {:?}, {:?} free", found.cards[0].pcie, found.cards[0].free_bytes);
 }
 

@@ -135,6 +135,19 @@ fn the_card_tests_pass_with_a_driver_that_does_everything_as_late_as_it_may() {
 }
 
 #[test]
+fn kernels_of_a_card_with_a_screen_have_half_a_second() {
+    let Some((stand_in, nvrtc)) = StandIn::build("screen") else { return };
+    let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
+    // 108 multiprocessors at 1.41 GHz, of which 256 operations a cycle are counted on.
+    for (variable, most) in [(None, "inf"), (Some(("STAND_IN_SCREEN", "1")), "1.949184e13")] {
+        let which = ["card::what_is_found", "--test-threads=1"];
+        let (passed, said) = tests(&which, &libraries, variable);
+        let told = format!("a kernel has at most {most} operations");
+        assert!(passed && said.contains(&told), "{variable:?}: {said}");
+    }
+}
+
+#[test]
 fn a_cublaslt_is_asked_for_the_products_of_eight_bits_that_it_has_on_the_card() {
     let Some((stand_in, nvrtc)) = StandIn::build("cublaslt") else { return };
     let libraries = format!("{}:{}", stand_in.0.display(), nvrtc.display());
