@@ -8,7 +8,7 @@ mod plans;
 use std::ops::Deref;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use longreel_kernels::cuda::{open, probe};
+use longreel_kernels::cuda::{Kind, open, probe};
 use longreel_kernels::gpu::{
     Address, Arg, Captured, Driver, Element, Gpu, GpuError, Launch, MatMul, Operands,
     SoftmaxAttention, Stream, Vendor, VendorWork,
@@ -100,6 +100,8 @@ fn what_is_found_is_what_is_opened() {
     let (free, total) = card.memory().expect("told");
     assert!(free <= total && total as u64 <= found.cards[0].total_bytes, "{found:?}");
     assert!(found.cards[0].multiprocessors > 0 && !found.cards[0].name.is_empty(), "{found:?}");
+    let cudnn = found.libraries.iter().find(|(kind, _)| *kind == Kind::Cudnn);
+    println!("doctor: {:?}", cudnn.expect("a row").1);
     println!("a kernel has at most {:e} operations", card.most_flops());
     println!("bus: {:?}, {:?} free", found.cards[0].pcie, found.cards[0].free_bytes);
 }

@@ -184,6 +184,7 @@ fn a_cudnn_without_the_libraries_of_its_cuda_is_asked_for_nothing() {
         let needs = format!("it needs the {library} of CUDA 11, which cannot be loaded");
         assert!(said.contains(&needs) && said.contains(&format!("{package}-cu11`")), "{said}");
     }
+    assert!(said.contains("doctor: Err(Absent { kind: Cudnn"), "{said}");
     for work in ["SoftmaxAttention", "FrameConvolution"] {
         let without = format!("cuDNN is not there, or has no way for {work}");
         assert!(said.contains(&without), "{said}");

@@ -311,11 +311,10 @@ fn run(
     unsafe { plan.way.execute(handle, &pack) }
 }
 
-/// Whether the library finds the cuBLASLt and the NVRTC of its CUDA, by whose names it asks for them. 9.28 looks for
-/// cuBLASLt when it looks for ways to do anything and ends the process where it is not there, and 9.13 has no way for an
-/// attention without NVRTC. They are loaded for it from where we look.
-fn reaches_its_libraries(library: &Library, places: &Places) -> Result<(), GpuError> {
-    let cuda = library.cuda;
+/// What a cuDNN for that CUDA does not find of the cuBLASLt and the NVRTC that it asks for by name, and what has it. 9.28
+/// looks for cuBLASLt when it looks for ways to do anything and ends the process where it is not there, and 9.13 has no
+/// way for an attention without NVRTC. They are loaded for it from where we look.
+pub(super) fn missing(cuda: u32, places: &Places) -> Option<Refused> {
     let mut missing = Vec::new();
     for (kind, probed) in [(Kind::CublasLt, "cublasLtGetVersion"), (Kind::Nvrtc, "nvrtcVersion")] {
         let within_reach = || is_within_reach(kind, cuda, probed);
@@ -324,18 +323,19 @@ fn reaches_its_libraries(library: &Library, places: &Places) -> Result<(), GpuEr
             within_reach()
         });
         if let Err(reason) = loaded {
-            let package = kind.package().unwrap_or_default().replace("cu12", &format!("cu{cuda}"));
             let name = kind.name();
+            let package = kind.package().unwrap_or_default().trim_end_matches("-cu12");
+            // From 13 on their names say nothing of it.
+            let package = match cuda {
+                ..13 => format!("{package}-cu{cuda}"),
+                _ => format!("'{package}=={cuda}.*'"),
+            };
             missing.push(format!(
                 "it needs the {name} of CUDA {cuda}, which cannot be loaded ({reason}); `pip install {package}` has it"
             ));
         }
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let (path, version) = (library.path.display(), library.version());
-    Err(unusable(format!("{path} is of version {version}; {}", missing.join("; "))))
+    (!missing.is_empty()).then(|| missing.join("; "))
 }
 
 fn unusable(reason: Refused) -> GpuError {
@@ -353,6 +353,11 @@ fn usable(places: &Places, driver: Option<u32>) -> Result<&'static Library, GpuE
             library.version()
         )));
     }
-    reaches_its_libraries(library, places)?;
-    Ok(library)
+    match missing(library.cuda, places) {
+        Some(missing) => {
+            let (path, version) = (library.path.display(), library.version());
+            Err(unusable(format!("{path} is of version {version}; {missing}")))
+        }
+        None => Ok(library),
+    }
 }
