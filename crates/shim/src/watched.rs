@@ -53,6 +53,11 @@ pub trait Watch: Send + Sync {
         shim.matmul(what)
     }
 
+    /// See [`Driver::most_flops`].
+    fn most_flops(&self, shim: &Shim) -> f64 {
+        shim.most_flops()
+    }
+
     /// See [`Driver::attention`].
     ///
     /// # Errors
@@ -165,6 +170,10 @@ impl<W: Watch + 'static> Driver for Watched<W> {
 
     fn matmul(&self, what: &MatMul) -> Result<bool, GpuError> {
         self.watch.matmul(&self.shim, what)
+    }
+
+    fn most_flops(&self) -> f64 {
+        self.watch.most_flops(&self.shim)
     }
 
     fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {

@@ -57,6 +57,7 @@ functions! {
     cuDeviceGetAttribute(*mut c_int, CUdevice_attribute, CUdevice);
     cuDeviceTotalMem_v2(*mut usize, CUdevice);
     cuDeviceGetPCIBusId(*mut c_char, c_int, CUdevice);
+    cuDevicePrimaryCtxSetFlags_v2(CUdevice, c_uint);
     cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice);
     cuDevicePrimaryCtxRelease_v2(CUdevice);
     cuCtxSetCurrent(CUcontext);

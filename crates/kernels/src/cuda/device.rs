@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUevent, CUevent_flags_enum as EventFlag, CUstream,
-    CUstream_flags_enum as StreamFlag,
+    CUcontext, CUctx_flags_enum as ContextFlag, CUdevice, CUdevice_attribute as Attribute, CUevent,
+    CUevent_flags_enum as EventFlag, CUstream, CUstream_flags_enum as StreamFlag,
 };
 
 use super::api::{StartedDriver, driver_api};
@@ -36,6 +36,12 @@ const SLOT_BYTES: [usize; 2] = [8 << 20, 32 << 20];
 const _: () = assert!(SLOTS * SLOT_BYTES[1] > (13_824 + 5_120) * 5_120 * 2);
 /// `off` leaves attention and convolutions to our kernels.
 const CUDNN_SWITCH: &str = "LONGREEL_CUDNN";
+/// Seconds that a kernel may take where a screen hangs at the card: the picture stands still for so long, and the
+/// driver ends one that takes some (two on Windows, WSL included).
+const SCREEN_SECONDS: f64 = 0.5;
+/// Operations of bf16 that a multiprocessor of the cards for games does in a cycle, by their data sheets, and how many of
+/// them are counted on.
+const CYCLE_FLOPS: f64 = 512.0 / 2.0;
 /// Arguments of a kernel at most.
 const ARGUMENTS: usize = 48;
 
@@ -64,6 +70,8 @@ pub struct Device {
     without: Vec<Note>,
     /// Of the compute stream.
     graphs: Graphs,
+    /// See [`Driver::most_flops`].
+    most_flops: f64,
 }
 
 // SAFETY: the driver takes calls from any thread that has made the context current, which each of ours
@@ -108,6 +116,10 @@ impl Device {
         // SAFETY: the driver writes handles.
         unsafe {
             check(driver, "finding the card", (api.cuDeviceGet)(&raw mut handle, number))?;
+            // Who waits sleeps: by itself the driver keeps a core busy for each card that is waited for, seconds at a
+            // time. A driver that refuses does so still.
+            let sleep = ContextFlag::CU_CTX_SCHED_BLOCKING_SYNC as u32;
+            (api.cuDevicePrimaryCtxSetFlags_v2)(handle, sleep);
             let status = (api.cuDevicePrimaryCtxRetain)(&raw mut context, handle);
             check(driver, "making a context on the card", status)?;
         }
@@ -127,7 +139,9 @@ impl Device {
             cudnn: None,
             without: Vec::new(),
             graphs: Graphs::default(),
+            most_flops: f64::INFINITY,
         };
+        device.most_flops = device.most_flops_by_screen();
         // From here on what is there is given back by `drop`.
         device.enter()?;
         for (n, bytes) in SLOT_BYTES.into_iter().enumerate() {
@@ -173,6 +187,20 @@ impl Device {
                 warning: !matches!(why, GpuError::Absent { .. }),
             }),
         }
+    }
+
+    /// What a kernel may have to do where the driver says that it ends those that take too long.
+    fn most_flops_by_screen(&self) -> f64 {
+        let (mut ends, which) = (0, Attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT);
+        // SAFETY: the driver writes one number. One that does not tell is taken for one that ends none.
+        let status =
+            unsafe { (self.driver.api.cuDeviceGetAttribute)(&raw mut ends, which, self.handle) };
+        if status != 0 || ends == 0 {
+            return f64::INFINITY;
+        }
+        // A clock that is not told is a slow one.
+        let hertz = 1e3 * f64::from(self.card.clock_khz.max(1_000_000));
+        SCREEN_SECONDS * CYCLE_FLOPS * f64::from(self.card.multiprocessors) * hertz
     }
 
     /// A device of a group, if it is a card.
@@ -377,6 +405,10 @@ impl Driver for Device {
         self.cublaslt.as_ref().is_some_and(CublasLt::takes_factors)
     }
 
+    fn most_flops(&self) -> f64 {
+        self.most_flops
+    }
+
     fn attention(&self, what: &SoftmaxAttention) -> Result<Vendor, GpuError> {
         self.enter()?;
         let capturing = self.graphs.is_capturing();
@@ -509,6 +541,8 @@ impl Drop for Device {
         unsafe {
             if (api.cuCtxSetCurrent)(self.context) == 0 {
                 self.settle();
+                // They have kernels of what goes after them.
+                self.graphs.close(self.driver);
                 if let Some(library) = self.cublaslt.take() {
                     library.close(self.driver);
                 }
@@ -516,7 +550,6 @@ impl Drop for Device {
                     let library = library.into_inner().unwrap_or_else(PoisonError::into_inner);
                     library.close(self.driver);
                 }
-                self.graphs.close(self.driver);
                 for ring in &self.rings {
                     lock(ring).close(self.driver);
                 }

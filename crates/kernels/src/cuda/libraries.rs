@@ -97,7 +97,7 @@ pub struct Refusal {
 pub struct Absent {
     /// What was looked for.
     pub kind: Kind,
-    /// Folders that were looked into, after those of the system's linker.
+    /// Folders that were looked into, besides those of the system's linker.
     pub folders: Vec<PathBuf>,
     /// What was found and is of no use.
     pub refused: Vec<Refusal>,
@@ -154,8 +154,8 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// The first that can be used: by name as the system's linker finds it, then from each folder; the
-    /// newest name first. `driver` is the CUDA version of the driver: what is of a higher one is refused.
+    /// The first that can be used: from each folder that was chosen, by name as the system's linker finds it, then
+    /// from each other folder; the newest name first. What comes with the driver is as the linker has it. `driver` is the CUDA version of the driver: what is of a higher one is refused.
     /// `probed` has to be a function that every version of it has.
     pub fn find(
         kind: Kind,
@@ -165,9 +165,16 @@ impl Loaded {
     ) -> Result<Self, Absent> {
         let mut refused = Vec::new();
         'names: for &(name, needed) in kind.files() {
-            let by_name = std::iter::once(PathBuf::from(name));
-            let in_folders = places.folders().iter().map(|folder| folder.join(name));
-            let files = by_name.chain(in_folders.filter(|file| file.exists()));
+            let (before, behind) = match kind.package() {
+                Some(_) => places.around_the_linker(),
+                None => (&[][..], places.folders()),
+            };
+            let in_folders = |folders: &[PathBuf]| -> Vec<PathBuf> {
+                let files = folders.iter().map(|folder| folder.join(name));
+                files.filter(|file| file.exists()).collect()
+            };
+            let by_name = PathBuf::from(name);
+            let files = in_folders(before).into_iter().chain([by_name]).chain(in_folders(behind));
             if let Some(driver) = driver.filter(|&driver| driver < needed) {
                 // Loading is no way to learn whether one is there that would not be used.
                 refused.extend(

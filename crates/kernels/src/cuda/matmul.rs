@@ -6,7 +6,8 @@
 //! where addresses and the lengths of columns are multiples of 16 bytes; factors of rows and columns by CUDA
 //! 12.9 and newer on Hopper (9.0) and no other card: NVIDIA's table of scaling modes, and CUDALibrarySamples' issue
 //! 270. What else a library and a card have together is its own answer. Sums are kept in full f32: fast accumulation
-//! is off unless it is asked for.
+//! is off unless it is asked for, and of long sums in parts, which few rows have, the parts are (by itself the library may
+//! round each of them to the result's type).
 
 mod key;
 
@@ -19,7 +20,8 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as DescAttribute,
     cublasLtMatmulHeuristicResult_t, cublasLtMatmulMatrixScale_t as MatrixScale,
     cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasLtMatrixLayout_t, cublasStatus_t as Status, cudaDataType_t as DataType,
+    cublasLtMatrixLayout_t, cublasLtReductionScheme_t as Parts, cublasStatus_t as Status,
+    cudaDataType_t as DataType,
 };
 use cudarc::driver::sys::CUstream;
 
@@ -272,6 +274,12 @@ impl CublasLt {
                 Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                 bytes.cast(),
                 size_of::<usize>(),
+            )?;
+            let parts = Parts::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+            prefer(
+                Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                (&raw const parts).cast(),
+                size_of::<u32>(),
             )?;
             let [a, b, d] = &key.aligned;
             for (what, aligned) in [

@@ -22,10 +22,12 @@ const WHEELS: [&str; 4] = [
     "Lib/site-packages/nvidia/*/bin",
 ];
 
-/// Folders that are looked into after the system's linker has been asked.
+/// Folders that are looked into besides where the system's linker looks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Places {
     folders: Vec<PathBuf>,
+    /// So many of them come before the linker's.
+    wanted: usize,
 }
 
 impl Places {
@@ -34,20 +36,29 @@ impl Places {
         Self::of(|name| std::env::var_os(name), Path::new("/"))
     }
 
-    /// Those below `root`, and those that the environment names: `CUDA_HOME`, `CUDA_PATH` (toolkits),
-    /// `VIRTUAL_ENV`, `CONDA_PREFIX`, `HOME` (Python's packages).
+    /// Those below `root`, and those that the environment names: `LD_LIBRARY_PATH`, `VIRTUAL_ENV`, `CONDA_PREFIX`,
+    /// `HOME` (Python's packages), `CUDA_HOME`, `CUDA_PATH` (toolkits). What is of an environment that was chosen for
+    /// this program comes before what the system has for all: of a library that the linker finds and that is too old, no
+    /// other version can be loaded into the process.
     pub fn of(variable: impl Fn(&str) -> Option<OsString>, root: &Path) -> Self {
         let named = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let mut places = Self::default();
-        for toolkit in ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(named) {
-            for below in ["lib64", "lib", "targets/*/lib", "bin"] {
-                places.add(&toolkit, below);
+        for folder in std::env::split_paths(&variable("LD_LIBRARY_PATH").unwrap_or_default()) {
+            // Not that of the process, as the linker would have it.
+            if folder.is_absolute() {
+                places.add(&folder, "");
             }
         }
         for environment in ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(named) {
             places.add_python(&environment);
             places.add(&environment, "lib");
             places.add(&environment, "targets/*/lib");
+        }
+        places.wanted = places.folders.len();
+        for toolkit in ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(named) {
+            for below in ["lib64", "lib", "targets/*/lib", "bin"] {
+                places.add(&toolkit, below);
+            }
         }
         for below in SYSTEM {
             places.add(root, below);
@@ -73,12 +84,18 @@ impl Places {
         &self.folders
     }
 
+    /// Those of them that are looked into before the system's linker is asked, and those after that.
+    pub fn around_the_linker(&self) -> (&[PathBuf], &[PathBuf]) {
+        self.folders.split_at(self.wanted)
+    }
+
     /// Folders by a pattern: `*` in a name stands for anything; the highest name comes first, which is
     /// the newest of several versions.
     fn add(&mut self, start: &Path, pattern: &str) {
         let mut found = vec![start.to_path_buf()];
         for part in pattern.split('/') {
             found = match part.split_once('*') {
+                None if part.is_empty() => found,
                 None => found.into_iter().map(|folder| folder.join(part)).collect(),
                 Some((head, tail)) => {
                     found.iter().flat_map(|folder| matching(folder, head, tail)).collect()
@@ -117,7 +134,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn toolkits_wheels_and_wsl_are_looked_into_newest_first() {
+    fn what_was_chosen_comes_before_the_linkers_and_toolkits_wheels_and_wsl_after_it_newest_first()
+    {
         let root = std::env::temp_dir().join(format!("longreel-places-{}", std::process::id()));
         let folders = [
             "usr/local/cuda-12.9/lib64",
@@ -126,6 +144,7 @@ mod tests {
             "env/lib/python3.12/site-packages/nvidia/cuda_nvrtc/lib",
             "home/.local/lib/python3.9/site-packages/nvidia/cu13/lib",
             "named/lib64",
+            "libraries",
         ];
         for folder in folders {
             std::fs::create_dir_all(root.join(folder)).expect("a folder of ours");
@@ -136,6 +155,10 @@ mod tests {
                 "VIRTUAL_ENV" => root.join("env"),
                 "HOME" => root.join("home"),
                 "CONDA_PREFIX" => PathBuf::new(),
+                "LD_LIBRARY_PATH" => {
+                    let paths = [root.join("libraries"), PathBuf::new(), root.join("nowhere")];
+                    return Some(std::env::join_paths(paths).expect("no colon"));
+                }
                 _ => return None,
             };
             Some(value.into_os_string())
@@ -147,8 +170,9 @@ mod tests {
             .map(|folder| folder.strip_prefix(&root).expect("below it").display().to_string())
             .collect();
         std::fs::remove_dir_all(&root).expect("ours");
-        let expected =
-            [folders[5], folders[3], "env/lib", folders[1], folders[0], folders[2], folders[4]];
-        assert_eq!(found, expected);
+        let wanted = [folders[6], folders[3], "env/lib"];
+        let others = [folders[5], folders[1], folders[0], folders[2], folders[4]];
+        assert_eq!(found, [&wanted[..], &others].concat());
+        assert_eq!(places.around_the_linker().0.len(), wanted.len());
     }
 }

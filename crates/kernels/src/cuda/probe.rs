@@ -10,7 +10,7 @@ use cudarc::driver::sys::{
 };
 
 use super::api::{StartedDriver, driver_api};
-use super::libraries::{Absent, Kind, Loaded};
+use super::libraries::{Absent, Kind, Loaded, Refusal};
 use super::management::Management;
 use super::peers::reaches;
 use super::{Places, cudnn, error, nccl};
@@ -348,6 +348,12 @@ fn library(kind: Kind, places: &Places, driver: Option<u32>) -> Result<Found, Ab
         _ => (0, ""),
     };
     let least = (number < needed).then_some(text);
+    if least.is_none()
+        && let Some(reason) = loaded.cuda().and_then(|cuda| cudnn::missing(cuda, places))
+    {
+        let refused = vec![Refusal { file: loaded.path, reason }];
+        return Err(Absent { kind, folders: places.folders().to_vec(), refused });
+    }
     Ok(Found { version, path: loaded.path, least })
 }
 

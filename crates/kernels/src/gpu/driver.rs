@@ -314,6 +314,12 @@ pub trait Driver: Any + fmt::Debug + Send + Sync {
         true
     }
 
+    /// Operations of bf16 that one kernel may be given. Only where something else has to wait for its end: a screen
+    /// at the card, whose driver ends a kernel that takes seconds.
+    fn most_flops(&self) -> f64 {
+        f64::INFINITY
+    }
+
     /// Does an attention by the vendor's library, on the compute stream; see [`Vendor`].
     ///
     /// # Errors

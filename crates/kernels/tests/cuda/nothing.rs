@@ -86,6 +86,54 @@ fn a_cudnn_without_its_part_is_told_of_and_never_called() {
     std::fs::remove_dir_all(&root).expect("ours");
 }
 
+/// Once a cuDNN is in the process its parts are, and no other one can be used.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_of_the_active_environment_comes_before_the_linkers() {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    const ROOT: &str = "LONGREEL_TEST_PLACES";
+    let below = |root: &Path| root.join("env/lib/python3.12/site-packages/nvidia/cudnn/lib");
+    if let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) {
+        let environment = root.join("env").into_os_string();
+        let variable = |name: &str| (name == "VIRTUAL_ENV").then(|| environment.clone());
+        let libraries = libraries_in(&Places::of(variable, &root), None);
+        let (_, cudnn) = libraries.iter().find(|(kind, _)| kind.name() == "cuDNN").expect("a row");
+        let found = cudnn.as_ref().expect("two of them");
+        assert_eq!(
+            (&*found.version, &*found.path),
+            ("9.28.0", &*below(&root).join("libcudnn.so.9"))
+        );
+        return;
+    }
+    if Command::new("cc").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no C compiler (cc)");
+        return;
+    }
+    let root = std::env::temp_dir().join(format!("longreel-active-{}", std::process::id()));
+    for (lib, version) in [(below(&root), 92_800), (root.join("system"), 91_002)] {
+        std::fs::create_dir_all(&lib).expect("ours");
+        let text = format!("unsigned long cudnnGetVersion(void) {{ return {version}; }}");
+        std::fs::write(lib.join("source.c"), text).expect("ours");
+        for library in ["libcudnn.so.9", "libcudnn_graph.so.9"] {
+            let words = ["-shared", "-fPIC", "-o", library, "source.c"];
+            let ran = Command::new("cc").current_dir(&lib).args(words).output();
+            let ran = ran.expect("it ran before");
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        }
+    }
+    let ran = Command::new(std::env::current_exe().expect("this test"))
+        .arg("nothing::a_library_of_the_active")
+        .env(ROOT, &root)
+        // Where the linker looks; what is told of it does not say so.
+        .env("LD_LIBRARY_PATH", root.join("system"))
+        .output()
+        .expect("this test runs");
+    std::fs::remove_dir_all(&root).expect("ours");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[test]
 fn errors_of_memory_have_the_numbers() {
     let error = GpuError::Memory { asked: 7 << 30, free: 1 << 30, total: 24 << 30 }.to_string();

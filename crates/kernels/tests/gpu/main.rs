@@ -15,6 +15,7 @@ mod layout;
 mod linear;
 mod norm;
 mod pointwise;
+mod screen;
 mod spans;
 mod sparse;
 mod vendor;

@@ -6,7 +6,7 @@ use cudarc::cudnn::sys::{
 
 use super::descriptor::{Descriptor, Refused, Value};
 use super::plan::{Target, plan};
-use super::{WORKSPACE_BYTES, graph, reaches_its_libraries, unusable, usable};
+use super::{WORKSPACE_BYTES, graph, unusable, usable};
 use crate::cuda::Places;
 use crate::cuda::api::Cudnn as Library;
 use crate::gpu::{FrameConvolution, GpuError, SoftmaxAttention};
@@ -15,7 +15,6 @@ use crate::gpu::{FrameConvolution, GpuError, SoftmaxAttention};
 /// The driver's library is needed all the same, since cuDNN is linked with it.
 pub struct Deviceless {
     library: &'static Library,
-    places: Places,
     target: Target,
 }
 
@@ -24,7 +23,7 @@ impl Deviceless {
     /// `CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION`.
     ///
     /// # Errors
-    /// When the library is not there or too old, or does not know such a card.
+    /// When the library is not there, too old or without what it needs, or does not know such a card.
     pub fn open(places: &Places, properties: &str) -> Result<Self, GpuError> {
         let library = usable(places, None)?;
         let text = [properties.as_bytes(), &[0]].concat();
@@ -34,7 +33,7 @@ impl Deviceless {
                 .finished()
         };
         let target = Target::Described(card().map_err(unusable)?);
-        Ok(Self { library, places: places.clone(), target })
+        Ok(Self { library, target })
     }
 
     /// The library's version, such as `9.13.1`.
@@ -56,7 +55,6 @@ impl Deviceless {
     /// # Errors
     /// What cuDNN says against it.
     pub fn convolution(&self, what: &FrameConvolution) -> Result<(i64, usize), String> {
-        reaches_its_libraries(self.library, &self.places)?;
         self.way(graph::convolution(self.library, &self.target, what)?)
     }
 

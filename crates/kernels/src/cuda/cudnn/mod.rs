@@ -54,7 +54,6 @@ struct Known {
 /// The library, with a handle and memory of its own on a card.
 pub struct Cudnn {
     library: &'static Library,
-    places: Places,
     driver: &'static StartedDriver,
     stream: CUstream,
     handle: cudnnHandle_t,
@@ -63,8 +62,6 @@ pub struct Cudnn {
     plans: HashMap<Key, Option<Known>>,
     /// What is done by our kernels alone.
     distrusted: Vec<VendorWork>,
-    /// Whether convolutions can be asked for, once that was looked at.
-    convolves: Option<bool>,
     /// How often plans went or were not to be used any more.
     changes: u64,
     notes: Vec<Note>,
@@ -97,14 +94,12 @@ impl Cudnn {
         }
         Ok(Self {
             library,
-            places: places.clone(),
             driver,
             stream,
             handle,
             workspace,
             plans: HashMap::new(),
             distrusted: Vec::new(),
-            convolves: None,
             changes: 0,
             notes: Vec::new(),
         })
@@ -151,7 +146,7 @@ impl Cudnn {
     fn has_way(&mut self, what: &FrameConvolution, capturing: bool) -> Result<bool, GpuError> {
         let &FrameConvolution { inputs, outputs, .. } = what;
         let in_pieces = |channels: usize| channels > 0 && channels.is_multiple_of(CHANNELS);
-        if !in_pieces(inputs) || !in_pieces(outputs) || !self.can_convolve() {
+        if !in_pieces(inputs) || !in_pieces(outputs) {
             return Ok(false);
         }
         self.has_plan(Key::of_convolution(what), capturing, |library, target| {
@@ -177,20 +172,6 @@ impl Cudnn {
         let ids: Vec<i64> = ids.filter(|(_, place)| place.is_some()).map(|(id, _)| id).collect();
         let pointers: Vec<_> = there.into_iter().map(pointer).collect();
         self.start(Key::of_convolution(what), &ids, &pointers, capturing)
-    }
-
-    /// Whether convolutions can be asked for, which is said once where they cannot.
-    fn can_convolve(&mut self) -> bool {
-        if let Some(known) = self.convolves {
-            return known;
-        }
-        let found = reaches_its_libraries(self.library, &self.places);
-        self.convolves = Some(found.is_ok());
-        if let Err(why) = &found {
-            let version = self.library.version();
-            self.note(format!("convolutions by our kernel; cuDNN {version}: {why}"), true);
-        }
-        found.is_ok()
     }
 
     /// Whether there is a plan, which is made where nobody has asked for it before.
@@ -330,10 +311,10 @@ fn run(
     unsafe { plan.way.execute(handle, &pack) }
 }
 
-/// Whether the library's kernels for convolutions find cuBLASLt and NVRTC, by whose names they ask for them: where one
-/// is not there they end the process. They are loaded for them from where we look.
-fn reaches_its_libraries(library: &Library, places: &Places) -> Result<(), Refused> {
-    let cuda = library.cuda;
+/// What a cuDNN for that CUDA does not find of the cuBLASLt and the NVRTC that it asks for by name, and what has it. 9.28
+/// looks for cuBLASLt when it looks for ways to do anything and ends the process where it is not there, and 9.13 has no
+/// way for an attention without NVRTC. They are loaded for it from where we look.
+pub(super) fn missing(cuda: u32, places: &Places) -> Option<Refused> {
     let mut missing = Vec::new();
     for (kind, probed) in [(Kind::CublasLt, "cublasLtGetVersion"), (Kind::Nvrtc, "nvrtcVersion")] {
         let within_reach = || is_within_reach(kind, cuda, probed);
@@ -342,22 +323,26 @@ fn reaches_its_libraries(library: &Library, places: &Places) -> Result<(), Refus
             within_reach()
         });
         if let Err(reason) = loaded {
-            let package = kind.package().unwrap_or_default().replace("cu12", &format!("cu{cuda}"));
             let name = kind.name();
+            let package = kind.package().unwrap_or_default().trim_end_matches("-cu12");
+            // From 13 on their names say nothing of it.
+            let package = match cuda {
+                ..13 => format!("{package}-cu{cuda}"),
+                _ => format!("'{package}=={cuda}.*'"),
+            };
             missing.push(format!(
-                "it needs the {name} of CUDA {cuda} for them, which cannot be loaded ({reason}); \
-                 `pip install {package}` has it"
+                "it needs the {name} of CUDA {cuda}, which cannot be loaded ({reason}); `pip install {package}` has it"
             ));
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+    (!missing.is_empty()).then(|| missing.join("; "))
 }
 
 fn unusable(reason: Refused) -> GpuError {
     GpuError::Library { library: "cuDNN", reason }
 }
 
-/// The library, unless it is too old, or too new for a driver of that CUDA.
+/// The library, unless it is too old, too new for a driver of that CUDA, or without what it needs itself.
 fn usable(places: &Places, driver: Option<u32>) -> Result<&'static Library, GpuError> {
     let library = cudnn_api(places, driver)?;
     if library.number < LEAST_VERSION {
@@ -368,5 +353,11 @@ fn usable(places: &Places, driver: Option<u32>) -> Result<&'static Library, GpuE
             library.version()
         )));
     }
-    Ok(library)
+    match missing(library.cuda, places) {
+        Some(missing) => {
+            let (path, version) = (library.path.display(), library.version());
+            Err(unusable(format!("{path} is of version {version}; {missing}")))
+        }
+        None => Ok(library),
+    }
 }

@@ -164,9 +164,37 @@ pub fn attention_rows(
         place(v, rows.keys.start, value_width),
         place(out, rows.queries.start, value_width),
     ];
-    if !vendor::attention(at, q.gpu(), q.element(), &sizes, how) {
-        start(at, q.gpu(), q.element(), &sizes, how);
+    let (gpu, element) = (q.gpu(), q.element());
+    let flops = 2.0 * keys as f64 * (width + value_width) as f64;
+    // A value for each score stands by queries.
+    let slice = if added.is_some() { queries } else { at_once(gpu, element, queries, flops) };
+    for first in (0..queries).step_by(slice.max(1)) {
+        let [q, k, v, out] = at;
+        let on = |place: Address, width: usize| place.plus(first * width * element.bytes());
+        let at = [on(q, width), k, v, on(out, value_width)];
+        let sizes = Sizes { queries: slice.min(queries - first), ..sizes };
+        let seen = Seen { first_query: how.seen.first_query + first, ..how.seen };
+        let how = Attend { seen, ..*how };
+        if !vendor::attention(at, gpu, element, &sizes, &how) {
+            start(at, gpu, element, &sizes, &how);
+        }
     }
+}
+
+/// How much slower than the kernels on the tensor cores those in f32 are counted.
+const PLAIN_TIMES: f64 = 16.0;
+/// Queries of a tile of the largest kernel, of which those of all others are parts.
+const TILE: usize = 128;
+
+/// Of `count` queries, of which each takes so many operations, as many as one kernel may be given: slices of equal
+/// length in whole tiles, so that no result depends on how many there are.
+fn at_once(gpu: &Gpu, element: Element, count: usize, flops: f64) -> usize {
+    let most = match element {
+        Element::Bf16 => gpu.driver().most_flops(),
+        Element::F32 => gpu.driver().most_flops() / PLAIN_TIMES,
+    };
+    let slices = (count as f64 * flops / most).ceil().max(1.0) as usize;
+    count.div_ceil(slices).next_multiple_of(TILE).min(count)
 }
 
 /// Lengths of an attention's arrays.

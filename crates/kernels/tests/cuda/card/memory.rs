@@ -52,5 +52,5 @@ fn libraries_are_there_before_anybody_asks_for_the_free_memory() {
     card.attention(&attention).expect("no failure");
     // What it compiles is the driver's to keep.
     let (after, _) = card.memory().expect("told");
-    eprintln!("taken later: {} bytes", free - after);
+    eprintln!("taken later: {} bytes", free.saturating_sub(after));
 }

@@ -1,5 +1,6 @@
 // cuBLASLt by its documentation: matrices in columns, the table of types that go together, a bias of the
-// output's type along its rows, GELU by tanh. 8-bit floats (e4m3) as cards from Ada on have them: the left matrix
+// output's type along its rows, GELU by tanh, sums in two parts that are rounded to the output's type where that is not
+// ruled out. 8-bit floats (e4m3) as cards from Ada on have them: the left matrix
 // transposed, the right one not, everything at multiples of 16 bytes, a bias of bf16, and from 12.9 on, by cards of 9.0
 // alone, a factor for each row and column of the result.
 #include "queue.h"
@@ -13,6 +14,7 @@ enum { OK, ALLOC_FAILED = 3, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum { F32 = 0, BF16 = 14, E4M3 = 28, COMPUTE_F32 = 68 };
 enum { OUTER_VECTORS = 3 };
 enum { GELU = 32, BIAS = 4, PLAIN = 1 };
+enum { IN_PLACE = 1, OF_OUTPUT_TYPE = 4, ANY_PARTS = 7 };
 enum { CHOSEN = 0x5eed };
 
 typedef struct {
@@ -20,7 +22,7 @@ typedef struct {
     const void *bias, *factors_a, *factors_b;
 } Desc;
 typedef struct { int type; uint64_t rows, columns; int64_t ld; } Layout;
-typedef struct { size_t workspace; uint32_t aligned[4]; } Preference;
+typedef struct { size_t workspace; uint32_t aligned[4], parts; } Preference;
 typedef struct { uint64_t data[8]; } Algorithm;
 typedef struct { Algorithm algorithm; size_t workspace; int state; float waves; int reserved[4]; } Result;
 
@@ -65,11 +67,12 @@ int cublasLtMatrixLayoutCreate(Layout **layout, int type, uint64_t rows, uint64_
 }
 int cublasLtMatrixLayoutDestroy(Layout *layout) { return free(layout), OK; }
 int cublasLtMatmulPreferenceCreate(Preference **preference) {
-    return *preference = calloc(1, sizeof(Preference)), OK;
+    *preference = calloc(1, sizeof(Preference));
+    return (*preference)->parts = ANY_PARTS, OK;
 }
 int cublasLtMatmulPreferenceDestroy(Preference *preference) { return free(preference), OK; }
 int cublasLtMatmulPreferenceSetAttribute(Preference *preference, int what, const void *value, size_t bytes) {
-    void *to = what == 1 ? (void *)&preference->workspace
+    void *to = what == 1 ? (void *)&preference->workspace : what == 3 ? (void *)&preference->parts
              : what >= 5 && what <= 8 ? (void *)&preference->aligned[what - 5] : NULL;
     if (!to || bytes != (what == 1 ? 8 : 4)) return INVALID_VALUE;
     return memcpy(to, value, bytes), OK;
@@ -112,6 +115,7 @@ int cublasLtMatmulAlgoGetHeuristic(void *handle, const Desc *desc, const Layout 
         if (!preference->aligned[i]) return INVALID_VALUE;
     memset(results, 0, sizeof(Result));
     results->algorithm.data[0] = CHOSEN;
+    results->algorithm.data[1] = preference->parts & (IN_PLACE | OF_OUTPUT_TYPE);
     results->workspace = preference->workspace;
     *count = 1;
     return OK;
@@ -124,6 +128,7 @@ typedef struct {
     void *d;
     uint64_t m, n, k;
     float alpha, beta;
+    int rounds_parts;
 } Product;
 
 static float get(int type, const void *values, uint64_t at) {
@@ -148,12 +153,19 @@ static void set(int type, void *values, uint64_t at, float value) {
     ((uint16_t *)values)[at] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+static float rounded(int type, float value) {
+    float held;
+    set(type, &held, 0, value);
+    return get(type, &held, 0);
+}
+
 static void multiply(void *what) {
     const Product *p = what;
     for (uint64_t j = 0; j < p->n; j++)
         for (uint64_t i = 0; i < p->m; i++) {
             float sum = 0;
             for (uint64_t l = 0; l < p->k; l++) {
+                if (p->rounds_parts && l == p->k / 2) sum = rounded(p->ld.type, sum);
                 uint64_t at_a = p->desc.transposed_a ? l + i * p->la.ld : i + l * p->la.ld;
                 uint64_t at_b = p->desc.transposed_b ? j + l * p->lb.ld : l + j * p->lb.ld;
                 sum += get(p->la.type, p->a, at_a) * get(p->lb.type, p->b, at_b);
@@ -175,7 +187,7 @@ int cublasLtMatmul(void *handle, const Desc *desc, const float *alpha, const voi
                    void *d, const Layout *ld, const Algorithm *algorithm, void *workspace,
                    size_t workspace_bytes, void *stream) {
     if (lacks("cublasLtMatmul")) return ALLOC_FAILED;
-    Product p = {*desc, *la, *lb, *ld, a, b, c, d, 0, 0, 0, *alpha, *beta};
+    Product p = {*desc, *la, *lb, *ld, a, b, c, d, 0, 0, 0, *alpha, *beta, algorithm->data[1] != 0};
     int status = shapes(desc, la, lb, lc, ld, &p.m, &p.n, &p.k);
     if (status) return status;
     size_t of = size_of(la->type), out = size_of(ld->type), bias = size_of(bias_type(desc, ld));

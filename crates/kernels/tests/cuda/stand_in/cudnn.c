@@ -2,9 +2,11 @@
 // convolutions of bf16 tensors whose channels come last, to which a tensor and then a bias may be added.
 // Descriptors keep what they are told; a finalised one takes nothing more, and what an operation graph, a
 // query of heuristics, a plan and a variant pack have to have is asked for when they are finalised. The
-// handle has to be the card's own, and the scale is read when the plan is started.
+// handle has to be the card's own, and the scale is read when the plan is started. Who asks for ways where the linker
+// does not know the cuBLASLt of its CUDA by name ends the process, as 9.28 does.
 #include "queue.h"
 
+#include <dlfcn.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -243,6 +245,12 @@ int cudnnBackendFinalize(Desc *desc) {
     case ENGINEHEUR: {
         int *mode = value(desc, 200, HEUR_MODE, 1);
         if (!part(desc, 201) || !mode || *mode != 3) return fail(BAD_PARAM, "heuristics of what?");
+        char cublaslt[32];
+        snprintf(cublaslt, sizeof cublaslt, "libcublasLt.so.%d", (int)(cudnnGetCudartVersion() / 1000));
+        if (!dlopen(cublaslt, RTLD_LAZY)) {
+            fprintf(stderr, "Invalid handle. Cannot load symbol cublasLtGetVersion\n");
+            abort();
+        }
         break;
     }
     case PLAN:

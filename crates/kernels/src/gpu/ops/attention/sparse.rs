@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Seen, VARIANTS, at_most, grid};
+use super::{Seen, VARIANTS, at_most, at_once, grid};
 use crate::gpu::ops::{int, kernel, pointer};
 use crate::gpu::{Address, Arg, Array, Element, Launch};
 use crate::ops::{KEY_BLOCK, QUERY_BLOCK, TokenBlocks};
@@ -66,6 +66,16 @@ pub fn sparse_attention_rows(
             && inside(out, rows.queries.end, value_width),
         "sparse attention: {rows:?} of {q:?}, {k:?}, {v:?} and {out:?}"
     );
+    // As if all were kept: how much is nobody knows yet.
+    let flops = 2.0 * cut.tokens as f64 * (width + value_width) as f64;
+    let blocks = at_once(gpu, element, run.len() * QUERY_BLOCK, flops).div_ceil(QUERY_BLOCK);
+    if blocks < run.len() {
+        for first in run.clone().step_by(blocks.max(1)) {
+            let slice = first..run.end.min(first + blocks);
+            sparse_attention_rows(out, q, k, v, rows, slice);
+        }
+        return;
+    }
     let order = rows.blocks.array.as_ref().expect("blocks are where the tokens are");
     let place = |array: &Array, row: usize, width: usize| {
         array.address().plus(row * width * array.element().bytes())
@@ -76,7 +86,9 @@ pub fn sparse_attention_rows(
         place(v, rows.keys.start, value_width),
         place(out, rows.queries.start, value_width),
     ];
+    // Queries see all keys of their causal block.
     let end = cut.places(run.end - 1, QUERY_BLOCK).end;
+    let end = end.next_multiple_of(cut.tokens_per_block).min(cut.tokens);
     let key_blocks = cut.count(end, KEY_BLOCK);
     let first_query = cut.tokens - rows.queries.len();
 
