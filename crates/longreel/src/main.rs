@@ -40,6 +40,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use args::{Cli, Command, Common};
+use longreel_server::own_stdout;
 use outcome::EXIT_BAD_INPUT;
 use report::{Live, Screen, Verbosity};
 use settings::Ended;
@@ -68,6 +69,9 @@ fn main() -> ExitCode {
     };
     let verbosity =
         Verbosity { json: cli.common.json == Some(true), quiet: cli.common.quiet == Some(true) };
+    if verbosity.json {
+        own_stdout::take();
+    }
     let screen = Screen::new(if verbosity.quiet { Live::Never } else { Live::IfTerminal });
     let code = run(&mut cli, verbosity, &screen).unwrap_or_else(|error| {
         let code = run::exit_code(&error);

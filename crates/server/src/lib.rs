@@ -33,6 +33,7 @@ mod metrics;
 mod models;
 mod notify;
 mod own;
+pub mod own_stdout;
 mod prepare;
 mod process;
 mod protocol;

@@ -242,22 +242,27 @@ fn memory_of(id: u32, what: &str) -> Option<u64> {
 }
 
 async fn read_told(stdout: impl AsyncRead + Unpin, sender: mpsc::Sender<Told>) {
-    let mut lines = BufReader::new(stdout).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        match serde_json::from_str(&line) {
+    let mut lines = BufReader::new(stdout).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        match serde_json::from_slice(&line) {
             Ok(told) => {
                 if sender.send(told).await.is_err() {
                     return;
                 }
             }
-            Err(error) => tracing::warn!(%error, line, "a worker said what is not understood"),
+            Err(error) => {
+                let line = String::from_utf8_lossy(&line);
+                tracing::warn!(%error, %line, "a worker said what is not understood");
+            }
         }
     }
 }
 
 async fn read_words(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<Words>>) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    // What libraries print there is in any encoding.
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
         tracing::warn!(target: "longreel::worker", "{line}");
         let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
         if is_failed_allocation(&line) {
@@ -332,6 +337,19 @@ mod tests {
         let reason = &death.reason;
         assert!(reason.contains("exit code 3") && reason.contains("oh no"), "{reason}");
         assert_eq!(death.cause, Cause::Ended);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_text_is_passed_over_and_the_next_word_is_heard() {
+        let segment = r#"{"event":"segment","segment":4,"segments":9}"#;
+        let noise = r"printf '\377\376\n'; printf '\377 no text\n' >&2; echo NCCL INFO";
+        let script = format!("{noise}; echo '{segment}'; echo late >&2; exit 3");
+        let mut process =
+            WorkerProcess::spawn(&shell(&script), Duration::from_secs(60)).expect("a shell");
+        let told = Told::Segment { segment: 4, segments: Some(9) };
+        assert_eq!(process.hear().await, Heard::Told(told));
+        let Heard::Gone(death) = process.hear().await else { panic!("it lives") };
+        assert!(death.reason.contains("late"), "{death:?}");
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! a driver, happens to one film and not to the service. It touches nothing but its own folders.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::code::Code;
+use crate::own_stdout;
 use crate::protocol::{Order, Outcome, Task, Tell};
 
 /// How often a worker says that it is alive.
@@ -37,6 +38,7 @@ pub(crate) const FILM: &str = "film.mp4";
 /// When stdin does not begin with the order to start.
 pub fn run() -> io::Result<()> {
     let started = Instant::now();
+    own_stdout::take();
     let mut first = String::new();
     io::stdin().read_line(&mut first)?;
     let Ok(Order::Start { engine, warm_up }) = serde_json::from_str(&first) else {
@@ -372,8 +374,7 @@ fn tell(event: &impl Serialize) {
 
 fn write(mut line: Vec<u8>) {
     line.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(&line).and_then(|()| stdout.flush());
+    let _ = own_stdout::write(&line);
 }
 
 #[cfg(test)]

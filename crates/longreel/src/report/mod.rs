@@ -4,11 +4,11 @@ mod line;
 mod screen;
 mod words;
 
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Instant;
 
 use longreel_film::{Event, FilmPlan, Observer, Outcome, PlanSummary, human_bytes, human_seconds};
+use longreel_server::own_stdout;
 use serde_json::json;
 
 use crate::shell;
@@ -242,10 +242,9 @@ pub fn print_json(value: &impl serde::Serialize) {
 
 /// A line of stdout. What a terminal would obey is written out for it; a program gets the text as it is.
 pub fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let text = match out.is_terminal() {
+    let text = match own_stdout::is_terminal() {
         true => words::visible(text),
         false => text.into(),
     };
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _ = own_stdout::write(format!("{text}\n").as_bytes());
 }

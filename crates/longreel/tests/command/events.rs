@@ -1,6 +1,6 @@
 //! `--json` for programs, plain lines for logs.
 
-use crate::program::{Place, film_words};
+use crate::program::{Place, Ran, film_words};
 
 #[test]
 fn events_come_in_the_order_of_the_work() {
@@ -42,6 +42,51 @@ fn events_come_in_the_order_of_the_work() {
     assert_eq!(done["frames"], frames);
     assert_eq!((frames, &done["stopped"]), (41, &false.into()));
     assert!(ran.stderr.contains("film.mp4: 41 frames"), "text for people: {}", ran.stderr);
+}
+
+/// As NCCL does with `NCCL_DEBUG`, from threads of its own.
+const CHATTY: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+static void *chat(void *unused) {
+    for (;;) {
+        printf("NCCL INFO chats");
+        fflush(stdout);
+        usleep(500);
+    }
+    return unused;
+}
+__attribute__((constructor)) static void begin(void) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, chat, NULL);
+}
+"#;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_libraries_print_does_not_come_between_events() {
+    let place = Place::new();
+    let (source, library) = (place.write("chatty.c", CHATTY), place.path("chatty.so"));
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-pthread", "-o"])
+        .args([&library, &source])
+        .status();
+    if !built.is_ok_and(|status| status.success()) {
+        return println!("skipped: there is no C compiler (cc)");
+    }
+    let ran = place
+        .command(&film_words(2, &["--json"]))
+        .env("LD_PRELOAD", &library)
+        .output()
+        .expect("the program starts");
+    let ran = Ran::of(ran).expect_code(0);
+    // What came before the program itself began.
+    let begun = ran.stdout.find('{').expect("events");
+    let events = ran.stdout[begun..].lines().map(serde_json::from_str::<serde_json::Value>);
+    let events = events.collect::<Result<Vec<_>, _>>().expect("a line for each event");
+    assert_eq!(events.last().expect("events")["event"], "done");
+    assert!(ran.stderr.contains("NCCL INFO chats"), "{}", ran.stderr);
 }
 
 #[test]
