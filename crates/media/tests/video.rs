@@ -99,6 +99,42 @@ fn the_last_frames_are_those_of_the_whole_film() {
     }
 }
 
+/// By the built-in decoder and by ffmpeg alike.
+#[test]
+fn a_video_brought_to_another_rate_keeps_its_pace() {
+    let files = ["main_b_frames.mp4", "vp9.webm", "ten_bit.mp4"];
+    let files = &files[..if ffmpeg_path(None).is_some() { 3 } else { 1 }];
+    for rate in [
+        FrameRate::whole(24),
+        FrameRate::whole(12),
+        FrameRate::whole(60),
+        FrameRate { num: 30000, den: 1001 },
+    ] {
+        // Of 40 frames of 25 a second, the last one that has come by each instant.
+        let instant = |n: i32| (f64::from(n) * rate.as_f64() / 25.0).round() as i32;
+        let expected: Vec<_> = (0..instant(40))
+            .map(|k| (0..40).rfind(|&n| instant(n) <= k).expect("the first"))
+            .collect();
+        for name in files {
+            let options = VideoOptions::at(rate);
+            let video = VideoReader::open(&fixture(name), &options).unwrap();
+            let info = video.info().clone();
+            assert_eq!((info.brought_to, info.fps), (Some(rate), Some(25.0)), "{name}");
+            assert_eq!(info.through_ffmpeg, !name.starts_with("main"));
+            let frames: Vec<_> = video.map(Result::unwrap).collect();
+            assert_eq!(numbers(&frames), expected, "{name} at {rate:?}");
+            assert!(info.most_frames().is_none_or(|most| frames.len() as u64 <= most), "{info:?}");
+            let (_, tail) = last_frames(&fixture(name), 7, &options).unwrap();
+            assert_eq!(numbers(&tail), expected[expected.len() - 7..], "{name} at {rate:?}");
+        }
+    }
+    // As good as the same: frame by frame.
+    let near = VideoOptions::at(FrameRate { num: 25_000, den: 1001 });
+    let video = VideoReader::open(&fixture("main_b_frames.mp4"), &near).unwrap();
+    assert_eq!(video.info().brought_to, None);
+    assert_eq!(video.count(), 40);
+}
+
 #[test]
 fn what_the_built_in_decoder_cannot_do_says_so() {
     for (name, says) in [

@@ -1,5 +1,6 @@
 //! H.264 in MP4, decoded without anything installed.
 
+use super::pace::Pace;
 use super::{VideoInfo, VideoOptions, is_oblong};
 use crate::error::{MediaError, Result};
 use crate::frame::Frame;
@@ -43,6 +44,8 @@ pub(super) struct BuiltInReader {
     flushed: bool,
     /// Pictures before this time are decoded but not given out.
     from_pts: i64,
+    /// Brings them to another rate.
+    pace: Option<Pace>,
 }
 
 impl BuiltInReader {
@@ -74,12 +77,15 @@ impl BuiltInReader {
             0 => (track.width, track.height),
             _ => (track.height, track.width),
         };
-        let from_pts = track.edit_start;
+        let (from_pts, timescale) = (track.edit_start, track.timescale);
+        let fps = movie.frame_rate()?;
+        let brought_to = options.other_rate(fps);
         let info = VideoInfo {
             width,
             height,
-            fps: movie.frame_rate()?,
+            fps,
             frames: Some(movie.frame_count()),
+            brought_to,
             codec: "h264".to_owned(),
             cut_off: movie.cut_off,
             through_ffmpeg: false,
@@ -97,16 +103,35 @@ impl BuiltInReader {
             fed: 0,
             flushed: false,
             from_pts,
+            pace: brought_to.zip(fps).map(|(rate, fps)| Pace::new(rate, timescale, fps)),
         };
         Ok((reader, info))
     }
 
-    /// The next picture in order of presentation.
+    /// The next picture in order of presentation, at the rate that was asked for.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame>> {
         loop {
-            self.look_ahead()?;
-            if let Some(frame) = self.take_ready() {
+            if let Some(frame) = self.pace.as_mut().and_then(Pace::next_frame) {
                 return Ok(Some(frame));
+            }
+            let picture = self.next_picture()?;
+            let Some(pace) = &mut self.pace else { return Ok(picture.map(|(_, frame)| frame)) };
+            match picture {
+                Some((pts, frame)) => pace.show(pts, frame).map_err(|s| {
+                    self.damaged(format!("one of its frames is shown for {s} seconds"))
+                })?,
+                None if pace.has_ended() => return Ok(None),
+                None => pace.end(),
+            }
+        }
+    }
+
+    /// The next picture in order of presentation, and its time.
+    fn next_picture(&mut self) -> Result<Option<(i64, Frame)>> {
+        loop {
+            self.look_ahead()?;
+            if let Some(picture) = self.take_ready() {
+                return Ok(Some(picture));
             }
             match self.waiting.pop_front() {
                 Some(sample) => self.feed(&sample)?,
@@ -128,6 +153,10 @@ impl BuiltInReader {
     /// The last `count` frames by starting at a key frame near the end; `None` when the file's
     /// index does not lead there, and everything has to be decoded.
     pub(super) fn tail(&mut self, count: usize) -> Result<Option<Vec<Frame>>> {
+        // Which frames are given at another rate goes by the times of all of them.
+        if self.pace.is_some() {
+            return Ok(None);
+        }
         // Times of the samples behind the last suitable key frame, found from the end.
         let mut times: Vec<i64> = Vec::new();
         let mut start = None;
@@ -179,7 +208,7 @@ impl BuiltInReader {
     }
 
     /// The earliest picture, when no coded frame that is still to come can precede it.
-    fn take_ready(&mut self) -> Option<Frame> {
+    fn take_ready(&mut self) -> Option<(i64, Frame)> {
         loop {
             let (&(pts, _), _) = self.ready.first_key_value()?;
             let ahead = self.waiting.iter().take(LOOK_AHEAD).map(|s| s.pts).min();
@@ -189,7 +218,7 @@ impl BuiltInReader {
             }
             let (_, frame) = self.ready.pop_first()?;
             if pts >= self.from_pts {
-                return Some(frame);
+                return Some((pts, frame));
             }
         }
     }

@@ -6,7 +6,7 @@
 use super::{VideoInfo, VideoOptions, is_oblong};
 use crate::error::{MediaError, Result};
 use crate::ffmpeg::{Process, ffprobe_path, file_argument};
-use crate::frame::Frame;
+use crate::frame::{Frame, FrameRate};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
@@ -34,20 +34,14 @@ impl FfmpegReader {
         if let Some((width, height)) = probed.size {
             options.check_size(path, width, height)?;
         }
+        let brought_to = options.other_rate(probed.fps);
         let mut command = Command::new(ffmpeg);
         command
             .args(["-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe"])
             .args(["-format_whitelist", CONTAINERS, "-i"])
             .arg(file_argument(path))
             .args(["-map", "0:v:0", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"])
-            // As wide as it is shown: frames here have square pixels.
-            .args(
-                probed
-                    .oblong
-                    .then_some(["-vf", "scale=max(1\\,round(iw*sar)):ih"])
-                    .iter()
-                    .flatten(),
-            )
+            .args(filters(&probed, brought_to).iter().flat_map(|all| ["-vf", all]))
             .args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -75,6 +69,7 @@ impl FfmpegReader {
             height: first.height(),
             fps: probed.fps,
             frames: probed.frames,
+            brought_to,
             codec: probed.codec.unwrap_or_else(|| "unknown".to_owned()),
             cut_off: false,
             through_ffmpeg: true,
@@ -133,6 +128,18 @@ impl FfmpegReader {
             message: "what it sent is not a picture".to_owned(),
         }
     }
+}
+
+/// What pictures go through before they come here.
+fn filters(probed: &Probed, brought_to: Option<FrameRate>) -> Option<String> {
+    let rate = brought_to.map(|FrameRate { num, den }| {
+        // As `Pace` has it.
+        format!("setpts=PTS-STARTPTS,fps=fps={num}/{den}:round=near")
+    });
+    // As wide as it is shown: frames here have square pixels.
+    let shape = probed.oblong.then(|| "scale=max(1\\,round(iw*sar)):ih".to_owned());
+    let all: Vec<_> = rate.into_iter().chain(shape).collect();
+    (!all.is_empty()).then(|| all.join(","))
 }
 
 #[derive(Default)]

@@ -2,11 +2,12 @@
 
 mod builtin;
 mod external;
+mod pace;
 
 use crate::error::{MediaError, Result, read_error};
 use crate::ffmpeg::ffmpeg_path;
 use crate::files::open_regular;
-use crate::frame::Frame;
+use crate::frame::{Frame, FrameRate};
 use builtin::BuiltInReader;
 use external::FfmpegReader;
 use std::collections::VecDeque;
@@ -22,16 +23,31 @@ pub struct VideoOptions {
     pub allow_ffmpeg: bool,
     /// Most pixels that a frame may have.
     pub max_pixels: u64,
+    /// The rate that frames are given at, so that the video keeps its pace: each instant has the frame that the file shows
+    /// then, which leaves some out or repeats some. A video whose rate is within a hundredth of it, or that does not tell
+    /// its rate, is given frame by frame, as all are without this.
+    pub rate: Option<FrameRate>,
 }
 
 impl Default for VideoOptions {
     fn default() -> Self {
         // 8192 x 4320, the largest size of the common levels.
-        Self { ffmpeg: None, allow_ffmpeg: true, max_pixels: 8192 * 4320 }
+        Self { ffmpeg: None, allow_ffmpeg: true, max_pixels: 8192 * 4320, rate: None }
     }
 }
 
 impl VideoOptions {
+    /// Frames at a rate; see [`Self::rate`].
+    #[must_use]
+    pub fn at(rate: FrameRate) -> Self {
+        Self { rate: Some(rate), ..Self::default() }
+    }
+
+    /// The rate to bring a video of so many frames a second to, where that is another one.
+    fn other_rate(&self, fps: Option<f64>) -> Option<FrameRate> {
+        self.rate.filter(|rate| fps.is_some_and(|fps| (fps / rate.as_f64() - 1.0).abs() > 0.01))
+    }
+
     /// Refuses frames that are too large.
     fn check_size(&self, path: &Path, width: u64, height: u64) -> Result<()> {
         if width.saturating_mul(height) <= self.max_pixels && width.max(height) <= 65536 {
@@ -55,8 +71,10 @@ pub struct VideoInfo {
     pub height: u32,
     /// Frames per second on average, when the file tells.
     pub fps: Option<f64>,
-    /// Number of frames, when the file tells.
+    /// Number of frames in the file, when it tells.
     pub frames: Option<u64>,
+    /// The rate that its frames are brought to, where that is not its own.
+    pub brought_to: Option<FrameRate>,
     /// The codec's name.
     pub codec: String,
     /// The file ends inside its last part, as that of a program that was killed does; the frames up
@@ -64,6 +82,16 @@ pub struct VideoInfo {
     pub cut_off: bool,
     /// True when ffmpeg decodes it.
     pub through_ffmpeg: bool,
+}
+
+impl VideoInfo {
+    /// Most frames that are given, when the file tells; fewer when it is damaged.
+    #[must_use]
+    pub fn most_frames(&self) -> Option<u64> {
+        let Some(rate) = self.brought_to else { return self.frames };
+        let (frames, fps) = (self.frames?, self.fps?);
+        Some((frames as f64 * rate.as_f64() / fps).ceil() as u64 + 1)
+    }
 }
 
 /// Whether pixels of a shape are not square, as those of DVDs are not. Zero is unknown; what scaling leaves by rounding to
