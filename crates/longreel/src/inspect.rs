@@ -125,6 +125,11 @@ fn lines(key: &str, value: &Value) -> Vec<String> {
             .collect(),
         Value::String(text) => vec![row(key, text)],
         Value::Null => Vec::new(),
+        Value::Object(of) => {
+            let said = of.iter().filter(|(_, value)| !value.is_null());
+            let said: Vec<String> = said.map(|(name, value)| format!("{name} {value}")).collect();
+            vec![row(key, &said.join(", "))]
+        }
         other => vec![row(key, &other.to_string())],
     }
 }

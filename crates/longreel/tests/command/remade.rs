@@ -15,6 +15,7 @@ fn inspect_prints_how_the_film_was_made() {
         "it's ugly",
         "revision",
         "width               48",
+        "length              frames ",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
