@@ -2,10 +2,13 @@
 import { $, bytes, icon, make } from './dom.js';
 import { onLanguage, t } from './text.js';
 
+/* What the service reads. Where these are asked for by name, phones turn their HEIC into JPEG by themselves. */
+const PICTURES = 'image/png,image/jpeg,image/webp';
+
 /* In the order of a request's keys; a dropped image takes the first free place. */
 const SLOTS = [
-  { name: 'image', text: 'image', kind: 'image', accept: 'image/*' },
-  { name: 'end_image', text: 'endImage', kind: 'image', accept: 'image/*' },
+  { name: 'image', text: 'image', kind: 'image', accept: PICTURES },
+  { name: 'end_image', text: 'endImage', kind: 'image', accept: PICTURES },
   { name: 'video', text: 'video', kind: 'video', accept: 'video/*' },
 ];
 const chosen = new Map();
@@ -53,7 +56,7 @@ function tile({ name, text, kind, accept }) {
   }
   const picture = kind === 'video'
     ? make('video', { src: held.url, muted: true, playsInline: true, preload: 'metadata', tabIndex: -1 })
-    : make('img', { src: held.url, alt: '' });
+    : make('img', { src: held.url, alt: '', onerror: event => event.target.remove() });
   const remove = make('button', { type: 'button', className: 'icon-button', 'aria-label': `${t('remove')}: ${label}`, title: t('remove'),
     onclick: () => { choose(name, null); $(`file-${name}`).focus(); } }, icon('close'));
   return make('div', { className: 'slot held', dataset: { slot: name } }, picture, input,

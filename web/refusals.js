@@ -48,7 +48,7 @@ const SENTENCES = {
   key_missing: () => '此服务需要密钥。服务的运行者可用 “longreel keys create” 创建。',
   key_revoked: () => '密钥已被吊销。',
   key_unknown: () => '密钥无效。',
-  limit_reached: p => (p.field === 'num_frames' ? `影片最多 ${p.limit} 帧。请缩短影片，完成后再延长。` : `您等待中的影片已达上限（${p.limit} 部），${later(p)}。`),
+  limit_reached: p => (p.field === 'num_frames' ? `影片最多 ${p.limit} 帧。请缩短影片。` : `您等待中的影片已达上限（${p.limit} 部），${later(p)}。`),
   method_not_allowed: p => `此地址不接受 ${p.value}。`,
   model_changed: p => `制作这部影片的模型 ${p.value || ''} 已变更，只有同一模型才能继续它。`,
   model_is_default: p => `${p.value || '该模型'} 是默认模型，请先将另一个模型设为默认。`,

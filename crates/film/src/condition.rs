@@ -4,13 +4,14 @@ use std::path::Path;
 
 use longreel_kernels::Tensor;
 use longreel_media::{
-    Filter, Fit, Frame, ImageLimits, MediaError, VideoOptions, VideoReader, fit, last_frames,
-    load_image, resize,
+    Filter, Fit, FitReport, Frame, ImageLimits, MediaError, VideoOptions, VideoReader, fit,
+    last_frames, load_image, resize,
 };
 use longreel_models::{ClipPreprocess, ClipVision, VaeEncoder, VaeEncoderState};
 
 use crate::error::{FilmError, PlanError};
 use crate::events::{Event, Observer};
+use crate::plan::human_frames;
 use crate::request::{FilmRequest, FitMode};
 
 /// Scratch memory of one encoder or decoder call.
@@ -56,16 +57,26 @@ pub fn fit_frame(
     request: &FilmRequest,
 ) -> Result<(Frame, Option<String>), MediaError> {
     let (width, height) = (request.width as u32, request.height as u32);
-    if (frame.width(), frame.height()) == (width, height) {
+    let note = fit_note((frame.width(), frame.height()), request);
+    if note.is_none() {
         return Ok((frame.clone(), None));
     }
-    let how = match request.fit {
+    let (frame, _) = fit(frame, width, height, way_of(request.fit))?;
+    Ok((frame, note))
+}
+
+/// What is done with a picture of a width and height so that it has the film's size, where anything is.
+pub fn fit_note(from: (u32, u32), request: &FilmRequest) -> Option<String> {
+    let to = (request.width as u32, request.height as u32);
+    (from != to).then(|| FitReport::of(from, to, way_of(request.fit)).to_string())
+}
+
+fn way_of(fit: FitMode) -> Fit {
+    match fit {
         FitMode::Crop => Fit::Crop,
         FitMode::Pad => Fit::Pad,
         FitMode::Stretch => Fit::Stretch,
-    };
-    let (frame, report) = fit(frame, width, height, how)?;
-    Ok((frame, Some(report.to_string())))
+    }
 }
 
 /// Reads a picture and brings it to the film's size. The second frame is the picture as it was.
@@ -129,12 +140,8 @@ pub fn frames_of_video(path: &Path, least: usize) -> Result<u64, FilmError> {
 }
 
 /// What is told of a video that has another frame rate than the film it becomes part of, frame for frame.
-///
-/// # Errors
-/// When it cannot be opened.
-pub fn rate_note(path: &Path, fps: u32) -> Result<Option<String>, FilmError> {
-    let rate = VideoReader::open(path, &VideoOptions::default())?.info().fps;
-    Ok(rate.filter(|rate| (rate / f64::from(fps) - 1.0).abs() > 0.01).map(|rate| {
+pub fn rate_note(path: &Path, rate: Option<f64>, fps: u32) -> Option<String> {
+    rate.filter(|rate| (rate / f64::from(fps) - 1.0).abs() > 0.01).map(|rate| {
         let pace = if rate < f64::from(fps) { "faster" } else { "slower" };
         format!(
             "{} has {} frames a second and the film {fps}, so that its part plays {pace}; --fps {:.0} \
@@ -143,7 +150,7 @@ pub fn rate_note(path: &Path, fps: u32) -> Result<Option<String>, FilmError> {
             (rate * 1e3).round() / 1e3,
             rate.round().max(1.0)
         )
-    }))
+    })
 }
 
 /// A video of `frames` frames, of which `history` should be the first window's beginning.
@@ -151,7 +158,7 @@ pub fn too_short(path: &Path, frames: u64, history: usize) -> PlanError {
     PlanError::value(
         "--video",
         path.display(),
-        format!("has {frames} frames, and --overlap-history {history} needs that many"),
+        format!("has {}, and --overlap-history {history} needs that many", human_frames(frames)),
         match frames.checked_sub(1) {
             Some(n) => format!("use --overlap-history {}, or a longer video", n / 4 * 4 + 1),
             None => "give a video with frames".into(),

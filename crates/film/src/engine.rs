@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use longreel_kernels::Device;
-use longreel_media::FilmWriter;
+use longreel_media::{FilmWriter, VideoOptions, VideoReader};
 use longreel_models::{ModelError, Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{
@@ -233,7 +233,8 @@ impl Engine {
             StartFrom::Video(path) => {
                 // All of it becomes part of the film: what cannot be read is told now.
                 observer.event(Event::Stage { what: "reading the video that is extended".into() });
-                if let Some(message) = rate_note(path, plan.request().fps)? {
+                let video = VideoReader::open(path, &VideoOptions::default())?;
+                if let Some(message) = rate_note(path, video.info().fps, plan.request().fps) {
                     observer.event(Event::Warning { message });
                 }
                 let history = video_history_frames(plan);
@@ -592,11 +593,13 @@ fn read_run(film: &Path) -> Result<RunFile, FilmError> {
         RunFile::remove_finished(&folder)?;
     }
     if !path.exists() {
-        return Err(nothing(if film.exists() {
-            "there is no unfinished run of it, and a film without one is complete"
-        } else {
-            "there is no such film and no unfinished run of it"
-        }));
+        return Err(match film.exists() {
+            true => nothing(&format!(
+                "there is no unfinished run of it, {}: it is complete, or was moved without that folder",
+                folder.display()
+            )),
+            false => nothing("there is no such film and no unfinished run of it"),
+        });
     }
     let text = fs::read(&path).map_err(FilmError::io("read", &path))?;
     serde_json::from_slice(&text).map_err(|e| {

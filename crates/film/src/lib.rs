@@ -90,7 +90,7 @@ pub use outputs::{Encoding, Outputs, run_folder};
 pub use plan::{
     Beyond, BringingSummary, Converted, ExchangeSummary, FilmPlan, FinishSummary, GpuPlan,
     GuidanceBatchSummary, KvCacheSummary, ModelFacts, PlanSummary, PlannedSegment, Saving,
-    check_inputs, human_bytes, human_seconds, plan,
+    check_inputs, human_bytes, human_frames, human_seconds, plan,
 };
 pub use request::{
     CacheChoice, Carry, FilmRequest, Finish, FitMode, GuidanceBatchChoice, KvCacheChoice, Length,

@@ -198,7 +198,7 @@ impl std::fmt::Display for LimitValue {
 
 fn way_out(limit: Limit, retry_after_ms: Option<u64>) -> String {
     match (limit, retry_after_ms) {
-        (Limit::Frames, _) => "ask for a shorter film, and extend it when it is finished".into(),
+        (Limit::Frames, _) => "ask for a shorter film".into(),
         (_, Some(ms)) => format!("a place is expected in {} s", ms.div_ceil(1_000)),
         (_, None) => "cancel a waiting job first".into(),
     }

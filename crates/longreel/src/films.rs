@@ -231,14 +231,27 @@ impl TypedFilms {
         }
         let mut film = self.planned(request)?;
         if let Some(folder) = &inputs.folder {
-            check_inputs(&film.plan, folder).map_err(|e| {
-                let place = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);
-                clients(&e.to_string().replace(&place, ""))
-            })?;
+            let told = |message: &str| in_names(message, folder, inputs);
+            let notes =
+                check_inputs(&film.plan, folder).map_err(|e| clients(&told(&e.to_string())))?;
+            film.warnings.extend(notes.iter().map(|note| in_keys(&told(note))));
         }
         film.warnings.splice(0..0, checked.warnings.iter().map(|warning| in_keys(warning)));
         Ok(film)
     }
+}
+
+/// A message about files, with the keys that brought them: where they lie here, and under which names, is nothing for
+/// clients.
+fn in_names(message: &str, folder: &Path, inputs: &Inputs) -> String {
+    let place = format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR);
+    let files =
+        [("end_image", &inputs.end_image), ("image", &inputs.image), ("video", &inputs.video)];
+    let named = files.iter().filter_map(|(key, path)| Some((key, path.as_ref()?.display())));
+    named.fold(message.replace(&place, ""), |message, (key, file)| {
+        let flag = key.replace('_', "-");
+        message.replace(&format!("--{flag} {file}"), key).replace(&file.to_string(), key)
+    })
 }
 
 /// A film as it is made when nothing else is asked for, with pictures where the model needs them, which a

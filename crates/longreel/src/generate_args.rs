@@ -15,8 +15,8 @@ Examples:
   longreel generate \"a red circle moves right on a blue background\" -o film.mp4
   longreel generate \"a dog runs\" --seconds 30 --seed 7 -o dog.mp4
   longreel generate \"a dog runs\" --prompt-at 10s:\"a dog sleeps\" --seconds 20
-  longreel generate \"a dog runs\" --seeds 1..4 -o dog.mp4         dog-1.mp4 to dog-4.mp4
-  longreel generate \"the sea\" --endless                        Ctrl-C ends it
+  longreel generate \"a dog runs\" --seeds 1..4 -o dog.mp4  # dog-1.mp4 to dog-4.mp4
+  longreel generate \"the sea\" --endless                   # Ctrl-C ends it
   longreel generate \"she turns\" --image first.png --end-image last.png
   longreel generate \"it goes on\" --video clip.mp4 --seconds 20
   longreel generate \"a lake\" --model SkyReels-V2-DF-1.3B-540P --resolution 540P
@@ -25,12 +25,13 @@ Every flag is also LONGREEL_… in the environment and a key of longreel.toml; `
 how.";
 
 pub const PLAN_EXAMPLES: &str = "\
-It takes the flags of `generate`; the prompt may be left out, and a published model need not be here.
+It takes the flags of `generate`; the prompt may be left out, and a published model need not be
+here.
 
 Examples:
   longreel plan --model SkyReels-V2-DF-14B-720P --seconds 60
-  longreel plan --model SkyReels-V2-DF-14B-720P --card all          which card to rent
-  longreel plan --model SkyReels-V2-DF-14B-720P --card \"RTX 4090\"   all that is planned for one
+  longreel plan --model SkyReels-V2-DF-14B-720P --card all         # which card to rent
+  longreel plan --model SkyReels-V2-DF-14B-720P --card \"RTX 4090\"  # all that is planned for one
   longreel plan --model Wan2.1-T2V-14B --card \"H100 SXM,H100 SXM\" --dtype fp8";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -24,14 +24,16 @@ pub fn health(args: &HealthArgs, verbosity: Verbosity) -> Result<u8> {
         // What listens on this machine is not behind a proxy.
         .proxy(None);
     let agent: ureq::Agent = config.build().into();
-    let mut response = agent
-        .get(format!("http://{address}/health/ready"))
-        .call()
-        .map_err(|error| match error {
-            ureq::Error::Io(error) => anyhow::Error::new(error),
-            error => error.into(),
-        })
-        .with_context(|| format!("no server answers at http://{address}"))?;
+    let ask = |what: &str| {
+        let answer = agent.get(format!("http://{address}/{what}")).call();
+        answer
+            .map_err(|error| match error {
+                ureq::Error::Io(error) => anyhow::Error::new(error),
+                error => error.into(),
+            })
+            .with_context(|| format!("no server answers at http://{address}"))
+    };
+    let mut response = ask("health/ready")?;
     let status = response.status();
     if !status.is_success() {
         let text = response.body_mut().read_to_string().unwrap_or_default();
@@ -41,6 +43,15 @@ pub fn health(args: &HealthArgs, verbosity: Verbosity) -> Result<u8> {
             Some(detail) => bail!("http://{address} is not ready: {detail}"),
             None => bail!("http://{address} answers with status {status}"),
         }
+    }
+    // A server without room stays in service: its films are watched, and deleted to make some.
+    let said: Value =
+        serde_json::from_str(&ask("health")?.body_mut().read_to_string().unwrap_or_default())
+            .unwrap_or_default();
+    if said["status"] == "disk_full" {
+        bail!(
+            "http://{address} waits for room on its disk; free some, and its films go on by themselves"
+        );
     }
     match verbosity {
         Verbosity { json: true, .. } => print_json(&serde_json::json!({

@@ -86,10 +86,15 @@ fn inspect_film(path: &Path, json: bool) -> Result<u8> {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    print(&format!("film       {shown}"));
-    print(&format!("program    longreel {}", word("version")));
-    print(&format!("model      {} (revision {})", word("model"), word("revision")));
-    print(&format!("seed       {}", word("seed")));
+    let revision = word("revision");
+    for (name, value) in [
+        ("film", shown.to_string()),
+        ("program", format!("longreel {}", word("version"))),
+        ("model", format!("{} (revision {revision})", word("model"))),
+        ("seed", word("seed")),
+    ] {
+        print(&row(name, &value));
+    }
     if let Some(request) = about["request"].as_object() {
         for (key, value) in request.iter().filter(|(key, _)| *key != "seed") {
             lines(key, value).iter().for_each(|line| print(line));
@@ -115,13 +120,23 @@ fn lines(key: &str, value: &Value) -> Vec<String> {
             .map(|p| {
                 let text = p["prompt"].as_str().unwrap_or_default();
                 let seed = p["seed"].as_u64().map_or(String::new(), |s| format!(" (seed {s})"));
-                format!("prompt     from frame {}: {text}{seed}", p["from_frame"])
+                row("prompt", &format!("from frame {}: {text}{seed}", p["from_frame"]))
             })
             .collect(),
-        Value::String(text) => vec![format!("{key}: {text}")],
+        Value::String(text) => vec![row(key, text)],
         Value::Null => Vec::new(),
-        other => vec![format!("{key}: {other}")],
+        Value::Object(of) => {
+            let said = of.iter().filter(|(_, value)| !value.is_null());
+            let said: Vec<String> = said.map(|(name, value)| format!("{name} {value}")).collect();
+            vec![row(key, &said.join(", "))]
+        }
+        other => vec![row(key, &other.to_string())],
     }
+}
+
+/// A name and what it is, below each other in columns.
+fn row(name: &str, value: &str) -> String {
+    format!("{name:<19} {value}").trim_end().to_owned()
 }
 
 /// Text of unknown origin on one line.

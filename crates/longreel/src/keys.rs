@@ -222,21 +222,22 @@ fn described(key: &ApiKey) -> Value {
 }
 
 fn line(key: &ApiKey) -> String {
-    let days = |ms: i64| now_ms().saturating_sub(ms) as f64 / 86_400_000.0;
-    let used = match key.last_used_ms {
-        Some(ms) => format!("used {:.1} days ago", days(ms)),
-        None => "never used".to_owned(),
+    let ago = |ms: i64| match now_ms().saturating_sub(ms) / 60_000 {
+        minutes @ ..60 => format!("{} min ago", minutes.max(0)),
+        minutes @ 60..2_880 => format!("{} h ago", minutes / 60),
+        minutes => format!("{} days ago", minutes / 1_440),
     };
+    let used = key.last_used_ms.map_or("never used".to_owned(), |ms| format!("used {}", ago(ms)));
     let rate = key.asked.rate_limit.map(|rate| format!("  {} a minute", rate.per_minute));
     format!(
-        "{}  {}  {:<7}  {:<10}  {} of {}  made {:.1} days ago, {used}{}",
+        "{}  {}  {:<7}  {:<10}  {} of {}  made {}, {used}{}",
         key.id,
         key.prefix,
         state(key),
         scopes(key).join(","),
         key.asked.name,
         key.asked.owner,
-        days(key.created_ms),
+        ago(key.created_ms),
         rate.unwrap_or_default(),
     )
 }

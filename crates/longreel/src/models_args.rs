@@ -7,22 +7,22 @@ use longreel_hub::Site;
 
 pub const MODELS_EXAMPLES: &str = "\
 Examples:
-  longreel models search                                  what can be run here
+  longreel models search                                  # what can be run here
   longreel models pull skyreels-v2-df-1.3b-540p
   longreel models pull city96/Wan2.1-T2V-14B-gguf --file '*Q4_K_M.gguf'
-  longreel models list                                    what is here, and what memory it takes
-  longreel models use skyreels-v2-df-1.3b-540p            the model of `generate` and `serve`
-  longreel models pin skyreels-v2-df-1.3b-540p            this very revision, in longreel.lock
-  longreel models pull                                    what longreel.lock says
+  longreel models list                                    # what is here, and what memory it takes
+  longreel models use skyreels-v2-df-1.3b-540p            # the model of `generate` and `serve`
+  longreel models pin skyreels-v2-df-1.3b-540p            # this very revision, in longreel.lock
+  longreel models pull                                    # what longreel.lock says
   longreel models verify
   longreel models remove skyreels-v2-df-1.3b-540p
   longreel models quantize skyreels-v2-df-14b-540p --to q8_0 -o df-14b-q8
 
 MODEL is a name such as skyreels-v2-df-1.3b-540p or wan2.1-t2v-14b, or OWNER/NAME, with @REVISION if
 wanted. Models lie in the cache of Hugging Face's own tools (HF_HUB_CACHE, HF_HOME) or ModelScope's
-(MODELSCOPE_CACHE), and are shared with them. HF_TOKEN, HF_ENDPOINT (a mirror), HF_HUB_OFFLINE, https_proxy,
-no_proxy and SSL_CERT_FILE are honoured. In China: --hub modelscope, or LONGREEL_HUB=modelscope, or
-HF_ENDPOINT=https://hf-mirror.com.";
+(MODELSCOPE_CACHE), and are shared with them. HF_TOKEN, HF_ENDPOINT (a mirror), HF_HUB_OFFLINE,
+https_proxy, no_proxy and SSL_CERT_FILE are honoured. In China: --hub modelscope, or
+LONGREEL_HUB=modelscope, or HF_ENDPOINT=https://hf-mirror.com.";
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {

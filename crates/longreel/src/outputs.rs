@@ -135,6 +135,11 @@ fn check_place(flag: &str, path: &Path) -> Result<()> {
             "{flag} -: nothing is written to standard output, since films are gone back into; name a file"
         )));
     }
+    if path.to_str().is_none() {
+        return Err(bad_input(format!(
+            "{flag} {shown}: it is not UTF-8, which an unfinished film is described in; choose another name"
+        )));
+    }
     if written.ends_with(b"/") && path.extension().is_some() {
         return Err(bad_input(format!(
             "{flag} {shown}: it ends in / as a folder does, and has the ending of a file; leave out one of them"
@@ -236,6 +241,15 @@ mod tests {
         assert!(error.to_string().contains("an input too"), "{error}");
         assert!(check(&of(&args(&film), 1), &[]).is_ok(), "an older film may be replaced");
         assert!(check(&of(&args(&film), 3), &[]).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_output_whose_run_could_not_be_described_is_refused_before_it_begins() {
+        use std::os::unix::ffi::OsStrExt;
+        let film = Path::new(std::ffi::OsStr::from_bytes(b"a\xffb.mp4"));
+        let error = check(&[Outputs::new(film)], &[]).expect_err("no text").to_string();
+        assert!(error.contains("not UTF-8") && error.contains("choose another"), "{error}");
     }
 
     #[test]

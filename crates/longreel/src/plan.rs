@@ -57,19 +57,25 @@ pub fn plan(args: &PlanArgs, device: DeviceChoice, verbosity: Verbosity) -> Resu
     let check_memory = film.model.no_memory_check != Some(true);
     let on = |facts: &ModelFacts, request: &FilmRequest| {
         let plan = longreel_film::plan(request, facts, check_memory)?;
-        if !without {
-            check_inputs(&plan, Path::new(""))?;
-        }
-        Ok(plan)
+        let notes = match without {
+            true => Vec::new(),
+            false => check_inputs(&plan, Path::new(""))?,
+        };
+        Ok::<_, PlanError>((plan, notes))
     };
     let facts = match card {
-        Some(CardArg::All) => return compare(&asked, &facts, on, verbosity),
+        Some(CardArg::All) => {
+            let plan = |facts: &ModelFacts, request: &FilmRequest| Ok(on(facts, request)?.0);
+            return compare(&asked, &facts, plan, verbosity);
+        }
         Some(CardArg::These(cards)) => facts.on_cards(cards),
         None => facts,
     };
-    let planned = |request: &FilmRequest| Ok(on(&facts, request).map_err(FilmError::from)?);
-    let films = asked.films(planned)?;
-    let first = planned(&asked.request(&asked.checked.takes[0])?)?;
+    let planned =
+        |request: &FilmRequest| -> Result<_> { Ok(on(&facts, request).map_err(FilmError::from)?) };
+    let films = asked.films(|request| Ok(planned(request)?.0))?;
+    let (first, notes) = planned(&asked.request(&asked.checked.takes[0])?)?;
+    warnings.extend(notes);
     if verbosity.json {
         print_json(&Event::Plan(Box::new(first.summary().clone())));
         return Ok(EXIT_DONE);

@@ -14,7 +14,7 @@ use crate::values::Span;
 
 pub const SERVE_EXAMPLES: &str = "\
 Examples:
-  longreel serve                                  then open http://127.0.0.1:8000
+  longreel serve                                  # then open http://127.0.0.1:8000
   longreel serve --model SkyReels-V2-DF-1.3B-540P --data /srv/films
   longreel keys create ann && longreel serve --listen 0.0.0.0:8000
   curl http://127.0.0.1:8000/v1/videos -H 'content-type: application/json' \\
@@ -24,7 +24,7 @@ Ctrl-C ends it after the segments in work, twice at once; films go on with the n
 
 pub const KEYS_EXAMPLES: &str = "\
 Examples:
-  longreel keys create ann                        the key is shown this once
+  longreel keys create ann                        # the key is shown this once
   longreel keys create dashboard --scope read --owner ann --expires-days 90
   longreel keys create operator --scope admin
   longreel keys list
@@ -35,15 +35,27 @@ knows at once of what is done here.";
 
 pub const HEALTH_EXAMPLES: &str = "\
 Examples:
-  longreel health                                 of the server on this machine, on port 8000
+  longreel health                                 # of the server on this machine, on port 8000
   longreel health --listen 127.0.0.1:9000
 
 Exit code 0 when it is ready, 1 when it is not or does not answer. It needs no key.";
 
+/// Reads where a server listens: an address of this machine, or `localhost`, and a port.
+pub fn listening(text: &str) -> Result<SocketAddr, String> {
+    let typed = match text.trim().strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.trim().to_owned(),
+    };
+    typed.parse().map_err(|_| {
+        "it is ADDRESS:PORT, such as 127.0.0.1:8000, or 0.0.0.0:8000 for all addresses of this machine"
+            .to_owned()
+    })
+}
+
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address and port [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Server")]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Server", value_parser = listening)]
     pub listen: Option<SocketAddr>,
     /// Folder of the database and the films [default: longreel-data]
     #[arg(long, value_name = "FOLDER", help_heading = "Server")]
@@ -166,7 +178,7 @@ pub enum OnOutOfMemoryArg {
 #[derive(Debug, Args)]
 pub struct HealthArgs {
     /// Where the server listens, as `serve` has it [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listening)]
     pub listen: Option<SocketAddr>,
 }
 
@@ -228,4 +240,20 @@ pub struct RevokeArgs {
     /// Its id, the beginning that `list` shows, or its name
     #[arg(value_name = "KEY")]
     pub key: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_listens_at_an_address_with_a_port_or_at_localhost() {
+        assert_eq!(listening("localhost:8000"), Ok(([127, 0, 0, 1], 8000).into()));
+        assert_eq!(listening("0.0.0.0:80"), Ok(([0, 0, 0, 0], 80).into()));
+        assert!(listening("[::1]:8000").is_ok());
+        for text in ["8000", ":8000", "localhost", "127.0.0.1:80000", "films.example:80"] {
+            let refused = listening(text).expect_err(text);
+            assert!(refused.contains("127.0.0.1:8000"), "{refused}");
+        }
+    }
 }

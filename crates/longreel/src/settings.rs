@@ -157,8 +157,12 @@ fn layer(
         }
         taken.extend(below);
     }
+    // What a command is told without a flag is meant for it alone: `model` is that of films, and not the one whose shapes
+    // `bench` takes.
     let apply = move |arg: clap::Arg| match values.get(arg.get_id().as_str()) {
-        Some(value) if !value.is_empty() => arg.default_values(value.clone()),
+        Some(value) if !value.is_empty() && !arg.is_positional() => {
+            arg.default_values(value.clone())
+        }
         _ => arg,
     };
     Ok(command
@@ -178,6 +182,8 @@ pub fn command() -> Command {
                 .require_equals(true)
                 .default_missing_value("on")
                 .value_name("on|off")
+                // The value's name says it; clap's own list would be "true, false".
+                .hide_possible_values(true)
                 .value_parser(BoolishValueParser::new()),
             // A number below 0 is a value that may be wrong, and no unknown flag.
             ArgAction::Set | ArgAction::Append if !arg.is_positional() => {
@@ -403,6 +409,19 @@ mod tests {
             },
             Err(Ended::Clap(error)) => Err(error.to_string()),
             Err(Ended::Settings(error)) => Err(format!("{error:#}")),
+        }
+    }
+
+    #[test]
+    fn the_model_of_films_is_not_the_one_that_bench_measures() {
+        let words = ["longreel", "bench"].map(OsString::from).to_vec();
+        let env = BTreeMap::from([("LONGREEL_MODEL", "demo"), ("LONGREEL_THREADS", "1")]);
+        let env = env.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let cli = parse_in(words, &env, || None).unwrap_or_else(|_| panic!("valid"));
+        assert_eq!(cli.common.threads, Some(1));
+        match cli.command {
+            Sub::Bench(args) => assert_eq!(args.model, None),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -297,21 +297,18 @@ pub fn check_frames(flag: &str, frames: u64) -> Result<(), String> {
     }
 }
 
-/// Whether both sides are multiples of 16; if not, what to write instead.
+/// Whether both sides are multiples of 16 up to the largest; if not, what to write instead.
 pub fn check_size(flag: &str, size: Size) -> Result<(), String> {
     for (name, side) in [("width", size.width), ("height", size.height)] {
         let (below, above) = neighbours((side as u64).min(SIDE_MAX), 16, 16);
-        let uses = match (below, above) {
+        let wrong = match (below, above) {
             _ if below == side as u64 => continue,
-            _ if below == above => {
-                format!("{below}{}", if below == SIDE_MAX { ", the most" } else { "" })
-            }
-            _ => format!("{below} or {above}"),
+            _ if side as u64 > SIDE_MAX => format!("must be at most {SIDE_MAX}; use {below}"),
+            _ if below == above => format!("must be a multiple of 16; use {below}"),
+            _ => format!("must be a multiple of 16; use {below} or {above}"),
         };
         let Size { width, height } = size;
-        return Err(format!(
-            "{flag} {width}x{height}: {name} must be a multiple of 16; use {uses}"
-        ));
+        return Err(format!("{flag} {width}x{height}: {name} {wrong}"));
     }
     Ok(())
 }
@@ -421,7 +418,7 @@ mod tests {
         );
         for side in [8208, 850_000, usize::MAX] {
             let error = check(side, 16).expect_err("too large");
-            assert!(error.ends_with("use 8192, the most"), "{error}");
+            assert!(error.ends_with("width must be at most 8192; use 8192"), "{error}");
         }
     }
 

@@ -54,7 +54,7 @@ pub use frame::{Frame, FrameRate};
 pub use h264::encoder::encoder_bytes;
 pub use image::{
     Filter, Fit, FitReport, ImageFormat, ImageLimits, LoadedImage, Resizer, decode_image, fit,
-    load_image, resize,
+    kind_in_words, load_image, resize,
 };
 pub use jpeg_file::{encode_jpeg, write_jpeg};
 pub use metadata::read_metadata;

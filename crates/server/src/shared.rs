@@ -214,4 +214,11 @@ impl Slots {
     pub fn is_ready(&self) -> bool {
         self.get().iter().any(Slot::is_ready)
     }
+
+    /// Whether all that are ready wait for room on the disk.
+    pub fn wait_for_room(&self) -> bool {
+        let slots = self.get();
+        let mut ready = slots.iter().filter(|slot| slot.is_ready()).peekable();
+        ready.peek().is_some() && ready.all(|slot| slot.state == SlotState::Waiting)
+    }
 }

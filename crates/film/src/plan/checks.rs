@@ -149,7 +149,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--video",
                 &path.display().to_string(),
-                format!("a {kind} model cannot extend a video"),
+                format!("{kind} models cannot extend a video"),
                 "use a diffusion-forcing (DF) model",
             );
         }
@@ -176,7 +176,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--image",
                 "",
-                format!("a {kind} model takes no image"),
+                format!("{kind} models take no image"),
                 "use an image-to-video (I2V) or diffusion-forcing (DF) model",
             );
         }
@@ -184,7 +184,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--image",
                 "",
-                format!("a {kind} model needs a first image"),
+                format!("{kind} models need a first image"),
                 "give one with --image FILE",
             );
         }
@@ -192,7 +192,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--end-image",
                 "",
-                format!("a {kind} model needs a last image"),
+                format!("{kind} models need a last image"),
                 "give one with --end-image FILE",
             );
         }
@@ -203,7 +203,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--endless",
                 "",
-                format!("a {kind} model makes one segment"),
+                format!("{kind} models make one segment"),
                 "use a diffusion-forcing (DF) model",
             );
         }
@@ -211,7 +211,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--ar-step",
                 &request.ar_step.to_string(),
-                format!("a {kind} model has one timestep for all frames"),
+                format!("{kind} models have one timestep for all frames"),
                 "use --ar-step 0, or a diffusion-forcing (DF) model",
             );
         }
@@ -219,7 +219,7 @@ pub(super) fn check_kind(request: &FilmRequest, model: &ModelFacts) -> Result<()
             return refuse(
                 "--causal-block-size",
                 &request.causal_block_size.unwrap_or(1).to_string(),
-                format!("a {kind} model has no causal blocks"),
+                format!("{kind} models have no causal blocks"),
                 "leave it out, or use a diffusion-forcing (DF) model",
             );
         }

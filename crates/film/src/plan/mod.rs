@@ -39,8 +39,8 @@ pub use self::savings::Saving;
 pub use self::summary::{FinishSummary, PlanSummary};
 use self::summary::{Work, decoding_of, summarise};
 pub use self::time::ExchangeSummary;
-pub use self::words::{human_bytes, human_seconds};
-use crate::condition::{read_image, too_short};
+pub use self::words::{human_bytes, human_frames, human_seconds};
+use crate::condition::{fit_note, rate_note, read_image, too_short};
 use crate::device::{CardNames, DeviceChoice, GpuFacts, block_values, transformer_values};
 use crate::error::{FilmError, PlanError};
 use crate::estimate::Batch;
@@ -499,26 +499,37 @@ fn cheapest(
     Ok(best.expect("there is a way, or an error").0)
 }
 
-/// Opens the pictures and the video that a planned film names, by paths from `folder`.
+/// Opens the pictures and the video that a planned film names, by paths from `folder`, and says what becomes of them
+/// that one might not expect: how they are brought to the film's size, at which pace a video plays.
 ///
 /// # Errors
 /// What cannot be read, and a video that is shorter than the history it has to give.
-pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<(), PlanError> {
+pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<Vec<String>, PlanError> {
     let request = &plan.request;
-    if let StartFrom::Image(path) = &request.start {
-        read_image(&folder.join(path))?;
-    }
-    if let Some(path) = &request.end_image {
-        read_image(&folder.join(path))?;
+    let mut notes = Vec::new();
+    let mut is_fitted = |path: &Path, size| {
+        let note = fit_note(size, request);
+        notes.extend(note.map(|note| format!("{}: {note}", path.display())));
+    };
+    let first = match &request.start {
+        StartFrom::Image(path) => Some(path),
+        _ => None,
+    };
+    for path in first.into_iter().chain(&request.end_image) {
+        let picture = read_image(&folder.join(path))?;
+        is_fitted(path, (picture.width(), picture.height()));
     }
     if let StartFrom::Video(path) = &request.start {
         let video = VideoReader::open(&folder.join(path), &VideoOptions::default())?;
+        let info = video.info();
         let count = video_history_frames(plan);
-        if let Some(frames) = video.info().frames.filter(|&f| f < count as u64) {
+        if let Some(frames) = info.frames.filter(|&f| f < count as u64) {
             return Err(too_short(path, frames, count));
         }
+        is_fitted(path, (info.width, info.height));
+        notes.extend(rate_note(path, info.fps, request.fps));
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// Pixel frames of a video that the first window begins with.

@@ -54,14 +54,16 @@ pub(super) fn savings(
         });
     }
     if model.gpu.is_none() && model.products() == Products::F32 && Products::Bf16.are_pairs() {
-        savings.push(Saving {
-            option: "--dtype bf16".into(),
-            what: "the transformer multiplies bf16, which changes the film a little".into(),
-            time_share: share({
-                let of = |products| model.seconds(all.flops, products);
-                of(Products::Bf16) / of(Products::F32)
-            }),
-        });
+        // Both rates are measured, and beside other programs the faster kind may have been the slower one.
+        let of = |products| model.seconds(all.flops, products);
+        let part = of(Products::Bf16) / of(Products::F32);
+        if part < WORTH_IT {
+            savings.push(Saving {
+                option: "--dtype bf16".into(),
+                what: "the transformer multiplies bf16, which changes the film a little".into(),
+                time_share: share(part),
+            });
+        }
     }
     // What block-causal attention allows is counted, not estimated, and so is what is waited for weights.
     let now = all.seconds(plan.sharing, plan, model)?.max(f64::MIN_POSITIVE);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::PlanSummary;
-use super::words::{human_bytes, human_seconds, scaled};
+use super::words::{human_bytes, human_frames, human_seconds, scaled};
 
 /// Where a number is a data sheet's.
 const HALF: &str = ", by the data sheet; half of it is counted on";
@@ -12,7 +12,7 @@ impl fmt::Display for PlanSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let film = match (self.frames, self.film_seconds) {
             (Some(frames), Some(seconds)) => {
-                format!("{frames} frames, {}", human_seconds(seconds))
+                format!("{}, {}", human_frames(frames), human_seconds(seconds))
             }
             _ => "endless".to_owned(),
         };
@@ -140,10 +140,11 @@ impl fmt::Display for PlanSummary {
                 (_, Some(rate)) => format!(", {} in 8 bits{HALF}", scaled(rate, "FLOP/s")),
             },
         )?;
+        let width = self.savings.iter().map(|saving| saving.option.len()).max().unwrap_or(0);
         for saving in &self.savings {
             write!(
                 f,
-                "\n  {:<23} {} -> about {}",
+                "\n  {:<width$}  {} -> about {}",
                 saving.option,
                 saving.what,
                 human_seconds(self.expected_seconds * saving.time_share)

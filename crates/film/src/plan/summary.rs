@@ -255,7 +255,7 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
         && frames.is_some_and(|f| f > request.base_num_frames as u64)
     {
         notes.push(format!(
-            "a {} model makes its film in one piece: memory and time grow with the length",
+            "{} models make a film in one piece: memory and time grow with the length",
             model.kind
         ));
     }

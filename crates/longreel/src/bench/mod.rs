@@ -37,11 +37,12 @@ Examples:
   longreel bench
   longreel bench SkyReels-V2-DF-14B-720P --size 1280x720 --num-frames 121 --layers 1
   longreel bench SkyReels-V2-DF-14B-540P --dtype fp8
-  longreel bench --trace trace.json          then open it at https://ui.perfetto.dev
+  longreel bench --trace trace.json          # then open it at https://ui.perfetto.dev
 
-Weights are random, of the model's own shapes, in bf16 or what --dtype makes of it, in a file for temporary use. A network of many
-like layers is measured with as many as --budget allows and counted up; what was measured is said. On a GPU memory is shared out as
-a film's is: what does not fit is brought for each pass.";
+Weights are random, of the model's own shapes, in bf16 or what --dtype makes of it, in a file for
+temporary use. A network of many like layers is measured with as many as --budget allows and
+counted up; what was measured is said. On a GPU memory is shared out as a film's is: what does not
+fit is brought for each pass.";
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {

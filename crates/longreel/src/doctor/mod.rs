@@ -37,7 +37,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FOLDER")]
     pub log_folder: Option<PathBuf>,
     /// Where the server is to listen [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = crate::serve_args::listening)]
     pub listen: Option<SocketAddr>,
     /// Ask nothing of the network
     #[arg(long)]

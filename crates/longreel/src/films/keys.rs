@@ -45,6 +45,21 @@ pub const KEYS: [&str; 36] = [
     "use_ret_steps",
 ];
 
+/// What a request may say besides, which the server takes out of it before it becomes a film.
+pub const SERVERS: [&str; 8] = [
+    "deadline_seconds",
+    "end_image",
+    "image",
+    "input_reference",
+    "model",
+    "priority",
+    "video",
+    "webhook_url",
+];
+
+/// Those of them that are files, by flags of `generate`; a name that begins another comes after it.
+const FILES: [&str; 3] = ["end_image", "image", "video"];
+
 /// The words of `generate` that say the same.
 pub fn words_of(asked: &Map<String, Value>) -> Result<Vec<OsString>, Refusal> {
     let mut words = Vec::new();
@@ -84,7 +99,9 @@ pub fn scalar(key: &str, value: &Value) -> Result<String, Refusal> {
 
 fn unknown(key: &str) -> Refusal {
     let shown: String = key.chars().take(64).collect();
-    let nearest = KEYS
+    let mut known = [&KEYS[..], &SERVERS[..]].concat();
+    known.sort_unstable();
+    let nearest = known
         .iter()
         .map(|known| (strsim::jaro_winkler(known, &shown), known))
         .filter(|(likeness, _)| *likeness > 0.8)
@@ -93,7 +110,7 @@ fn unknown(key: &str) -> Refusal {
         Some((_, nearest)) => {
             (format!("there is no key {shown:?}; did you mean {nearest:?}?"), &[*nearest][..])
         }
-        None => (format!("there is no key {shown:?}; there are {}", KEYS.join(", ")), &KEYS[..]),
+        None => (format!("there is no key {shown:?}; there are {}", known.join(", ")), &known[..]),
     };
     let allowed = allowed.iter().map(ToString::to_string).collect();
     let about = Box::new(About { allowed, ..About::field(shown) });
@@ -105,7 +122,10 @@ fn unknown(key: &str) -> Refusal {
 pub fn clients(message: &str) -> Refusal {
     let detail = in_keys(message);
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let field = detail.split(|c: char| !is_word(c)).find(|word| KEYS.contains(word));
+    let mut words = detail.split(|c: char| !is_word(c));
+    // Pictures and videos are spoken of in other messages too.
+    let file = detail.split_once(':').map(|(first, _)| first).filter(|it| FILES.contains(it));
+    let field = file.or_else(|| words.find(|word| KEYS.contains(word)));
     let mut about = Box::new(field.map_or_else(About::default, About::field));
     // A length, a size or a number, and not the name of another key.
     let is_value = |value: &&str| {
@@ -124,16 +144,22 @@ pub fn operators(message: &str) -> Refusal {
 /// A message about flags, about keys.
 pub fn in_keys(message: &str) -> String {
     // A name that begins another comes after it.
-    let mut keys = KEYS;
+    let mut keys = [&KEYS[..], &FILES[..]].concat();
     keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.len()));
     keys.iter().fold(message.replace("PROMPT is", "prompt is"), |message, key| {
         message.replace(&format!("--{}", key.replace('_', "-")), key)
     })
 }
 
-/// What clap says, without its hints for the command line.
+/// What clap says, without its hints for the command line, but for what a value would have to be.
 pub fn first_line(rendered: &str) -> String {
     let said: Vec<&str> =
         rendered.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    said.join(" ").trim_start_matches("error: ").to_string()
+    let said = said.join(" ").trim_start_matches("error: ").to_string();
+    let rule = rendered.lines().find_map(|line| line.trim().strip_prefix("tip: it is "));
+    match (said.rsplit_once(": "), rule) {
+        // Instead of what the parser of numbers stumbled over.
+        (Some((what, _)), Some(rule)) => format!("{what}: it is {rule}"),
+        _ => said,
+    }
 }

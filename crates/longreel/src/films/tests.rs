@@ -1,6 +1,7 @@
 use super::keys::KEYS;
 use super::*;
 use longreel_film::{GpuFacts, HostLink};
+use longreel_media::{FilmOptions, FilmWriter, Frame, FrameRate};
 use serde_json::json;
 
 fn films() -> TypedFilms {
@@ -60,6 +61,59 @@ fn film(asked: Value) -> Result<Film, Refusal> {
     films().film(&asked, &Inputs::default())
 }
 
+/// Whoever mistypes a key is told all that there are, those that the server takes for itself included.
+#[test]
+fn the_keys_that_are_told_are_those_of_the_document() {
+    let document = include_str!("../../../../docs/openapi.json");
+    let document: Value = serde_json::from_str(document).expect("JSON");
+    let request = &document["components"]["schemas"]["VideoRequest"]["properties"];
+    let documented: Vec<&String> = request.as_object().expect("keys").keys().collect();
+    let told = film(json!({"prompt": "a", "xyzzy": 1})).expect_err("no such key").about.allowed;
+    assert_eq!(told.iter().collect::<Vec<_>>(), documented);
+}
+
+/// Files of a request lie in a folder of the server's under names of its own, which mean nothing to a client.
+#[test]
+fn what_is_said_of_files_names_the_keys_that_brought_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (name, of) = (|name: &str| Some(PathBuf::from(name)), &films());
+    let asked = |extra: Value| {
+        let mut asked = json!({"prompt": "a", "size": "48x32", "num_frames": 29,
+            "base_num_frames": 17, "overlap_history": 5, "fps": 24, "steps": 2});
+        asked.as_object_mut().expect("keys").extend(extra.as_object().expect("keys").clone());
+        asked.as_object().expect("keys").clone()
+    };
+    let video = |name: &str, frames: u8| {
+        let options = FilmOptions::new(64, 32, FrameRate::whole(30));
+        let mut film = FilmWriter::create(&folder.path().join(name), &options).expect("a film");
+        (0..frames).for_each(|shade| {
+            film.push(&Frame::filled(64, 32, [shade, 90, 160])).expect("a frame");
+        });
+        film.finish().expect("a film");
+    };
+    video("input-00000000.mp4", 9);
+    video("input-00000001.mp4", 3);
+    let inputs = |video: &str| Inputs {
+        folder: Some(folder.path().to_owned()),
+        video: name(video),
+        ..Inputs::default()
+    };
+    let film = of.film(&asked(json!({})), &inputs("input-00000000.mp4")).expect("a film");
+    let said = film.warnings.join("\n");
+    assert!(
+        said.contains("video has 30 frames a second") && said.contains("; fps 30 keeps"),
+        "{said}"
+    );
+    assert!(said.contains("video: 64x32 cropped to its central 48x32"), "{said}");
+    let short = of.film(&asked(json!({})), &inputs("input-00000001.mp4")).expect_err("too short");
+    assert!(short.detail.starts_with("video: has 3 frames, and overlap_history 5"), "{short:?}");
+    assert_eq!(short.about.field.as_deref(), Some("video"), "{short:?}");
+    let last = Inputs { end_image: name("input-00000000.png"), ..Inputs::default() };
+    let alone = of.film(&asked(json!({})), &last).expect_err("no first image");
+    assert!(alone.detail.starts_with("end_image: needs a first image"), "{alone:?}");
+    assert!(!alone.detail.contains("--"), "{alone:?}");
+}
+
 #[test]
 fn every_key_is_a_flag_of_generate_and_none_names_a_file() {
     let command = settings::command();
@@ -110,7 +164,9 @@ fn a_refusal_says_as_data_what_it_is_about() {
 fn what_cannot_be_is_told_in_the_clients_own_words() {
     for (asked, parts) in [
         (json!({"prompt": "a", "num_frames": 96}), &["num_frames 96", "93 or 97"][..]),
-        (json!({"prompt": "a", "steps": "many"}), &["many", "steps"]),
+        (json!({"prompt": "a", "steps": "many"}), &["many", "steps", "a whole number from 0"]),
+        (json!({"prompt": "a", "seed": -1}), &["-1", "seed", "from 0 to 18446744073709551615"]),
+        (json!({"prompt": "a", "webhook": "x"}), &["webhook_url"]),
         (json!({"prompt": "a", "promt_at": "1s:b"}), &["promt_at", "prompt_at"]),
         (json!({"prompt": "a", "xyzzy": 1}), &["xyzzy", "guidance_scale"]),
         (json!({"prompt": "a", "image": "/etc/passwd"}), &["no key \"image\""]),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use longreel_film::human_seconds;
+use longreel_film::{human_frames, human_seconds};
 
 use super::screen::Line;
 use super::words::segment_name;
@@ -71,7 +71,7 @@ impl Line for Work {
             });
         }
         if self.frames > 0 {
-            parts.push(format!("{} frames", self.frames));
+            parts.push(human_frames(self.frames));
         }
         if let Some((left, since)) = self.left {
             let left = left - now.saturating_duration_since(since).as_secs_f64();

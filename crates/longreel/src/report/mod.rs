@@ -7,7 +7,9 @@ mod words;
 use std::path::Path;
 use std::time::Instant;
 
-use longreel_film::{Event, FilmPlan, Observer, Outcome, PlanSummary, human_bytes, human_seconds};
+use longreel_film::{
+    Event, FilmPlan, Observer, Outcome, PlanSummary, human_bytes, human_frames, human_seconds,
+};
 use longreel_server::own_stdout;
 use serde_json::json;
 
@@ -119,8 +121,11 @@ impl Reporter {
             return;
         }
         let film = outcome.film.display().to_string();
-        let mut text =
-            format!("{film}: {} frames, {}", outcome.frames, human_seconds(self.film_seconds));
+        let mut text = format!(
+            "{film}: {}, {}",
+            human_frames(outcome.frames),
+            human_seconds(self.film_seconds)
+        );
         if let Some(seed) = seed {
             text.push_str(&format!(", seed {seed}"));
         }
@@ -192,7 +197,9 @@ impl Reporter {
                 self.work.part(*frames);
                 let name = words::segment_name(*segment, self.work.segments());
                 let length = human_seconds(*film_seconds);
-                self.plainly(|| format!("{name}: done, {frames} frames, {length} of film"));
+                self.plainly(|| {
+                    format!("{name}: done, {}, {length} of film", human_frames(*frames))
+                });
             }
             Event::Preview { .. } | Event::Drift(_) | Event::Done { .. } => {}
         }

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use longreel_film::{PlanSummary, SegmentDrift, human_seconds};
+use longreel_film::{PlanSummary, SegmentDrift, human_frames, human_seconds};
 
 /// A film in half a line.
 pub fn plan_in_short(plan: &PlanSummary) -> String {
     let length = match (plan.frames, plan.film_seconds) {
-        (Some(frames), Some(seconds)) => format!("{frames} frames ({})", human_seconds(seconds)),
+        (Some(frames), Some(seconds)) => {
+            format!("{} ({})", human_frames(frames), human_seconds(seconds))
+        }
         _ => "endless".to_string(),
     };
     let segments = match plan.segments {

@@ -42,6 +42,9 @@ pub fn check(args: &GenerateArgs, new_seed: &mut dyn FnMut() -> Result<u64>) -> 
     if by_steps && args.sampling.timesteps.is_some() {
         warnings.push("--timesteps counts only with a few-step --solver".into());
     }
+    if !by_steps && args.sampling.timesteps.is_some() && args.sampling.steps.is_some() {
+        warnings.push("--steps does not count beside --timesteps, which are the steps".into());
+    }
     let story = args.prompt.story.as_deref().map(Story::read).transpose()?;
     if story.is_some() && !args.prompt.prompt_at.is_empty() {
         return Err(bad_input(

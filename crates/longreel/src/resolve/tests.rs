@@ -48,6 +48,19 @@ fn one(line: &str) -> FilmRequest {
     films.into_iter().next().expect("one")
 }
 
+/// Flags that do nothing beside others are told of: whoever typed both expects something.
+#[test]
+fn flags_that_count_for_nothing_are_told_of() {
+    let told = |line: &str| check(&args(line), &mut || Ok(1)).expect("valid").warnings.join("; ");
+    let few = "dog --solver few-step --timesteps 1000,500";
+    assert!(told(&format!("{few} --steps 4")).contains("--steps does not count"));
+    assert!(told("dog --teacache-thresh 0.1").contains("count only with --teacache"));
+    assert!(told("dog --solver euler --timesteps 1000").contains("counts only with a few-step"));
+    for line in [few, "dog --steps 4", "dog --teacache --teacache-thresh 0.1"] {
+        assert_eq!(told(line), "", "{line}");
+    }
+}
+
 #[test]
 fn what_is_not_said_is_the_models_default() {
     let film = one("dog");

@@ -13,7 +13,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("dog --num-frames 33 --overlap-history 97 --base-num-frames 17", &["overlap"]),
     ("dog --size 850x480", &["850x480", "width", "multiple of 16", "848", "864"]),
     ("dog --size 848x479", &["848x479", "height", "multiple of 16", "464", "480"]),
-    ("dog --size 999984x16", &["--size", "8192, the most"]),
+    ("dog --size 999984x16", &["--size", "at most 8192; use 8192"]),
     ("dog --size 1040x32", &["--size 1040x32", "widths of at most 1024"]),
     ("dog --num-frames 257 --base-num-frames 257", &["--base-num-frames 257", "65 latent", "253"]),
     ("dog --size big", &["big", "--size", "960x544"]),

@@ -121,3 +121,19 @@ fn no_command_shows_help_and_is_no_success() {
     let ran = Place::new().run::<&str>(&[]).expect_code(2);
     assert!(ran.stderr.contains("generate"), "{}", ran.stderr);
 }
+
+/// A switch is typed `--portrait=off`; and an example that is pasted with what is said behind it means the example, not a
+/// prompt of more words.
+#[test]
+fn switches_say_what_they_take_and_examples_can_be_pasted() {
+    for command in ["generate", "plan", "serve", "keys", "models", "health", "bench"] {
+        let help = Place::new().run(&[command, "--help"]).expect_code(0).stdout;
+        assert!(!help.contains("possible values: true, false"), "{help}");
+        for example in help.lines().filter(|line| line.starts_with("  longreel ")) {
+            let (typed, _) = example.split_once(" # ").unwrap_or((example, ""));
+            assert!(!typed.trim().contains("   "), "{command}: {example}");
+        }
+        let width = help.lines().map(|line| line.chars().count()).max();
+        assert!(width <= Some(100), "{command}: {width:?}");
+    }
+}

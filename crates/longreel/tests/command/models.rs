@@ -85,7 +85,7 @@ fn a_pulled_model_makes_films_by_its_name_and_they_say_which_revision() {
     words.extend(FILM);
     run(&place, &hub, &words).expect_code(0);
     let about = run(&place, &hub, &["inspect", "film.mp4"]).expect_code(0).stdout;
-    assert!(about.contains(&format!("model      org/model@{}", &COMMIT[..12])), "{about}");
+    assert!(about.contains(&format!("model               org/model@{}", &COMMIT[..12])), "{about}");
     assert!(about.contains(&format!("--model org/model@{COMMIT}")), "{about}");
     let short = format!("org/model@{}", &COMMIT[..8]);
     let of_model = run(&place, &hub, &["inspect", &short]).expect_code(0).stdout;

@@ -9,7 +9,14 @@ fn inspect_prints_how_the_film_was_made() {
     let place = Place::new();
     place.run(&film_words(1, &["--negative-prompt", "it's ugly"])).expect_code(0);
     let said = place.run(&["inspect", "film.mp4"]).expect_code(0).stdout;
-    for part in ["seed       7", "A red circle moves.", "it's ugly", "revision", "width: 48"] {
+    for part in [
+        "seed                7",
+        "A red circle moves.",
+        "it's ugly",
+        "revision",
+        "width               48",
+        "length              frames ",
+    ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
 }

@@ -86,7 +86,7 @@ fn a_refusal_is_told_in_chinese_with_its_values_and_the_rest_of_it_below() {
         "document.querySelector('[data-field=num_frames] .field-error').innerText.includes('50')",
     );
     let told = browser.text("[data-field=num_frames] .field-error");
-    assert_eq!(told, "影片最多 50 帧。请缩短影片，完成后再延长。");
+    assert_eq!(told, "影片最多 50 帧。请缩短影片。");
     browser.choose("#language", "en");
     browser.click("#make");
     browser.wait("document.querySelector('[data-field=num_frames] .field-error').innerText.includes('limit of frames')");

@@ -87,6 +87,11 @@ fn on_a_full_disk_requests_are_refused_as_such_and_nothing_is_lost() {
     // Who looks at the service hears why nothing goes on.
     let workers = || server.get("/health").expect(200).json()["workers"].clone();
     server.wait(&running, "known to wait for room", |_| workers() == json!(["waiting"]));
+    // In service, so that films can be deleted, and not well.
+    server.get("/health/ready").expect(200);
+    assert_eq!(server.get("/health").expect(200).json()["status"], "disk_full");
+    let health = place.run(&["health", "--listen", server.url("").trim_start_matches("http://")]);
+    assert!(health.expect_code(1).stderr.contains("free some"));
 
     disk.make_room();
     // What was said to be done is, what was refused is not.

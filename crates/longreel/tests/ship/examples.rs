@@ -44,6 +44,31 @@ fn the_example_in_curl_makes_a_film() {
     }
 }
 
+/// A prompt is what was typed, and what is refused ends the example instead of being asked for again and again.
+#[test]
+fn the_example_in_curl_takes_any_prompt_and_ends_where_it_is_refused() {
+    if !has("sh", &["-c", "command -v curl"], "install curl") {
+        return;
+    }
+    let place = Place::new();
+    let (server, key) = server(&place);
+    let film = |seconds: &str| {
+        let mut sh = Command::new("sh");
+        sh.arg(repository().join("docs/examples/film.sh"))
+            .args(["a \"red\" circle; \\ and $1", seconds])
+            .arg(place.path("example.mp4"))
+            .env("LONGREEL_URL", server.url(""))
+            .env("LONGREEL_KEY", &key)
+            .env("NO_PROXY", "127.0.0.1");
+        sh
+    };
+    let said = String::from_utf8_lossy(&run(&mut film("1")).stdout).into_owned();
+    assert!(said.contains("saved: "), "{said}");
+    let refused = film("never").output().expect("a shell");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("a time is written"), "{said}");
+}
+
 #[test]
 fn the_example_in_python_watches_and_makes_a_film() {
     if has("python3", &["--version"], "install python3") {

@@ -88,6 +88,18 @@ pub enum FilmKind {
     PngFrames,
 }
 
+impl FilmKind {
+    /// The kind of file, whatever is in it.
+    fn container(&self) -> &'static str {
+        match self {
+            Self::Mp4(_) => "MP4",
+            Self::WebM(_) => "WebM",
+            Self::Gif => "GIF",
+            Self::PngFrames => "PNG frames",
+        }
+    }
+}
+
 impl fmt::Display for FilmKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -188,7 +200,7 @@ impl FilmOptions {
             return Err(MediaError::Setting {
                 what: "codec",
                 value: codec.to_string(),
-                rule: format!("it does not go into {kind}"),
+                rule: format!("it does not go into {}", kind.container()),
                 cure: cure.to_owned(),
             });
         }

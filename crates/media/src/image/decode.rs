@@ -117,21 +117,27 @@ pub fn decode_image(bytes: &[u8], path: &Path, limits: &ImageLimits) -> Result<L
 }
 
 fn unknown(bytes: &[u8], path: &Path) -> MediaError {
-    let found = match bytes {
+    MediaError::UnknownFormat {
+        path: path.to_path_buf(),
+        found: kind_in_words(bytes),
+        cure: "images are read as PNG, JPEG or WebP".to_owned(),
+    }
+}
+
+/// What a file is that is no picture of a kind that is read, by its first bytes: `it is a GIF`.
+pub fn kind_in_words(first: &[u8]) -> String {
+    match first {
         [] => "it is empty".to_owned(),
         [b'G', b'I', b'F', ..] => "it is a GIF".to_owned(),
         [b'B', b'M', ..] => "it is a BMP".to_owned(),
         [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "it is a TIFF".to_owned(),
         [_, _, _, _, b'f', b't', b'y', b'p', kind @ ..] => match kind.get(..4) {
-            Some(b"avif" | b"heic" | b"heix" | b"mif1") => "it is AVIF or HEIC".to_owned(),
+            Some(b"avif" | b"avis" | b"heic" | b"heix" | b"mif1" | b"msf1") => {
+                "it is AVIF or HEIC".to_owned()
+            }
             _ => "it is a video".to_owned(),
         },
-        _ => format!("it begins with {:02x?}", &bytes[..bytes.len().min(8)]),
-    };
-    MediaError::UnknownFormat {
-        path: path.to_path_buf(),
-        found,
-        cure: "images are read as PNG, JPEG or WebP".to_owned(),
+        _ => format!("it begins with {:02x?}", &first[..first.len().min(8)]),
     }
 }
 

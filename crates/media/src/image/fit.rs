@@ -79,38 +79,47 @@ impl fmt::Display for FitReport {
     }
 }
 
+impl FitReport {
+    /// What [`fit`] does with an image of a width and height, which it need not have for that.
+    pub fn of(from: (u32, u32), to: (u32, u32), how: Fit) -> Self {
+        let (fw, fh) = (f64::from(from.0), f64::from(from.1));
+        let (tw, th) = (f64::from(to.0), f64::from(to.1));
+        let mut report =
+            Self { fit: how, from, to, source: [0.0, 0.0, fw, fh], target: [0, 0, to.0, to.1] };
+        match how {
+            Fit::Stretch => {}
+            Fit::Crop => {
+                // The region of the film's shape, as large as fits, in the middle. Cutting before
+                // scaling keeps the scale of both axes exactly equal.
+                let scale = (tw / fw).max(th / fh);
+                let (cw, ch) = ((tw / scale).min(fw), (th / scale).min(fh));
+                let (left, top) = ((fw - cw) / 2.0, (fh - ch) / 2.0);
+                report.source = [left, top, left + cw, top + ch];
+            }
+            Fit::Pad => {
+                let scale = (tw / fw).min(th / fh);
+                let side =
+                    |from: f64, most: u32| ((from * scale).round() as u32).clamp(1, most.max(1));
+                let (iw, ih) = (side(fw, to.0), side(fh, to.1));
+                report.target = [(to.0.max(1) - iw) / 2, (to.1.max(1) - ih) / 2, iw, ih];
+            }
+        }
+        report
+    }
+}
+
 /// Brings `frame` to exactly `width` x `height`.
 ///
 /// # Errors
 /// [`MediaError::Setting`] for a side of zero.
 pub fn fit(frame: &Frame, width: u32, height: u32, how: Fit) -> Result<(Frame, FitReport)> {
-    let (fw, fh) = (f64::from(frame.width()), f64::from(frame.height()));
-    let (tw, th) = (f64::from(width), f64::from(height));
-    let mut report = FitReport {
-        fit: how,
-        from: (frame.width(), frame.height()),
-        to: (width, height),
-        source: [0.0, 0.0, fw, fh],
-        target: [0, 0, width, height],
-    };
+    let report = FitReport::of((frame.width(), frame.height()), (width, height), how);
     let fitted = match how {
         Fit::Stretch => resize(frame, width, height, Filter::Lanczos)?,
-        Fit::Crop => {
-            // The region of the film's shape, as large as fits, in the middle. Cutting before
-            // scaling keeps the scale of both axes exactly equal.
-            let scale = (tw / fw).max(th / fh);
-            let (cw, ch) = ((tw / scale).min(fw), (th / scale).min(fh));
-            let (left, top) = ((fw - cw) / 2.0, (fh - ch) / 2.0);
-            report.source = [left, top, left + cw, top + ch];
-            resize_region(frame, report.source, width, height, Filter::Lanczos)?
-        }
+        Fit::Crop => resize_region(frame, report.source, width, height, Filter::Lanczos)?,
         Fit::Pad => {
-            let scale = (tw / fw).min(th / fh);
-            let side = |from: f64, most: u32| ((from * scale).round() as u32).clamp(1, most.max(1));
-            let (iw, ih) = (side(fw, width), side(fh, height));
+            let [x, y, iw, ih] = report.target;
             let inner = resize(frame, iw, ih, Filter::Lanczos)?;
-            let (x, y) = ((width.max(1) - iw) / 2, (height.max(1) - ih) / 2);
-            report.target = [x, y, iw, ih];
             let row = width as usize * 3;
             let mut rgb = vec![0; row * height as usize];
             for (line, source) in inner.rgb().chunks_exact(iw as usize * 3).enumerate() {

@@ -5,7 +5,7 @@ mod exif;
 mod fit;
 mod resample;
 
-pub use decode::{ImageFormat, ImageLimits, LoadedImage, decode_image, load_image};
+pub use decode::{ImageFormat, ImageLimits, LoadedImage, decode_image, kind_in_words, load_image};
 pub use fit::{Fit, FitReport, fit};
 pub use resample::{Filter, Resizer, resize};
 

@@ -69,10 +69,14 @@ impl Movie {
         let scan = scan(path, &mut file, length)?;
         let moov = Bytes(&scan.moov);
         let damaged = |detail: String| MediaError::Damaged { path: path.to_path_buf(), detail };
-        let trak = children(moov)
-            .filter(|c| &c.kind == b"trak")
-            .find(is_video)
-            .ok_or_else(|| damaged("it holds no video track".to_owned()))?;
+        let trak =
+            children(moov).filter(|c| &c.kind == b"trak").find(is_video).ok_or_else(|| {
+                MediaError::UnknownFormat {
+                    path: path.to_path_buf(),
+                    found: "it holds no video, only other tracks".to_owned(),
+                    cure: "name a file with a picture in it".to_owned(),
+                }
+            })?;
         let track = read_track(trak.body)
             .ok_or_else(|| damaged("the description of its video track is wrong".to_owned()))?;
         let mut movie = Self {

@@ -252,6 +252,11 @@ fn kind_of(path: &Path) -> Result<Kind> {
         [0x1a, 0x45, 0xdf, 0xa3, ..] => other("it is WebM or Matroska"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', ..] => other("it is AVI"),
         [b'G', b'I', b'F', ..] => other("it is a GIF"),
+        [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => Err(MediaError::UnknownFormat {
+            path: path.to_path_buf(),
+            found: "it is a picture".to_owned(),
+            cure: "a film that begins with a picture is asked for with --image".to_owned(),
+        }),
         [0x47, ..] => other("it may be an MPEG transport stream"),
         _ => other("it is not MP4"),
     }

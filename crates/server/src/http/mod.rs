@@ -65,7 +65,8 @@ async fn ping(State(shared): State<Arc<Shared>>) -> StatusCode {
     }
 }
 
-/// GET /health/ready: a job that came now would be made.
+/// GET /health/ready: a job that came now would be made, or would wait for room on the disk only, which this server has to be
+/// in service for.
 async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
     if shared.is_ending() {
         let detail = "the server ends after the segments in work";

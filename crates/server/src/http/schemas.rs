@@ -217,7 +217,7 @@ pub fn all(film: &Value) -> Value {
             "type": "object",
             "required": ["status", "model_loaded", "model", "version", "workers"],
             "properties": {
-                "status": {"enum": ["healthy", "starting"]},
+                "status": {"enum": ["healthy", "starting", "disk_full"]},
                 "model_loaded": {"type": "boolean"},
                 "model": {"type": "string"},
                 "version": {"type": "string"},

@@ -93,7 +93,11 @@ pub async fn download(
 
 /// GET /health
 pub async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let status = if shared.slots.is_ready() { "healthy" } else { "starting" };
+    let status = match &shared.slots {
+        slots if !slots.is_ready() => "starting",
+        slots if slots.wait_for_room() => "disk_full",
+        _ => "healthy",
+    };
     let films = shared.models.default();
     let model = films.model();
     Json(json!({

@@ -7,7 +7,9 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use longreel_jobs::{ArtifactKind, ArtifactName, Format};
-use longreel_media::{ImageLimits, MediaError, VideoOptions, VideoReader, load_image};
+use longreel_media::{
+    ImageLimits, MediaError, VideoOptions, VideoReader, kind_in_words, load_image,
+};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
@@ -290,11 +292,9 @@ async fn format_of(path: &Path, key: &str) -> Result<Format, Problem> {
         }
     }
     format_by(&first[..length]).ok_or_else(|| {
-        unusable(
-            key,
-            "is not a file that is taken; send a picture as PNG, JPEG or WebP, a video as MP4, MOV, \
-             WebM or Matroska",
-        )
+        let found = kind_in_words(&first[..length]);
+        let rule = "send a picture as PNG, JPEG or WebP, a video as MP4, MOV, WebM or Matroska";
+        unusable(key, &format!("is not a file that is taken: {found}; {rule}"))
     })
 }
 
@@ -332,8 +332,8 @@ fn decode(key: &str, data: &str) -> Result<Vec<u8>, Problem> {
 
 fn not_a_file(key: &str) -> Problem {
     let detail = format!(
-        "{key} is no file; send it in a form (multipart/form-data), or as a data: URL \
-         (data:image/png;base64,…)"
+        "{key} is no file; send it in a form (multipart/form-data), as a data: URL \
+         (data:image/png;base64,…), or by its address (https://…)"
     );
     Problem::invalid(detail).about(About::field(key))
 }
