@@ -4,8 +4,8 @@ use std::path::Path;
 
 use longreel_kernels::Tensor;
 use longreel_media::{
-    Filter, Fit, FitReport, Frame, ImageLimits, MediaError, VideoOptions, VideoReader, fit,
-    last_frames, load_image, resize,
+    Filter, Fit, FitReport, Frame, FrameRate, ImageLimits, MediaError, VideoInfo, VideoOptions,
+    VideoReader, fit, last_frames, load_image, resize,
 };
 use longreel_models::{ClipPreprocess, ClipVision, VaeEncoder, VaeEncoderState};
 
@@ -106,7 +106,7 @@ pub fn load_tail(
     request: &FilmRequest,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Frame>, FilmError> {
-    let (_, tail) = last_frames(path, count, &VideoOptions::default())?;
+    let (_, tail) = last_frames(path, count, &video_options(request))?;
     if tail.len() < count {
         return Err(too_short(path, tail.len() as u64, count).into());
     }
@@ -123,13 +123,13 @@ pub fn load_tail(
     Ok(frames)
 }
 
-/// Counts the frames of a video by decoding all of it.
+/// Counts the frames that a video has at the film's rate, by decoding all of it.
 ///
 /// # Errors
 /// When it cannot be read to its end, or has fewer than `least` frames.
-pub fn frames_of_video(path: &Path, least: usize) -> Result<u64, FilmError> {
+pub fn frames_of_video(video: VideoReader, path: &Path, least: usize) -> Result<u64, FilmError> {
     let mut frames = 0;
-    for frame in VideoReader::open(path, &VideoOptions::default())? {
+    for frame in video {
         frame?;
         frames += 1;
     }
@@ -139,18 +139,22 @@ pub fn frames_of_video(path: &Path, least: usize) -> Result<u64, FilmError> {
     Ok(frames)
 }
 
-/// What is told of a video that has another frame rate than the film it becomes part of, frame for frame.
-pub fn rate_note(path: &Path, rate: Option<f64>, fps: u32) -> Option<String> {
-    rate.filter(|rate| (rate / f64::from(fps) - 1.0).abs() > 0.01).map(|rate| {
-        let pace = if rate < f64::from(fps) { "faster" } else { "slower" };
-        format!(
-            "{} has {} frames a second and the film {fps}, so that its part plays {pace}; --fps {:.0} \
-             keeps its pace",
-            path.display(),
-            (rate * 1e3).round() / 1e3,
-            rate.round().max(1.0)
-        )
-    })
+/// How a video is read that becomes part of a film: at the film's rate, so that it keeps its pace.
+pub fn video_options(request: &FilmRequest) -> VideoOptions {
+    VideoOptions::at(FrameRate::whole(request.fps))
+}
+
+/// What is told of a video that is brought to the film's rate.
+pub fn rate_note(path: &Path, info: &VideoInfo) -> Option<String> {
+    let (rate, fps) = (info.brought_to?.as_f64(), info.fps?);
+    let how = if fps > rate { "left out" } else { "repeated" };
+    Some(format!(
+        "{} has {} frames a second and the film {rate}: frames are {how}, so that it keeps its pace; --fps {:.0} \
+         takes each as it is",
+        path.display(),
+        (fps * 1e3).round() / 1e3,
+        fps.round().max(1.0)
+    ))
 }
 
 /// A video of `frames` frames, of which `history` should be the first window's beginning.

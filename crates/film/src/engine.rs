@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use longreel_kernels::Device;
-use longreel_media::{FilmWriter, VideoOptions, VideoReader};
+use longreel_media::{FilmWriter, VideoReader};
 use longreel_models::{ModelError, Transformer, Upscaler, Vae};
 use longreel_sampling::SchedulerConfig;
 use longreel_weights::{
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::beginning::{self, Beginning};
 use crate::checkpoint;
-use crate::condition::{frames_of_video, rate_note};
+use crate::condition::{frames_of_video, rate_note, video_options};
 use crate::defaults::Defaults;
 use crate::device::{self, DeviceChoice, HostLink, Opened};
 use crate::error::{FilmError, PlanError};
@@ -233,12 +233,12 @@ impl Engine {
             StartFrom::Video(path) => {
                 // All of it becomes part of the film: what cannot be read is told now.
                 observer.event(Event::Stage { what: "reading the video that is extended".into() });
-                let video = VideoReader::open(path, &VideoOptions::default())?;
-                if let Some(message) = rate_note(path, video.info().fps, plan.request().fps) {
+                let video = VideoReader::open(path, &video_options(plan.request()))?;
+                if let Some(message) = rate_note(path, video.info()) {
                     observer.event(Event::Warning { message });
                 }
                 let history = video_history_frames(plan);
-                frames_of_video(path, history)? - history as u64
+                frames_of_video(video, path, history)? - history as u64
             }
             _ => 0,
         };

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longreel_kernels::Products;
-use longreel_media::{VideoOptions, VideoReader};
+use longreel_media::VideoReader;
 use longreel_models::{AttentionWindow, SparseAttention, UpscalerShape};
 use longreel_sampling::{
     Guidance, Keeping, Schedule, SchedulerConfig, Segment, SegmentPlan, SolverKind, Timetable,
@@ -40,7 +40,7 @@ pub use self::summary::{FinishSummary, PlanSummary};
 use self::summary::{Work, decoding_of, summarise};
 pub use self::time::ExchangeSummary;
 pub use self::words::{human_bytes, human_frames, human_seconds};
-use crate::condition::{fit_note, rate_note, read_image, too_short};
+use crate::condition::{fit_note, rate_note, read_image, too_short, video_options};
 use crate::device::{CardNames, DeviceChoice, GpuFacts, block_values, transformer_values};
 use crate::error::{FilmError, PlanError};
 use crate::estimate::Batch;
@@ -520,14 +520,14 @@ pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<Vec<String>, PlanE
         is_fitted(path, (picture.width(), picture.height()));
     }
     if let StartFrom::Video(path) = &request.start {
-        let video = VideoReader::open(&folder.join(path), &VideoOptions::default())?;
+        let video = VideoReader::open(&folder.join(path), &video_options(request))?;
         let info = video.info();
         let count = video_history_frames(plan);
-        if let Some(frames) = info.frames.filter(|&f| f < count as u64) {
+        if let Some(frames) = info.most_frames().filter(|&f| f < count as u64) {
             return Err(too_short(path, frames, count));
         }
         is_fitted(path, (info.width, info.height));
-        notes.extend(rate_note(path, info.fps, request.fps));
+        notes.extend(rate_note(path, info));
     }
     Ok(notes)
 }

@@ -4,13 +4,13 @@ use std::panic::resume_unwind;
 use std::sync::mpsc;
 
 use longreel_kernels::Tensor;
-use longreel_media::{FilmWriter, Frame, VideoOptions, VideoReader, thumbnail};
+use longreel_media::{FilmWriter, Frame, VideoReader, thumbnail};
 use longreel_models::{ModelError, VaeDecoderState};
 use longreel_sampling::Segment;
 
 use super::reel::{Denoised, Reel, Tell};
 use super::{FRAMES, LATENTS, Run, SHEET, pixel_count, pixel_frame, sheet_step, unit};
-use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor};
+use crate::condition::{VAE_BUDGET_BYTES, fit_frame, to_tensor, video_options};
 use crate::drift::DriftMeter;
 use crate::error::FilmError;
 use crate::events::{Event, Observer};
@@ -132,7 +132,7 @@ impl Reel<'_> {
             return Ok(());
         };
         tell(Event::Stage { what: "copying the video that is extended".into() });
-        for frame in VideoReader::open(path, &VideoOptions::default())? {
+        for frame in VideoReader::open(path, &video_options(request))? {
             let (frame, _) = fit_frame(&frame?, request)?;
             if request.carry == Carry::Pixels {
                 self.remember_pixels(&to_tensor(std::slice::from_ref(&frame)));

@@ -237,6 +237,15 @@ fn images_and_videos_are_taken_in() {
     let events = place.run(&words).expect_code(0).events();
     // All 29 frames of the video, and the 12 new ones.
     assert_eq!(events.last().expect("events")["frames"], 41);
+    // A video of 12 frames a second has each of them twice, in a film of 24.
+    place.run(&film_words(2, &["--fps", "12", "--overwrite"])).expect_code(0);
+    let events = place.run(&[&words[..], &["--overwrite"]].concat()).expect_code(0).events();
+    assert_eq!(events.last().expect("events")["frames"], 2 * 29 + 12);
+    let told = |event: &serde_json::Value| {
+        let message = event["message"].as_str().unwrap_or_default();
+        message.contains("12 frames a second") && message.contains("repeated")
+    };
+    assert!(events.iter().any(told), "{events:?}");
 }
 
 #[test]

@@ -214,6 +214,7 @@ fn furnished() -> Place {
         ("first.png", "films/df_image/first.png"),
         ("last.png", "films/df_first_and_last/last.png"),
         ("history.mp4", "films/df_video/history.mp4"),
+        ("25.mp4", "../../crates/media/tests/fixtures/main_b_frames.mp4"),
     ] {
         place.write(name, std::fs::read(fixtures().join(from)).expect("the fixture"));
     }
@@ -221,10 +222,12 @@ fn furnished() -> Place {
 }
 
 /// Flags that begin a film from something, and what is begun from.
-const SOURCES: [(&[&str], &[&str]); 3] = [
+const SOURCES: [(&[&str], &[&str]); 4] = [
     (&["--image", "first.png"], &["first.png"]),
     (&["--image", "first.png", "--end-image", "last.png"], &["first.png", "last.png"]),
     (&["--video", "history.mp4", "--carry", "pixels"], &["history.mp4"]),
+    // Brought to the film's 24 frames a second.
+    (&["--video", "25.mp4"], &["25.mp4"]),
 ];
 
 #[test]
