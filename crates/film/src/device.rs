@@ -4,21 +4,23 @@ mod cards;
 mod choice;
 #[cfg(test)]
 pub(crate) mod peak;
+mod weights;
 
 use std::sync::OnceLock;
 
 use longreel_kernels::cuda::{Connection, Pcie};
-use longreel_kernels::gpu::{Element, Gpu, WeightPlan};
+use longreel_kernels::gpu::{Element, Gpu, WeightGroup, WeightPlan};
 use longreel_kernels::{Device, GpuError, cuda, ranks};
 use longreel_models::ModelError;
-use longreel_weights::{TransformerConfig, WeightDtype};
+use longreel_weights::WeightDtype;
 
 pub use self::cards::CardNames;
 pub use self::choice::DeviceChoice;
+pub use self::weights::TransformerWeights;
+pub(crate) use self::weights::{block_values, transformer_values};
 use crate::error::FilmError;
 use crate::estimate::{
-    Batch, GPU_CONTEXTS, gpu_decode_bytes, gpu_forward_bytes, gpu_graph_bytes, gpu_latent_bytes,
-    gpu_state_bytes,
+    Batch, gpu_decode_bytes, gpu_forward_bytes, gpu_graph_bytes, gpu_latent_bytes, gpu_state_bytes,
 };
 use crate::plan::{ModelFacts, PlanSummary, human_bytes};
 use crate::sharing::Sharing;
@@ -302,10 +304,11 @@ fn eight_bits(capability: (u32, u32)) -> f64 {
 /// What the networks that make segments need of a GPU, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Need {
-    /// All weights, as they lie there.
-    pub weights: u64,
-    /// The largest of them.
-    pub largest: u64,
+    /// Weights of each pass, as they lie there: those that come first, among which the VAE's are counted, and those of the
+    /// transformer's blocks.
+    pub each_pass: [WeightGroup; 2],
+    /// Weights that are used once for each prompt.
+    pub prompt: WeightGroup,
     /// Everything else while denoising.
     pub activations: u64,
     /// What the decoder remembers between segments.
@@ -337,24 +340,12 @@ impl Need {
         strips: usize,
         kept: u64,
     ) -> Self {
-        let transformer = &model.transformer;
-        let (dim, ffn) = (
-            (transformer.num_attention_heads * transformer.attention_head_dim) as u64,
-            transformer.ffn_dim as u64,
-        );
-        // Singles come to be there as bf16, where that is computed with; blocks and 8-bit floats as they are in the
-        // file, and so do layers around the transformer's blocks, which are given singles.
-        let (values, element) = (transformer_values(transformer), model.element());
-        let around =
-            if model.transformer_bytes > 2 * values { 2 * values_around(transformer) } else { 0 };
-        let most = element.bytes() as u64 * values + around;
-        let bytes = model.transformer_bytes.min(most);
-        let largest = dim * ffn.max(6 * dim);
-        // The same of those that are brought in turn; the layers around come first, and so they stay.
-        let each = bytes.min(element.bytes() as u64 * values) as f64 / values as f64;
+        let (transformer, element) = (&model.transformer, model.element());
+        let TransformerWeights { around, blocks, prompt, .. } = TransformerWeights::of(model);
+        let first = WeightGroup { bytes: around.bytes + model.other_bytes as usize, ..around };
         Self {
-            weights: bytes + model.other_bytes,
-            largest: (largest as f64 * each.max(0.5)) as u64 + 4096,
+            each_pass: [first, blocks],
+            prompt,
             activations: gpu_forward_bytes(transformer, batch, element)
                 + gpu_graph_bytes(transformer, batch)
                 + gpu_latent_bytes(transformer, batch)
@@ -380,15 +371,19 @@ impl Need {
         if !sharing.decoder {
             return need;
         }
-        Self { weights: need.weights - model.other_bytes, state: 0, decoding: 0, ..need }
+        let mut each_pass = need.each_pass;
+        each_pass[0].bytes -= model.other_bytes as usize;
+        Self { each_pass, state: 0, decoding: 0, ..need }
     }
 
     /// Of a device that encodes and decodes, and does nothing else.
     pub fn of_decoder(model: &ModelFacts, size: [usize; 2], strips: usize) -> Self {
         let working = gpu_decode_bytes(&model.vae, size, strips, model.element());
+        let all =
+            WeightGroup { bytes: model.other_bytes as usize, largest: model.other_bytes as usize };
         Self {
-            weights: model.other_bytes,
-            largest: model.other_bytes,
+            each_pass: [all, WeightGroup::default()],
+            prompt: WeightGroup::default(),
             activations: working,
             state: 0,
             decoding: working + model.other_bytes,
@@ -400,12 +395,22 @@ impl Need {
     pub fn shares(&self, free: u64) -> Option<WeightPlan> {
         free.checked_sub(self.decoding + HEADROOM)?;
         let budget = free.checked_sub(self.activations + HEADROOM)?;
-        WeightPlan::new(self.weights as usize, self.largest as usize, budget as usize)
+        WeightPlan::new(&self.each_pass, self.prompt, budget as usize)
+    }
+
+    /// Bytes of all weights, as they lie there.
+    pub fn weights(&self) -> u64 {
+        self.pass_weights() + self.prompt.bytes as u64
+    }
+
+    /// Bytes of those of each pass.
+    pub fn pass_weights(&self) -> u64 {
+        self.each_pass.iter().map(|group| group.bytes as u64).sum()
     }
 
     /// Bytes that are brought for each pass where that many stay.
     pub fn brought(&self, shares: &WeightPlan) -> u64 {
-        self.weights.saturating_sub(shares.resident as u64)
+        self.pass_weights().saturating_sub(shares.resident as u64)
     }
 
     /// Whether weights that stay have to leave for decoding, with `free` bytes.
@@ -415,34 +420,14 @@ impl Need {
 
     /// Bytes of everything together.
     pub fn all(&self) -> u64 {
-        (self.weights + self.activations + self.state).max(self.decoding) + HEADROOM
+        (self.weights() + self.activations + self.state).max(self.decoding) + HEADROOM
     }
 
     /// The least memory that it can work in.
     pub fn least(&self) -> u64 {
-        let places = WeightPlan::PLACES as u64 * self.largest;
-        (self.activations + places.min(self.weights)).max(self.decoding) + HEADROOM
+        let weights = WeightPlan::least_bytes(&self.each_pass, self.prompt) as u64;
+        (self.activations + weights).max(self.decoding) + HEADROOM
     }
-}
-
-/// Values in the matrices of a transformer's blocks.
-pub(crate) fn block_values(config: &TransformerConfig) -> u64 {
-    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
-    let (ffn, layers) = (config.ffn_dim as u64, config.num_layers as u64);
-    let image = if config.added_kv_proj_dim.is_some() { 2 } else { 0 };
-    layers * ((8 + image) * dim * dim + 2 * dim * ffn)
-}
-
-/// Values in a transformer's matrices.
-pub(crate) fn transformer_values(config: &TransformerConfig) -> u64 {
-    block_values(config) + values_around(config)
-}
-
-/// Values in those that make the embeddings of the time, of the frame rate where there is one, and of the text.
-fn values_around(config: &TransformerConfig) -> u64 {
-    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
-    let frame_rate = if config.inject_sample_info { 7 } else { 0 };
-    (8 + frame_rate) * dim * dim + dim * (config.freq_dim + config.text_dim) as u64
 }
 
 /// Numbers of strips that are tried, the fewest first: each has rows at its edges computed in vain.
@@ -472,6 +457,8 @@ pub struct MemoryShare {
     pub activation_bytes: u64,
     /// Bytes of all weights.
     pub weight_bytes: u64,
+    /// Bytes of those of them that are used once for each prompt.
+    pub prompt_bytes: u64,
     /// Those of them that stay, and the places of the others.
     pub weights: WeightPlan,
 }
@@ -512,10 +499,14 @@ fn share_one(gpu: &Gpu, need: &Need) -> Result<MemoryShare, FilmError> {
     Ok(MemoryShare {
         free_bytes: free,
         activation_bytes: need.activations,
-        weight_bytes: need.weights,
+        weight_bytes: need.weights(),
+        prompt_bytes: need.prompt.bytes as u64,
         weights: shares,
     })
 }
+
+/// What is left for a text encoder's activations.
+const TEXT_ACTIVATIONS: u64 = 1 << 30;
 
 /// Shares what a GPU has left out for a text encoder of so many bytes.
 ///
@@ -524,8 +515,9 @@ fn share_one(gpu: &Gpu, need: &Need) -> Result<MemoryShare, FilmError> {
 pub(crate) fn share_with_text(device: &Device, bytes: u64, largest: u64) -> Result<(), FilmError> {
     let Some(gpu) = device.gpu() else { return Ok(()) };
     let (free, _) = gpu.driver().memory().map_err(ModelError::from)?;
-    let budget = (free as u64).saturating_sub(HEADROOM + GPU_CONTEXTS);
-    let shares = WeightPlan::new(bytes as usize, largest as usize, budget as usize);
+    let budget = (free as u64).saturating_sub(HEADROOM + TEXT_ACTIVATIONS);
+    let all = WeightGroup { bytes: bytes as usize, largest: largest as usize };
+    let shares = WeightPlan::new(&[all], WeightGroup::default(), budget as usize);
     let mut shares = shares.unwrap_or(WeightPlan::ALL);
     // Those that are there stay.
     shares.resident = shares.resident.saturating_add(gpu.bytes().1);
@@ -618,12 +610,22 @@ mod tests {
         let shares = small.shares(6 << 30).expect("the 1.3B model at 540P in 6 GiB");
         assert_eq!(shares.places, 0, "all weights stay: {small:?}");
         let large = need("SkyReels-V2-DF-14B-540P", 25, 960, 544);
-        assert!(gib(large.weights) > 24.0 && gib(large.weights) < 32.0, "{large:?}");
+        assert!(gib(large.weights()) > 24.0 && gib(large.weights()) < 32.0, "{large:?}");
         let shares = large.shares(12 << 30).expect("the 14B model at 540P in 12 GiB");
         assert!(shares.places > 0 && shares.bytes() as u64 + large.activations < 12 << 30);
+        // On 32 GB all that passes need stays, and the decoder beside it.
+        let shares = large.shares(31 << 30).expect("the 14B model at 540P in 31 GiB");
+        assert!(shares.places > 0 && large.brought(&shares) == 0, "{shares:?}");
+        assert!(!large.leave(&shares, 31 << 30), "{large:?} {shares:?}");
         let larger = need("SkyReels-V2-DF-14B-720P", 31, 1280, 720);
         let shares = larger.shares(24 << 30).expect("the 14B model at 720P in 24 GiB");
         assert!(gib(shares.resident as u64) > 8.0, "{larger:?} {shares:?}");
+        // Places of the blocks' largest weight: those around the blocks stay.
+        assert!(shares.place < 2 * 5120 * 13824 + (1 << 20), "{shares:?}");
+        // A model of images makes keys and values of them, too, and passes need as much.
+        let image = need("SkyReels-V2-I2V-14B-540P", 25, 960, 544);
+        assert!(image.prompt.bytes as f64 > 1.9 * large.prompt.bytes as f64, "{image:?}");
+        assert_eq!(image.pass_weights(), large.pass_weights());
         // A card of 48 GB has 44 GiB free and more: what the documents recommend.
         assert!(large.all() < 44 << 30 && larger.all() < 44 << 30, "{large:?} {larger:?}");
         assert_eq!(larger.shares(6 << 30), None);

@@ -76,7 +76,7 @@ pub fn forward_flops(
     let ffn = config.ffn_dim as f64;
     let layers = config.num_layers as f64;
     let tokens = (run.len() * tokens_per_frame) as f64;
-    let text = 512.0;
+    let text = TEXT_TOKENS as f64;
     let seen = |frame: usize| match causal {
         None | Some((0 | 1, _)) => run.end,
         Some((block, window)) => {
@@ -280,17 +280,28 @@ fn together_values(config: &VaeConfig, size: [usize; 2], latents: usize) -> u64 
     (together(config, size, latents) * channels * (size[0] / 8) * (size[1] / 8)) as u64
 }
 
+/// Tokens of a prompt at most, and what it is padded to.
+const TEXT_TOKENS: u64 = 512;
+
+/// Tokens of an image in models that are not told how many they see: CLIP's, of 16 x 16 patches and one for all.
+const IMAGE_TOKENS: u64 = 257;
+
+/// Bytes of the keys and values of all blocks, of a prompt and a negative one at their longest, with an image in models
+/// that take one, of so many bytes a value.
+fn contexts_bytes(config: &TransformerConfig, value: u64) -> u64 {
+    let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
+    let seen = config.pos_embed_seq_len.map_or(IMAGE_TOKENS, |tokens| tokens as u64);
+    let tokens = TEXT_TOKENS + config.image_dim.map_or(0, |_| seen);
+    2 * 2 * tokens * dim * config.num_layers as u64 * value
+}
+
 /// Bytes that forward passes of the processor take beside the weights, in `f32`: six of `[tokens, dim]` that
 /// stand at once, a slice of the feed-forward's hidden layer, and for all blocks the keys and values of
 /// a prompt and a negative one. With no tokens about what stays between two passes.
 pub fn forward_bytes(config: &TransformerConfig, tokens: usize) -> u64 {
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
-    let context = 512 * dim * 2 * config.num_layers as u64;
-    4 * (6 * tokens as u64 * dim + 2 * context) + (64 << 20)
+    4 * 6 * tokens as u64 * dim + contexts_bytes(config, 4) + (64 << 20)
 }
-
-/// What the keys and values of two prompts may take on a GPU.
-pub const GPU_CONTEXTS: u64 = 1 << 30;
 
 /// Bytes of activations that stand at once on a GPU in a forward pass in `element`. At the widest point of
 /// a block there are the hidden state (f32), query, key, value and what attention gives, and for each
@@ -299,11 +310,10 @@ pub fn gpu_forward_bytes(config: &TransformerConfig, batch: Batch, element: Elem
     let value = element.bytes() as u64;
     let dim = (config.num_attention_heads * config.attention_head_dim) as u64;
     let angles = 4 * config.attention_head_dim as u64;
-    let contexts = value * 2 * 512 * dim * 2 * config.num_layers as u64;
     let time = 4 * 6 * dim * dim;
     let slices = 2 * (64 << 20);
     let tokens = batch.all_tokens() as u64 * (4 + 4 * value) * dim + batch.tokens as u64 * angles;
-    (tokens + slices).max(time) + contexts.min(GPU_CONTEXTS)
+    (tokens + slices).max(time) + contexts_bytes(config, value)
 }
 
 /// Bytes of the latents that are on a GPU while a segment is denoised, all of them `f32`: the window, what the network is

@@ -71,7 +71,7 @@ pub use beginning::Beginning;
 pub use condition::VAE_BUDGET_BYTES;
 pub use defaults::Defaults;
 pub use device::{
-    CardLink, CardNames, DeviceChoice, GpuFacts, HostLink, MemoryShare, Opened,
+    CardLink, CardNames, DeviceChoice, GpuFacts, HostLink, MemoryShare, Opened, TransformerWeights,
     share as share_memory,
 };
 pub use drift::{Look, SegmentDrift};

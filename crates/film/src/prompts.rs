@@ -11,9 +11,6 @@ use crate::request::FilmRequest;
 use crate::sharing::Denoisers;
 use crate::texts::Texts;
 
-/// Keys and values of a prompt that are kept for all blocks, at most.
-const CONTEXT_CACHE_BYTES: usize = 1 << 30;
-
 /// Turns prompts into what the network is given. It holds the prompt in force and the negative one,
 /// so that a film of many prompts takes no more memory than one of two.
 pub struct Prompter<'a> {
@@ -75,8 +72,8 @@ impl<'a> Prompter<'a> {
     }
 
     fn context(&self, branch: Branch, prompt: &str) -> Result<SplitContext, FilmError> {
-        let options =
-            ContextOptions { cache_bytes: CONTEXT_CACHE_BYTES, ..ContextOptions::default() };
+        // The plan has room for all of its keys and values.
+        let options = ContextOptions::default();
         let text = self.texts.get(prompt);
         let denoiser = self.denoisers.of(branch);
         Ok(denoiser.context(text, self.image_embeds.as_ref(), &options)?)

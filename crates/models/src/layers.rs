@@ -1,5 +1,6 @@
 //! Layers taken out of a [`TensorSource`] by their canonical names.
 
+use longreel_kernels::gpu::Use;
 use longreel_kernels::{Conv3d, Linear, Vector};
 use longreel_weights::TensorSource;
 
@@ -25,6 +26,16 @@ pub(crate) fn block_linear(
     outputs: usize,
 ) -> Result<Linear, ModelError> {
     Ok(linear(source, name, inputs, outputs)?.with_products(source.products()))
+}
+
+/// As [`linear`], for a layer whose results are kept for all passes of a prompt.
+pub(crate) fn prompt_linear(
+    source: &mut TensorSource,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+) -> Result<Linear, ModelError> {
+    Ok(linear(source, name, inputs, outputs)?.used(Use::Seldom))
 }
 
 /// A linear layer without bias: `{name}.weight` `[outputs, inputs]`.

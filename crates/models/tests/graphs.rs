@@ -430,3 +430,54 @@ fn rows_of_a_stream_are_replayed_while_weights_come_for_each_of_them() {
     let tally = replaying.gpu.tally();
     assert!(tally.refused.is_none() && tally.replayed >= 2 * steps, "{tally:?}");
 }
+
+/// A film whose prompt changes, on a device that has room for a part of the weights: those of a prompt come with it and to
+/// the places of others, which have their own weights there again for the passes behind it.
+#[test]
+fn prompts_that_change_between_passes_leave_their_bits_and_what_is_replayed_alone() {
+    for name in ["transformer_df", "transformer_i2v"] {
+        let Some([replaying, plain]) = On::both(name) else { return };
+        let options = options(None, None);
+        // A negative prompt for all segments, and another prompt for each.
+        let film = |on: &On| {
+            let negative = on.context(3, usize::MAX);
+            let mut made = Vec::new();
+            let (mut of_prompts, mut of_steps) = (Vec::new(), Vec::new());
+            for segment in 0..4 {
+                let brought = on.gpu.brought_bytes();
+                let context = on.context(5 + segment, usize::MAX);
+                of_prompts.push(on.gpu.brought_bytes() - brought);
+                for step in 0..STEPS {
+                    let brought = on.gpu.brought_bytes();
+                    let (latents, timesteps) = (on.latents(step, FRAMES), timesteps(step, false));
+                    for context in [&context, &negative] {
+                        let velocity = on.model.forward(&latents, &timesteps, &[context], &options);
+                        made.extend(velocity.expect("runs").on_host());
+                    }
+                    of_steps.push(on.gpu.brought_bytes() - brought);
+                }
+            }
+            (made, of_prompts, of_steps)
+        };
+        let (expected, of_prompts, of_steps) = film(&plain);
+        assert!(of_prompts.iter().chain(&of_steps).all(|bytes| *bytes == 0), "all stay");
+        let resident = plain.gpu.bytes().1 / 4;
+        let plan = WeightPlan { resident, places: WeightPlan::PLACES, place: 1 << 12 };
+        replaying.gpu.plan_weights(plan);
+        let (found, of_prompts, of_steps) = film(&replaying);
+        for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_same_bits(&format!("{name}, pass {n}"), found, expected);
+        }
+        assert!(of_prompts[1..].iter().all(|bytes| *bytes > 0), "{of_prompts:?}");
+        // Each segment's steps but for the first, which finds a prompt's weights in the places.
+        let steady = of_steps[STEPS - 1];
+        for (n, &bytes) in of_steps.iter().enumerate().filter(|(n, _)| n % STEPS > 0) {
+            assert!(n < STEPS || bytes == steady, "{name}: {bytes} in step {n}, {steady}");
+        }
+        // The negative prompt's passes are replayed from segment to segment: each prompt is captured once, and what came
+        // to other places when the first prompt changed once more.
+        let tally = replaying.gpu.tally();
+        assert_eq!(tally.refused, None, "{name}");
+        assert!(tally.captured <= 1 + 4 + 2, "{name}: {tally:?}");
+    }
+}

@@ -8,18 +8,19 @@ use std::sync::{Arc, Mutex};
 
 use longreel_kernels::gpu::{
     Address, Arg, Captured, Driver, Element, FrameConvolution, Gpu, GpuError, Launch, MatMul,
-    POINTS, SoftmaxAttention, Stream, Tally, Vendor, Write,
+    POINTS, SoftmaxAttention, Stream, Tally, Vendor, WeightPlan, Write,
 };
 use longreel_kernels::{Bytes, DType, Device, Tensor, Weight};
 use longreel_models::{
-    ContextOptions, ForwardOptions, ModelError, SplitTransformer, Transformer, Vae, VaeDecoderState,
+    Context, ContextOptions, ForwardOptions, ModelError, SplitTransformer, Transformer, Vae,
+    VaeDecoderState,
 };
 use longreel_weights::{
     ExpectedTensor, TensorSource, TransformerConfig, WeightDtype, published_models,
 };
 use memmap2::Mmap;
 
-use super::{Need, free_once_open, share_one, strips_in, values_around};
+use super::{Need, TransformerWeights, free_once_open, share_one, strips_in};
 use crate::condition::VAE_BUDGET_BYTES;
 use crate::estimate::{Batch, tokens_per_frame};
 use crate::plan::{Converted, ModelFacts};
@@ -468,7 +469,7 @@ fn peaks_in_8_bits_are_what_the_plan_says_and_half_the_weights() {
         (LARGE, 25, [960, 544], 24, 2),
     ] {
         let plain = Case::new(model, latents, size, card);
-        let need = |case: &Case| Need::of(&case.facts, case.batch(1), case.size(), 1, 0).weights;
+        let need = |case: &Case| Need::of(&case.facts, case.batch(1), case.size(), 1, 0).weights();
         let plain_weights = need(&plain);
         let case = plain.in_8_bits();
         let share = need(&case) as f64 / plain_weights as f64;
@@ -500,7 +501,10 @@ fn a_card_that_a_plan_is_accepted_for_takes_the_film_once_it_is_open() {
             let gpu = Gpu::new(Box::new(card), Element::Bf16);
             share_one(&gpu, &need).expect("what was planned");
             let there = need.shares(total as u64).expect("as said");
-            assert!(there.bytes() >= shares.bytes().min(need.weights as usize), "{model}, {free}");
+            assert!(
+                there.bytes() >= shares.bytes().min(need.weights() as usize),
+                "{model}, {free}"
+            );
         }
     }
     assert!(accepted > 500 && refused > 30, "{accepted} and {refused}");
@@ -515,19 +519,25 @@ fn a_file_of_singles_takes_what_one_in_bf16_does_but_for_a_few_layers() {
         let [plain, singles] = [(); 2].map(|()| Case::new(model, latents, size, card));
         let singles = singles.in_singles();
         let need = |case: &Case| Need::of(&case.facts, case.batch(1), case.size(), 1, 0);
-        let around = 2 * values_around(singles.config());
-        let found = need(&singles);
-        // Biases and norms, which the plan of the one counts and that of the other does not, are less than a hundredth.
-        let (weights, expected) = (found.weights as f64, (need(&plain).weights + around) as f64);
-        assert!((weights / expected - 1.0).abs() < 0.01, "{model}: {weights} and {expected}");
-        assert_eq!(found, Need { weights: found.weights, ..need(&plain) }, "{model} on {card} GiB");
+        let [of_weights, singles_weights] =
+            [&plain, &singles].map(|case| TransformerWeights::of(&case.facts));
+        // Twice of those around the blocks. Biases and norms, which the plan of the one counts and that of the other
+        // does not, are less than a hundredth.
+        assert_eq!(singles_weights.around.bytes, 2 * of_weights.around.bytes);
+        let blocks = singles_weights.blocks.bytes as f64 / of_weights.blocks.bytes as f64;
+        assert!((blocks - 1.0).abs() < 0.01, "{model}: {blocks}");
+        let prompt = singles_weights.prompt.bytes as f64 / of_weights.prompt.bytes as f64;
+        assert!((1.0..1.1).contains(&prompt), "{model}: {prompt}");
+        let around = need(&singles).weights().saturating_sub(need(&plain).weights());
+        let most_around = 2 * of_weights.around.bytes as u64;
+        assert!(around < most_around, "{model}: {around} bytes more");
         let [(_, _, of_plain), (denoising, _, of_singles)] =
             [&plain, &singles].map(|case| measured(case, 1, &need(case), 1));
-        let most = of_plain + around + need(&plain).largest;
+        let most = of_plain + most_around + of_weights.blocks.largest as u64;
         assert!(of_singles <= most, "{model} on {card} GiB: {of_singles} bytes and {of_plain}");
         let shares = need(&singles).shares(singles.free()).expect("a card for it");
         let there = match shares.places {
-            0 => need(&singles).weights - singles.facts.other_bytes,
+            0 => need(&singles).weights() - singles.facts.other_bytes,
             _ => shares.bytes() as u64,
         };
         assert_near(model, denoising, need(&singles).activations + there);
@@ -573,7 +583,7 @@ fn assert_peaks_near(case: &Case, samples: usize, strips: usize) {
     let shares = need.shares(case.free()).expect("a card for it");
     // While denoising the VAE's have not come yet, unless they take the place of others.
     let weights = match shares.places {
-        0 => need.weights - facts.other_bytes,
+        0 => need.weights() - facts.other_bytes,
         _ => shares.bytes() as u64,
     };
     let expected = need.activations + weights;
@@ -589,6 +599,75 @@ fn assert_peaks_near(case: &Case, samples: usize, strips: usize) {
     );
     assert_near("denoising", denoising, expected);
     assert_near("decoding", decoding, need.decoding);
+    assert_brought(&need, &shares, copied, facts.other_bytes);
+}
+
+/// Whether a row copies as much as the plan says, but for what is in the places at its end; the VAE's weights have not
+/// come and leave room to others.
+#[track_caller]
+fn assert_brought(need: &Need, shares: &WeightPlan, copied: u64, other_bytes: u64) {
+    let brought = need.brought(shares).saturating_sub(other_bytes);
+    let kept = (shares.places * shares.place) as u64;
+    // Latents and timesteps, and what is left of the room where the next weight does not fit.
+    let given = (32 << 20) + shares.place as u64;
+    let expected = brought.saturating_sub(kept)..=brought + given;
+    assert!(expected.contains(&copied), "{copied} bytes copied, {brought} planned");
+}
+
+/// What makes keys and values of a prompt is brought with the prompt, also between two passes, and passes are as they
+/// were: all of their weights stay where there is room for these, and as many as there is room for elsewhere.
+#[test]
+fn weights_of_prompts_come_with_a_prompt_and_no_pass_has_them_brought() {
+    for (card, brings) in [(27, false), (20, true)] {
+        let case = Case::new(LARGE, 3, [960, 544], card);
+        let need = Need::of(&case.facts, case.batch(1), case.size(), 1, 0);
+        let shares = need.shares(case.free()).expect("a card for it");
+        assert!(shares.places > 0 && (need.brought(&shares) > 0) == brings, "{shares:?}");
+        let (card, gpu) = case.planned(&need);
+        let network = case.transformer().on(&Device::Gpu(gpu.clone()));
+        let (latents, text) = case.given();
+        let copied = || card.with(|state| std::mem::take(&mut state.copied));
+        let prompt = || {
+            copied();
+            let context = network.context(&text, None, &ContextOptions::default()).expect("room");
+            (context, copied())
+        };
+        let pass = |context: &Context| {
+            copied();
+            network.forward(&latents, &[500.0], context, &OPTIONS).expect("room");
+            copied()
+        };
+        let mut contexts = Vec::new();
+        let mut bytes = Vec::new();
+        for _ in 0..4 {
+            let (context, of_prompt) = prompt();
+            // The places have what comes next at its end, and may have had the first ones at its beginning.
+            let off = of_prompt.abs_diff(need.prompt.bytes as u64);
+            assert!(off < (shares.places * shares.place) as u64, "{of_prompt} bytes");
+            contexts.push(context);
+            // The first one of before again, as a negative prompt is.
+            for context in [&contexts[0], &contexts[contexts.len() - 1]] {
+                bytes.extend((0..ROUNDS).map(|_| pass(context)));
+            }
+        }
+        for (n, &copied) in bytes.iter().enumerate().skip(1) {
+            // A pass behind a prompt finds no weight in the places.
+            let found =
+                if n % (2 * ROUNDS) <= 1 { (shares.places * shares.place) as u64 } else { 0 };
+            let least = *bytes[1..].iter().min().expect("some");
+            assert!(copied <= least + found, "pass {n}: {copied} bytes, {least} of others");
+            assert_brought(
+                &need,
+                &shares,
+                copied - found.min(copied - least),
+                case.facts.other_bytes,
+            );
+        }
+        let tally = gpu.tally();
+        assert_eq!(tally.refused, None);
+        // Of each prompt one graph; that of the first one is captured anew once at most.
+        assert!((4..=5).contains(&tally.captured), "{tally:?}");
+    }
 }
 
 #[test]
@@ -632,7 +711,7 @@ fn what_a_step_cache_keeps_is_in_the_plan() {
         let replayed = graphs * (2 * ROUNDS - 2);
         let tally = Tally { captured: graphs, bytes: 0, replayed, refused: None };
         assert_eq!(gpu.tally(), tally, "{samples} at once");
-        let expected = need.activations + need.weights - case.facts.other_bytes;
+        let expected = need.activations + need.weights() - case.facts.other_bytes;
         let what = format!("with residuals of two passes, {samples} at once");
         assert_near(&what, card.with(|state| state.peak), expected);
     }
@@ -640,25 +719,42 @@ fn what_a_step_cache_keeps_is_in_the_plan() {
 
 #[test]
 fn each_of_several_devices_takes_what_the_plan_says() {
-    let case = Case::new(SMALL, 25, [960, 544], 24);
-    for (strips, samples) in [(2, 1), (4, 1), (2, 2)] {
+    for (name, card, strips, samples) in [
+        (SMALL, 24, 2, 1),
+        (SMALL, 24, 4, 1),
+        (SMALL, 24, 2, 2),
+        (LARGE, 16, 2, 1),
+        (LARGE, 28, 2, 1),
+    ] {
+        let case = Case::new(name, 25, [960, 544], card);
         let sharing = Sharing { groups: 1, strips, decoder: false };
         let need = Need::of_rank(&case.facts, sharing, case.batch(samples), case.size(), 1, 0);
         let (cards, gpus): (Vec<_>, Vec<_>) = (0..strips).map(|_| case.planned(&need)).unzip();
         let model = case.transformer();
-        let ranks = gpus.into_iter().map(|gpu| model.clone().on(&Device::Gpu(gpu)));
+        let ranks = gpus.iter().map(|gpu| model.clone().on(&Device::Gpu(gpu.clone())));
         let model = SplitTransformer::new(ranks.collect()).expect("even heads");
         let (latents, text) = case.given();
         let contexts = [(); 2].map(|()| model.context(&text, None, &ContextOptions::default()));
         let contexts = contexts.map(|context| context.expect("room"));
-        for round in 0..2 {
+        let brought = || gpus.iter().map(|gpu| gpu.brought_bytes()).collect::<Vec<_>>();
+        let mut before = brought();
+        // In the second one those may come still with which the next prompt would begin.
+        for round in 0..3 {
+            before = brought();
             let batch: Vec<_> = contexts.iter().cycle().skip(round).take(samples).collect();
             model.forward(&latents, &[500.0], &batch, &OPTIONS).expect("room");
         }
-        let expected = need.activations + need.weights - case.facts.other_bytes;
-        for card in &cards {
-            let what = format!("{strips} strips, {samples} at once");
-            assert_near(&what, card.with(|state| state.peak), expected);
+        let shares = need.shares(case.free()).expect("a card for it");
+        let weights = match shares.places {
+            0 => need.weights() - case.facts.other_bytes,
+            _ => shares.bytes() as u64,
+        };
+        // What they exchange is not among it.
+        let copied = brought().into_iter().zip(before).map(|(after, before)| after - before);
+        for (card, copied) in cards.iter().zip(copied) {
+            let what = format!("{name}, {strips} strips, {samples} at once");
+            assert_near(&what, card.with(|state| state.peak), need.activations + weights);
+            assert_brought(&need, &shares, copied, case.facts.other_bytes);
         }
     }
 }

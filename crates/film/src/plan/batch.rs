@@ -75,10 +75,11 @@ fn pays(plan: &FilmPlan, model: &ModelFacts, free: u64) -> Result<bool, PlanErro
 mod tests {
     use std::path::Path;
 
+    use longreel_kernels::gpu::WeightPlan;
     use longreel_weights::published_models;
 
     use super::*;
-    use crate::device::{GpuFacts, HostLink};
+    use crate::device::{GpuFacts, HostLink, Need};
     use crate::engine::{Engine, EngineOptions};
     use crate::plan::plan;
     use crate::request::{CacheChoice, FilmRequest, Length};
@@ -132,12 +133,21 @@ mod tests {
             let (facts, request) = setting(name, free);
             plan(&request, &facts, true).expect("a plan").guidance_batch
         };
-        // Just enough for everything, for everything but the batch, and for less by as much as the batch is.
+        // Just enough for everything, and for everything but the batch.
         assert!(chosen(LARGE, together.all()));
-        assert!(!chosen(LARGE, together.all() - (64 << 20)));
-        assert!(!chosen(LARGE, apart.all() - (64 << 20)), "more would be brought than without");
-        assert!(!chosen(LARGE, apart.all() - activations / 2));
-        assert!(chosen(LARGE, apart.all() - 2 * activations));
+        assert!(!chosen(LARGE, together.all() - (64 << 20)), "the decoder would have less");
+        // For all that passes need, as a batch and apart, and for less by as much as the batch is.
+        let passes = |need: Need| {
+            let others = need.all() - need.activations - need.state - need.weights();
+            let places = WeightPlan::PLACES * need.prompt.largest;
+            need.activations + others + need.pass_weights() + places as u64
+        };
+        assert!(passes(together) < apart.all() && chosen(LARGE, passes(together)));
+        let more = "more would be brought than without";
+        assert!(!chosen(LARGE, passes(together) - (64 << 20)), "{more}");
+        assert!(!chosen(LARGE, passes(apart)), "{more}");
+        assert!(!chosen(LARGE, passes(apart) - activations / 2), "{more}");
+        assert!(chosen(LARGE, passes(apart) - 2 * activations));
         assert!(chosen(LARGE, 12 << 30), "the 14B model at 540P in 12 GiB");
         assert!(chosen("SkyReels-V2-DF-1.3B-540P", 12 << 30));
         assert!(!chosen(LARGE, together.activations + (900 << 20)), "not even its activations fit");

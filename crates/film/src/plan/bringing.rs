@@ -1,14 +1,14 @@
-//! Weights that a GPU has no room for and that are brought to it for each pass: how long that takes, and how much of it
-//! goes on beside the arithmetic.
+//! Weights that a GPU has no room for and that are brought to it for each pass, or for each prompt: how long that takes,
+//! and how much of it goes on beside the arithmetic.
 
 use longreel_kernels::gpu::WeightPlan;
 use serde::Serialize;
 
-use super::summary::{RowWork, Work};
+use super::summary::{Denoising, RowWork, Work};
 use super::time::GPU_SHARE;
 use super::words::human_seconds;
 use super::{FilmPlan, ModelFacts, gpu};
-use crate::device::{HostLink, transformer_values};
+use crate::device::{HostLink, TransformerWeights, transformer_values};
 use crate::error::PlanError;
 use crate::estimate::ForwardFlops;
 use crate::sharing::Sharing;
@@ -18,7 +18,10 @@ use crate::sharing::Sharing;
 pub struct BringingSummary {
     /// Bytes for each pass, or for each row whose passes are a batch.
     pub bytes: u64,
-    /// Bytes of those that stay, where they make room for decoding and come again for each segment; 0 where they do not.
+    /// Bytes for each prompt: of what its keys and values are made with, which stay.
+    pub prompt_bytes: u64,
+    /// Bytes of those of each pass that stay, where they make room for decoding and come again for each segment; 0 where
+    /// they do not.
     pub again_bytes: u64,
     /// What they come by, or that it was measured.
     pub way: String,
@@ -97,7 +100,7 @@ fn steps(model: &ModelFacts, pass: ForwardFlops, rate: f64) -> Vec<Step> {
     let config = &model.transformer;
     let layers = config.num_layers.max(1) as f64;
     let (dim, ffn) = (model.dim() as f64, config.ffn_dim as f64);
-    let bytes_per_value = model.transformer_bytes as f64 / transformer_values(config).max(1) as f64;
+    let bytes_per_value = TransformerWeights::of(model).bytes_per_value;
     let seconds = |flops: ForwardFlops| model.seconds(flops * (1.0 / layers), model.products());
     let square = dim * dim / (6.0 * dim * dim + 2.0 * dim * ffn);
     let linear = |share: f64| {
@@ -116,26 +119,26 @@ fn steps(model: &ModelFacts, pass: ForwardFlops, rate: f64) -> Vec<Step> {
     [query, key, value, out, cross_query, cross_out, up, down].repeat(config.num_layers)
 }
 
-/// What fewer bits would make of a film's `seconds` that is waited for weights.
+/// What fewer bits would make of a film's `seconds` that is waited for weights, of which its `denoising` takes so many.
 pub(super) fn note(
     plan: &FilmPlan,
     sharing: Sharing,
     model: &ModelFacts,
     work: &Work,
-    waited: f64,
+    denoising: &Denoising,
     seconds: f64,
 ) -> Result<Option<String>, PlanError> {
+    let waited = denoising.waited_seconds();
     if waited < WORTH_TELLING * seconds {
         return Ok(None);
     }
     let values = transformer_values(&model.transformer);
-    let now = work.seconds(sharing, plan, model)?;
     let mut ways = Vec::new();
     for (target, bits) in [("q8_0", 8.5), ("q4_k", 4.5)] {
         let transformer_bytes = (values as f64 * bits / 8.0) as u64;
         if transformer_bytes < model.transformer_bytes && model.converted.is_none() {
             let fewer = ModelFacts { transformer_bytes, ..model.clone() };
-            let saved = now - work.seconds(sharing, plan, &fewer)?;
+            let saved = denoising.seconds - work.denoising(sharing, plan, &fewer)?.seconds;
             let about = human_seconds((seconds - saved).max(0.0));
             ways.push(format!("`longreel models quantize --to {target}` about {about}"));
         }
@@ -164,12 +167,9 @@ pub(super) fn of(
         return Ok(None);
     }
     let rate = gpu.host.expected();
-    // Singles stay as bf16, and are brought as they are in the file.
-    let there = model.transformer_bytes.min(need.weights).max(1) as f64;
-    let widened = model.transformer_bytes as f64 / there;
     let copies = steps(model, ForwardFlops::default(), rate);
     let all = copies.iter().map(|step| step.copy).sum::<f64>() * rate;
-    let bytes = (need.brought(&shares) as f64 * widened).min(all);
+    let bytes = (need.brought(&shares) as f64).min(all);
     let brought = last_steps(&copies, bytes, rate);
     let (mut rounds, mut waited_for) = (0.0, 0.0);
     for row in rows {
@@ -180,11 +180,17 @@ pub(super) fn of(
         waited_for += count as f64 * waited(&steps(model, pass, rate), brought);
     }
     let segments = if leave { plan.segments.count().unwrap_or(1) } else { 0 };
-    // Nothing goes on beside those that come back.
-    let again_bytes = if leave { (shares.resident as u64).min(need.weights) } else { 0 };
+    let again_bytes = if leave { (shares.resident as u64).min(need.pass_weights()) } else { 0 };
     let again = segments as f64 * again_bytes as f64 / rate;
+    // Those of a prompt stay where all do, up to the next decoding: for the prompt and the negative one.
+    let negative = shares.places > 0 && plan.guidance.enabled();
+    let prompts = plan.prompts_used() + usize::from(negative);
+    let prompt_bytes = need.prompt.bytes as u64;
+    // Nothing goes on beside these.
+    let again = again + prompts as f64 * prompt_bytes as f64 / rate;
     Ok(Some(BringingSummary {
         bytes: bytes as u64,
+        prompt_bytes,
         again_bytes,
         way: gpu.host.way(),
         bytes_per_second: gpu.host.bytes_per_second(),
@@ -205,7 +211,7 @@ mod tests {
     use crate::device::peak::Case;
     use crate::engine::{Engine, EngineOptions};
     use crate::plan::{PlanSummary, plan};
-    use crate::request::{FilmRequest, GuidanceBatchChoice, Length};
+    use crate::request::{FilmRequest, GuidanceBatchChoice, Length, TimedPrompt};
 
     const LARGE: &str = "SkyReels-V2-DF-14B-540P";
 
@@ -250,7 +256,12 @@ mod tests {
             (3, 12, 1e14, 1e10),
             (3, 24, 1e14, 3e9),
         ] {
-            let case = || Case::new(LARGE, latents, [960, 544], card);
+            let case = || {
+                let mut case = Case::new(LARGE, latents, [960, 544], card);
+                // No decoder is there.
+                case.facts.other_bytes = 0;
+                case
+            };
             let (alone, _) = case().with_pace([flops, f64::INFINITY]).paced_pass();
             let (seconds, copied) = case().with_pace([flops, rate]).paced_pass();
             let host = HostLink::Measured(rate);
@@ -269,7 +280,7 @@ mod tests {
             );
             assert!((seconds - alone - expected).abs() < 0.05 * seconds, "{what}");
             let off = copied as f64 / bringing.bytes as f64;
-            assert!((0.9..1.1).contains(&off), "{what}: {off} of the bytes");
+            assert!((0.97..1.03).contains(&off), "{what}: {off} of the bytes");
         }
     }
 
@@ -301,6 +312,46 @@ mod tests {
     }
 
     #[test]
+    fn weights_of_a_prompt_are_waited_for_with_each_that_is_in_force() {
+        const RATE: f64 = 1e10;
+        let facts = Case::new(LARGE, 25, [960, 544], 12).facts;
+        let facts = on_card(facts, 12 << 30, 1e14, HostLink::Measured(RATE));
+        let film = |prompts: &[(u64, &str)], guidance_scale| {
+            let mut request = request(25, guidance_scale);
+            request.guidance_batch = GuidanceBatchChoice::Off;
+            // Segments begin at frames 0, 97, 177 and 257.
+            request.length = Length::Frames(97 + 3 * 80);
+            let timed = |&(from_frame, prompt): &(u64, &str)| TimedPrompt {
+                from_frame,
+                prompt: prompt.to_owned(),
+                seed: None,
+            };
+            request.prompts = prompts.iter().map(timed).collect();
+            planned(&request, &facts).bringing.expect("brought")
+        };
+        let one = film(&[(0, "a lake")], 1.0);
+        assert!((4.2e9..4.4e9).contains(&(one.prompt_bytes as f64)), "{one:?}");
+        let seconds = one.prompt_bytes as f64 / RATE;
+        let cases: [(&[(u64, &str)], f64); 4] = [
+            (&[(0, "a lake"), (150, "a river")], 1.0),
+            (&[(0, "a lake"), (97, "a river"), (257, "a lake")], 2.0),
+            // The second one is in force nowhere, or the same.
+            (&[(0, "a lake"), (110, "a river"), (150, "a sea")], 1.0),
+            (&[(0, "a lake"), (97, "a lake")], 0.0),
+        ];
+        for (prompts, more) in cases {
+            let waited = film(prompts, 1.0).waited_seconds - one.waited_seconds;
+            assert!((waited - more * seconds).abs() < 1e-6, "{prompts:?}: {waited} s");
+        }
+        // A negative one, and twice the passes.
+        let guided = film(&[(0, "a lake")], 6.0);
+        let of_passes = |bringing: &BringingSummary, prompts| bringing.seconds - prompts * seconds;
+        let again = one.again_bytes as f64 * 4.0 / RATE;
+        let [passes, twice] = [of_passes(&one, 1.0), of_passes(&guided, 2.0)].map(|s| s - again);
+        assert!((twice / passes - 2.0).abs() < 1e-6, "{passes} s and {twice} s");
+    }
+
+    #[test]
     fn a_batch_brings_weights_once_a_row_and_the_plan_says_how_long_is_waited() {
         let facts = Case::new(LARGE, 3, [960, 544], 12).facts;
         // So slow a bus that there is little else.
@@ -321,7 +372,7 @@ mod tests {
         assert!(text.contains("quantize --to q8_0` about"), "{text}");
         let saving = apart.savings.iter().find(|saving| saving.option == "--dtype fp8");
         let share = saving.expect("half the bytes").time_share;
-        assert!((0.2..0.5).contains(&share), "{share}");
+        assert!((0.1..0.5).contains(&share), "{share}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct GpuPlan {
     pub activation_bytes: u64,
     /// Bytes of all weights.
     pub weight_bytes: u64,
-    /// Bytes of weights that stay there, of which the others are brought for each pass; `None` when the
+    /// Bytes of weights that stay there; the others are brought for each pass, or for each prompt. `None` when the
     /// film does not fit.
     pub weights_there: Option<u64>,
 }
@@ -37,7 +37,7 @@ impl GpuPlan {
             free_bytes: gpu.free_bytes,
             least_bytes: need.least().max(decoder.map_or(0, |need| need.least())),
             activation_bytes: need.activations,
-            weight_bytes: need.weights,
+            weight_bytes: need.weights(),
             weights_there: shares.map(|shares| shares.resident as u64),
         }
     }

@@ -488,7 +488,7 @@ fn cheapest(
     let mut best: Option<(FilmPlan, f64)> = None;
     for plan in plans {
         let plan = plan?;
-        let denoise = Work::of(&plan, model)?.seconds(plan.sharing, &plan, model)?;
+        let denoise = Work::of(&plan, model)?.denoising(plan.sharing, &plan, model)?.seconds;
         let (rate, share) = model.rate();
         let decode = decoding_of(&plan, model) / (rate * share);
         let cost = plan.sharing.cost(denoise, decode, plan.segments.count());

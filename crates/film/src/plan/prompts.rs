@@ -23,33 +23,56 @@ impl FilmPlan {
         Ok(Self { request, ..self.clone() })
     }
 
+    /// Where segment `segment` begins.
+    fn begins(&self, segment: usize) -> u64 {
+        self.first_frame(segment).unwrap_or(u64::MAX)
+    }
+
+    /// The first of `count` segments that begins at or behind a prompt, or `count`; and whether one is made from that
+    /// prompt.
+    fn first_segment(&self, index: usize, count: usize) -> (usize, bool) {
+        let from = self.request.prompts[index].from_frame;
+        let (mut next, mut end) = (0, count);
+        while next < end {
+            let middle = next.midpoint(end);
+            match self.begins(middle) < from {
+                true => next = middle + 1,
+                false => end = middle,
+            }
+        }
+        let is_used = |segment: usize| {
+            segment < count && self.request.prompt_at(self.begins(segment)) == index
+        };
+        (next, is_used(next) || is_used(0))
+    }
+
+    /// How many prompts the film's segments are made from, one after the other; of an endless one that of a segment.
+    pub(super) fn prompts_used(&self) -> usize {
+        let Some(count) = self.segments.count() else { return 1 };
+        let prompts = &self.request.prompts;
+        let used = (0..prompts.len()).filter(|&index| self.first_segment(index, count).1);
+        let mut texts: Vec<&str> = used.map(|index| prompts[index].prompt.as_str()).collect();
+        // Of those that differ in their seeds alone the first one is as good.
+        texts.dedup();
+        texts.len()
+    }
+
     /// What there is to say of prompts that no segment is made from, since each is made from one alone: the one in force
     /// where it begins.
     pub(super) fn unused_prompts(&self) -> Vec<String> {
         let prompts = &self.request.prompts;
         let count = self.segments.count().unwrap_or(ENDLESS_SEGMENTS);
-        let begins = |segment: usize| self.first_frame(segment).unwrap_or(u64::MAX);
         let unused = |index: usize| -> Option<String> {
             let timed = &prompts[index];
-            let (mut next, mut end) = (0, count);
-            while next < end {
-                let middle = next.midpoint(end);
-                match begins(middle) < timed.from_frame {
-                    true => next = middle + 1,
-                    false => end = middle,
-                }
-            }
-            let is_used = |segment: usize| {
-                segment < count && self.request.prompt_at(begins(segment)) == index
-            };
-            if is_used(next) || is_used(0) {
+            let (next, is_used) = self.first_segment(index, count);
+            if is_used {
                 return None;
             }
             let why = if next < count {
                 let taken = prompts[index + 1].from_frame;
                 format!("none begins before the next prompt does, at frame {taken}")
             } else {
-                format!("the last one begins at frame {}", begins(count - 1))
+                format!("the last one begins at frame {}", self.begins(count - 1))
             };
             let shown: String = timed.prompt.chars().take(SHOWN_CHARACTERS).collect();
             Some(format!(

@@ -10,6 +10,7 @@ use super::{FilmPlan, ModelFacts};
 use super::{causal, sparse};
 use crate::error::PlanError;
 use crate::request::{CacheChoice, KvCacheChoice, SolverChoice};
+use crate::sharing::Sharing;
 
 /// An option that would make the film cheaper.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,16 +29,19 @@ const WORTH_IT: f64 = 0.97;
 /// Where guidance has mostly decided what a film shows.
 const EARLY_SIGMA: f32 = 0.8;
 
-/// Each option's expected share of the time. `denoising` is the share of the transformer in it.
+/// Each option's expected share of the time, of which denoising, the work of the transformer, takes so many seconds and
+/// decoding the others.
 pub(super) fn savings(
     plan: &FilmPlan,
     model: &ModelFacts,
+    work: &Work,
+    sharing: Sharing,
     denoising: f64,
+    decoding: f64,
 ) -> Result<Vec<Saving>, PlanError> {
     let request = &plan.request;
-    let share = |transformer: f64| 1.0 - denoising * (1.0 - transformer);
+    let share = |transformer: f64| 1.0 - denoising / (denoising + decoding) * (1.0 - transformer);
     let mut savings = Vec::new();
-    let all = Work::of(plan, model)?;
     if request.cache == CacheChoice::Off {
         let known = teacache_family(request, model).is_some();
         savings.push(Saving {
@@ -55,7 +59,7 @@ pub(super) fn savings(
     }
     if model.gpu.is_none() && model.products() == Products::F32 && Products::Bf16.are_pairs() {
         // Both rates are measured, and beside other programs the faster kind may have been the slower one.
-        let of = |products| model.seconds(all.flops, products);
+        let of = |products| model.seconds(work.flops, products);
         let part = of(Products::Bf16) / of(Products::F32);
         if part < WORTH_IT {
             savings.push(Saving {
@@ -66,10 +70,10 @@ pub(super) fn savings(
         }
     }
     // What block-causal attention allows is counted, not estimated, and so is what is waited for weights.
-    let now = all.seconds(plan.sharing, plan, model)?.max(f64::MIN_POSITIVE);
+    let now = denoising.max(f64::MIN_POSITIVE);
     if model.gpu.is_some() && model.converted.is_none() {
         let fewer = model.in_8_bits();
-        let part = all.seconds(plan.sharing, plan, &fewer)? / now;
+        let part = work.denoising(sharing, plan, &fewer)?.seconds / now;
         if part < WORTH_IT {
             let what = "8-bit floats in the transformer's layers, and less brought; changes the film a little";
             let (option, what) = ("--dtype fp8".to_owned(), what.to_owned());
@@ -82,7 +86,7 @@ pub(super) fn savings(
         changed.attention_window = causal::attention_window(&changed.request, changed.causal_mask)?;
         changed.sparse = sparse::sparse_attention(&changed.request, &changed.schedule, model)?;
         changed.keeping = causal::keeping(&changed, model)?;
-        let part = Work::of(&changed, model)?.seconds(plan.sharing, &changed, model)? / now;
+        let part = Work::of(&changed, model)?.denoising(sharing, &changed, model)?.seconds / now;
         if part < WORTH_IT {
             let (option, what) = (option.to_owned(), what.to_owned());
             savings.push(Saving { option, what, time_share: share(part) });

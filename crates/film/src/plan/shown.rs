@@ -88,15 +88,17 @@ impl fmt::Display for PlanSummary {
         }
         if let Some(bringing) = &self.bringing {
             let for_each = if self.guidance_batch.is_some() { "row" } else { "pass" };
-            let again = match bringing.again_bytes {
-                0 => String::new(),
-                bytes => format!(", {} again for each segment", human_bytes(bytes)),
-            };
+            let brought = [
+                (bringing.bytes, format!("for each {for_each}")),
+                (bringing.prompt_bytes, "for each prompt".to_owned()),
+                (bringing.again_bytes, "again for each segment".to_owned()),
+            ];
+            let brought = brought.into_iter().filter(|(bytes, _)| *bytes > 0);
+            let brought = brought.map(|(bytes, when)| format!("{} {when}", human_bytes(bytes)));
             writeln!(
                 f,
-                "weights    {} brought for each {for_each}{again} ({}, {}{}): {} of copies, of which the film \
-                 waits for {}",
-                human_bytes(bringing.bytes),
+                "weights    brought: {} ({}, {}{}): {} of copies, of which the film waits for {}",
+                brought.collect::<Vec<_>>().join(", "),
                 bringing.way,
                 scaled(bringing.bytes_per_second, "B/s"),
                 if bringing.is_measured { "" } else { HALF },

@@ -178,12 +178,11 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
     let (rate, share) = model.rate();
     // GPUs add up; parts of the processor are the same one.
     let sharing = if model.gpu.is_some() { plan.sharing } else { Sharing::ALONE };
-    let denoising = work.seconds(sharing, plan, model)?;
+    let denoising = work.denoising(sharing, plan, model)?;
     let decoding = decode / (rate * share);
-    let expected_seconds = sharing.cost(denoising, decoding, count);
-    let bringing = bringing::of(plan, sharing, model, &work.rows)?;
-    let waited = bringing.as_ref().map_or(0.0, |bringing| bringing.waited_seconds);
-    notes.extend(bringing::note(plan, sharing, model, &work, waited, expected_seconds)?);
+    let expected_seconds = sharing.cost(denoising.seconds, decoding, count);
+    notes.extend(bringing::note(plan, sharing, model, &work, &denoising, expected_seconds)?);
+    let savings = savings(plan, model, &work, sharing, denoising.seconds, decoding)?;
     let longest = plan.batch(tokens).all_tokens();
     let frames = match request.length {
         Length::Frames(frames) => Some(frames),
@@ -306,9 +305,9 @@ pub(super) fn summarise(plan: &FilmPlan, model: &ModelFacts) -> Result<PlanSumma
             .filter(|_| model.has_8_bit_products())
             .map(|gpu| gpu.peak_8_bit_flops),
         exchange: model.exchange(sharing, longest, work.tokens),
-        bringing,
+        bringing: denoising.bringing,
         expected_seconds,
-        savings: savings(plan, model, denoising / (denoising + decoding))?,
+        savings,
         notes,
     })
 }
@@ -404,20 +403,35 @@ impl Work {
         Ok(work)
     }
 
-    /// Seconds that the devices of `sharing` are expected to take for it, with what they exchange and what they wait
-    /// for weights.
-    pub fn seconds(
+    /// What the devices of `sharing` are expected to take for it.
+    pub fn denoising(
         &self,
         sharing: Sharing,
         plan: &FilmPlan,
         model: &ModelFacts,
-    ) -> Result<f64, PlanError> {
+    ) -> Result<Denoising, PlanError> {
         let one = model.seconds(self.flops, model.products());
         let exchange = model.exchange(sharing, 0, self.tokens);
         let bringing = bringing::of(plan, sharing, model, &self.rows)?;
-        Ok(one / sharing.denoisers() as f64
-            + exchange.map_or(0.0, |exchange| exchange.seconds)
-            + bringing.map_or(0.0, |bringing| bringing.waited_seconds))
+        let alone =
+            one / sharing.denoisers() as f64 + exchange.map_or(0.0, |exchange| exchange.seconds);
+        let denoising = Denoising { seconds: alone, bringing };
+        Ok(Denoising { seconds: alone + denoising.waited_seconds(), ..denoising })
+    }
+}
+
+/// What a film's denoising takes.
+pub(super) struct Denoising {
+    /// Expected seconds, with what devices exchange and what they wait for weights.
+    pub seconds: f64,
+    /// Weights that are brought again and again.
+    pub bringing: Option<BringingSummary>,
+}
+
+impl Denoising {
+    /// Seconds that are waited for weights.
+    pub fn waited_seconds(&self) -> f64 {
+        self.bringing.as_ref().map_or(0.0, |bringing| bringing.waited_seconds)
     }
 }
 

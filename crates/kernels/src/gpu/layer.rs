@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::ops::{Dense, DenseCodes, dequantize};
-use super::{Address, Array, Element, Gpu, Handle, Present};
+use super::{Address, Array, Element, Gpu, Handle, Present, Use};
 use crate::{DType, Vector, Weight};
 
 /// What a layer has on a GPU.
@@ -36,6 +36,11 @@ impl ReadyCodes {
 }
 
 impl Layer {
+    /// Of a weight with this use.
+    pub fn of(used: Use) -> Self {
+        Self { handle: Handle::of(used), ..Self::default() }
+    }
+
     /// A weight of e4m3, seen as `[outputs, inputs]`, as it is, with a factor for each row; it stays as one of
     /// [`ready`](Self::ready) does.
     pub fn ready_codes(

@@ -17,6 +17,7 @@ mod link;
 pub mod ops;
 #[cfg(test)]
 mod tests;
+mod weight_plan;
 mod weights;
 
 use std::fmt;
@@ -33,7 +34,7 @@ pub use self::driver::{
 pub use self::graphs::{Graphs, MOST_GRAPHS, Recurring, Tally};
 pub(crate) use self::layer::{Layer, Ready, ReadyCodes};
 pub use self::link::{Link, LinkKind, Transfer};
-pub use self::weights::WeightPlan;
+pub use self::weight_plan::{Use, WeightGroup, WeightPlan};
 use self::weights::Weights;
 use self::weights::{Handle, Present};
 

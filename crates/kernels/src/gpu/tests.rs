@@ -271,7 +271,8 @@ fn weights_that_fit_are_brought_once_and_leave_with_their_layers() {
 fn weights_that_do_not_fit_are_brought_ahead_and_each_once_a_forward() {
     let memory = Memory::of(1 << 30);
     let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
-    let plan = WeightPlan::new(12 * 3400, 3400, 8 * 3400 + 7).expect("places fit");
+    let all = WeightGroup { bytes: 12 * 3400, largest: 3400 };
+    let plan = WeightPlan::new(&[all], WeightGroup::default(), 8 * 3400 + 7).expect("places fit");
     assert_eq!((plan.resident, plan.places, plan.place), (2 * 3400 + 7, 6, 3400));
     gpu.plan_weights(plan);
     let all = weights(12, 3200);
@@ -403,9 +404,96 @@ fn what_could_not_come_while_its_place_was_in_use_comes_with_the_weights_that_st
 
 #[test]
 fn a_plan_keeps_all_that_fits_and_refuses_what_cannot_work() {
-    assert_eq!(WeightPlan::new(100, 10, 100).map(|p| (p.resident, p.places)), Some((100, 0)));
-    assert_eq!(WeightPlan::new(101, 10, 100).map(|p| p.bytes()), Some(100));
-    assert_eq!(WeightPlan::new(101, 17, 100), None);
+    let group = |bytes, largest| WeightGroup { bytes, largest };
+    let none = WeightGroup::default();
+    let plan = |bytes, largest| WeightPlan::new(&[group(bytes, largest)], none, 100);
+    assert_eq!(plan(100, 10), Some(WeightPlan { resident: 100, places: 0, place: 0 }));
+    assert_eq!(plan(101, 10).map(|plan| plan.bytes()), Some(100));
+    assert_eq!(plan(101, 17), None);
+    // Two groups of each pass, and one that is used seldom.
+    let (each_pass, seldom) = ([group(60, 40), group(300, 6)], group(50, 2));
+    let plan = |budget| {
+        let plan = WeightPlan::new(&each_pass, seldom, budget)?;
+        assert!(plan.bytes() <= budget && plan.places % WeightPlan::PLACES == 0, "{plan:?}");
+        Some((plan.resident, plan.place))
+    };
+    assert_eq!(plan(410), Some((410, 0)), "all");
+    assert_eq!(plan(409), Some((360, 2)), "all of each pass");
+    assert_eq!(plan(360 + 12), Some((360, 2)));
+    assert_eq!(plan(371), Some((371 - 36, 6)), "the first group, and some of the second");
+    assert_eq!(plan(60 + 36), Some((60, 6)));
+    assert_eq!(plan(95), None);
+    assert_eq!(WeightPlan::least_bytes(&each_pass, seldom), 96);
+    // Places for the largest are less than the group that has it.
+    assert_eq!(WeightPlan::least_bytes(&[group(600, 40), group(300, 6)], seldom), 240);
+}
+
+/// Those of a prompt, asked for before those of each pass and again between two passes.
+#[test]
+fn weights_that_are_used_seldom_leave_the_room_to_those_of_each_pass_and_disturb_no_place() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let (stay, places) = (5, WeightPlan::PLACES);
+    gpu.plan_weights(WeightPlan { resident: stay * 3400, places, place: 3400 });
+    let mut seldom = weights(8, 3200);
+    seldom.iter_mut().for_each(|(handle, _)| *handle = Handle::of(Use::Seldom));
+    let all = weights(stay as u8 + 7, 3200);
+    let expected: Vec<u8> = (0..12).collect();
+    assert_eq!(forward(&gpu, &memory, &seldom), expected[..8]);
+    assert_eq!(memory.uploads(), [(Stream::Copy, 3400); 8], "none of them stays");
+    let pass = || {
+        assert_eq!(forward(&gpu, &memory, &all), expected);
+        memory.uploads()
+    };
+    let first = pass();
+    let stayed = first.iter().filter(|(stream, _)| *stream == Stream::Compute);
+    assert_eq!(stayed.count(), stay, "{first:?}");
+    let mut moves = Vec::new();
+    for _ in 0..4 {
+        // The first one knows no order or another one.
+        pass();
+        for _ in 0..3 {
+            assert!(pass().len() <= 7, "those of each pass that do not stay, and no other");
+        }
+        moves.push(lock(&gpu.weights).moves());
+        assert_eq!(forward(&gpu, &memory, &seldom), expected[..8]);
+        assert!(memory.uploads().len() >= 8 - places, "brought again");
+    }
+    assert_eq!(moves[1], moves[3], "each has its place: {moves:?}");
+    // Where all stay, they do too.
+    gpu.plan_weights(WeightPlan::ALL);
+    forward(&gpu, &memory, &seldom);
+    assert_eq!(memory.uploads(), [(Stream::Compute, 3400); 8]);
+    forward(&gpu, &memory, &seldom);
+    assert_eq!(memory.uploads(), []);
+    // And not where the next plan has room for others alone.
+    gpu.plan_weights(WeightPlan { resident: 100 * 3400, places, place: 3400 });
+    forward(&gpu, &memory, &seldom);
+    assert_eq!(memory.uploads(), [(Stream::Copy, 3400); 8]);
+}
+
+/// As from one film to the next one, of another size.
+#[test]
+fn as_many_weights_stay_as_the_plan_of_now_has_room_for() {
+    let memory = Memory::of(1 << 30);
+    let gpu = Gpu::new(Box::new(memory.clone()), Element::Bf16);
+    let all = weights(12, 3200);
+    let expected: Vec<u8> = (0..12).collect();
+    let places = WeightPlan::PLACES;
+    for (stay, new) in [(2, 2), (4, 2), (4, 0), (12, 8), (12, 0), (3, 3)] {
+        let places = if stay == 12 { 0 } else { places };
+        gpu.plan_weights(WeightPlan { resident: stay * 3400, places, place: 3400 });
+        memory.uploads();
+        assert_eq!(forward(&gpu, &memory, &all), expected);
+        let uploads = memory.uploads();
+        let came = uploads.iter().filter(|(stream, _)| *stream == Stream::Compute).count();
+        // Those that stayed before do so still, where that is not too many.
+        assert_eq!(came, new, "{stay} stay: {uploads:?}");
+        assert_eq!(uploads.len() - came > 0, stay < 12, "{stay} stay: {uploads:?}");
+        assert!(gpu.bytes().1 <= (stay + places) * 3584, "{:?}", gpu.bytes());
+    }
+    drop(all);
+    assert_eq!(memory.given(), 0);
 }
 
 #[test]

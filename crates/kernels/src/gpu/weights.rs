@@ -1,11 +1,13 @@
 //! Weights on a GPU: brought once at their first use, or, where they do not fit, over and over.
 //!
-//! A model uses its weights in the same order in every forward. For a circle that is longer than the
-//! memory, the best that can be done is to keep as many as fit for good and to bring the others each
-//! time (any rule by last use would miss every one of them). Those that are brought share a few places, which
-//! they got in turn when they were used first: each comes to the same one every time, so that work which was
-//! captured finds it there. While one is computed with, those that followed it the last time are copied. Work waits for
-//! the copy of its own weight, and a copy for the work with what was in its place; neither waits for anything else.
+//! A model uses its weights in the same order in every forward. For a circle that is longer than the memory, the
+//! best that can be done is to keep as many as fit for good and to bring the others each time (any rule by last use
+//! would miss every one of them). Weights that a forward can do without, since what is made of them is kept for
+//! many, take no room from those that each one needs: they stay where all do. Those that are brought share a few
+//! places, which they got in turn when they were used first: each comes to the same one every time, so that work
+//! which was captured finds it there. While one is computed with, those that followed it the last time are copied.
+//! Work waits for the copy of its own weight, and a copy for the work with what was in its place; neither waits for
+//! anything else.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,51 +15,19 @@ use std::sync::{Arc, OnceLock};
 
 use super::arena::Arena;
 use super::incoming::Incoming;
+use super::weight_plan::{Use, WeightPlan};
 use super::{Address, Driver, Element, Gpu, GpuError, POINTS, Stream, lock};
 use crate::{DType, Weight};
 
-/// How the weights of a model share a GPU's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WeightPlan {
-    /// Bytes of weights that stay.
-    pub resident: usize,
-    /// Places for those that are brought in turn; 0 when all stay.
-    pub places: usize,
-    /// Bytes of such a place: the largest weight's. One that is larger all the same gets a place as large as
-    /// itself.
-    pub place: usize,
-}
-
-impl WeightPlan {
-    /// Everything stays.
-    pub const ALL: Self = Self { resident: usize::MAX, places: 0, place: 0 };
-
-    /// Places when not all stay: two that are computed with, as a feed-forward does, and four that are filled
-    /// meanwhile, since attention is long and the layers behind it are short.
-    pub const PLACES: usize = 2 + AHEAD;
-
-    /// The plan for weights of `total` bytes, the largest of `largest`, in `budget` bytes; `None` when
-    /// not even the places fit.
-    pub fn new(total: usize, largest: usize, budget: usize) -> Option<Self> {
-        if total <= budget {
-            return Some(Self { resident: total, places: 0, place: 0 });
-        }
-        let resident = budget.checked_sub(Self::PLACES * largest)?;
-        Some(Self { resident, places: Self::PLACES, place: largest })
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.resident.saturating_add(self.places * self.place)
-    }
-}
-
 /// Weights that are brought ahead of the one that is computed with.
-const AHEAD: usize = 4;
+pub(super) const AHEAD: usize = 4;
 
 /// What a layer knows its weight on a GPU by; the weight leaves the GPU with it.
 #[derive(Debug, Default)]
-pub(crate) struct Handle(OnceLock<Known>);
+pub(crate) struct Handle {
+    known: OnceLock<Known>,
+    used: Use,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -91,7 +61,7 @@ impl Gpu {
 /// Another layer's weight is another one.
 impl Clone for Handle {
     fn clone(&self) -> Self {
-        Self::default()
+        Self::of(self.used)
     }
 }
 
@@ -103,11 +73,16 @@ pub(crate) struct Present {
 }
 
 impl Handle {
+    /// Of a weight with this use.
+    pub fn of(used: Use) -> Self {
+        Self { known: OnceLock::new(), used }
+    }
+
     /// Brings a weight, which is to be computed with as `element`, to the GPU; `None` after a failure. While work is
     /// captured it is told where the weight will be.
     pub fn bring(&self, gpu: &Arc<Gpu>, weight: &Weight, element: Element) -> Option<Present> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let known = self.0.get_or_init(|| {
+        let known = self.known.get_or_init(|| {
             let id = NEXT.fetch_add(1, Ordering::Relaxed);
             Known { gpu: gpu.clone(), id }
         });
@@ -115,13 +90,32 @@ impl Handle {
         if let Some(there) = gpu.known_place(known.id) {
             return Some(there);
         }
-        gpu.attempt_with_room(|driver| lock(&gpu.weights).bring(driver, known.id, weight, element))
+        let asked = Asked { id: known.id, used: self.used, weight, element };
+        gpu.attempt_with_room(|driver| lock(&gpu.weights).bring(driver, &asked))
     }
 }
 
+/// A weight that a layer asks for.
+struct Asked<'a> {
+    id: u64,
+    used: Use,
+    weight: &'a Weight,
+    /// What it is computed with as.
+    element: Element,
+}
+
 #[derive(Debug)]
-enum Entry {
-    Resident { present: Present, bytes: usize },
+struct Entry {
+    used: Use,
+    kept: Kept,
+}
+
+/// How a weight is kept on the device.
+#[derive(Debug)]
+enum Kept {
+    /// It stays.
+    There { present: Present, bytes: usize },
+    /// It is brought to a place.
     Brought(Incoming),
 }
 
@@ -192,23 +186,25 @@ impl Default for Weights {
 }
 
 impl Weights {
-    /// What counts from now on. Weights that were brought stay when that fits the plan, and are
-    /// brought again when it does not.
+    /// What counts from now on. Weights that are there stay when that fits the plan, and are brought again when it does
+    /// not. Others are asked for anew, so that as many as there is room for now come to stay.
     pub fn plan(&mut self, driver: &dyn Driver, plan: WeightPlan) {
-        // Without places of their own, those that are brought in turn go on with all that are there.
-        let brought = self.are_brought();
-        let fits = self.resident <= plan.resident
-            && self.places.iter().all(|place| place.bytes >= plan.place)
-            && (!brought || plan.places > 0 || self.places.len() == WeightPlan::PLACES);
-        self.plan = plan;
-        if !fits {
-            self.release(driver);
+        if plan == self.plan {
+            return;
         }
-    }
-
-    /// Whether some of those that are known are brought for each pass.
-    fn are_brought(&self) -> bool {
-        self.entries.values().any(|entry| matches!(entry, Entry::Brought(_)))
+        self.plan = plan;
+        let is_there = |entry: &Entry| matches!(entry.kept, Kept::There { .. });
+        let stays_in_vain = |entry: &Entry| entry.used == Use::Seldom && is_there(entry);
+        let in_vain = plan.places > 0 && self.entries.values().any(stays_in_vain);
+        if in_vain || self.resident > plan.resident {
+            return self.release(driver);
+        }
+        let known = self.entries.len();
+        self.entries.retain(|_, entry| is_there(entry));
+        if self.entries.len() < known || !self.places.is_empty() {
+            self.moves += 1;
+            self.close(driver);
+        }
     }
 
     /// Bytes that were copied to places so far.
@@ -225,9 +221,9 @@ impl Weights {
     /// Where a weight that was asked for before lies, and whether it is brought there each time; `None` where its place
     /// has to become larger for it.
     fn place(&self, id: u64) -> Option<(Present, bool)> {
-        match self.entries.get(&id)? {
-            Entry::Resident { present, .. } => Some((*present, false)),
-            Entry::Brought(weight) => {
+        match &self.entries.get(&id)?.kept {
+            Kept::There { present, .. } => Some((*present, false)),
+            Kept::Brought(weight) => {
                 let place = self.places.get(*self.spots.get(&id)?)?;
                 let fits = weight.bytes() <= place.bytes;
                 fits.then_some((Present { address: place.address, dtype: weight.dtype() }, true))
@@ -258,7 +254,7 @@ impl Weights {
     pub fn release(&mut self, driver: &dyn Driver) {
         self.moves += 1;
         for entry in std::mem::take(&mut self.entries).into_values() {
-            if let Entry::Resident { present, bytes } = entry {
+            if let Kept::There { present, bytes } = entry.kept {
                 self.arena.give(present.address);
                 self.resident -= bytes;
             }
@@ -266,7 +262,7 @@ impl Weights {
         self.close(driver);
     }
 
-    /// Gives everything back, when no weight is known any more.
+    /// Gives the places back, when no weight is known any more that is brought to them.
     fn close(&mut self, driver: &dyn Driver) {
         if !self.places.is_empty() {
             self.settle(driver);
@@ -286,15 +282,16 @@ impl Weights {
         let _ = driver.follow(Stream::Compute);
     }
 
-    fn bring(
-        &mut self,
-        driver: &dyn Driver,
-        id: u64,
-        weight: &Weight,
-        element: Element,
-    ) -> Result<Present, GpuError> {
-        let weight = match self.entries.get(&id) {
-            Some(Entry::Resident { present, .. }) => {
+    /// Whether a weight of so many bytes that comes for the first time stays.
+    fn stays(&self, used: Use, bytes: usize) -> bool {
+        let fits = || self.resident + bytes <= self.plan.resident;
+        self.plan.places == 0 || used == Use::EachPass && fits()
+    }
+
+    fn bring(&mut self, driver: &dyn Driver, asked: &Asked<'_>) -> Result<Present, GpuError> {
+        let &Asked { id, used, weight, element } = asked;
+        let weight = match self.entries.get(&id).map(|entry| &entry.kept) {
+            Some(Kept::There { present, .. }) => {
                 let present = *present;
                 let in_use = [None, self.in_use[0]];
                 self.mark_used(driver, in_use)?;
@@ -303,21 +300,22 @@ impl Weights {
                 self.fetch_ahead(driver)?;
                 return Ok(present);
             }
-            Some(Entry::Brought(weight)) => weight.clone(),
+            Some(Kept::Brought(weight)) => weight.clone(),
             None => {
                 let weight = Incoming::of(weight, element);
                 let bytes = weight.bytes();
-                if self.plan.places == 0 || self.resident + bytes <= self.plan.resident {
+                if self.stays(used, bytes) {
                     let address = self.arena.take(driver, bytes)?;
                     let uploaded = weight.upload(driver, Stream::Compute, address);
                     // A device that writes down what it is asked for refuses, and is asked again later.
                     uploaded.inspect_err(|_| self.arena.give(address))?;
                     let present = Present { address, dtype: weight.dtype() };
                     self.resident += bytes;
-                    self.entries.insert(id, Entry::Resident { present, bytes });
+                    self.entries.insert(id, Entry { used, kept: Kept::There { present, bytes } });
                     return Ok(present);
                 }
-                self.entries.insert(id, Entry::Brought(weight.clone()));
+                let kept = Kept::Brought(weight.clone());
+                self.entries.insert(id, Entry { used, kept });
                 weight
             }
         };
@@ -363,9 +361,28 @@ impl Weights {
         self.in_use = in_use;
         // One that is used several times in a row is followed by what comes then.
         if let Some(last) = self.last.replace(id).filter(|&last| last != id) {
-            self.after.insert(last, id);
+            self.follows(last, id);
         }
         Ok(address)
+    }
+
+    /// Remembers that a weight came after another one. What comes seldom does not take the turn of what comes in each
+    /// pass.
+    fn follows(&mut self, before: u64, id: u64) {
+        let used = |id| self.entries.get(&id).map(|entry| entry.used);
+        if (used(before), used(id)) == (Some(Use::EachPass), Some(Use::Seldom)) {
+            self.after.entry(before).or_insert(id);
+        } else {
+            self.after.insert(before, id);
+        }
+    }
+
+    /// One of those that are brought.
+    fn brought_one(&self, id: u64) -> Option<Incoming> {
+        match &self.entries.get(&id)?.kept {
+            Kept::Brought(weight) => Some(weight.clone()),
+            Kept::There { .. } => None,
+        }
     }
 
     /// As [`have`](Self::have), of a weight that was asked for before, for what was captured then; what comes after it
@@ -375,12 +392,12 @@ impl Weights {
         driver: &dyn Driver,
         id: u64,
     ) -> Result<Vec<(u64, usize)>, GpuError> {
-        let Some(Entry::Brought(weight)) = self.entries.get(&id) else {
+        let Some(weight) = self.brought_one(id) else {
             // A layer that was there when the work was begun.
             let reason = "a weight is not there any more".into();
             return Err(GpuError::Call { call: "bringing a weight again", reason });
         };
-        let (weight, moves) = (weight.clone(), self.moves);
+        let moves = self.moves;
         self.have(driver, id, &weight)?;
         if self.moves != moves {
             // Places that fit, of weights that are not used together: see `place` and `Turn::needs`.
@@ -434,7 +451,7 @@ impl Weights {
             if place.holds == Some(next) {
                 continue;
             }
-            let Some(Entry::Brought(weight)) = self.entries.get(&next) else { break };
+            let Some(weight) = self.brought_one(next) else { break };
             let fits = weight.bytes() <= place.bytes;
             let in_use = place.holds.is_some_and(|held| self.in_use.contains(&Some(held)));
             if in_use || !fits {
@@ -454,8 +471,7 @@ impl Weights {
     /// Copies weights to their places, each once what was asked for with the one that lies there is done.
     pub fn fetch(&mut self, driver: &dyn Driver, ahead: &[(u64, usize)]) -> Result<(), GpuError> {
         for &(id, place) in ahead {
-            let Some(Entry::Brought(weight)) = self.entries.get(&id) else { break };
-            let weight = weight.clone();
+            let Some(weight) = self.brought_one(id) else { break };
             self.fill(driver, place, id, &weight)?;
         }
         Ok(())
@@ -511,7 +527,7 @@ impl Weights {
         self.after.retain(|&before, after| before != id && *after != id);
         self.last = self.last.filter(|&last| last != id);
         self.spots.remove(&id);
-        if let Some(Entry::Resident { present, bytes }) = self.entries.remove(&id) {
+        if let Some(Kept::There { present, bytes }) = self.entries.remove(&id).map(|e| e.kept) {
             self.arena.give(present.address);
             self.resident -= bytes;
             // Activations, which are the memory's other users, have none of this one's.

@@ -9,7 +9,7 @@ use super::per_frame::OnGpu;
 use super::{Activation, PerFrame};
 use crate::fp8::rounded_rows;
 use crate::gemm::{Finish, Matrix, Products, Shared, multiply};
-use crate::gpu::{Array, Element, Gpu, Layer, Ready, ReadyCodes, ops as body};
+use crate::gpu::{Array, Element, Gpu, Layer, Ready, ReadyCodes, Use, ops as body};
 use crate::simd::{Simd, activate};
 use crate::{DType, Tensor, Vector, Weight};
 
@@ -49,6 +49,11 @@ impl Linear {
             dtype.name()
         );
         Self { products, ..self }
+    }
+
+    /// The same layer with a weight that is used so often. Where a GPU has no room for all, what each pass needs stays.
+    pub fn used(self, used: Use) -> Self {
+        Self { gpu: Layer::of(used), ..self }
     }
 
     fn in_8_bits(&self) -> bool {

@@ -103,8 +103,18 @@ impl Shared {
         let WeightPlan { resident, places, .. } = self.share.weights;
         match places {
             0 => 0,
-            _ => self.transformer_bytes.saturating_sub(resident as u64),
+            _ => self.transformer_bytes.saturating_sub(self.share.prompt_bytes + resident as u64),
         }
+    }
+
+    /// Bytes of the transformer that are brought for each prompt.
+    pub fn prompt_bytes(&self) -> u64 {
+        if self.share.weights.places > 0 { self.share.prompt_bytes } else { 0 }
+    }
+
+    /// Bytes of the transformer that stay.
+    fn resident_bytes(&self) -> u64 {
+        self.transformer_bytes - self.brought_bytes() - self.prompt_bytes()
     }
 
     /// The fewest layers of `all` with which as much is brought as does not stay in the places by itself.
@@ -117,30 +127,30 @@ impl Shared {
         }
     }
 
-    /// Has a GPU keep as much of a network of `layers` of the model's `all` layers, of so many bytes, that of every layer
-    /// behind the first as much is brought as of those of the whole.
-    pub fn for_layers(&self, gpu: &Gpu, layers: usize, all: usize, bytes: u64) {
+    /// Has a GPU keep as much of a network of `layers` of the model's `all` layers, of which each pass needs so many bytes,
+    /// that of every layer behind the first as much is brought as of those of the whole.
+    pub fn for_layers(&self, gpu: &Gpu, layers: usize, all: usize, pass_bytes: u64) {
         let brought = self.brought_bytes();
         if layers == all || brought == 0 {
             return gpu.plan_weights(self.share.weights);
         }
         let brought = brought as f64 * (layers - 1) as f64 / (all - 1).max(1) as f64;
-        let resident = bytes.saturating_sub(brought as u64) as usize;
+        let resident = pass_bytes.saturating_sub(brought as u64) as usize;
         gpu.plan_weights(WeightPlan { resident, ..self.share.weights });
     }
 
     /// A line.
     pub fn line(&self) -> String {
         let MemoryShare { free_bytes, activation_bytes, .. } = self.share;
-        let brought = self.brought_bytes();
         let weights = human_bytes(self.transformer_bytes);
-        let weights = match brought {
-            0 => format!("all {weights} of the transformer's weights stay"),
-            _ => format!(
-                "of the transformer's weights, {weights}, {} stay and {} are brought for each pass",
-                human_bytes(self.transformer_bytes - brought),
-                human_bytes(brought)
-            ),
+        let there = human_bytes(self.resident_bytes());
+        let [brought, prompt] = [self.brought_bytes(), self.prompt_bytes()].map(human_bytes);
+        let of =
+            |what: &str| format!("of the transformer's weights, {weights}, {there} stay{what}");
+        let weights = match (self.brought_bytes(), self.prompt_bytes()) {
+            (0, 0) => format!("all {weights} of the transformer's weights stay"),
+            (0, _) => of(&format!(" and {prompt} are brought for each prompt")),
+            _ => of(&format!(", {brought} are brought for each pass and {prompt} for each prompt")),
         };
         let [free, activations] = [free_bytes, activation_bytes].map(human_bytes);
         format!(
@@ -158,8 +168,9 @@ impl Shared {
             "free_bytes": self.share.free_bytes,
             "activation_bytes": self.share.activation_bytes,
             "transformer_bytes": self.transformer_bytes,
-            "transformer_bytes_there": self.transformer_bytes - self.brought_bytes(),
+            "transformer_bytes_there": self.resident_bytes(),
             "transformer_bytes_brought": self.brought_bytes(),
+            "transformer_bytes_brought_for_each_prompt": self.prompt_bytes(),
             "decoder_strips": self.strips,
             "guidance_batch": self.batch,
         })
@@ -188,6 +199,14 @@ mod tests {
     }
 
     #[test]
+    fn a_card_with_room_for_each_passs_weights_has_a_prompts_brought_alone() {
+        let Some(shared) = shared(30) else { return };
+        assert_eq!((shared.brought_bytes(), shared.least_layers(40)), (0, 1));
+        let line = shared.line();
+        assert!(line.contains("24.3 GB stay and 4.3 GB are brought for each prompt;"), "{line}");
+    }
+
+    #[test]
     fn a_model_that_does_not_fit_is_measured_with_its_weights_brought_as_in_a_film() {
         let (Some(small), Some(large)) = (shared(24), shared(80)) else { return };
         assert_eq!((large.brought_bytes(), large.least_layers(40)), (0, 1));
@@ -197,13 +216,14 @@ mod tests {
             large.line()
         );
         let WeightPlan { resident, places, place } = small.share.weights;
-        let brought = small.brought_bytes();
-        assert_eq!(brought, small.transformer_bytes - resident as u64);
+        let (brought, prompt) = (small.brought_bytes(), small.prompt_bytes());
+        assert_eq!(brought, small.transformer_bytes - prompt - resident as u64);
+        assert!((4_200_000_000..4_400_000_000).contains(&prompt), "{prompt}");
         // The places and the activations have what the card has not got for weights, with what is left to the driver.
         let others = small.share.activation_bytes + (places * place + resident) as u64;
         assert!((23 << 30..24 << 30).contains(&others), "{others}");
         let line = small.line();
-        assert!(line.contains("stay and") && line.contains("are brought for each pass"), "{line}");
+        assert!(line.contains(" are brought for each pass and 4.3 GB for each prompt;"), "{line}");
         // As many layers as need more than the places, and no more of them than that.
         let layers = small.least_layers(40);
         let of = |layers: usize| brought as f64 * (layers - 1) as f64 / 39.0;

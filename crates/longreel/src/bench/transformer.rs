@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use longreel_film::{forward_flops, tokens_per_frame};
+use longreel_film::{ModelFacts, TransformerWeights, forward_flops, tokens_per_frame};
 use longreel_kernels::spans::{Span, measured};
 use longreel_kernels::{Device, GpuError, Products, Tensor, ops};
 use longreel_models::{
@@ -151,11 +151,9 @@ impl Case<'_> {
 
     fn share_out(&self, layers: usize, device: &Device, shared: Option<&Shared>) -> Result<()> {
         let (Some(gpu), Some(shared)) = (device.gpu(), shared) else { return Ok(()) };
-        let bytes = |model: &PublishedModel| model.bytes(self.weights.dtype);
-        let part = bytes(&self.cut(layers))?.transformer as f64;
-        let part = part / bytes(self.model)?.transformer as f64;
-        let there = (shared.transformer_bytes as f64 * part) as u64;
-        shared.for_layers(gpu, layers, self.model.transformer.num_layers, there);
+        let cut = ModelFacts::of_published(&self.cut(layers), self.weights.dtype)?;
+        let pass_bytes = TransformerWeights::of(&cut).pass_bytes();
+        shared.for_layers(gpu, layers, self.model.transformer.num_layers, pass_bytes);
         Ok(())
     }
 
@@ -372,7 +370,7 @@ mod tests {
         PublishedModel { transformer, ..large }
     }
 
-    /// Half of the weights brought for each pass: as much is brought as the plan says, with all layers and with some of
+    /// Half of the weights of a pass brought for each, and none of a prompt's: as much is brought as the plan says, with all layers and with some of
     /// them, from which the whole is counted up; and what is told of it is by the time of the pass.
     #[test]
     fn passes_bring_the_share_of_the_weights_that_does_not_stay() {
@@ -380,14 +378,17 @@ mod tests {
         let device = Device::Gpu(Gpu::new(Box::new(shim.with_products()), Element::Bf16));
         let model = model();
         let folder = tempfile::tempdir().expect("a folder");
-        let bytes = model.bytes(None).expect("bytes").transformer;
+        let facts = ModelFacts::of_published(&model, None).expect("published");
+        let bytes = facts.transformer_bytes;
+        let pass_bytes = TransformerWeights::of(&facts).pass_bytes();
         let place = 2 * 128 * 6 * 128;
-        let weights = WeightPlan { resident: bytes as usize / 2, places: 4, place };
+        let weights = WeightPlan { resident: pass_bytes as usize / 2, places: 4, place };
         let shared = Shared {
             share: MemoryShare {
                 free_bytes: 8 << 30,
                 activation_bytes: 1 << 20,
                 weight_bytes: bytes,
+                prompt_bytes: bytes - pass_bytes,
                 weights,
             },
             transformer_bytes: bytes,

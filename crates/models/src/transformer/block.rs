@@ -16,7 +16,7 @@ use super::cache::Before;
 use super::context::{BlockContext, Context, KeyValue};
 use super::strip::Exchange;
 use crate::ModelError;
-use crate::layers::{Affine, block_linear, linear};
+use crate::layers::{Affine, block_linear, prompt_linear};
 
 /// Query, key, value and output of one attention, with its norms over all heads together.
 #[derive(Debug, Clone)]
@@ -149,8 +149,8 @@ impl Block {
         let name = format!("blocks.{index}");
         let image = shape.image_keys.then(|| {
             Ok::<_, ModelError>(ImageProjections {
-                key: linear(source, &format!("{name}.attn2.add_k_proj"), dim, dim)?,
-                value: linear(source, &format!("{name}.attn2.add_v_proj"), dim, dim)?,
+                key: prompt_linear(source, &format!("{name}.attn2.add_k_proj"), dim, dim)?,
+                value: prompt_linear(source, &format!("{name}.attn2.add_v_proj"), dim, dim)?,
                 norm_key: source
                     .take_f32(&format!("{name}.attn2.norm_added_k.weight"), &[dim])?
                     .into(),
@@ -163,7 +163,12 @@ impl Block {
             self_attention: Projections::load(source, &format!("{name}.attn1"), dim, block_linear)?,
             // Keys and values of text and image are made once a prompt: there is nothing to gain from fewer bits
             // of what they are made of.
-            cross_attention: Projections::load(source, &format!("{name}.attn2"), dim, linear)?,
+            cross_attention: Projections::load(
+                source,
+                &format!("{name}.attn2"),
+                dim,
+                prompt_linear,
+            )?,
             norm_cross: shape
                 .cross_attn_norm
                 .then(|| Affine::load(source, &format!("{name}.norm2"), dim))

@@ -7,7 +7,7 @@ use longreel_weights::TensorSource;
 
 use crate::ModelError;
 use crate::error::input;
-use crate::layers::{Affine, linear};
+use crate::layers::{Affine, linear, prompt_linear};
 
 /// The image embedding's norms have PyTorch's default epsilon, whatever the config says.
 const IMAGE_NORM_EPS: f32 = 1e-5;
@@ -96,8 +96,8 @@ impl TextProjection {
     pub fn load(source: &mut TensorSource, text: usize, dim: usize) -> Result<Self, ModelError> {
         let name = "condition_embedder.text_embedder";
         Ok(Self {
-            linear_1: linear(source, &format!("{name}.linear_1"), text, dim)?,
-            linear_2: linear(source, &format!("{name}.linear_2"), dim, dim)?,
+            linear_1: prompt_linear(source, &format!("{name}.linear_1"), text, dim)?,
+            linear_2: prompt_linear(source, &format!("{name}.linear_2"), dim, dim)?,
         })
     }
 
@@ -140,8 +140,8 @@ impl ImageProjection {
         Ok(Self {
             positions,
             norm_in: Affine::load(source, &format!("{name}.norm1"), image)?,
-            up: linear(source, &format!("{name}.ff.net.0.proj"), image, image)?,
-            down: linear(source, &format!("{name}.ff.net.2"), image, dim)?,
+            up: prompt_linear(source, &format!("{name}.ff.net.0.proj"), image, image)?,
+            down: prompt_linear(source, &format!("{name}.ff.net.2"), image, dim)?,
             norm_out: Affine::load(source, &format!("{name}.norm2"), dim)?,
         })
     }

@@ -10,14 +10,15 @@ pub struct ContextOptions {
     /// Length to which the reference pads text embeddings with zeros. The padding takes part in
     /// cross-attention, so it changes the result. Published models: 512.
     pub padded_tokens: usize,
-    /// Most bytes that the keys and values of all blocks may take together. When they need more, they
-    /// are computed again in every forward.
+    /// Most bytes that the keys and values of all blocks may take together; all that they need by default. When they
+    /// need more, they are computed again in every forward, for which a GPU without room for all weights has those
+    /// that make them brought each time.
     pub cache_bytes: usize,
 }
 
 impl Default for ContextOptions {
     fn default() -> Self {
-        Self { padded_tokens: 512, cache_bytes: 1 << 30 }
+        Self { padded_tokens: 512, cache_bytes: usize::MAX }
     }
 }
 
@@ -42,13 +43,6 @@ pub struct Context {
 }
 
 impl Context {
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        let rows = self.text.len() + self.image.as_ref().map_or(0, Tensor::len);
-        let blocks = self.blocks.iter().flatten();
-        4 * (rows + blocks.map(BlockContext::len).sum::<usize>())
-    }
-
     /// True when keys and values are kept between forwards.
     pub fn is_cached(&self) -> bool {
         self.blocks.is_some()
@@ -79,9 +73,12 @@ pub(super) struct BlockContext {
 }
 
 impl BlockContext {
-    /// Values held.
-    fn len(&self) -> usize {
-        let count = |kv: &KeyValue| kv.keys.len() + kv.values.len();
-        count(&self.text) + self.image.as_ref().map_or(0, count)
+    /// The same where activations that come and go leave it alone.
+    pub fn into_kept(self) -> Self {
+        let kept = |KeyValue { keys, values }: KeyValue| {
+            let [keys, values] = [keys, values].map(Tensor::into_kept);
+            KeyValue { keys, values }
+        };
+        Self { text: kept(self.text), image: self.image.map(kept), padding: self.padding }
     }
 }
