@@ -99,5 +99,6 @@ export function offered({ video }) {
     return ['pause', 'copy', 'cancel'];
   }
   if (video.state === 'completed') return ['download', 'extend', 'remix', 'compare', 'again', 'copy', 'delete'];
-  return ['again', 'copy', 'delete'];
+  // What was made of it plays, and is kept as a file.
+  return [...(video.segments_done ? ['download'] : []), 'again', 'copy', 'delete'];
 }

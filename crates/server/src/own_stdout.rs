@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 static OWN: OnceLock<Mutex<File>> = OnceLock::new();
 
-/// From here on only [`write`] writes there, and whatever else is printed goes to standard error. Where the system has no
+/// From here on only [`write`](fn@write) writes there, and whatever else is printed goes to standard error. Where the system has no
 /// way for that, or there is no standard error, all stays as it was.
 pub fn take() {
     #[cfg(unix)]

@@ -270,6 +270,8 @@ fn a_film_that_is_called_off_plays_as_far_as_it_is_made() {
     let list = format!("/v1/videos/{id}/stream.m3u8");
     let text = String::from_utf8(server.get(&list).expect(200).body).expect("text");
     assert!(!playlist(&text).1, "at its end while it is made: {text}");
+    let content = format!("/v1/videos/{id}/content");
+    server.get(&content).problem(409, "not_completed");
     server.post(&format!("/v1/videos/{id}/cancel"), &json!({})).expect(200);
     let video = server.wait(&id, "cancelled", |v| v["state"] == "cancelled");
     let text = String::from_utf8(server.get(&list).expect(200).body).expect("text");
@@ -279,6 +281,23 @@ fn a_film_that_is_called_off_plays_as_far_as_it_is_made() {
     if let Some(frames) = played(&server.url(&list)) {
         assert_eq!(Some(frames), video["frames_done"].as_u64());
     }
+    // The same as a file, whole and in ranges that go over its parts.
+    let film = server.get(&content).expect(200);
+    assert_eq!(film.content_type, "video/mp4");
+    let stream =
+        |name: &str| server.get(&format!("/v1/videos/{id}/stream/{name}")).expect(200).body;
+    let names: Vec<_> = (0..parts.len()).map(|n| format!("{n}.m4s")).collect();
+    let all: Vec<_> = std::iter::once("init.mp4").chain(names.iter().map(String::as_str)).collect();
+    assert!(film.body == all.into_iter().flat_map(stream).collect::<Vec<_>>(), "another film");
+    let half = film.body.len() / 2;
+    let range = [("range", format!("bytes={half}-"))];
+    let range: Vec<_> = range.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let rest = server.send("GET", &content, &range, []).expect(206);
+    assert!(rest.body == film.body[half..], "another half");
+    if let Some(frames) = played(&server.url(&content)) {
+        assert_eq!(Some(frames), video["frames_done"].as_u64());
+    }
+    server.get(&format!("{content}?variant=thumbnail")).problem(409, "not_completed");
     let segments = server.get(&format!("/v1/videos/{id}/segments")).expect(200).json();
     assert_eq!(segments["data"].as_array().map(Vec::len), Some(parts.len()), "{segments}");
     server.send("DELETE", &format!("/v1/videos/{id}"), &[], []).expect(200);
@@ -290,6 +309,7 @@ fn a_film_that_is_called_off_plays_as_far_as_it_is_made() {
     let never = server.ask(&slow(2));
     server.post(&format!("/v1/videos/{never}/cancel"), &json!({})).expect(200);
     server.get(&format!("/v1/videos/{never}/stream.m3u8")).problem(404, "not_found");
+    server.get(&format!("/v1/videos/{never}/content")).problem(409, "not_completed");
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct Content {
 }
 
 /// Where bytes are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Place {
     /// A file as a whole, of this length.
     File(ArtifactName, u64),
@@ -66,13 +66,16 @@ pub enum Place {
     Part(ArtifactName, PartBytes),
     /// A part of a film that is stored, whose head has this length.
     InFilm(PartBytes, u64),
+    /// Files one behind the other, each with its length.
+    Files(Arc<[(ArtifactName, u64)]>),
 }
 
 impl Place {
-    fn size(self) -> u64 {
+    fn size(&self) -> u64 {
         match self {
-            Self::File(_, size) => size,
+            Self::File(_, size) => *size,
             Self::Part(_, bytes) | Self::InFilm(bytes, _) => bytes.end.saturating_sub(bytes.start),
+            Self::Files(files) => files.iter().map(|(_, size)| size).sum(),
         }
     }
 
@@ -91,7 +94,7 @@ impl Place {
         Ok(Self::InFilm(bytes, head))
     }
 
-    /// Bytes of it from `range.start` on, and where the next ones are.
+    /// Bytes of it from `range.start` on, all of the range or the first ones, and where the next ones are.
     async fn read(
         self,
         shared: &Shared,
@@ -104,6 +107,18 @@ impl Place {
         match self {
             Self::File(name, _) => Ok((read(name, 0).await?, self)),
             Self::InFilm(bytes, head) => Ok((read(FILM, head + bytes.start).await?, self)),
+            Self::Files(ref files) => {
+                let mut before = 0;
+                for (name, size) in files.iter() {
+                    let end = range.end.min(before + size);
+                    if range.start < end {
+                        let own = range.start - before..end - before;
+                        return Ok((shared.artifacts.get_range(job, *name, own).await?, self));
+                    }
+                    before += size;
+                }
+                Ok((Bytes::new(), self))
+            }
             Self::Part(name, bytes) => match read(name, 0).await {
                 Err(ArtifactError::NotFound { .. }) => {
                     let place = Self::in_film(shared, job, bytes).await?;
@@ -203,7 +218,11 @@ fn body(shared: Arc<Shared>, job: JobId, place: Place, range: Range<u64>) -> Bod
             }
             let end = range.end.min(range.start + PIECE_BYTES);
             let (piece, place) = place.read(&shared, job, range.start..end).await?;
-            Ok(Some((piece, (place, end..range.end))))
+            if piece.is_empty() {
+                return Ok(None);
+            }
+            let next = range.start + piece.len() as u64;
+            Ok(Some((piece, (place, next..range.end))))
         }
     }))
 }

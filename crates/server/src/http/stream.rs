@@ -10,7 +10,9 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longreel_film::FilmRequest;
-use longreel_jobs::{ArtifactKind, ArtifactName, Format, Job, JobState, PartBytes};
+use longreel_jobs::{
+    ArtifactError, ArtifactKind, ArtifactName, Format, Job, JobId, JobState, PartBytes,
+};
 
 use super::content::{self, Content, Kept, Place};
 use super::problem::Problem;
@@ -125,6 +127,35 @@ pub async fn part(
         kept: Kept::ForEver,
     };
     content::respond_with(shared, id, content, &headers, None)
+}
+
+/// The film of a job as far as it was made, which plays as a file: its head and its parts. `None` where there is nothing
+/// to play.
+///
+/// # Errors
+/// When the store or the disk does not answer.
+pub async fn so_far(shared: &Shared, id: JobId) -> Result<Option<Content>, Problem> {
+    let parts = shared.store.parts(id).await?;
+    // One that begins elsewhere than with its first segment lacks what was before.
+    if parts.first().is_none_or(|first| first.0 > 0) {
+        return Ok(None);
+    }
+    let init = ArtifactName { kind: ArtifactKind::Init, format: Format::Mp4 };
+    let head = match shared.artifacts.head(id, init).await {
+        Err(ArtifactError::NotFound { .. }) => return Ok(None),
+        found => found?.0,
+    };
+    let of_part = |(number, _, bytes): &(u32, u64, PartBytes)| {
+        let name = ArtifactName { kind: ArtifactKind::Part(*number), format: Format::M4s };
+        (name, bytes.end.saturating_sub(bytes.start))
+    };
+    let files = [(init, head)].into_iter().chain(parts.iter().map(of_part));
+    Ok(Some(Content {
+        from: Place::Files(files.collect()),
+        tag: format!("{id}-first-{}", parts.len()),
+        content_type: Format::Mp4.content_type(),
+        kept: Kept::Asked,
+    }))
 }
 
 /// `0.m4s` is part 0; `00.m4s` is nothing, so that each part has one address.

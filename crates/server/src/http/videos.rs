@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::{asked, body, content, view};
+use super::{asked, body, content, stream, view};
 use crate::access::Caller;
 use crate::code::{About, Code};
 use crate::shared::Shared;
@@ -217,7 +217,7 @@ pub async fn video_content(
     film(shared, job_id(&id)?, kind, &headers, None).await
 }
 
-/// A file that is there when the film is whole.
+/// A file that is there when the film is whole. Of a film that ended before, the film as far as it was made.
 pub async fn film(
     shared: Arc<Shared>,
     job: JobId,
@@ -227,6 +227,12 @@ pub async fn film(
 ) -> Result<Response, Problem> {
     let Job { state, artifacts, .. } = shared.store.get(job).await?;
     if state != JobState::Completed {
+        if state.is_final()
+            && kind == ArtifactKind::Film
+            && let Some(so_far) = stream::so_far(&shared, job).await?
+        {
+            return content::respond_with(shared, job, so_far, headers, download);
+        }
         let detail = match state.is_final() {
             true => format!("video {job} is {state} and has no film"),
             false => format!("video {job} is {state}; its film is there when it is completed"),
