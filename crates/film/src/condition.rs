@@ -106,9 +106,9 @@ pub fn load_tail(
     request: &FilmRequest,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Frame>, FilmError> {
-    let (_, tail) = last_frames(path, count, &video_options(request))?;
+    let (info, tail) = last_frames(path, count, &video_options(request))?;
     if tail.len() < count {
-        return Err(too_short(path, tail.len() as u64, count).into());
+        return Err(too_short(path, &info, tail.len() as u64, count).into());
     }
     let mut note = None;
     let mut frames = Vec::with_capacity(count);
@@ -128,13 +128,13 @@ pub fn load_tail(
 /// # Errors
 /// When it cannot be read to its end, or has fewer than `least` frames.
 pub fn frames_of_video(video: VideoReader, path: &Path, least: usize) -> Result<u64, FilmError> {
-    let mut frames = 0;
+    let (info, mut frames) = (video.info().clone(), 0);
     for frame in video {
         frame?;
         frames += 1;
     }
     if frames < least as u64 {
-        return Err(too_short(path, frames, least).into());
+        return Err(too_short(path, &info, frames, least).into());
     }
     Ok(frames)
 }
@@ -157,12 +157,17 @@ pub fn rate_note(path: &Path, info: &VideoInfo) -> Option<String> {
     ))
 }
 
-/// A video of `frames` frames, of which `history` should be the first window's beginning.
-pub fn too_short(path: &Path, frames: u64, history: usize) -> PlanError {
+/// A video that gives `frames` frames, of which `history` should be the first window's beginning.
+pub fn too_short(path: &Path, info: &VideoInfo, frames: u64, history: usize) -> PlanError {
+    let rate = info.brought_to.map(|rate| format!(" at {} a second", rate.as_f64()));
     PlanError::value(
         "--video",
         path.display(),
-        format!("has {}, and --overlap-history {history} needs that many", human_frames(frames)),
+        format!(
+            "has {}{}, and --overlap-history {history} needs that many",
+            human_frames(frames),
+            rate.unwrap_or_default()
+        ),
         match frames.checked_sub(1) {
             Some(n) => format!("use --overlap-history {}, or a longer video", n / 4 * 4 + 1),
             None => "give a video with frames".into(),

@@ -524,7 +524,7 @@ pub fn check_inputs(plan: &FilmPlan, folder: &Path) -> Result<Vec<String>, PlanE
         let info = video.info();
         let count = video_history_frames(plan);
         if let Some(frames) = info.most_frames().filter(|&f| f < count as u64) {
-            return Err(too_short(path, frames, count));
+            return Err(too_short(path, info, frames, count));
         }
         is_fitted(path, (info.width, info.height));
         notes.extend(rate_note(path, info));

@@ -101,12 +101,15 @@ fn what_is_said_of_files_names_the_keys_that_brought_them() {
     let film = of.film(&asked(json!({})), &inputs("input-00000000.mp4")).expect("a film");
     let said = film.warnings.join("\n");
     assert!(
-        said.contains("video has 30 frames a second") && said.contains("; fps 30 keeps"),
+        said.contains("video has 30 frames a second") && said.contains("; fps 30 takes each"),
         "{said}"
     );
     assert!(said.contains("video: 64x32 cropped to its central 48x32"), "{said}");
     let short = of.film(&asked(json!({})), &inputs("input-00000001.mp4")).expect_err("too short");
-    assert!(short.detail.starts_with("video: has 3 frames, and overlap_history 5"), "{short:?}");
+    assert!(
+        short.detail.starts_with("video: has 2 frames at 24 a second, and overlap_history 5"),
+        "{short:?}"
+    );
     assert_eq!(short.about.field.as_deref(), Some("video"), "{short:?}");
     let last = Inputs { end_image: name("input-00000000.png"), ..Inputs::default() };
     let alone = of.film(&asked(json!({})), &last).expect_err("no first image");

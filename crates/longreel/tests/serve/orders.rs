@@ -33,7 +33,7 @@ fn a_running_film_is_cancelled_within_seconds_and_its_worker_makes_the_next_one(
         (&video["status"], &video["error"]["code"]),
         (&json!("failed"), &json!("cancelled"))
     );
-    server.get(&format!("/v1/videos/{id}/content")).problem(409, "not_completed");
+    server.get(&format!("/v1/videos/{waiting}/content")).problem(409, "not_completed");
     let last = server.events(&id, 0).last().expect("events");
     assert_eq!((last.kind.as_str(), &last.data["state"]), ("done", &json!("cancelled")));
     server.post(&format!("/v1/videos/{id}/pause"), &json!({})).problem(409, "not_allowed_in_state");

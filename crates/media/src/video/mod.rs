@@ -89,8 +89,9 @@ impl VideoInfo {
     #[must_use]
     pub fn most_frames(&self) -> Option<u64> {
         let Some(rate) = self.brought_to else { return self.frames };
-        let (frames, fps) = (self.frames?, self.fps?);
-        Some((frames as f64 * rate.as_f64() / fps).ceil() as u64 + 1)
+        let seconds = self.frames? as f64 / self.fps?;
+        // How long the last one is shown is ffmpeg's to say.
+        Some((seconds * rate.as_f64()).round() as u64 + u64::from(self.through_ffmpeg))
     }
 }
 
