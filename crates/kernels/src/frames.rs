@@ -57,13 +57,6 @@ fn values(tensor: &Tensor, frames: &Range<usize>) -> Range<usize> {
     frames.start * frame..frames.end * frame
 }
 
-/// The shape of so many frames of a tensor.
-fn shape(tensor: &Tensor, frames: &Range<usize>) -> Vec<usize> {
-    let mut shape = tensor.shape().to_vec();
-    shape[0] = frames.len();
-    shape
-}
-
 impl<'a> Frames<'a> {
     /// The number of values.
     pub fn len(&self) -> usize {
@@ -77,7 +70,14 @@ impl<'a> Frames<'a> {
 
     /// The shape, outermost axis first.
     pub fn shape(&self) -> Vec<usize> {
-        shape(self.tensor, &self.frames)
+        let mut shape = self.tensor.shape().to_vec();
+        shape[0] = self.frames.len();
+        shape
+    }
+
+    /// Where the values are.
+    pub fn device(&self) -> Device {
+        self.tensor.device()
     }
 
     /// The values; the tensor is on the host.
@@ -87,7 +87,7 @@ impl<'a> Frames<'a> {
 
     /// Bytes that the values take.
     pub(crate) fn bytes(&self) -> usize {
-        bytes(self.tensor, &self.frames)
+        self.tensor.bytes() / self.tensor.dim(0).max(1) * self.frames.len()
     }
 
     /// The values on `gpu`, wherever they are now.
@@ -104,24 +104,9 @@ impl<'a> Frames<'a> {
 }
 
 impl FramesMut<'_> {
-    /// The number of values.
-    pub fn len(&self) -> usize {
-        values(self.tensor, &self.frames).len()
-    }
-
-    /// True when there is no value.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The shape, outermost axis first.
-    pub fn shape(&self) -> Vec<usize> {
-        shape(self.tensor, &self.frames)
-    }
-
-    /// Where the values are.
-    pub fn device(&self) -> Device {
-        self.tensor.device()
+    /// The same, to be read.
+    pub fn read(&self) -> Frames<'_> {
+        Frames { tensor: self.tensor, frames: self.frames.clone() }
     }
 
     /// The values, for writing; the tensor is on the host.
@@ -130,21 +115,12 @@ impl FramesMut<'_> {
         &mut self.tensor.data_mut()[values]
     }
 
-    /// Bytes that the values take.
-    pub(crate) fn bytes(&self) -> usize {
-        bytes(self.tensor, &self.frames)
-    }
-
     /// The values on a GPU, if they are on one.
     pub(crate) fn run(&self) -> Option<Run<'_>> {
         let array = self.tensor.array()?;
-        let Range { start: at, .. } = values(self.tensor, &self.frames);
-        Some(Run { array, at, len: self.len() })
+        let Range { start: at, end } = values(self.tensor, &self.frames);
+        Some(Run { array, at, len: end - at })
     }
-}
-
-fn bytes(tensor: &Tensor, frames: &Range<usize>) -> usize {
-    tensor.bytes() / tensor.dim(0).max(1) * frames.len()
 }
 
 /// Frames on a GPU, which were there or have been brought.

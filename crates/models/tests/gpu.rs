@@ -26,7 +26,7 @@ fn velocity(gpu: &Arc<Gpu>) -> Result<Tensor, ModelError> {
     let model = Transformer::load(&fixture.config(), fixture.source())?;
     let model = model.on(&Device::Gpu(gpu.clone()));
     let text = noise(1, &[5, model.config().text_dim]);
-    let options = ContextOptions { padded_tokens: 8, cache_bytes: 0 };
+    let options = ContextOptions { padded_tokens: 8 };
     let context = model.context(&text, None, &options)?;
     let latents = noise(2, &[3, model.in_channels(), 4, 4]);
     let options = ForwardOptions { fps: Some(24), ..ForwardOptions::default() };

@@ -88,16 +88,16 @@ impl On {
         Some([Self::new(name, true)?, Self::new(name, false)?])
     }
 
-    /// A prompt, and one whose keys are computed in each forward.
+    /// Two prompts.
     fn contexts(&self) -> [SplitContext; 2] {
-        [(7, usize::MAX), (3, 0)].map(|(tokens, cache_bytes)| self.context(tokens, cache_bytes))
+        [7, 3].map(|tokens| self.context(tokens))
     }
 
-    fn context(&self, tokens: usize, cache_bytes: usize) -> SplitContext {
+    fn context(&self, tokens: usize) -> SplitContext {
         let config = self.model.config();
         let image = config.image_dim.map(|width| noise(4, &[5, width]));
         let text = noise(tokens as u64, &[tokens, config.text_dim]);
-        let options = ContextOptions { padded_tokens: 12, cache_bytes };
+        let options = ContextOptions { padded_tokens: 12 };
         self.model.context(&text, image.as_ref(), &options).expect("a context")
     }
 
@@ -281,7 +281,7 @@ fn another_prompt_is_never_answered_by_the_graph_of_one_that_is_gone() {
     let velocities = |on: &On| {
         let run = |tokens: usize| {
             // Where the one before was.
-            let context = on.context(tokens, usize::MAX);
+            let context = on.context(tokens);
             let run = |step: usize| {
                 let (latents, timesteps) = (on.latents(step, FRAMES), timesteps(step, false));
                 on.model
@@ -311,7 +311,7 @@ fn steps_that_leave_keys_out_are_replayed_with_the_choice_of_their_own_values() 
     /// The velocity, how often a choice was started by itself, and what was kept.
     type Step = (Tensor, usize, Pairs);
     let steps = |on: &On| -> Vec<Step> {
-        let context = on.context(7, usize::MAX);
+        let context = on.context(7);
         let mut before = Pairs::default();
         let run = |(step, first): (usize, f32)| {
             let latents = areas(step as u64, [4, on.model.config().in_channels, 16, 20]);
@@ -440,12 +440,12 @@ fn prompts_that_change_between_passes_leave_their_bits_and_what_is_replayed_alon
         let options = options(None, None);
         // A negative prompt for all segments, and another prompt for each.
         let film = |on: &On| {
-            let negative = on.context(3, usize::MAX);
+            let negative = on.context(3);
             let mut made = Vec::new();
             let (mut of_prompts, mut of_steps) = (Vec::new(), Vec::new());
             for segment in 0..4 {
                 let brought = on.gpu.brought_bytes();
-                let context = on.context(5 + segment, usize::MAX);
+                let context = on.context(5 + segment);
                 of_prompts.push(on.gpu.brought_bytes() - brought);
                 for step in 0..STEPS {
                     let brought = on.gpu.brought_bytes();

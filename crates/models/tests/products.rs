@@ -18,7 +18,7 @@ fn forward(config: &TransformerConfig, source: TensorSource, device: &Device) ->
     let model = Transformer::load(config, source).expect("a model").on(device);
     let text = noise(1, &[6, config.text_dim]);
     let image = config.image_dim.map(|dim| noise(2, &[257, dim]));
-    let options = ContextOptions { padded_tokens: 8, cache_bytes: usize::MAX };
+    let options = ContextOptions { padded_tokens: 8 };
     let context = model.context(&text, image.as_ref(), &options).expect("a context");
     let latents = noise(3, &[3, model.in_channels(), 8, 6]);
     let fps = config.inject_sample_info.then_some(24);

@@ -56,7 +56,7 @@ struct Shown {
     options: ForwardOptions,
 }
 
-const CONTEXT: ContextOptions = ContextOptions { padded_tokens: 12, cache_bytes: usize::MAX };
+const CONTEXT: ContextOptions = ContextOptions { padded_tokens: 12 };
 /// Latent pixels: five rows of patches, which neither two nor four ranks share evenly.
 const SIZE: [usize; 2] = [10, 6];
 

@@ -54,8 +54,8 @@ fn open(name: &str) -> (Fixture, Transformer) {
     (fixture, model)
 }
 
-fn context(model: &Transformer, case: &Case, cache_bytes: usize) -> Context {
-    let options = ContextOptions { padded_tokens: case.padded_tokens, cache_bytes };
+fn context(model: &Transformer, case: &Case) -> Context {
+    let options = ContextOptions { padded_tokens: case.padded_tokens };
     model.context(&case.text, case.image.as_ref(), &options).expect("context")
 }
 
@@ -64,7 +64,7 @@ fn check(name: &str) {
         let (fixture, model) = open(name);
         let model = model.on(&device);
         for case in cases(&fixture) {
-            let context = context(&model, &case, usize::MAX);
+            let context = context(&model, &case);
             let out = model
                 .forward(&case.latents, &case.timesteps, &context, &case.options)
                 .unwrap()
@@ -125,7 +125,7 @@ fn one_weighted_key_stands_for_the_padding() {
     let (fixture, model) = open("transformer_t2v");
     let case = cases(&fixture).swap_remove(0);
     let run = |text: &Tensor| {
-        let options = ContextOptions { padded_tokens: 512, ..Default::default() };
+        let options = ContextOptions { padded_tokens: 512 };
         let context = model.context(text, None, &options).unwrap();
         model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap().on_host()
     };
@@ -138,22 +138,10 @@ fn one_weighted_key_stands_for_the_padding() {
 }
 
 #[test]
-fn keys_computed_again_equal_cached_keys() {
-    let (fixture, model) = open("transformer_i2v");
-    let case = cases(&fixture).swap_remove(0);
-    let [cached, fresh] = [usize::MAX, 0].map(|bytes| {
-        let context = context(&model, &case, bytes);
-        assert_eq!(context.is_cached(), bytes > 0);
-        model.forward(&case.latents, &case.timesteps, &context, &case.options).unwrap().on_host()
-    });
-    assert_same_bits("cached keys", &cached, &fresh);
-}
-
-#[test]
 fn equal_timesteps_are_one_row() {
     let (fixture, model) = open("transformer_df");
     let case = cases(&fixture).swap_remove(0);
-    let context = context(&model, &case, usize::MAX);
+    let context = context(&model, &case);
     let run = |timesteps: &[f32]| {
         let pass = model.begin(&case.latents, timesteps, &case.options).unwrap();
         assert_eq!(pass.temb().dim(0), 1);
@@ -166,7 +154,7 @@ fn equal_timesteps_are_one_row() {
 fn an_added_residual_replaces_the_blocks() {
     let (fixture, model) = open("transformer_df");
     let case = cases(&fixture).swap_remove(0);
-    let context = context(&model, &case, usize::MAX);
+    let context = context(&model, &case);
     let begin = || model.begin(&case.latents, &case.timesteps, &case.options).unwrap();
     let mut run = begin();
     let residual = run.run_blocks_keeping_residual(&context).unwrap();
@@ -182,7 +170,7 @@ fn an_added_residual_replaces_the_blocks() {
 fn inputs_that_do_not_fit_are_named() {
     let (fixture, model) = open("transformer_df");
     let case = cases(&fixture).swap_remove(0);
-    let context = context(&model, &case, usize::MAX);
+    let context = context(&model, &case);
     let message = |latents: &[usize], timesteps: &[f32], options: &ForwardOptions| {
         let latents = noise(1, latents);
         model.forward(&latents, timesteps, &context, options).unwrap_err().to_string()

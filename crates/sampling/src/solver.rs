@@ -76,9 +76,10 @@ impl Solver {
             ("noise", noise.map(Frames::len)),
             ("the step before", remembered),
         ];
+        let len = sample.read().len();
         for (what, given) in lengths {
-            if let Some(given) = given.filter(|given| *given != sample.len()) {
-                return Err(SolverError::Length { what, given, sample: sample.len() });
+            if let Some(given) = given.filter(|given| *given != len) {
+                return Err(SolverError::Length { what, given, sample: len });
             }
         }
         if wants_noise && noise.is_none() {

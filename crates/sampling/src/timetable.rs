@@ -241,8 +241,8 @@ pub fn mix_condition_noise(
     noise: &Frames<'_>,
     addnoise_condition: f32,
 ) -> Result<(), TimetableError> {
-    if shown.len() != noise.len() {
-        return Err(TimetableError::NoiseLength { latent: shown.len(), noise: noise.len() });
+    if shown.read().len() != noise.len() {
+        return Err(TimetableError::NoiseLength { latent: shown.read().len(), noise: noise.len() });
     }
     // Python computes both factors in f64; torch rounds each to f32 before it multiplies.
     let noise_factor = 0.001 * f64::from(addnoise_condition);

@@ -41,8 +41,8 @@ fn combine(
     on_gpu: impl Fn(body::Run<'_>, body::Run<'_>),
     host: impl Fn(f32, f32) -> f32 + Sync,
 ) {
-    let _span = spans::begin("solver", || (0.0, 2 * x.bytes() + y.bytes()));
-    assert_eq!(x.len(), y.len(), "{what}: lengths");
+    let _span = spans::begin("solver", || (0.0, 2 * x.read().bytes() + y.bytes()));
+    assert_eq!(x.read().len(), y.len(), "{what}: lengths");
     if let Some(run) = x.run() {
         let gpu = run.array.gpu();
         let y = y.on(gpu);
@@ -99,10 +99,10 @@ pub fn unipc_step(
     prediction: &mut Tensor,
     last: &mut Tensor,
 ) {
-    let bytes = || (0.0, (4 + history.len()) * sample.bytes() + velocity.bytes());
+    let bytes = || (0.0, (4 + history.len()) * sample.read().bytes() + velocity.bytes());
     let _span = spans::begin("solver", bytes);
     let corrected = step.corrector.as_ref().map_or(0, |corrector| corrector.order);
-    let len = sample.len();
+    let len = sample.read().len();
     let is_whole = history.iter().chain([&*prediction, &*last]).all(|x| x.len() == len);
     assert!(
         is_whole

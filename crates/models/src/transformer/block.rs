@@ -2,7 +2,7 @@
 //!
 //! Reference: `SkyReelsV2TransformerBlock` / `WanTransformerBlock` of diffusers.
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Cow;
 use std::ops::Range;
 
 use longreel_kernels::ranks::RankError;
@@ -13,7 +13,7 @@ use longreel_kernels::{
 use longreel_weights::TensorSource;
 
 use super::cache::Before;
-use super::context::{BlockContext, Context, KeyValue};
+use super::context::{BlockContext, KeyValue};
 use super::strip::Exchange;
 use crate::ModelError;
 use crate::layers::{Affine, block_linear, prompt_linear};
@@ -178,54 +178,34 @@ impl Block {
         })
     }
 
-    /// Keys and values of the conditioning of each sample, which no latent and no timestep changes. Each
-    /// weight is used for all samples before the next one.
-    pub fn contexts(&self, given: &[&Context]) -> Vec<BlockContext> {
+    /// Keys and values of the conditioning, which no latent and no timestep changes: of `[text tokens (+ 1 for the
+    /// padding), dim]`, the last row of which stands for `padding` ones, and of `[image tokens, dim]`.
+    pub fn context(&self, text: &Tensor, image: Option<&Tensor>, padding: usize) -> BlockContext {
         let cross = &self.cross_attention;
-        let text: Vec<_> = given.iter().map(|context| &context.text).collect();
-        let text = self.key_values(&text, &cross.key, &cross.value, &cross.norm_key);
-        let image: Vec<_> = given.iter().filter_map(|context| context.image.as_ref()).collect();
-        let image = self
-            .image
-            .as_ref()
-            .filter(|_| !image.is_empty())
-            .map(|own| self.key_values(&image, &own.key, &own.value, &own.norm_key));
-        let mut image = image.into_iter().flatten();
-        let of = |(text, given): (KeyValue, &&Context)| BlockContext {
-            text,
-            image: image.next(),
-            padding: given.padding,
+        let text = self.key_values(text, &cross.key, &cross.value, &cross.norm_key);
+        let of_image = |(own, image): (&ImageProjections, _)| {
+            self.key_values(image, &own.key, &own.value, &own.norm_key)
         };
-        text.into_iter().zip(given).map(of).collect()
+        let image = self.image.as_ref().zip(image).map(of_image);
+        BlockContext { text, image, padding }
     }
 
-    fn key_values(
-        &self,
-        given: &[&Tensor],
-        key: &Linear,
-        value: &Linear,
-        norm: &Vector,
-    ) -> Vec<KeyValue> {
-        let key = |x: &&Tensor| {
-            let mut keys = ops::linear(x, key, Activation::None);
-            ops::rms_norm_rope(&mut keys, Some(norm), self.shape.eps, None);
-            keys
-        };
-        let keys: Vec<_> = given.iter().map(key).collect();
-        let values = given.iter().map(|x| ops::linear(x, value, Activation::None));
-        keys.into_iter().zip(values).map(|(keys, values)| KeyValue { keys, values }).collect()
+    fn key_values(&self, given: &Tensor, key: &Linear, value: &Linear, norm: &Vector) -> KeyValue {
+        let mut keys = ops::linear(given, key, Activation::None);
+        ops::rms_norm_rope(&mut keys, Some(norm), self.shape.eps, None);
+        KeyValue { keys, values: ops::linear(given, value, Activation::None) }
     }
 
     /// `hidden` `[samples * tokens, dim]` is updated in place, with a context for each sample. At the widest
     /// point five activations of its size are alive: itself, query, key, value and the attention's
     /// result. `before` has the keys and values of the tokens before these: of each sample, or nothing.
     /// Where not all tokens are `asked` about, only those are left in `hidden`.
-    pub fn forward<C: Borrow<BlockContext>>(
+    pub fn forward(
         &self,
         hidden: &mut Tensor,
         shared: &Shared<'_>,
         asked: Option<&Asked<'_>>,
-        contexts: &[C],
+        contexts: &[&BlockContext],
         before: &mut [Before<'_>],
     ) -> Result<(), RankError> {
         let all = ops::split_modulation::<6>(shared.time_proj, &self.table);
@@ -296,7 +276,7 @@ impl Block {
         Ok(())
     }
 
-    fn cross_attention<C: Borrow<BlockContext>>(&self, hidden: &mut Tensor, contexts: &[C]) {
+    fn cross_attention(&self, hidden: &mut Tensor, contexts: &[&BlockContext]) {
         let p = &self.cross_attention;
         let BlockShape { eps, products, .. } = self.shape;
         let mut query = match &self.norm_cross {
@@ -309,7 +289,7 @@ impl Block {
         };
         ops::rms_norm_rope(&mut query, Some(&p.norm_query), eps, None);
         let how = self.shape.attention(Mask::None, 1);
-        let contexts = || contexts.iter().map(Borrow::<BlockContext>::borrow);
+        let contexts = || contexts.iter().copied();
         // For the bias see `Context`.
         let texts = contexts().map(|BlockContext { text, padding, .. }| {
             text.seen(Attention { bias: padding_bias(*padding), ..how })

@@ -10,19 +10,16 @@ pub struct ContextOptions {
     /// Length to which the reference pads text embeddings with zeros. The padding takes part in
     /// cross-attention, so it changes the result. Published models: 512.
     pub padded_tokens: usize,
-    /// Most bytes that the keys and values of all blocks may take together; all that they need by default. When they
-    /// need more, they are computed again in every forward, for which a GPU without room for all weights has those
-    /// that make them brought each time.
-    pub cache_bytes: usize,
 }
 
 impl Default for ContextOptions {
     fn default() -> Self {
-        Self { padded_tokens: 512, cache_bytes: usize::MAX }
+        Self { padded_tokens: 512 }
     }
 }
 
-/// The conditioning of one prompt (and image), ready for every step of every segment.
+/// The conditioning of one prompt (and image), ready for every step of every segment: the keys and values that
+/// cross-attention has of it in each block.
 ///
 /// The reference pads the text by zeros to a fixed length, and all positions take part in
 /// cross-attention. After the projection every padded position holds the same row, hence the same
@@ -31,22 +28,11 @@ impl Default for ContextOptions {
 /// times fewer keys.
 #[derive(Debug)]
 pub struct Context {
-    /// `[text tokens (+ 1 for the padding), dim]`, after the text projection.
-    pub(super) text: Tensor,
-    /// `[image tokens, dim]`, after the image projection.
-    pub(super) image: Option<Tensor>,
-    /// How many padded positions the last text row stands for.
-    pub(super) padding: usize,
-    /// One entry for each block, unless they need more than the cache may take.
-    pub(super) blocks: Option<Vec<BlockContext>>,
+    /// One entry for each block.
+    pub(super) blocks: Vec<BlockContext>,
+    /// The model's width.
+    pub(super) dim: usize,
     pub(super) stamp: Stamp,
-}
-
-impl Context {
-    /// True when keys and values are kept between forwards.
-    pub fn is_cached(&self) -> bool {
-        self.blocks.is_some()
-    }
 }
 
 /// Keys and values, both `[tokens, dim]`.
@@ -68,7 +54,7 @@ impl KeyValue {
 pub(super) struct BlockContext {
     pub text: KeyValue,
     pub image: Option<KeyValue>,
-    /// As [`Context::padding`].
+    /// How many padded positions the last row of the text stands for.
     pub padding: usize,
 }
 

@@ -18,7 +18,7 @@ mod strip;
 
 use std::borrow::Cow;
 
-use longreel_kernels::gpu::{Element, Graphs};
+use longreel_kernels::gpu::Graphs;
 use longreel_kernels::ranks::Alone;
 use longreel_kernels::{Device, Linear, Pairs, Products, Tensor, Vector, ops};
 use longreel_weights::{TensorSource, TransformerConfig};
@@ -29,7 +29,6 @@ use crate::layers::linear;
 use block::{Block, BlockShape};
 pub use cache::KeyValueCache;
 use condition::{FpsEmbedding, ImageProjection, Sinusoid, TextProjection, TimeEmbedding};
-use context::BlockContext;
 pub use context::{Context, ContextOptions};
 pub use pass::Pass;
 use recurring::{Run, Stamp};
@@ -232,20 +231,12 @@ impl Transformer {
             // Without projections of their own the image tokens are read as if they were text.
             rows = Tensor::concat0(&[&image, &rows]);
         }
-        // Out of the way of what is replayed for another prompt, as are the keys and values.
-        let kept = |rows| ops::narrowed(rows).into_kept();
-        let (rows, image) = (kept(rows), image.map(kept));
-        let tokens = rows.dim(0) + image.as_ref().map_or(0, |i| i.dim(0));
-        let value = self.device.gpu().map_or(Element::F32, |gpu| gpu.compute()).bytes();
-        let bytes = tokens.saturating_mul(self.dim).saturating_mul(2 * value * self.blocks.len());
-        let stamp = Stamp::default();
-        let mut context = Context { text: rows, image, padding, blocks: None, stamp };
-        if bytes <= options.cache_bytes {
-            let blocks = self.blocks.iter().flat_map(|block| block.contexts(&[&context]));
-            context.blocks = Some(blocks.map(BlockContext::into_kept).collect());
-        }
+        let (text, image) = (ops::narrowed(rows), image.map(ops::narrowed));
+        // Out of the way of what is replayed for another prompt.
+        let of_block = |block: &Block| block.context(&text, image.as_ref(), padding).into_kept();
+        let blocks = self.blocks.iter().map(of_block).collect();
         self.device.check()?;
-        Ok(context)
+        Ok(Context { blocks, dim: self.dim, stamp: Stamp::default() })
     }
 
     /// The predicted velocity `[T, out_channels, H, W]` for latents `[T, in_channels, H, W]`, without

@@ -113,10 +113,7 @@ impl Pass<'_> {
                 return Err(input("the cache's layers and tokens a frame", cache.shape(), rule));
             }
         }
-        let known = |context: &&Context| {
-            let blocks = context.blocks.as_ref();
-            blocks.is_none_or(|blocks| blocks.len() == layers) && context.text.dim(1) == model.dim
-        };
+        let known = |context: &&Context| context.blocks.len() == layers && context.dim == model.dim;
         if !contexts.iter().all(known) {
             return Err(input("the context", "another model's", "make it with this transformer"));
         }
@@ -183,13 +180,8 @@ impl Pass<'_> {
             for (index, block) in model.blocks.iter().enumerate() {
                 let before = caches.iter_mut().map(|cache| cache.before(index, keep));
                 let mut before: Vec<_> = before.collect();
-                let made = contexts.iter().copied().filter(|context| context.blocks.is_none());
-                let mut made = block.contexts(&made.collect::<Vec<_>>()).into_iter();
-                let of_block = contexts.iter().map(|context| match &context.blocks {
-                    Some(blocks) => Cow::Borrowed(&blocks[index]),
-                    None => Cow::Owned(made.next().expect("one for each without")),
-                });
-                let of_block: Vec<_> = of_block.collect();
+                let of_block: Vec<_> =
+                    contexts.iter().map(|context| &context.blocks[index]).collect();
                 let asked = asked.as_ref().filter(|_| index + 1 == layers);
                 let sparse = sparse.filter(|_| index >= DENSE_LAYERS);
                 let shared = Shared { sparse, ..shared };

@@ -279,9 +279,9 @@ pub fn contexts(model: &SplitTransformer) -> [SplitContext; 3] {
         let tokens = config.pos_embed_seq_len.unwrap_or(5);
         noise(4, &[tokens, width])
     });
-    [(7, usize::MAX), (0, 0), (12, 0)].map(|(tokens, cache_bytes)| {
+    [7, 0, 12].map(|tokens| {
         let text = noise(tokens as u64, &[tokens, config.text_dim]);
-        let options = ContextOptions { padded_tokens: 12, cache_bytes };
+        let options = ContextOptions { padded_tokens: 12 };
         model.context(&text, image.as_ref(), &options).expect("a context")
     })
 }

@@ -137,7 +137,8 @@ impl UniPc {
             predictor: updates.predictor(i, self.last_order),
             in_place: self.config.in_place,
         };
-        let kept = || Tensor::zeros_on(&sample.device(), &sample.shape()).into_kept();
+        let (device, shape) = (sample.read().device(), sample.read().shape());
+        let kept = || Tensor::zeros_on(&device, &shape).into_kept();
         let mut prediction = self.spare.take().unwrap_or_else(kept);
         let mut last = self.last_sample.take().unwrap_or_else(kept);
         unipc_step(&step, velocity, sample, &self.predictions, &mut prediction, &mut last);
