@@ -3,7 +3,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use longreel_film::{
     CacheChoice, Engine, EngineOptions, Event, FilmRequest, GuidanceBatchChoice, Length, Outputs,
@@ -11,7 +11,7 @@ use longreel_film::{
 };
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Element, Gpu};
-use longreel_shim::{Shim, Watch, Watched};
+use longreel_shim::{Copies, Shim, Watched};
 
 fn engine() -> Engine {
     Engine::open(&EngineOptions::new(common::fixture("models/df"))).expect("a model")
@@ -101,20 +101,6 @@ fn a_film_of_replayed_passes_is_that_of_plain_ones_in_every_bit() {
     }
 }
 
-/// Bytes of each copy to the host and to the device.
-#[derive(Default)]
-struct Copies(Mutex<[Vec<usize>; 2]>);
-
-impl Watch for Copies {
-    fn upload(&self, bytes: &[u8]) {
-        self.0.lock().expect("no panic")[1].push(bytes.len());
-    }
-
-    fn download(&self, bytes: usize) {
-        self.0.lock().expect("no panic")[0].push(bytes);
-    }
-}
-
 /// With each solver, guidance and step cache.
 #[test]
 fn latents_stay_on_the_device_while_their_segment_is_denoised() {
@@ -143,7 +129,7 @@ fn latents_stay_on_the_device_while_their_segment_is_denoised() {
         let mut rows = 0;
         let mut observer = |event: Event| {
             let Event::Step { step, .. } = event else { return };
-            let [to_host, to_device] = std::mem::take(&mut *copies.0.lock().expect("no panic"));
+            let [to_host, to_device] = copies.take();
             // The first row is preceded by what makes the window, and the networks have come by the second.
             if step < 3 {
                 return;

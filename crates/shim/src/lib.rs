@@ -31,7 +31,7 @@ use captures::{Captures, Step};
 use compile::{Argument, Module};
 pub use link::{StandInNccl, nccl_source};
 use memory::Memory;
-pub use watched::{Watch, Watched};
+pub use watched::{Copies, Watch, Watched};
 
 /// Why there is no shim.
 #[derive(Debug, thiserror::Error)]

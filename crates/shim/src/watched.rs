@@ -1,7 +1,7 @@
 //! A shim whose work is watched, and done otherwise where a test wants that.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longreel_kernels::gpu::{
     Address, Arg, Captured, Driver, FrameConvolution, GpuError, Launch, MatMul, Note,
@@ -106,6 +106,31 @@ pub trait Watch: Send + Sync {
     /// See [`Driver::notes`].
     fn notes(&self, shim: &Shim) -> Vec<Note> {
         shim.notes()
+    }
+}
+
+/// Bytes of each copy to the host and to the device.
+#[derive(Debug, Default)]
+pub struct Copies(Mutex<[Vec<usize>; 2]>);
+
+impl Copies {
+    /// Those since the last look: to the host, and to the device.
+    pub fn take(&self) -> [Vec<usize>; 2] {
+        std::mem::take(&mut *self.all())
+    }
+
+    fn all(&self) -> MutexGuard<'_, [Vec<usize>; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for Copies {
+    fn upload(&self, bytes: &[u8]) {
+        self.all()[1].push(bytes.len());
+    }
+
+    fn download(&self, bytes: usize) {
+        self.all()[0].push(bytes);
     }
 }
 

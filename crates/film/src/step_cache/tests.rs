@@ -1,38 +1,17 @@
 //! Where a step cache's tensors are, and that it decides the same wherever that is.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use longreel_kernels::Device;
 use longreel_kernels::gpu::{Element, Gpu};
 use longreel_models::{ContextOptions, Transformer};
 use longreel_sampling::TeaCacheFamily;
-use longreel_shim::{Shim, Watch, Watched};
+use longreel_shim::{Copies, Shim, Watched};
 use longreel_weights::ModelFolder;
 
 use super::*;
 use crate::sharing::Sharing;
-
-/// How many bytes each copy took to the host and to the device.
-#[derive(Default)]
-struct Copies(Mutex<[Vec<usize>; 2]>);
-
-impl Copies {
-    /// Since the last look.
-    fn take(&self) -> [Vec<usize>; 2] {
-        std::mem::take(&mut *self.0.lock().expect("no panic"))
-    }
-}
-
-impl Watch for Copies {
-    fn upload(&self, bytes: &[u8]) {
-        self.0.lock().expect("no panic")[1].push(bytes.len());
-    }
-
-    fn download(&self, bytes: usize) {
-        self.0.lock().expect("no panic")[0].push(bytes);
-    }
-}
 
 /// A device whose copies are written down; `None` without a compiler.
 fn device(element: Element) -> Option<(Device, Arc<Copies>)> {

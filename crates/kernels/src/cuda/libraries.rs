@@ -155,7 +155,8 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// The first that can be used: from each folder that was chosen, by name as the system's linker finds it, then
-    /// from each other folder; the newest name first. What comes with the driver is as the linker has it. `driver` is the CUDA version of the driver: what is of a higher one is refused.
+    /// from each other folder; the newest name first. What comes with the driver is as the linker has it. `driver` is
+    /// the CUDA version of the driver: what is of a higher one is refused.
     /// `probed` has to be a function that every version of it has.
     pub fn find(
         kind: Kind,

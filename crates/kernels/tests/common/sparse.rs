@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use longreel_kernels::ops::{KEY_BLOCK, LEAST_LIKENESS, QUERY_BLOCK, TokenBlocks};
-use longreel_kernels::{Device, Mask, Pairs};
+use longreel_kernels::{Attention, Bias, Device, Mask, Pairs, Products};
 
 use super::{Numbers, wide};
 
@@ -51,6 +51,17 @@ impl Case {
             value_size: size,
             mass: 0.6,
             whole: Vec::new(),
+        }
+    }
+
+    /// How its queries look at its keys, before any are left out.
+    pub fn attention(&self) -> Attention<'static> {
+        Attention {
+            heads: self.heads,
+            scale: SCALE,
+            mask: self.mask(),
+            bias: Bias::None,
+            products: Products::F32,
         }
     }
 

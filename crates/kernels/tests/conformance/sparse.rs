@@ -1,7 +1,7 @@
 use longreel_kernels::ops::{attention_of_samples, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, PairCounter, Products, Sample, Sparse, Tensor};
+use longreel_kernels::{Device, PairCounter, Sample, Sparse, Tensor};
 
-use crate::common::sparse::{Case, Reference, SCALE, cases};
+use crate::common::sparse::{Case, Reference, cases};
 use crate::{Expected, Numbers, assert_close, assert_same_on_any_threads, on_every_isa};
 
 /// Queries, keys and values.
@@ -11,16 +11,6 @@ fn tensors(case: &Case, values: &[Vec<f32>; 3]) -> [Tensor; 3] {
     std::array::from_fn(|i| Tensor::from_vec(&[rows[i], case.heads * sizes[i]], values[i].clone()))
 }
 
-fn how(case: &Case) -> Attention<'static> {
-    Attention {
-        heads: case.heads,
-        scale: SCALE,
-        mask: case.mask(),
-        bias: Bias::None,
-        products: Products::F32,
-    }
-}
-
 fn attention(case: &Case, operands: &[Tensor; 3]) -> Tensor {
     counted(case, operands, None)
 }
@@ -28,7 +18,7 @@ fn attention(case: &Case, operands: &[Tensor; 3]) -> Tensor {
 fn counted(case: &Case, [q, k, v]: &[Tensor; 3], counter: Option<&PairCounter>) -> Tensor {
     let blocks = case.blocks(&Device::Cpu);
     let sparse = Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens(), counter };
-    sparse_attention_of_samples(q, &[Sample::of(k, v, how(case))], &sparse)
+    sparse_attention_of_samples(q, &[Sample::of(k, v, case.attention())], &sparse)
 }
 
 #[test]
@@ -57,7 +47,7 @@ fn with_all_of_the_weights_it_is_attention_in_every_bit() {
     on_every_isa(|isa| {
         for (seed, case) in cases().into_iter().enumerate() {
             let [q, k, v] = tensors(&case, &case.values(seed as u64));
-            let all = attention_of_samples(&q, &[Sample::of(&k, &v, how(&case))]);
+            let all = attention_of_samples(&q, &[Sample::of(&k, &v, case.attention())]);
             let case = Case { mass: 1.0, ..case };
             assert!(attention(&case, &[q, k, v]) == all, "{isa} {case:?}");
         }
@@ -70,7 +60,7 @@ fn tokens_that_are_not_alike_are_all_kept() {
     let case = Case { mass: 0.1, ..Case::of(4, [9, 13], 16) };
     let mut numbers = Numbers::new(3);
     let [q, k, v] = [(); 3].map(|()| numbers.tensor(&[case.keys(), 2 * 16]));
-    let all = attention_of_samples(&q, &[Sample::of(&k, &v, how(&case))]);
+    let all = attention_of_samples(&q, &[Sample::of(&k, &v, case.attention())]);
     let expected = all.data().iter();
     let expected: Vec<_> =
         expected.map(|&v| Expected { value: f64::from(v), tolerance: 2e-6 }).collect();
@@ -127,7 +117,8 @@ fn samples_equal_each_alone_bit_for_bit() {
         let sparse =
             Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens(), counter: None };
         let [q, k, v] = &joined;
-        let sample = |first: usize| Sample { k, v, keys: first..first + keys, how: how(&case) };
+        let sample =
+            |first: usize| Sample { k, v, keys: first..first + keys, how: case.attention() };
         let together = sparse_attention_of_samples(q, &[sample(0), sample(keys)], &sparse);
         assert!(together.slice0(0..keys) == attention(&case, &one), "{isa}");
         assert!(together.slice0(keys..2 * keys) == attention(&case, &other), "{isa}");

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longreel_kernels::gpu::{Arg, Driver, Element, Gpu, GpuError, Launch, ops};
 use longreel_kernels::ops::{self as layer, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, PairCounter, Products, Sample, Sparse, Tensor};
+use longreel_kernels::{Device, PairCounter, Sample, Sparse, Tensor};
 use longreel_shim::{Shim, Watch, Watched};
 
-use crate::common::sparse::{Case, SCALE};
+use crate::common::sparse::Case;
 use crate::{ELEMENTS, Numbers, array, values};
 
 /// What a kernel may have to do, and how many were started that attend.
@@ -97,13 +97,7 @@ fn slices_of_sparse_attention_are_the_whole_and_count_what_it_counts() {
             let rows = [case.keys(), case.heads * case.size];
             layer::narrowed(Tensor::from_vec(&rows, values).on(&device).expect("room").into_owned())
         });
-        let how = Attention {
-            heads: case.heads,
-            scale: SCALE,
-            mask: case.mask(),
-            bias: Bias::None,
-            products: Products::F32,
-        };
+        let how = case.attention();
         let (blocks, counter) = (case.blocks(&device), PairCounter::new(&device).expect("room"));
         let sparse =
             Sparse { blocks: &blocks, mass: case.mass, whole: &[], counter: Some(&counter) };

@@ -1,8 +1,8 @@
 use longreel_kernels::gpu::Element;
 use longreel_kernels::ops::{self, sparse_attention_of_samples};
-use longreel_kernels::{Attention, Bias, Device, PairCounter, Products, Sample, Sparse, Tensor};
+use longreel_kernels::{Device, PairCounter, Sample, Sparse, Tensor};
 
-use crate::common::sparse::{Case, Reference, SCALE, cases};
+use crate::common::sparse::{Case, Reference, cases};
 use crate::{device, rounded};
 
 impl Case {
@@ -20,13 +20,7 @@ impl Case {
             if element == Element::Bf16 { ops::narrowed(there) } else { there }
         };
         let (q, k, v) = (on(0), on(1), on(2));
-        let how = Attention {
-            heads: self.heads,
-            scale: SCALE,
-            mask: self.mask(),
-            bias: Bias::None,
-            products: Products::F32,
-        };
+        let how = self.attention();
         let blocks = self.blocks(&device);
         let counter = PairCounter::new(&device).expect("room");
         let whole = &self.whole_tokens();
@@ -78,13 +72,7 @@ fn samples_equal_each_alone() {
         })
     };
     let (one, other) = (of(1), of(2));
-    let how = Attention {
-        heads: case.heads,
-        scale: SCALE,
-        mask: case.mask(),
-        bias: Bias::None,
-        products: Products::F32,
-    };
+    let how = case.attention();
     let blocks = case.blocks(&device);
     let sparse =
         Sparse { blocks: &blocks, mass: case.mass, whole: &case.whole_tokens(), counter: None };

@@ -60,22 +60,29 @@ pub struct Content {
 /// Where bytes are.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// A file as a whole, of this length.
-    File(ArtifactName, u64),
     /// A part of a film: a file of its own, until the film is stored and it goes.
     Part(ArtifactName, PartBytes),
     /// A part of a film that is stored, whose head has this length.
     InFilm(PartBytes, u64),
-    /// Files one behind the other, each with its length.
+    /// Whole files, one behind the other, each with where it ends.
     Files(Arc<[(ArtifactName, u64)]>),
 }
 
 impl Place {
+    /// Whole files, one behind the other, each with its length.
+    pub fn files(files: impl IntoIterator<Item = (ArtifactName, u64)>) -> Self {
+        let mut end = 0_u64;
+        let ends = files.into_iter().map(|(name, size)| {
+            end = end.saturating_add(size);
+            (name, end)
+        });
+        Self::Files(ends.collect())
+    }
+
     fn size(&self) -> u64 {
         match self {
-            Self::File(_, size) => *size,
             Self::Part(_, bytes) | Self::InFilm(bytes, _) => bytes.end.saturating_sub(bytes.start),
-            Self::Files(files) => files.iter().map(|(_, size)| size).sum(),
+            Self::Files(files) => files.last().map_or(0, |(_, end)| *end),
         }
     }
 
@@ -105,19 +112,13 @@ impl Place {
             shared.artifacts.get_range(job, name, first + range.start..first + range.end)
         };
         match self {
-            Self::File(name, _) => Ok((read(name, 0).await?, self)),
             Self::InFilm(bytes, head) => Ok((read(FILM, head + bytes.start).await?, self)),
             Self::Files(ref files) => {
-                let mut before = 0;
-                for (name, size) in files.iter() {
-                    let end = range.end.min(before + size);
-                    if range.start < end {
-                        let own = range.start - before..end - before;
-                        return Ok((shared.artifacts.get_range(job, *name, own).await?, self));
-                    }
-                    before += size;
-                }
-                Ok((Bytes::new(), self))
+                let at = files.partition_point(|(_, end)| *end <= range.start);
+                let Some(&(name, end)) = files.get(at) else { return Ok((Bytes::new(), self)) };
+                let first = at.checked_sub(1).map_or(0, |before| files[before].1);
+                let own = range.start - first..range.end.min(end) - first;
+                Ok((shared.artifacts.get_range(job, name, own).await?, self))
             }
             Self::Part(name, bytes) => match read(name, 0).await {
                 Err(ArtifactError::NotFound { .. }) => {
@@ -144,7 +145,7 @@ pub async fn respond(
 ) -> Result<Response, Problem> {
     let (size, tag) = shared.artifacts.head(job, name).await?;
     let content = Content {
-        from: Place::File(name, size),
+        from: Place::files([(name, size)]),
         tag: tag.chars().filter(char::is_ascii_alphanumeric).collect(),
         content_type: name.format.content_type(),
         kept: Kept::Asked,

@@ -97,7 +97,7 @@ pub async fn part(
         let name = ArtifactName { kind: ArtifactKind::Init, format: Format::Mp4 };
         let (size, _) = shared.artifacts.head(id, name).await?;
         let content = Content {
-            from: Place::File(name, size),
+            from: Place::files([(name, size)]),
             tag: format!("{id}-init-{size}"),
             content_type: name.format.content_type(),
             kept: Kept::ForEver,
@@ -151,7 +151,7 @@ pub async fn so_far(shared: &Shared, id: JobId) -> Result<Option<Content>, Probl
     };
     let files = [(init, head)].into_iter().chain(parts.iter().map(of_part));
     Ok(Some(Content {
-        from: Place::Files(files.collect()),
+        from: Place::files(files),
         tag: format!("{id}-first-{}", parts.len()),
         content_type: Format::Mp4.content_type(),
         kept: Kept::Asked,
