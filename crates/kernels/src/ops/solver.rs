@@ -1,7 +1,8 @@
 //! How latents move: guidance, noise and the steps of the solvers, value by value.
 //!
-//! Latents are `f32`; a velocity may be in what its device computes in. Nothing is fused and each operation is rounded
-//! for itself, on every device, so that a step from the same velocity has the same bits everywhere.
+//! Latents are frames of `[T, C, H, W]`, `f32`; whatever goes over them has as many values in the same order. A
+//! velocity may be in what its device computes in. Nothing is fused and each operation is rounded for itself, on every
+//! device, so that a step from the same velocity has the same bits everywhere.
 
 use rayon::prelude::*;
 
@@ -9,7 +10,8 @@ use super::pointwise::PIECE;
 use crate::gpu::ops as body;
 use crate::{Frames, FramesMut, Tensor, spans};
 
-/// `cond = uncond + scale * (cond - uncond)`: classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
+/// `cond = uncond + scale * (cond - uncond)`, both `[T, C, H, W]`, in place: classifier-free guidance (Ho & Salimans
+/// 2022, arXiv:2207.12598).
 pub fn guide(cond: &mut FramesMut<'_>, uncond: &Frames<'_>, scale: f32) {
     combine(
         "guide",
@@ -20,14 +22,15 @@ pub fn guide(cond: &mut FramesMut<'_>, uncond: &Frames<'_>, scale: f32) {
     );
 }
 
-/// `latents = keep * latents + add * noise`.
+/// `latents = keep * latents + add * noise`, both `[T, C, H, W]`, in place; the noise may be on the host.
 pub fn mix_noise(latents: &mut FramesMut<'_>, noise: &Frames<'_>, [keep, add]: [f32; 2]) {
     let on_gpu =
         |latents: body::Run<'_>, noise: body::Run<'_>| body::mix(latents, noise, [keep, add]);
     combine("mix_noise", latents, noise, on_gpu, |x, n| x * keep + n * add);
 }
 
-/// `sample += way * velocity`, of which `way` is the next noise level less the present one.
+/// `sample += way * velocity`, both `[T, C, H, W]`, in place, of which `way` is the next noise level less the present
+/// one.
 pub fn euler_step(sample: &mut FramesMut<'_>, velocity: &Frames<'_>, way: f32) {
     let on_gpu = |sample: body::Run<'_>, velocity: body::Run<'_>| body::go(sample, velocity, way);
     combine("euler_step", sample, velocity, on_gpu, |x, v| x + way * v);
@@ -86,7 +89,7 @@ pub struct UniPcStep {
     pub in_place: bool,
 }
 
-/// A step of UniPC, in place.
+/// A step of UniPC, in place; sample and velocity are `[T, C, H, W]`.
 ///
 /// `history` has the predictions of earlier steps, the newest first, as many as the orders ask for; `prediction` gets
 /// this one's, x0 = sample - sigma * velocity. `last` is the sample from which the step before went on, and becomes
